@@ -1,0 +1,76 @@
+"""The vocabulary: every name that two modules, a file format or the MLflow UI share.
+
+One thing has one name, here. Column and metric names are part of the data contract
+(DESIGN section 3): changing one is a breaking change and belongs in the CHANGELOG.
+"""
+
+from typing import Literal, NamedTuple
+
+__version__ = "0.1.0"
+
+SYMBOLS: tuple[str, ...] = tuple(
+    """
+    H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br
+    Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho
+    Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es
+    Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og
+    """.split()
+)
+"""Element symbols in order of atomic number: ``SYMBOLS[Z - 1]``."""
+
+MAX_ATOMIC_NUMBER = len(SYMBOLS)
+
+
+class Property(NamedTuple):
+    """A labeled property: the text a table or plot shows, and its unit."""
+
+    label: str
+    unit: str
+
+
+PROPERTIES: dict[str, Property] = {
+    "formation_energy_peratom": Property("Formation energy", "eV/atom"),
+    "optb88vdw_bandgap": Property("Band gap (OptB88vdW)", "eV"),
+    "optb88vdw_total_energy": Property("Total energy", "eV/atom"),
+    "ehull": Property("Energy above hull", "eV/atom"),
+    "mbj_bandgap": Property("Band gap (TB-mBJ)", "eV"),
+    "bulk_modulus_kv": Property("Bulk modulus (Voigt)", "GPa"),
+    "shear_modulus_gv": Property("Shear modulus (Voigt)", "GPa"),
+    "e_form": Property("Formation energy (MP 2018.6.1)", "eV/atom"),
+    "gap_pbe": Property("Band gap (MP 2018.6.1)", "eV"),
+}
+
+SSLLoss = Literal["barlow_twins", "vicreg", "nt_xent", "none"]
+Recipe = Literal["default", "paper"]
+
+# Columns of the crystal table (DESIGN section 3).
+MATERIAL_ID = "material_id"
+LATTICE = "lattice"
+FRAC_COORDS = "frac_coords"
+ATOMIC_NUMBERS = "atomic_numbers"
+FORMULA = "formula"
+
+# Further columns of a graph shard. E edges run over all atoms in order, then over neighbors.
+MATERIAL_KEY = "material_key"
+DEGREE = "degree"
+NEIGHBOR = "neighbor"
+IMAGE = "image"
+DISTANCE = "distance"
+
+# Columns of the quarantine.
+SOURCE = "source"
+REASON = "reason"
+DETAIL = "detail"
+
+# Terms of the pretraining objective, as they are called in logs, MLflow and figures.
+LOSS = "loss"
+CONNECTIVITY = "connectivity"
+FEATURES = "features"
+SSL = "ssl"
+LOSS_TERMS = (LOSS, CONNECTIVITY, FEATURES, SSL)
+
+TRAIN = "train"
+HELD_OUT = "held_out"
+"""Metrics are named ``<split>/<term>``; MLflow folds them into one section per split."""
+
+EMBEDDED_SOURCE = "aflow:prototypes"
