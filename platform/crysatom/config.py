@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
-import tyro
-
 from crysatom.names import EMBEDDED_SOURCE, Recipe, SSLLoss
 
 ConfigT = TypeVar("ConfigT")
@@ -321,6 +319,8 @@ def parse(config_type: type[ConfigT], argv: Sequence[str] | None = None) -> Conf
         SystemExit: After printing a message that names the flag, when a value is not accepted.
 
     """
+    import tyro  # here, so that a machine that only runs the loop need not have it
+
     arguments = list(sys.argv[1:] if argv is None else argv)
     preset = None
     if config_type is PretrainConfig:
