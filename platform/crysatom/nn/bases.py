@@ -1,0 +1,28 @@
+"""Distances as features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def gaussian_centers(cutoff: float, step: float = 0.2) -> Tensor:
+    """Return centers 0, step, ..., cutoff in angstrom; 41 for the published 8 angstrom and 0.2 angstrom."""
+    return torch.arange(round(cutoff / step) + 1, dtype=torch.float64) * step
+
+
+def gaussian_basis(distance: Tensor, centers: Tensor) -> Tensor:
+    r"""Expand distances in Gaussians, :math:`\exp(-(d - \mu)^2 / s^2)` with s the spacing of the centers.
+
+    Xie & Grossman, PRL 120, 145301 (2018), supplement; note that s is not a standard deviation.
+
+    Args:
+        distance: ``(E,)`` in angstrom.
+        centers: ``(F,)`` in angstrom, evenly spaced.
+
+    Returns:
+        ``(E, F)``, in the type of ``centers``.
+
+    """
+    spacing = centers[1] - centers[0]
+    return torch.exp(-(((distance.to(centers.dtype)[:, None] - centers) / spacing) ** 2))

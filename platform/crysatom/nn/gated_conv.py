@@ -1,0 +1,56 @@
+"""The crystal-graph convolution of CGCNN."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from crysatom.nn.edges import Edges
+from crysatom.nn.gated_sum import gated_sum
+from crysatom.nn.normalization import ViewBatchNorm
+
+
+class GatedConv(nn.Module):
+    r"""One layer of CGCNN (Xie & Grossman, PRL 120, 145301 (2018), eq. 5).
+
+    .. math:: h_i' = \mathrm{softplus}\Bigl(h_i + \mathrm{BN}_2 \sum_{j \to i}
+              \sigma(y_f) \odot \mathrm{softplus}(y_c)\Bigr), \quad
+              [y_f, y_c] = \mathrm{BN}_1\bigl(W [h_i, h_j, e_{ij}] + b\bigr)
+
+    Names, shapes and initialization of the weights are those of the published code (``fc_full``,
+    ``bn1``, ``bn2``), the sum is evaluated by :func:`crysatom.nn.gated_sum.gated_sum`. ``fc_full.bias``
+    is kept for such weights but not trained: behind a batch normalization its gradient is zero, and
+    what arithmetic leaves of it is noise that Adam would scale up to full steps.
+
+    Args:
+        width: D, length of an atom's vector.
+        num_features: F, length of an edge's features.
+
+    """
+
+    def __init__(self, width: int, num_features: int) -> None:
+        super().__init__()
+        self.width = width
+        self.fc_full = nn.Linear(2 * width + num_features, 2 * width)
+        self.fc_full.bias.requires_grad_(False)
+        self.bn1 = ViewBatchNorm(2 * width)
+        self.bn2 = ViewBatchNorm(width)
+
+    def forward(self, h: Tensor, edges: Edges) -> Tensor:
+        """Update atom vectors ``(M, D)``."""
+        of_center, of_neighbor, of_edge = self.fc_full.weight.split(
+            [self.width, self.width, self.fc_full.in_features - 2 * self.width], dim=1
+        )
+        messages, mean, variance = gated_sum(
+            F.linear(h, of_center, self.fc_full.bias),
+            F.linear(h, of_neighbor),
+            of_edge,
+            self.bn1.weight,
+            self.bn1.bias,
+            edges,
+            eps=self.bn1.eps,
+            statistics=None if self.training else (self.bn1.running_mean, self.bn1.running_var),
+        )
+        if self.training:
+            self.bn1.track(mean, variance)
+        return F.softplus(h + self.bn2(messages, edges.num_views))

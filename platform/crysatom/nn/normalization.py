@@ -1,0 +1,100 @@
+r"""Batch normalization over all workers, with statistics of their own for each view.
+
+``torch.nn.SyncBatchNorm`` needs a GPU and knows no views. Here rows are the atoms of V views, one
+after the other; the mean and variance of a view are those of its rows on all workers together,
+whatever number each worker holds. Gradients obey the rule of :mod:`crysatom.distributed`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crysatom import distributed
+
+
+def merge_statistics(count: Tensor, mean: Tensor, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Merge each worker's statistics (Chan, Golub & LeVeque 1979).
+
+    Args:
+        count: Rows of each view on this worker, ``(V,)`` float64.
+        mean: Their mean, ``(V, C)`` float64.
+        squares: Their summed squared deviations from that mean, ``(V, C)`` float64.
+
+    Returns:
+        Count ``(V,)``, mean and biased variance ``(V, C)`` over all workers.
+
+    """
+    n = count[:, None]
+    packed = distributed.all_reduce_sum(torch.cat([n, n * mean, squares + n * mean.square()], dim=1))
+    n = packed[:, :1].clamp(min=1)
+    total, total_squares = packed[:, 1:].chunk(2, dim=1)
+    mean = total / n
+    return packed[:, 0], mean, (total_squares / n - mean.square()).clamp(min=0)
+
+
+class _Normalize(torch.autograd.Function):
+    """(x - mean) / std of each view, with the gradient through mean and std."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        rows = torch.full((len(x),), x.shape[1], dtype=torch.float64, device=x.device)
+        local_mean = x.sum(1).double() / rows.clamp(min=1)[:, None]
+        squares = (x - local_mean.to(x.dtype)[:, None]).square().sum(1).double()
+        count, mean, variance = merge_statistics(rows, local_mean, squares)
+        rstd = torch.rsqrt(variance + eps)
+        normalized = (x - mean.to(x.dtype)[:, None]) * rstd.to(x.dtype)[:, None]
+        ctx.save_for_backward(normalized, rstd, count)
+        ctx.mark_non_differentiable(mean, variance)
+        return normalized, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        grad = grads[0]
+        normalized, rstd, count = ctx.saved_tensors
+        sums = torch.stack([grad.sum(1), (grad * normalized).sum(1)]).double()
+        k, kx = (distributed.all_reduce_sum(sums) / count.clamp(min=1)[:, None]).to(grad.dtype)[..., None, :]
+        return (grad - k - normalized * kx) * rstd.to(grad.dtype)[:, None], None
+
+
+class ViewBatchNorm(nn.Module):
+    """Batch normalization of ``(V * N, C)`` rows, per view, over all workers.
+
+    Running statistics follow the first view, the unmasked crystals, since those are what is evaluated.
+
+    Args:
+        num_channels: C.
+        eps: Added to the variance.
+        momentum: Share of the newest batch in the running statistics.
+
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, num_channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+        self.register_buffer("running_mean", torch.zeros(num_channels))
+        self.register_buffer("running_var", torch.ones(num_channels))
+
+    def forward(self, x: Tensor, num_views: int) -> Tensor:
+        """Normalize ``(V * N, C)``; in evaluation mode by the running statistics."""
+        if self.training:
+            views = x.view(num_views, len(x) // num_views, x.shape[1])
+            normalized, mean, variance = _Normalize.apply(views, self.eps)
+            self.track(mean, variance)
+            x = normalized.view_as(x)
+        else:
+            x = (x - self.running_mean) * torch.rsqrt(self.running_var + self.eps)
+        return torch.addcmul(self.bias, x, self.weight)
+
+    @torch.no_grad()
+    def track(self, mean: Tensor, variance: Tensor) -> None:
+        """Update the running statistics from those of a batch, ``(V, C)``."""
+        self.running_mean.lerp_(mean[0].to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_(variance[0].to(self.running_var.dtype), self.momentum)
