@@ -1,0 +1,63 @@
+"""What all tests share: seeds, threads, the embedded crystals, one Ray and one pool of gloo workers."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests import gloo
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PLATFORM = REPOSITORY / "platform"
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - third-party code draws from the global generator
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _gloo_workers() -> Iterator[None]:
+    yield
+    gloo.close()
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Folder of labeled crystals, which the repository does not carry."""
+    folder = os.environ.get("CRYSATOM_TEST_DATA")
+    if not folder:
+        pytest.skip("needs labeled crystals: set CRYSATOM_TEST_DATA to the folder of jarvis_dft_3d.parquet")
+    path = Path(folder)
+    if not path.is_dir():
+        pytest.fail(f"CRYSATOM_TEST_DATA={folder} is not a folder")
+    return path
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local Ray for all tests that need it: starting one takes ten seconds."""
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))  # else Ray writes one into the home folder
+    import ray
+
+    pythonpath = os.pathsep.join([str(PLATFORM), str(REPOSITORY)])
+    ray.init(
+        address="local",
+        num_cpus=3,
+        include_dashboard=False,
+        logging_level="warning",
+        runtime_env={"env_vars": {"PYTHONPATH": pythonpath}},
+    )
+    yield
+    ray.shutdown()

@@ -1,0 +1,1 @@
+"""Search spaces of the tune job, one function per file."""
