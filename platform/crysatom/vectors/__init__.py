@@ -1,0 +1,1 @@
+"""Element features and atom vectors: what the encoder starts from and what pretraining yields."""

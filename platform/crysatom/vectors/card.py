@@ -1,0 +1,110 @@
+"""The card beside the vectors: what they were learned from, how often each element was seen, how to use them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from crysatom.names import MAX_ATOMIC_NUMBER, SYMBOLS, __version__
+from crysatom.vectors.table import AtomVectors
+
+CARD_MD = "card.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardFacts:
+    """What a card says beyond what the vectors themselves hold.
+
+    Attributes:
+        data: Where the crystals come from, as the user named it.
+        data_digest: Digest of the shards.
+        num_crystals: Crystals in all.
+        crystals_per_element: Crystals that hold an element, by atomic number.
+        config: The resolved configuration.
+        losses: Final losses, by metric name.
+        run_id: MLflow run; empty if not tracked.
+
+    """
+
+    data: str
+    data_digest: str
+    num_crystals: int
+    crystals_per_element: Mapping[int, int]
+    config: Mapping[str, Any]
+    losses: Mapping[str, float]
+    run_id: str = ""
+    version: str = field(default=__version__)
+
+
+def card(vectors: AtomVectors, facts: CardFacts) -> str:
+    """Return the card as Markdown."""
+    sections = (_heading(vectors, facts), _usage(), _elements(vectors, facts), _training(facts), _citation(facts))
+    return "\n".join(sections)
+
+
+def _heading(vectors: AtomVectors, facts: CardFacts) -> str:
+    run = f"\n- MLflow run: `{facts.run_id}`" if facts.run_id else ""
+    return f"""# CrysAtom vectors: {len(vectors.atomic_numbers)} elements, {vectors.dim} dimensions
+
+One vector per chemical element, learned from crystal structures without labels.
+
+- Data: `{facts.data}`, {facts.num_crystals:,} crystals
+- Data digest: `{facts.data_digest}`
+- Software: crysatom {facts.version}{run}
+"""
+
+
+def _usage() -> str:
+    return """## How to load
+
+```python
+from crysatom.vectors.files import read_vectors
+vectors = read_vectors("vectors.safetensors")   # or vectors.csv, atom_init.json
+rows = vectors.lookup([11, 17])                 # float32 (2, D) for Na and Cl
+```
+
+`vectors.csv` also loads with ElementEmbeddings' `Embedding.from_csv`; `atom_init.json` takes the place of
+the file of that name in any code of the CGCNN family.
+"""
+
+
+def _elements(vectors: AtomVectors, facts: CardFacts) -> str:
+    counts = vectors.site_counts
+    sites = ["not recorded"] * len(vectors.symbols) if counts is None else [f"{count:,}" for count in counts]
+    rows = [
+        f"| {symbol} | {facts.crystals_per_element.get(int(z), 0):,} | {site} |"
+        for z, symbol, site in zip(vectors.atomic_numbers, vectors.symbols, sites, strict=True)
+    ]
+    seen = set(vectors.symbols)
+    never = [symbol for symbol in SYMBOLS[:MAX_ATOMIC_NUMBER] if symbol not in seen]
+    table = "\n".join(["| element | crystals | sites |", "| --- | ---: | ---: |", *rows])
+    absent = f"Never seen, and therefore absent (not zero): {', '.join(never)}.\n" if never else ""
+    return f"## Elements\n\n{table}\n\n{absent}"
+
+
+def _training(facts: CardFacts) -> str:
+    losses = "\n".join(f"| {name} | {value:.5g} |" for name, value in facts.losses.items())
+    config = json.dumps(dict(facts.config), indent=2, sort_keys=True, default=str)
+    return f"""## Training
+
+| loss | final value |
+| --- | ---: |
+{losses}
+
+Configuration:
+
+```json
+{config}
+```
+"""
+
+
+def _citation(facts: CardFacts) -> str:
+    return f"""## How to cite
+
+The method: "CrysAtom: Distributed Representation of Atoms for Crystal Property Prediction",
+Learning on Graphs Conference 2024, arXiv:2409.04737. The software: CrysAtom Platform {facts.version}
+(CITATION.cff). And the source of the crystals, whose license also holds for what is made from them.
+"""

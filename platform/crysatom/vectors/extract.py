@@ -1,0 +1,143 @@
+"""From atoms to element vectors: streaming moments, and the published Algorithm 1.
+
+Shapes: N atoms, Z = 1..118 elements (row Z - 1), D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crysatom.distributed import all_reduce_sum
+from crysatom.names import MAX_ATOMIC_NUMBER
+from crysatom.vectors.table import AtomVectors
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ElementMoments:
+    """Number, mean and sum of squared deviations of the embeddings of each element's atoms.
+
+    Values are never changed in place: each operation returns new moments.
+
+    Attributes:
+        count: ``(118,)`` float64, atoms seen.
+        mean: ``(118, D)`` float64; 0 where no atom was seen.
+        m2: ``(118, D)`` float64, sum over atoms of (h - mean)^2.
+
+    """
+
+    count: Tensor
+    mean: Tensor
+    m2: Tensor
+
+    @classmethod
+    def empty(cls, dim: int, device: torch.device | str = "cpu") -> ElementMoments:
+        """Return the moments of no atoms in D = ``dim`` dimensions."""
+        zeros = torch.zeros(MAX_ATOMIC_NUMBER, dim, dtype=torch.float64, device=device)
+        return cls(count=zeros[:, 0].clone(), mean=zeros, m2=zeros.clone())
+
+    @torch.no_grad()
+    def update(self, h: Tensor, atomic_numbers: Tensor) -> ElementMoments:
+        """Return the moments with N more atoms: embeddings ``(N, D)`` and their atomic numbers ``(N,)``."""
+        count, total = _sums(h.double(), atomic_numbers)
+        mean = total / count.clamp(min=1)[:, None]
+        _, m2 = _sums((h.double() - mean[atomic_numbers.long() - 1]) ** 2, atomic_numbers)
+        return self.merge(ElementMoments(count=count, mean=mean, m2=m2))
+
+    @torch.no_grad()
+    def merge(self, other: ElementMoments) -> ElementMoments:
+        """Return the moments of both sets of atoms together.
+
+        With d the difference of the means: mean = mean_a + d n_b / n, M2 = M2_a + M2_b + d^2 n_a n_b / n
+        (Chan, Golub, LeVeque, The American Statistician 37, 242 (1983), eq. 2.1).
+        """
+        count = self.count + other.count
+        share = (other.count / count.clamp(min=1))[:, None]
+        delta = other.mean - self.mean
+        mean = self.mean + delta * share
+        return ElementMoments(count=count, mean=mean, m2=self.m2 + other.m2 + delta**2 * self.count[:, None] * share)
+
+    @torch.no_grad()
+    def merge_across_workers(self) -> ElementMoments:
+        """Return the moments of the atoms of all workers, equal on each; every worker must call it.
+
+        The formula of :meth:`merge` for any number of parts: mean = sum n_r mean_r / n,
+        M2 = sum (M2_r + n_r (mean_r - mean)^2).
+        """
+        count = all_reduce_sum(self.count)
+        mean = all_reduce_sum(self.count[:, None] * self.mean) / count.clamp(min=1)[:, None]
+        m2 = all_reduce_sum(self.m2 + self.count[:, None] * (self.mean - mean) ** 2)
+        return ElementMoments(count=count, mean=mean, m2=m2)
+
+    def to_vectors(self, provenance: Mapping[str, Any]) -> AtomVectors:
+        """Return the means as vectors, with standard errors s / sqrt(n), of the elements that were seen.
+
+        A standard error takes sites for independent. Sites of one crystal are not, so it is a lower bound;
+        it is NaN for an element of a single site.
+        """
+        variance = self.m2 / (self.count - 1)[:, None]
+        errors = torch.where(self.count[:, None] > 1, (variance / self.count[:, None]).sqrt(), torch.nan)
+        return _table(self.count, self.mean, errors, provenance)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LastBatchTable:
+    """Algorithm 1 as the released code runs it: the last batch that holds an element sets its vector.
+
+    For each element of a global batch: mean embedding of its atoms (in training mode, before the update of
+    the weights), scaled to unit length, overwriting the one before; a new table for each epoch. The text of
+    arXiv 2409.04737 averages over batches instead; vectors of rare elements come from older weights.
+
+    Attributes:
+        count: ``(118,)`` float64, atoms seen, over all batches.
+        vectors: ``(118, D)`` float64, unit length; 0 where no atom was seen.
+
+    """
+
+    count: Tensor
+    vectors: Tensor
+
+    @classmethod
+    def empty(cls, dim: int, device: torch.device | str = "cpu") -> LastBatchTable:
+        """Return a table without elements in D = ``dim`` dimensions."""
+        zeros = torch.zeros(MAX_ATOMIC_NUMBER, dim, dtype=torch.float64, device=device)
+        return cls(count=zeros[:, 0].clone(), vectors=zeros)
+
+    @torch.no_grad()
+    def update(self, h: Tensor, atomic_numbers: Tensor) -> LastBatchTable:
+        """Return the table after one global batch, of which this worker holds N atoms (perhaps none).
+
+        Every worker must call it for every batch: means are over the atoms of all workers.
+        """
+        counts, totals = (all_reduce_sum(part) for part in _sums(h.double(), atomic_numbers))
+        unit = torch.nn.functional.normalize(totals, dim=1)  # the length of the mean does not matter
+        vectors = torch.where(counts[:, None] > 0, unit, self.vectors)
+        return LastBatchTable(count=self.count + counts, vectors=vectors)
+
+    def to_vectors(self, provenance: Mapping[str, Any]) -> AtomVectors:
+        """Return the vectors of the elements that were seen; a last batch gives no standard errors."""
+        return _table(self.count, self.vectors, None, provenance)
+
+
+def _sums(rows: Tensor, atomic_numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the number ``(118,)`` of atoms of each element and the sum ``(118, D)`` of their rows ``(N, D)``."""
+    index = atomic_numbers.long() - 1
+    zeros = rows.new_zeros(MAX_ATOMIC_NUMBER, rows.shape[1])
+    count = torch.bincount(index, minlength=MAX_ATOMIC_NUMBER).to(rows.dtype)
+    return count, zeros.index_add(0, index, rows)
+
+
+def _table(count: Tensor, vectors: Tensor, errors: Tensor | None, provenance: Mapping[str, Any]) -> AtomVectors:
+    seen = count.cpu().numpy() > 0
+    return AtomVectors(
+        atomic_numbers=np.flatnonzero(seen).astype(np.int64) + 1,
+        vectors=vectors.cpu().numpy()[seen].astype(np.float32),
+        site_counts=count.cpu().numpy()[seen].astype(np.int64),
+        standard_errors=None if errors is None else errors.cpu().numpy()[seen].astype(np.float32),
+        provenance=provenance,
+    )
