@@ -1,0 +1,1 @@
+"""Pretrain: masked views, encoder, decoders, self-supervised losses, and their joint objective."""

@@ -1,0 +1,141 @@
+"""The decoders of the auto-encoder and their reconstruction losses (paper eq. 2-5).
+
+B crystals, N atoms, P = sum of n_b^2 ordered pairs of atoms of the same crystal, D dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from crysatom.distributed import all_reduce_sum
+
+NUM_CLASSES = 6
+"""Edges between two atoms: 0, 1, 2, 3, 4, and 5 or more."""
+
+CLASS_WEIGHTS = (0.1, 1.0, 1.0, 1.0, 1.0, 1.0)
+"""Published weights: most pairs share no edge."""
+
+
+def feature_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the binary cross-entropy over all workers' atoms and features (paper eq. 3).
+
+    Args:
+        logits: ``(N, K)``.
+        target: ``(N, K)`` in [0, 1].
+
+    """
+    total = F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
+    count = all_reduce_sum(total.new_tensor([logits.numel()]))
+    return all_reduce_sum(total) / count[0]
+
+
+def pair_ptr(ptr: Tensor) -> Tensor:
+    """Return the first of each crystal's n^2 ordered pairs, ``(B + 1,)``."""
+    return F.pad(ptr.diff().square().cumsum(0), (1, 0))
+
+
+def edge_counts(batch: Batch) -> Tensor:
+    """Return the number of edges from atom j to atom i, at most 5, of each ordered pair (i, j), ``(P,)``."""
+    source, center = batch.edge_index
+    crystal = batch.batch[center]
+    first, size = batch.ptr[crystal], batch.ptr.diff()[crystal]
+    starts = pair_ptr(batch.ptr)
+    pair = starts[crystal] + (center - first) * size + (source - first)
+    return torch.bincount(pair, minlength=int(starts[-1])).clamp_(max=NUM_CLASSES - 1)
+
+
+def connectivity_loss(logits: Tensor, target: Tensor, ptr: Tensor, *, per_crystal: bool) -> Tensor:
+    """Return the weighted negative log-likelihood over all workers' pairs (paper eq. 5).
+
+    Args:
+        logits: ``(P, 6)``.
+        target: ``(P,)`` classes.
+        ptr: ``(B + 1,)`` first atom of each crystal.
+        per_crystal: Average within each crystal first, so that a crystal counts once and not n^2 times.
+
+    """
+    weight = logits.new_tensor(CLASS_WEIGHTS)[target]
+    loss = F.cross_entropy(logits, target, reduction="none") * weight
+    if per_crystal:
+        sizes = ptr.diff().square()
+        crystal = torch.arange(len(sizes), device=ptr.device).repeat_interleave(sizes)
+        loss, weight = (x.new_zeros(len(sizes)).index_add(0, crystal, x) for x in (loss, weight))
+        loss, weight = loss / weight, torch.ones_like(loss)
+    numerator, denominator = all_reduce_sum(torch.stack([loss.sum(), weight.sum()]))
+    return numerator / denominator
+
+
+class ConnectivityDecoder(nn.Module):
+    r"""Number of edges between two atoms from their vectors (paper eq. 4), :math:`W_1 (a_i^T W_c a_j + b) + b_1`.
+
+    The published code evaluates the bilinear form on every materialized pair, 12 D^2 operations each. Here
+    the 6x6 map is folded into it, :math:`a_i^T W'_c` is computed once per atom, and crystals of similar
+    size are multiplied together: some 12 D operations per pair, with the same result.
+
+    Args:
+        width: D.
+
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.bilinear = nn.Bilinear(width, width, NUM_CLASSES)
+        self.mix = nn.Linear(NUM_CLASSES, NUM_CLASSES)
+
+    def forward(self, atoms: Tensor, ptr: Tensor) -> Tensor:
+        """Return logits ``(P, 6)``, pairs (i, j) of a crystal in row-major order, from ``(N, D)`` vectors."""
+        weight = torch.einsum("kc,cde->dke", self.mix.weight, self.bilinear.weight)
+        bias = F.linear(self.bilinear.bias, self.mix.weight, self.mix.bias)
+        left = (atoms @ weight.flatten(1)).view(-1, NUM_CLASSES, atoms.shape[1])
+        starts = pair_ptr(ptr)
+        logits, places = [], []
+        for crystals, size in size_buckets(ptr.diff()):
+            index, valid = _padded_atoms(ptr, crystals, size)
+            scores = left[index].flatten(1, 2) @ atoms[index].mT
+            scores = scores.view(len(crystals), size, NUM_CLASSES, size).transpose(2, 3)
+            pairs = valid[:, :, None] & valid[:, None, :]
+            logits.append(scores[pairs])
+            local = torch.arange(size, device=ptr.device)
+            place = starts[crystals][:, None, None] + local[:, None] * ptr.diff()[crystals][:, None, None] + local
+            places.append(place[pairs])
+        if not logits:
+            return atoms.new_zeros(0, NUM_CLASSES) + bias + 0 * left.sum()
+        return torch.cat(logits)[torch.argsort(torch.cat(places))] + bias
+
+
+def size_buckets(sizes: Tensor) -> list[tuple[Tensor, int]]:
+    """Group crystals whose sizes lie within a factor of about 1.4; return their indices and largest size."""
+    if not len(sizes):
+        return []
+    bucket = torch.ceil(2 * torch.log2(sizes.double()) - 1e-9).long()
+    groups = [(bucket == b).nonzero()[:, 0] for b in torch.unique(bucket)]
+    return [(group, int(sizes[group].max())) for group in groups]
+
+
+def _padded_atoms(ptr: Tensor, crystals: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return atom indices ``(b, size)``, the first atom where a crystal has fewer, and which are its own."""
+    local = torch.arange(size, device=ptr.device)
+    valid = local < ptr.diff()[crystals][:, None]
+    return ptr[crystals][:, None] + local * valid, valid
+
+
+class FeatureDecoder(nn.Linear):
+    """Element features from an atom's vector (paper eq. 2): ``(N, D)`` to logits ``(N, K)``."""
+
+
+class ProjectionHead(nn.Sequential):
+    """Map a crystal's pooled vector to the space where views are compared (paper eq. 6).
+
+    Args:
+        width: D.
+        dim: Width of the hidden and output layers.
+
+    """
+
+    def __init__(self, width: int, dim: int) -> None:
+        super().__init__(
+            nn.Softplus(), nn.Linear(width, dim), nn.Softplus(), nn.Linear(dim, dim), nn.Softplus(), nn.Linear(dim, dim)
+        )

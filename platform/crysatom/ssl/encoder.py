@@ -1,0 +1,57 @@
+"""The encoder: element features, then crystal-graph convolutions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from crysatom.names import MAX_ATOMIC_NUMBER
+from crysatom.nn.bases import gaussian_basis, gaussian_centers
+from crysatom.nn.edges import Edges
+from crysatom.nn.gated_conv import GatedConv
+
+
+class Encoder(nn.Module):
+    """CrysAtom's encoder (paper eq. 1): a linear map of element features and L convolutions.
+
+    Differences from the published code: a table per element instead of features per atom (the same
+    numbers), masks that can be true masks, and optionally a learned vector at masked atoms.
+
+    Args:
+        features: ``(M, K)`` features of the elements.
+        atomic_numbers: ``(M,)`` their atomic numbers.
+        width: D.
+        num_layers: L.
+        cutoff: Largest distance, in angstrom; decides the Gaussians.
+        learned_mask: Give masked atoms a learned vector instead of zero.
+
+    """
+
+    features: Tensor
+    centers: Tensor
+
+    def __init__(  # noqa: PLR0913 - the hyper-parameters of the paper
+        self, features: Tensor, atomic_numbers: Tensor, *, width: int, num_layers: int, cutoff: float, learned_mask: bool
+    ) -> None:
+        super().__init__()
+        table = torch.zeros(MAX_ATOMIC_NUMBER + 1, features.shape[1])
+        table[atomic_numbers.long()] = features
+        self.register_buffer("features", table, persistent=False)
+        self.register_buffer("centers", gaussian_centers(cutoff).float(), persistent=False)
+        self.embedding = nn.Linear(features.shape[1], width, bias=False)
+        self.mask_vector = nn.Parameter(torch.zeros(width)) if learned_mask else None
+        self.convs = nn.ModuleList(GatedConv(width, len(self.centers)) for _ in range(num_layers))
+
+    def basis(self, distance: Tensor) -> Tensor:
+        """Return the distance features ``(E, F)`` of edges."""
+        return gaussian_basis(distance, self.centers)
+
+    def forward(self, atomic_numbers: Tensor, edges: Edges) -> Tensor:
+        """Return the vectors ``(M, D)`` of atoms; atomic number 0 marks a masked atom."""
+        table = self.embedding(self.features)
+        if self.mask_vector is not None:
+            table = torch.cat([self.mask_vector[None], table[1:]])
+        h = table.index_select(0, atomic_numbers)
+        for conv in self.convs:
+            h = conv(h, edges)
+        return h

@@ -1,0 +1,142 @@
+"""The joint objective of pretraining: auto-encoder and self-supervised loss (paper eq. 9)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from crysatom.config import PretrainConfig
+from crysatom.names import CONNECTIVITY, FEATURES, LOSS, MAX_ATOMIC_NUMBER, SSL
+from crysatom.ssl.decoders import (
+    ConnectivityDecoder,
+    FeatureDecoder,
+    ProjectionHead,
+    connectivity_loss,
+    edge_counts,
+    feature_loss,
+)
+from crysatom.ssl.encoder import Encoder
+from crysatom.ssl.losses.barlow_twins import barlow_twins, cross_correlation
+from crysatom.ssl.losses.nt_xent import nt_xent
+from crysatom.ssl.losses.vicreg import vicreg
+from crysatom.ssl.views import mask_atoms, mask_edges, mix, stack_views
+
+VIEWS = 2
+
+
+def pool(h: Tensor, batch: Batch) -> Tensor:
+    """Return the mean over each crystal's atoms, ``(B, D)`` from ``(N, D)`` (the paper's READOUT)."""
+    total = h.new_zeros(len(batch.ptr) - 1, h.shape[1]).index_add(0, batch.batch, h)
+    return total / batch.ptr.diff()[:, None]
+
+
+def composition(batch: Batch) -> Tensor:
+    """Return a number per crystal that is equal for equal reduced formulas (and else differs), ``(B,)`` float64."""
+    elements = torch.arange(MAX_ATOMIC_NUMBER + 1, device=batch.ptr.device)
+    weights = torch.cos(elements.double().square())
+    return pool(weights[batch.atomic_numbers.long()][:, None], batch)[:, 0]
+
+
+class Objective(nn.Module):
+    """CrysAtom: everything between a batch of crystals and the loss.
+
+    Its forward pass is the whole training step up to the loss, so that one wrapper
+    (DistributedDataParallel) sees every parameter once.
+
+    Args:
+        config: Run configuration.
+        features: ``(M, K)`` element features, input and reconstruction target.
+        atomic_numbers: ``(M,)`` the elements they belong to.
+
+    """
+
+    def __init__(self, config: PretrainConfig, features: Tensor, atomic_numbers: Tensor) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(
+            features,
+            atomic_numbers,
+            width=config.embedding_dim,
+            num_layers=config.num_layers,
+            cutoff=config.cutoff,
+            learned_mask=config.masked_atoms == "learned" and config.ssl_loss != "none",
+        )
+        self.connectivity = ConnectivityDecoder(config.embedding_dim)
+        self.features = FeatureDecoder(config.embedding_dim, features.shape[1])
+        if config.ssl_loss != "none":
+            self.projection = ProjectionHead(config.embedding_dim, config.projection_dim)
+
+    def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        """Evaluate the objective on this worker's share of a global batch.
+
+        Args:
+            batch: Crystals.
+            epoch: Decides the masks, together with the seed and each crystal's id.
+
+        Returns:
+            The terms of the objective over the global batch, each a scalar that is the same on all workers.
+            ``atoms`` holds the unmasked crystals' atom vectors ``(N, D)``, detached.
+
+        """
+        views = self.encode(batch, epoch)
+        atoms = F.normalize(views[0])
+        logits = self.connectivity(atoms, batch.ptr)
+        terms = {
+            CONNECTIVITY: connectivity_loss(
+                logits, edge_counts(batch), batch.ptr, per_crystal=self.config.connectivity_mean == "crystals"
+            ),
+            FEATURES: feature_loss(self.features(atoms), self.encoder.features[batch.atomic_numbers.long()]),
+        }
+        loss = self.config.connectivity_weight * terms[CONNECTIVITY] + self.config.feature_weight * terms[FEATURES]
+        if self.config.ssl_loss != "none":
+            z_a, z_b = (self.project(view, batch) for view in views[1:])
+            terms[SSL] = self.compare(z_a, z_b, batch)
+            loss = loss + self.config.ssl_weight * terms[SSL]
+        return {LOSS: loss, **terms, "atoms": views[0].detach()}
+
+    def encode(self, batch: Batch, epoch: int) -> Tensor:
+        """Return atom vectors of the unmasked crystals and, with an SSL loss, of two views, ``(V, N, D)``."""
+        config = self.config
+        padding_from = config.cutoff if config.pad_short_lists else math.inf
+        atoms, edges = [], []
+        for view in range(VIEWS if config.ssl_loss != "none" else 0):
+            stream = mix(mix(mix(batch.material_key, config.seed), epoch), view)
+            atoms.append(mask_atoms(batch, stream, config.atom_mask_fraction))
+            edges.append(mask_edges(batch, mix(stream, 1), config.edge_mask_fraction, padding_from))
+        basis = self.encoder.basis(batch.distance)
+        numbers, stacked = stack_views(batch, basis, atoms, edges, reroute=config.masked_edges == "rerouted")
+        return self.encoder(numbers, stacked).view(stacked.num_views, batch.num_nodes, config.embedding_dim)
+
+    def project(self, h: Tensor, batch: Batch) -> Tensor:
+        """Return the projections ``(B, d)`` of a view's atom vectors ``(N, D)``."""
+        z: Tensor = self.projection(pool(h, batch))
+        return F.normalize(z) if self.config.normalize_projection else z
+
+    def compare(self, z_a: Tensor, z_b: Tensor, batch: Batch) -> Tensor:
+        """Return the self-supervised loss between the projections of two views, ``(B, d)`` each."""
+        if self.config.ssl_loss == "barlow_twins":
+            return barlow_twins(z_a, z_b, self.config.barlow_lambda, self._barlow_divisor)
+        if self.config.ssl_loss == "vicreg":
+            return vicreg(z_a, z_b)
+        return nt_xent(z_a, z_b, self.config.nt_xent_temperature, composition(batch))
+
+    @property
+    def _barlow_divisor(self) -> int | None:
+        return self.config.batch_size if self.config.barlow_divisor == "nominal" else None
+
+    @torch.no_grad()
+    def cross_correlation(self, batch: Batch, epoch: int) -> Tensor:
+        """Return the cross-correlation matrix ``(d, d)`` of the projections of two views, for a picture."""
+        z_a, z_b = (self.project(view, batch) for view in self.encode(batch, epoch)[1:])
+        return cross_correlation(z_a, z_b, self._barlow_divisor)
+
+    @torch.no_grad()
+    def atom_vectors(self, batch: Batch) -> Tensor:
+        """Return the encoder's vectors ``(N, D)`` of the unmasked crystals' atoms."""
+        numbers, edges = stack_views(batch, self.encoder.basis(batch.distance), [], [], reroute=False)
+        h: Tensor = self.encoder(numbers, edges)
+        return h

@@ -1,0 +1,142 @@
+"""Views of a crystal: masks over the stored graph, drawn on the device from counters.
+
+A mask is a pure function of (seed, epoch, view, material, atom, edge slot). So a view does not depend on
+which worker draws it, on what else is in the batch, or on whether the run was interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from crysatom.nn.edges import Edges
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15
+_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Shift without sign, which torch lacks for int64."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix(state: Tensor, counter: Tensor | int) -> Tensor:
+    """Return pseudo-random int64 for each state and counter (SplitMix64; Steele, Lea & Flood, OOPSLA 2014)."""
+    z = state + (torch.as_tensor(counter, device=state.device) + 1) * _GOLDEN
+    z = (z ^ _shift_right(z, 30)) * _MIX_1
+    z = (z ^ _shift_right(z, 27)) * _MIX_2
+    return z ^ _shift_right(z, 31)
+
+
+def lowest_per_segment(values: Tensor, segment: Tensor, ptr: Tensor, count: Tensor) -> Tensor:
+    """Mark the ``count[s]`` lowest values of each segment s.
+
+    Args:
+        values: ``(n,)``.
+        segment: ``(n,)`` sorted segment of each value.
+        ptr: ``(S + 1,)`` first value of each segment.
+        count: ``(S,)``.
+
+    Returns:
+        ``(n,)`` bool.
+
+    """
+    order = torch.argsort(values)
+    order = order[torch.argsort(segment[order], stable=True)]
+    place = torch.arange(len(values), device=values.device) - ptr[:-1].repeat_interleave(ptr.diff())
+    marked = torch.empty_like(values, dtype=torch.bool)
+    marked[order] = place < count[segment]
+    return marked
+
+
+def mask_atoms(batch: Batch, stream: Tensor, fraction: float) -> Tensor:
+    """Choose max(1, floor(fraction n)) of each crystal's n atoms; ``(N,)`` bool.
+
+    Args:
+        batch: Crystals.
+        stream: ``(B,)`` pseudo-random state of each crystal.
+        fraction: Share of atoms; 0 masks none.
+
+    """
+    if fraction == 0:
+        return torch.zeros_like(batch.batch, dtype=torch.bool)
+    count = (batch.ptr.diff() * fraction + 1e-9).floor().clamp(min=1)
+    return lowest_per_segment(mix(stream[batch.batch], batch.atom_slot), batch.batch, batch.ptr, count)
+
+
+def mask_edges(batch: Batch, stream: Tensor, fraction: float, cutoff: float = math.inf) -> Tensor:
+    """Choose n - ceil((1 - fraction) n) of each atom's n edges; ``(E,)`` bool.
+
+    Args:
+        batch: Crystals.
+        stream: ``(B,)`` pseudo-random state of each crystal.
+        fraction: Share of edges.
+        cutoff: Edges longer than this are padding, which is neither counted nor chosen.
+
+    """
+    center = batch.edge_index[1]
+    if fraction == 0:
+        return torch.zeros_like(center, dtype=torch.bool)
+    degree = batch.degree.long()
+    values = mix(mix(stream[batch.batch], batch.atom_slot)[center], batch.slot)
+    if math.isfinite(cutoff):
+        padding = batch.distance > cutoff
+        values = values.masked_fill(padding, torch.iinfo(torch.int64).max)
+        degree = degree - torch.bincount(center[padding], minlength=len(degree))
+    return lowest_per_segment(values, center, batch.edge_ptr, (degree * fraction + 1e-9).floor())
+
+
+def stack_views(
+    batch: Batch, basis: Tensor, masked_atoms: list[Tensor], masked_edges: list[Tensor], *, reroute: bool
+) -> tuple[Tensor, Edges]:
+    """Join the unmasked crystals and their views into one disjoint graph.
+
+    Args:
+        batch: Crystals with N atoms and E edges.
+        basis: ``(E, F)`` distance features.
+        masked_atoms: ``(N,)`` bool of each view.
+        masked_edges: ``(E,)`` bool of each view.
+        reroute: Keep masked edges, as edges without features to their crystal's first atom (published).
+
+    Returns:
+        Atomic numbers ``((1 + views) N,)`` with 0 at masked atoms, and the edges.
+
+    """
+    source, center = batch.edge_index
+    num_atoms, num_edges = batch.num_nodes, len(center)
+    rows = torch.arange(num_edges, device=center.device)
+    numbers = batch.atomic_numbers.long()
+    first_atom = batch.ptr[batch.batch]
+    all_numbers, neighbors, centers, all_rows, degrees = [numbers], [source], [center], [rows], [batch.degree.long()]
+    for view, (atoms, edges) in enumerate(zip(masked_atoms, masked_edges, strict=True), start=1):
+        offset = view * num_atoms
+        all_numbers.append(numbers.masked_fill(atoms, 0))
+        if reroute:
+            neighbors.append(torch.where(edges, first_atom[center], source) + offset)
+            all_rows.append(rows.masked_fill(edges, num_edges))
+            centers.append(center + offset)
+            degrees.append(degrees[0])
+        else:
+            kept = (~edges).nonzero()[:, 0]
+            neighbors.append(source[kept] + offset)
+            all_rows.append(kept)
+            centers.append(center[kept] + offset)
+            degrees.append(torch.bincount(center[kept], minlength=num_atoms))
+    degree = torch.cat(degrees)
+    edge_ptr = torch.cat([degree.new_zeros(1), degree.cumsum(0)])
+    if reroute:
+        basis = torch.cat([basis, basis.new_zeros(1, basis.shape[1])])
+    stacked = Edges(
+        num_views=len(all_numbers),
+        num_atoms=len(all_numbers) * num_atoms,
+        edge_ptr=edge_ptr,
+        center=torch.cat(centers),
+        neighbor=torch.cat(neighbors),
+        row=torch.cat(all_rows),
+        basis=basis,
+    )
+    return torch.cat(all_numbers), stacked
