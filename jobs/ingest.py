@@ -1,0 +1,33 @@
+"""Bring crystals from any source to a crystal table: ``python jobs/ingest.py --source my_cifs --out data/mine``."""
+
+import sys
+
+import bootstrap  # makes crysatom importable
+from crysatom.cluster.ingest import ingest
+from crysatom.config import IngestConfig, parse
+from crysatom.crystals.quarantine import describe_reasons
+
+NOTHING_ACCEPTED = 2
+
+
+def main() -> int:
+    """Run the job; return its exit code: 0, or 2 if no crystal was accepted."""
+    config = parse(IngestConfig)
+    bootstrap.start_ray()
+    try:
+        report = ingest(config)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    print(f"read {report.read:,} = accepted {report.accepted:,} + rejected {report.rejected:,}")
+    print(f"crystals:   {report.table}")
+    if report.rejected:
+        print(f"quarantine: {report.quarantine} (id, source, reason and advice for each)")
+        print(describe_reasons(report.reasons))
+    if report.accepted:
+        return 0
+    print("error: no crystal was accepted; see the quarantine", file=sys.stderr)
+    return NOTHING_ACCEPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

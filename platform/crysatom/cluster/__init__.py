@@ -1,0 +1,1 @@
+"""Ray: the only place that imports it."""

@@ -1,0 +1,52 @@
+"""Ingest on a Ray cluster: records are parsed and checked by all its CPUs, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+
+from crysatom.config import IngestConfig
+from crysatom.crystals.checks import Limits
+from crysatom.crystals.examine import examine_batch
+from crysatom.crystals.ingest import IngestReport, run_ingest
+
+WINDOW_BYTES = 256_000_000
+"""Raw records in the object store at a time. The driver reads them, so that workers need not see its files."""
+
+
+def ingest(config: IngestConfig) -> IngestReport:
+    """Ingest a source; the result is that of :func:`crysatom.crystals.ingest.ingest_plain`, row for row.
+
+    Raises:
+        ValueError: If the source cannot be opened, or the output exists and may not be replaced.
+
+    """
+    return run_ingest(config, _examine_on_cluster)
+
+
+def _examine_on_cluster(batches: Iterator[pa.Table], limits: Limits) -> Iterator[pa.Table]:
+    for window in _windows(batches):
+        dataset = ray.data.from_arrow(window)
+        dataset.context.execution_options.preserve_order = True
+        dataset.context.enable_progress_bars = False
+        examine: Callable[[Any], Any] = partial(examine_batch, limits=limits)
+        outcomes = dataset.map_batches(examine, batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
+        yield from outcomes.iter_batches(batch_format="pyarrow", batch_size=None)
+
+
+def _windows(batches: Iterator[pa.Table]) -> Iterator[list[pa.Table]]:
+    """Yield batches in runs of about :data:`WINDOW_BYTES`."""
+    window: list[pa.Table] = []
+    size = 0
+    for batch in batches:
+        window.append(batch)
+        size += batch.nbytes
+        if size >= WINDOW_BYTES:
+            yield window
+            window, size = [], 0
+    if window:
+        yield window

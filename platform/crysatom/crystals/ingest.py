@@ -1,0 +1,207 @@
+"""Ingest: every record of a source ends in the crystal table or in the quarantine.
+
+The order of records is that of the source, whoever parses them, so that the plain run here and the run
+on a cluster (:mod:`crysatom.cluster.ingest`) write the same rows.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crysatom.config import IngestConfig
+from crysatom.crystals.checks import Limits
+from crysatom.crystals.examine import examine_batch
+from crysatom.crystals.properties import PropertyTypes, property_array
+from crysatom.crystals.quarantine import Reason, Rejected, Rejection, count_reasons, quarantine_table
+from crysatom.crystals.raw import PROPERTIES_JSON, to_batch
+from crysatom.crystals.sources import Source, open_source
+from crysatom.crystals.table import STRUCTURE_COLUMNS, STRUCTURE_FIELDS, write_table
+from crysatom.names import DETAIL, MATERIAL_ID, REASON, SOURCE, __version__
+
+logger = logging.getLogger(__name__)
+
+TABLE_FILE = "crystals.parquet"
+QUARANTINE_FILE = "quarantine.parquet"
+
+BATCH_RECORDS = 128
+"""Records parsed at a time; half a second of CIFs."""
+
+PROGRESS_SECONDS = 5.0
+
+ExamineAll = Callable[[Iterator[pa.Table], Limits], Iterator[pa.Table]]
+"""From batches of raw records to batches of outcomes, in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestReport:
+    """What became of a source.
+
+    Attributes:
+        read: Records that the source held.
+        accepted: Rows of the crystal table.
+        rejected: Rows of the quarantine; ``read == accepted + rejected``.
+        reasons: Rows of the quarantine for each reason, most frequent first.
+        table: The crystal table.
+        quarantine: The quarantine.
+
+    """
+
+    read: int
+    accepted: int
+    rejected: int
+    reasons: dict[str, int]
+    table: Path
+    quarantine: Path
+
+
+def ingest_plain(config: IngestConfig) -> IngestReport:
+    """Ingest a source in this process, without Ray.
+
+    Raises:
+        ValueError: If the source cannot be opened, or the output exists and may not be replaced.
+
+    """
+    return run_ingest(config, lambda batches, limits: (examine_batch(batch, limits) for batch in batches))
+
+
+def run_ingest(config: IngestConfig, examine_all: ExamineAll) -> IngestReport:
+    """Ingest a source, parsing and checking by ``examine_all``.
+
+    Raises:
+        ValueError: If the source cannot be opened, or the output exists and may not be replaced.
+
+    """
+    out = Path(config.out).expanduser()
+    _require_free(out, overwrite=config.overwrite)
+    source = open_source(config.source)
+    read = _ReadCount()
+    limits = Limits(max_atoms=config.max_atoms, min_distance=config.min_distance)
+    outcomes = examine_all(read.batches(source), limits)
+    report = _collect(outcomes, source, read, out)
+    assert report.read == report.accepted + report.rejected, f"a record was lost: {report}"
+    return report
+
+
+def _require_free(out: Path, *, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; --out must name a folder")
+    present = [name for name in (TABLE_FILE, QUARANTINE_FILE) if (out / name).exists()]
+    if present and not overwrite:
+        raise ValueError(
+            f"{out} already holds {' and '.join(present)}; choose another --out, or pass --overwrite to replace them"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+
+
+class _ReadCount:
+    """Counts the records as they leave the source, before anything else happens to them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def batches(self, source: Source) -> Iterator[pa.Table]:
+        records = source.records()
+        while batch := list(islice(records, BATCH_RECORDS)):
+            self.count += len(batch)
+            yield to_batch(batch)
+
+
+def _collect(outcomes: Iterable[pa.Table], source: Source, read: _ReadCount, out: Path) -> IngestReport:
+    """Write the outcomes: to a spool while they come, then as a table, once the property columns are known."""
+    spool = out / f".{TABLE_FILE}.spool"
+    sorter = _Sorter(source)
+    try:
+        accepted = write_table(sorter.accepted(outcomes), spool, _SPOOL_SCHEMA)
+        write_table(quarantine_table(sorter.rejected), out / QUARANTINE_FILE)
+        fields = sorter.types.fields()
+        metadata = {"source": source.name, "crysatom": __version__}
+        schema = pa.schema([*STRUCTURE_FIELDS, *fields.values()], metadata=metadata)
+        write_table(_with_property_columns(spool, list(fields), schema), out / TABLE_FILE, schema)
+    finally:
+        spool.unlink(missing_ok=True)
+    return IngestReport(
+        read=read.count,
+        accepted=accepted,
+        rejected=len(sorter.rejected),
+        reasons=count_reasons(sorter.rejected),
+        table=out / TABLE_FILE,
+        quarantine=out / QUARANTINE_FILE,
+    )
+
+
+_SPOOL_SCHEMA = pa.schema([*STRUCTURE_FIELDS, pa.field(PROPERTIES_JSON, pa.string(), nullable=False)])
+
+
+class _Sorter:
+    """Passes on accepted crystals with distinct ids, keeps the rejected records."""
+
+    def __init__(self, source: Source) -> None:
+        self.rejected: list[Rejected] = []
+        self.types = PropertyTypes(source.fields)
+        self._origin: dict[str, str] = {}
+        self._total = source.total
+        self._started = self._told = time.monotonic()
+
+    def accepted(self, outcomes: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """Yield tables with the spool's schema."""
+        for outcome in outcomes:
+            keep = [self._sort(row) for row in outcome.select([MATERIAL_ID, SOURCE, REASON, DETAIL]).to_pylist()]
+            kept = (
+                outcome.filter(pa.array(keep, pa.bool_()))
+                .select([*STRUCTURE_COLUMNS, PROPERTIES_JSON])
+                .cast(_SPOOL_SCHEMA)
+            )
+            self.types.observe(map(json.loads, kept[PROPERTIES_JSON].to_pylist()))
+            self._tell()
+            yield kept
+
+    def _sort(self, row: dict[str, str]) -> bool:
+        material_id, source = row[MATERIAL_ID], row[SOURCE]
+        if row[REASON] is not None:
+            self.rejected.append(
+                Rejected(material_id=material_id, source=source, reason=row[REASON], detail=row[DETAIL])
+            )
+            return False
+        if material_id in self._origin:
+            message = (
+                f"its id {material_id} was already read from {self._origin[material_id]}, which is kept; "
+                "give one of them another id"
+            )
+            self.rejected.append(
+                Rejected.because(Rejection(Reason.DUPLICATE_ID, message), material_id=material_id, source=source)
+            )
+            return False
+        self._origin[material_id] = source
+        return True
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if now - self._told < PROGRESS_SECONDS:
+            return
+        self._told = now
+        done = len(self._origin) + len(self.rejected)
+        of_all = f" of {self._total:,}" if self._total else ""
+        rate = done / (now - self._started)
+        logger.info(
+            "ingest: %s%s read, %s rejected, %.0f crystals/s", f"{done:,}", of_all, f"{len(self.rejected):,}", rate
+        )
+
+
+def _with_property_columns(spool: Path, names: list[str], schema: pa.Schema) -> Iterator[pa.Table]:
+    structure_width = len(STRUCTURE_FIELDS)
+    for batch in pq.ParquetFile(spool).iter_batches():
+        table = pa.Table.from_batches([batch])
+        properties = [json.loads(text) for text in table[PROPERTIES_JSON].to_pylist()]
+        columns = list(table.columns[:structure_width])
+        for name, field in zip(names, list(schema)[structure_width:], strict=True):
+            columns.append(property_array([values.get(name) for values in properties], field.type))
+        yield pa.Table.from_arrays(columns, schema=schema)

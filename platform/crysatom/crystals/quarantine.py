@@ -1,0 +1,92 @@
+"""The quarantine: every input that did not become a crystal, with its id, origin, reason and advice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import pyarrow as pa
+
+from crysatom.names import DETAIL, MATERIAL_ID, REASON, SOURCE
+
+QUARANTINE_SCHEMA = pa.schema(
+    [pa.field(name, pa.string(), nullable=False) for name in (MATERIAL_ID, SOURCE, REASON, DETAIL)]
+)
+"""Columns of quarantine.parquet."""
+
+
+class Reason(StrEnum):
+    """Why an input was rejected, as one word that programs can group by."""
+
+    UNREADABLE = "unreadable"
+    EMPTY = "empty"
+    SEVERAL_STRUCTURES = "several_structures"
+    NO_LATTICE = "no_lattice"
+    NOT_PERIODIC = "not_periodic"
+    NAN_LATTICE = "nan_lattice"
+    ZERO_VOLUME = "zero_volume"
+    ABSURD_VOLUME = "absurd_volume"
+    NAN_COORDINATES = "nan_coordinates"
+    ABSURD_COORDINATES = "absurd_coordinates"
+    OVERLAPPING_ATOMS = "overlapping_atoms"
+    DISORDERED = "disordered"
+    IMPLICIT_HYDROGENS = "implicit_hydrogens"
+    UNKNOWN_SPECIES = "unknown_species"
+    FORMULA_MISMATCH = "formula_mismatch"
+    TOO_LARGE = "too_large"
+    MISSING_ID = "missing_id"
+    DUPLICATE_ID = "duplicate_id"
+    MISSING_FILE = "missing_file"
+    UNLISTED_FILE = "unlisted_file"
+
+
+class Rejection(ValueError):  # noqa: N818 - a verdict on an input, not an error of the program
+    """An input that cannot become a crystal; raised where it is noticed, recorded where its origin is known."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        """Keep the machine word beside the message, which says what is wrong and what to do."""
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """One row of the quarantine.
+
+    Attributes:
+        material_id: Identifier the crystal would have had.
+        source: File, or file and place in it, or database entry.
+        reason: A value of :class:`Reason`.
+        detail: A sentence for the user: where, what, and what to do.
+
+    """
+
+    material_id: str
+    source: str
+    reason: str
+    detail: str
+
+    @classmethod
+    def because(cls, rejection: Rejection, *, material_id: str, source: str) -> Rejected:
+        """Return the row for a rejection of the input that came from ``source``."""
+        return cls(
+            material_id=material_id, source=source, reason=str(rejection.reason), detail=f"{source}: {rejection}"
+        )
+
+
+def quarantine_table(rejected: Iterable[Rejected]) -> pa.Table:
+    """Return the rows as a table with :data:`QUARANTINE_SCHEMA`."""
+    rows = [{MATERIAL_ID: r.material_id, SOURCE: r.source, REASON: r.reason, DETAIL: r.detail} for r in rejected]
+    return pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA)
+
+
+def count_reasons(rejected: Iterable[Rejected]) -> dict[str, int]:
+    """Return how many inputs each reason rejected, most frequent first."""
+    return dict(Counter(r.reason for r in rejected).most_common())
+
+
+def describe_reasons(reasons: Mapping[str, int]) -> str:
+    """Return the counts as aligned lines of text, one reason each."""
+    return "\n".join(f"  {count:>8,}  {reason}" for reason, count in reasons.items())

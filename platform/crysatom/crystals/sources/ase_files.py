@@ -1,0 +1,122 @@
+"""Files that ASE reads: extended XYZ, ASE databases and trajectories, VASP and many more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crysatom.crystals.quarantine import Reason, Rejected, Rejection
+from crysatom.crystals.raw import Raw, pack_arrays
+from crysatom.crystals.sources.base import Source, plain_properties, pop_id, rejected
+
+_PICKLED = frozenset({"bundletrajectory"})
+"""ASE formats whose readers unpickle."""
+
+
+def open_ase(path: str) -> Source:
+    """Open a file in any format ASE recognizes; every frame or row is a crystal.
+
+    Raises:
+        ValueError: If ASE is absent, does not know the format, or would unpickle it.
+
+    """
+    try:
+        from ase.io.formats import UnknownFileTypeError, filetype
+    except ImportError as error:
+        raise ValueError(f'{path}: ASE reads this kind of file; pip install "crysatom[ingest]"') from error
+    try:
+        kind = filetype(path)
+    except (UnknownFileTypeError, UnicodeDecodeError, OSError) as error:
+        from crysatom.crystals.sources import KNOWN_SOURCES
+
+        raise ValueError(
+            f"{path}: ASE does not know this kind of file ({error}); sources are {KNOWN_SOURCES}"
+        ) from error
+    if kind in _PICKLED:
+        raise ValueError(f"{path}: ASE format {kind} holds pickles, which are not read; convert it to .xyz or .db")
+    reader = _rows if kind == "db" else partial(_frames, kind=kind)
+    return Source(name=path, records=partial(reader, path))
+
+
+def _frames(path: str, kind: str) -> Iterator[Raw | Rejected]:
+    from ase.io import iread
+
+    stem = Path(path).stem
+    number = 0
+    try:
+        for number, atoms in enumerate(iread(path, index=":", format=kind), start=1):
+            yield _record(atoms, dict(atoms.info), f"{stem}-{number}", f"{path}#{number}")
+    except Exception as error:  # noqa: BLE001 - each of ASE's readers raises its own
+        message = (
+            f"ASE cannot read frame {number + 1} ({type(error).__name__}: {error}); it and what follows "
+            "were not read: correct the file"
+        )
+        yield rejected(Reason.UNREADABLE, message, material_id=f"{stem}-{number + 1}", source=f"{path}#{number + 1}")
+
+
+def _rows(path: str) -> Iterator[Raw | Rejected]:
+    from ase.db import connect
+
+    stem = Path(path).stem
+    number = 0
+    try:
+        for row in connect(path).select():  # type: ignore[no-untyped-call]
+            number = row.id
+            yield _record(row.toatoms(), dict(row.key_value_pairs), f"{stem}-{number}", f"{path}#{number}")
+    except Exception as error:  # noqa: BLE001 - sqlite3's errors and ASE's own
+        message = (
+            f"ASE cannot read the row after {number} ({type(error).__name__}: {error}); it and what follows "
+            "were not read: repair the database"
+        )
+        yield rejected(Reason.UNREADABLE, message, material_id=f"{stem}-{number + 1}", source=f"{path}#{number + 1}")
+
+
+def _record(atoms: Any, info: dict[str, Any], default_id: str, where: str) -> Raw | Rejected:
+    """Return the record of an ``ase.Atoms``; ``info`` gives id and properties, its calculator further ones."""
+    occupancy = info.pop("occupancy", None)
+    material_id = pop_id(info, default_id)
+    try:
+        _require_crystal(atoms, occupancy)
+    except Rejection as rejection:
+        return Rejected.because(rejection, material_id=material_id, source=where)
+    results = {k: v for k, v in (atoms.calc.results if atoms.calc else {}).items() if np.ndim(v) == 0}
+    cell = np.asarray(atoms.cell)
+    content = pack_arrays(cell, _fractional(atoms.positions, cell), atoms.numbers)
+    properties = plain_properties(results | info)
+    return Raw(material_id=material_id, source=where, format="arrays", content=content, properties=properties)
+
+
+def _require_crystal(atoms: Any, occupancy: Any) -> None:
+    if len(atoms) and not np.any(atoms.cell):
+        message = (
+            "there is no unit cell (a plain .xyz has none); "
+            'write extended XYZ with Lattice="ax ay az bx ..." in its second line'
+        )
+        raise Rejection(Reason.NO_LATTICE, message)
+    if not all(atoms.pbc):
+        directions = ", ".join(f"{axis} {bool(p)}" for axis, p in zip("abc", atoms.pbc, strict=True))
+        raise Rejection(
+            Reason.NOT_PERIODIC,
+            f"not periodic in all three directions ({directions}); if it is a crystal, set pbc to true",
+        )
+    partial_sites = [
+        site for site in (occupancy or {}).values() if len(site) != 1 or abs(sum(site.values()) - 1) > 1e-6
+    ]
+    if partial_sites:
+        message = (
+            f"{len(partial_sites)} kinds of site are partly occupied; only ordered crystals can be used: "
+            "order it, or leave it out"
+        )
+        raise Rejection(Reason.DISORDERED, message)
+
+
+def _fractional(positions: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """Return ``(N, 3)`` fractional coordinates; zeros in a cell without volume, which the checks reject."""
+    if not np.isfinite(cell).all() or np.linalg.det(cell) == 0:
+        return np.zeros_like(positions)
+    fractional: np.ndarray = np.linalg.solve(cell.T, positions.T).T
+    return fractional

@@ -1,0 +1,106 @@
+"""A folder of CIFs, with or without the ``id_prop.csv`` of CGCNN, which names them and gives their properties."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from crysatom.crystals.cif import MAX_CIF_BYTES
+from crysatom.crystals.quarantine import Reason, Rejected
+from crysatom.crystals.raw import Raw
+from crysatom.crystals.sources.base import Source, rejected
+from crysatom.crystals.sources.id_prop import ID_PROP, Row, read_id_prop
+
+logger = logging.getLogger(__name__)
+
+_SUFFIXES = (".cif", ".cif.gz")
+
+
+def open_cif(path: str) -> Source:
+    """Open a single CIF; its id is the file's name."""
+    return Source(name=path, records=lambda: iter([_read(Path(path), cif_stem(Path(path)), {})]), total=1)
+
+
+def open_folder(path: str) -> Source:
+    """Open the CIFs of a folder, not of its subfolders.
+
+    With an ``id_prop.csv``, its rows decide which files are read, and in which order; a row without file and
+    a file without row are both rejected. Without, every CIF is read, in order of name.
+
+    Raises:
+        ValueError: If there is neither a CIF nor an ``id_prop.csv``, or the latter cannot be read.
+
+    """
+    folder = Path(path)
+    files = sorted(file for file in folder.iterdir() if file.name.lower().endswith(_SUFFIXES))
+    listing = folder / ID_PROP
+    if not files and not listing.exists():
+        raise ValueError(f"{path}: no .cif file in this folder (subfolders are not searched)")
+    _mention_other_files(folder, files)
+    if not listing.exists():
+        return Source(name=path, records=partial(_every_file, files), total=len(files))
+    rows = read_id_prop(listing, known={cif_stem(file) for file in files})
+    return Source(name=path, records=partial(_listed_files, folder, files, rows))
+
+
+def cif_stem(path: Path) -> str:
+    """Return the file's name without ``.cif`` or ``.cif.gz``."""
+    name = path.name
+    return name[: name.lower().rindex(".cif")] if ".cif" in name.lower() else path.stem
+
+
+def _every_file(files: list[Path]) -> Iterator[Raw | Rejected]:
+    for file in files:
+        yield _read(file, cif_stem(file), {})
+
+
+def _listed_files(folder: Path, files: list[Path], rows: list[Row]) -> Iterator[Raw | Rejected]:
+    by_stem = {cif_stem(file): file for file in files}
+    by_stem |= {file.name: file for file in files}
+    listed: set[Path] = set()
+    for row in rows:
+        where = f"{folder / ID_PROP}:{row.line}"
+        file = by_stem.get(row.material_id)
+        if not row.material_id:
+            yield rejected(
+                Reason.MISSING_ID,
+                "the row has no id; its first column must name a CIF",
+                material_id=f"line-{row.line}",
+                source=where,
+            )
+        elif file is None:
+            message = f"there is no {row.material_id}.cif beside it; add the file, or remove the row"
+            yield rejected(Reason.MISSING_FILE, message, material_id=row.material_id, source=where)
+        else:
+            listed.add(file)
+            yield _read(file, cif_stem(file), row.properties)
+    for file in files:
+        if file not in listed:
+            message = f"{ID_PROP} has no row for it; add one, or remove {ID_PROP} to read all files without properties"
+            yield rejected(Reason.UNLISTED_FILE, message, material_id=cif_stem(file), source=str(file))
+
+
+def _read(file: Path, material_id: str, properties: dict[str, Any]) -> Raw | Rejected:
+    """Return the content of a file, one byte more than is allowed at most."""
+    opener = gzip.open if file.name.lower().endswith(".gz") else open
+    try:
+        with opener(file, "rb") as stream:
+            content = bytes(stream.read(MAX_CIF_BYTES + 1))
+    except (OSError, EOFError, zlib.error) as error:
+        message = (
+            f"the file cannot be read ({getattr(error, 'strerror', None) or error}); restore it, or its permissions"
+        )
+        return rejected(Reason.UNREADABLE, message, material_id=material_id, source=str(file))
+    return Raw(material_id=material_id, source=str(file), format="cif", content=content, properties=properties)
+
+
+def _mention_other_files(folder: Path, files: list[Path]) -> None:
+    known = {*files, folder / ID_PROP, folder / "atom_init.json"}
+    others = sorted(file.name for file in folder.iterdir() if file.is_file() and file not in known)
+    if others:
+        logger.warning("%s: %d files that are no .cif were not read (%s)", folder, len(others), ", ".join(others[:3]))

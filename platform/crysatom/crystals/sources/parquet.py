@@ -1,0 +1,80 @@
+"""A crystal table as a source: rows are believed no more than any other input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crysatom.crystals.quarantine import Reason, Rejected
+from crysatom.crystals.raw import Raw, pack_arrays
+from crysatom.crystals.sources.base import Source, rejected
+from crysatom.crystals.table import STRUCTURE_COLUMNS, open_table
+from crysatom.names import ATOMIC_NUMBERS, FRAC_COORDS, LATTICE, MATERIAL_ID
+
+
+def open_parquet(path: str) -> Source:
+    """Open a crystal table; columns beyond those of the structure are its properties, with their types and units.
+
+    Raises:
+        ValueError: If it is no Parquet file or lacks a structure column.
+
+    """
+    file = open_table(path)
+    fields = tuple(f for f in file.schema_arrow if f.name not in STRUCTURE_COLUMNS)
+    return Source(
+        name=path,
+        records=partial(_records, file, path),
+        total=file.metadata.num_rows,
+        fields=tuple(map(_storable, fields)),
+    )
+
+
+def _storable(field: pa.Field) -> pa.Field:
+    """Return the field with a type that survives the way through JSON: numbers, booleans, text."""
+    dtype = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    kept = pa.types.is_integer(dtype) or pa.types.is_floating(dtype) or pa.types.is_boolean(dtype)
+    return field.with_type(dtype if kept else pa.string()).with_nullable(True)
+
+
+def _records(file: pq.ParquetFile, path: str) -> Iterator[Raw | Rejected]:
+    names = [name for name in file.schema_arrow.names if name != "formula"]
+    number = 0
+    for batch in file.iter_batches(batch_size=1024, columns=names):
+        for row in batch.to_pylist():
+            yield _record(row, number, f"{path}#{number}")
+            number += 1
+
+
+def _record(row: dict[str, Any], number: int, where: str) -> Raw | Rejected:
+    name = row.pop(MATERIAL_ID)
+    if name is None or not str(name).strip():
+        return rejected(
+            Reason.MISSING_ID,
+            f"{MATERIAL_ID} is empty; give every row an id",
+            material_id=f"row-{number}",
+            source=where,
+        )
+    lattice, coords, numbers = (row.pop(column) or [] for column in (LATTICE, FRAC_COORDS, ATOMIC_NUMBERS))
+    if len(lattice) != 9 or len(coords) != 3 * len(numbers):
+        message = (
+            f"{len(lattice)} lattice numbers (9 needed), {len(coords)} coordinates for {len(numbers)} atoms "
+            "(3 per atom needed); "
+            "write the row again from its source"
+        )
+        return rejected(Reason.UNREADABLE, message, material_id=str(name), source=where)
+    content = pack_arrays(_floats(lattice), _floats(coords), _floats(numbers))
+    properties = {key: _cell(value) for key, value in row.items()}
+    return Raw(material_id=str(name), source=where, format="arrays", content=content, properties=properties)
+
+
+def _floats(values: list[Any]) -> np.ndarray:
+    return np.array(values, dtype=np.float64)
+
+
+def _cell(value: Any) -> Any:
+    return value if value is None or isinstance(value, bool | int | float) else str(value)

@@ -1,0 +1,121 @@
+"""JSON files of structures, as pymatgen, pandas, JARVIS and the Materials Project write them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+from crysatom.crystals.quarantine import Reason, Rejected
+from crysatom.crystals.raw import Raw
+from crysatom.crystals.sources.base import Source, plain_properties, pop_id, rejected
+
+_STRUCTURE_KEYS = ("structure", "atoms", "snl")
+_UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError)
+
+
+def open_json(path: str) -> Source:
+    """Open a list of structures, a dictionary id -> structure, a list of records, one structure, or a pandas table.
+
+    A record is a dictionary with the structure under ``structure`` (pymatgen) or ``atoms`` (JARVIS), an
+    id under one of the usual keys, and properties beside them.
+
+    Raises:
+        ValueError: If the file is not JSON; says where it breaks.
+
+    """
+    try:
+        with _open(path) as stream:
+            document = json.load(stream)
+    except _UNREADABLE as error:
+        raise ValueError(f"{path}: cannot be read ({error}); restore the file") from error
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: not valid JSON ({error}); a file with one record per line must be called .jsonl"
+        ) from error
+    entries = _entries(document, Path(path).name.split(".")[0])
+    if entries is None:
+        raise ValueError(
+            f"{path}: holds no structures; it must be a list of pymatgen structures or records, or a "
+            "dictionary id -> structure"
+        )
+    return Source(
+        name=path, records=lambda: (to_raw(value, key, f"{path}#{key}") for key, value in entries), total=len(entries)
+    )
+
+
+def open_json_lines(path: str) -> Source:
+    """Open a file with one structure or record per line; it is read line by line."""
+    return Source(name=path, records=partial(_lines, path))
+
+
+def to_raw(record: Any, default_id: str, where: str, missing: tuple[str, ...] = ()) -> Raw | Rejected:
+    """Return the raw record of a structure, or of a dictionary that holds one beside an id and properties."""
+    if not isinstance(record, dict):
+        message = f"a JSON {type(record).__name__} where a structure or record was expected; remove it"
+        return rejected(Reason.UNREADABLE, message, material_id=default_id, source=where)
+    key = next((key for key in _STRUCTURE_KEYS if key in record), None)
+    if key is None:
+        properties = record.get("properties") if isinstance(record.get("properties"), dict) else {}
+        return Raw(
+            material_id=pop_id(dict(record), default_id),
+            source=where,
+            format="json",
+            content=json.dumps(record).encode(),
+            properties=properties or {},
+        )
+    further = {name: value for name, value in record.items() if name != key and not name.startswith("@")}
+    material_id = pop_id(further, default_id)
+    content = json.dumps(record[key]).encode()
+    return Raw(
+        material_id=material_id,
+        source=where,
+        format="json",
+        content=content,
+        properties=plain_properties(further, missing),
+    )
+
+
+def _open(path: str) -> IO[str]:
+    if path.lower().endswith(".gz"):
+        return gzip.open(path, "rt", encoding="utf-8")
+    return Path(path).open(encoding="utf-8-sig")
+
+
+def _entries(document: Any, stem: str) -> list[tuple[str, Any]] | None:
+    """Return (id, record) pairs of whatever arrangement the document has; None if it has no known one."""
+    if isinstance(document, list):
+        return [(f"{stem}-{i}", value) for i, value in enumerate(document)]
+    if not isinstance(document, dict):
+        return None
+    if {"columns", "data"} <= document.keys() and isinstance(document["data"], list):
+        rows = [dict(zip(document["columns"], values, strict=False)) for values in document["data"]]
+        return [(str(key), row) for key, row in zip(document.get("index", range(len(rows))), rows, strict=False)]
+    if "lattice" in document or any(key in document for key in _STRUCTURE_KEYS):
+        return [(stem, document)]
+    return [(str(key), value) for key, value in document.items()]
+
+
+def _lines(path: str) -> Iterator[Raw | Rejected]:
+    stem = Path(path).name.split(".")[0]
+    number = 0
+    try:
+        with _open(path) as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.strip():
+                    yield _line(line, f"{stem}-{number}", f"{path}:{number}")
+    except _UNREADABLE as error:
+        message = f"the file breaks off after this line ({error}); what follows was not read: restore the file"
+        yield rejected(Reason.UNREADABLE, message, material_id=f"{stem}-{number + 1}", source=f"{path}:{number + 1}")
+
+
+def _line(line: str, default_id: str, where: str) -> Raw | Rejected:
+    try:
+        return to_raw(json.loads(line), default_id, where)
+    except ValueError as error:
+        message = f"the line is not valid JSON ({error}); write one structure or record per line"
+        return rejected(Reason.UNREADABLE, message, material_id=default_id, source=where)
