@@ -1,0 +1,89 @@
+"""Where a training loop runs: the few things that differ between a plain process and a Ray Train worker."""
+
+from __future__ import annotations
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from crysatom import distributed
+from crysatom.training.checkpoints import is_complete
+
+Save = Callable[[Path], None]
+Metrics = dict[str, float]
+
+
+class Context(ABC):
+    """What the loop asks of its surroundings.
+
+    Attributes:
+        device: Where the model and the batches live.
+
+    """
+
+    device: torch.device
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Return the model as the loop calls it: data-parallel when there are several workers.
+
+        Buffers are not broadcast: batch statistics are global, so they are equal on all workers already.
+        """
+        if distributed.world_size() == 1:
+            return model
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+
+    @abstractmethod
+    def report(self, metrics: Metrics, save: Save) -> None:
+        """Publish the metrics of an epoch; ``save(folder)`` writes the checkpoint that belongs to it.
+
+        Every worker calls this once per epoch.
+        """
+
+    @abstractmethod
+    def checkpoint(self) -> Any:
+        """Return a context manager that yields the folder of the last checkpoint, or None."""
+
+
+class PlainContext(Context):
+    """A plain process, alone or in a ``torch.distributed`` group of its own making.
+
+    Args:
+        folder: Where checkpoints are kept: the newest two.
+        on_report: Called by rank 0 with the metrics of each epoch.
+        device: Where to compute.
+
+    """
+
+    def __init__(
+        self, folder: Path, on_report: Callable[[Metrics], None] = lambda _: None, device: str = "cpu"
+    ) -> None:
+        self.folder, self.on_report, self.device = folder, on_report, torch.device(device)
+
+    def report(self, metrics: Metrics, save: Save) -> None:
+        """Save to a temporary folder, rename it when it is whole, then publish."""
+        if distributed.rank() != 0:
+            return
+        final = self.folder / f"epoch-{int(metrics['epoch']):06d}"
+        partial = self.folder / f".{final.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        for old in sorted(self.folder.glob("epoch-*"))[:-2]:
+            shutil.rmtree(old)
+        self.on_report(metrics)
+
+    @contextmanager
+    def checkpoint(self) -> Iterator[Path | None]:
+        """Yield the newest whole checkpoint."""
+        whole = [folder for folder in sorted(self.folder.glob("epoch-*")) if is_complete(folder)]
+        yield whole[-1] if whole else None

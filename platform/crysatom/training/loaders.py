@@ -1,0 +1,93 @@
+"""Loaders: the same global batches on any number of workers, each worker taking its share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch_geometric.data import Batch
+
+from crysatom import distributed
+from crysatom.graphs.batch import GraphTensors, select
+
+
+class Loader(Protocol):
+    """A source of this worker's shares of the global batches of an epoch."""
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield this worker's share of each global batch; every worker yields equally often."""
+
+    def num_steps(self) -> int:
+        """Return the number of global batches in an epoch."""
+
+    def material_ids(self, keys: list[int]) -> list[str]:
+        """Return the ids of crystals by their keys, for messages."""
+
+
+def global_batches(
+    crystals: np.ndarray, batch_size: int, tail: Literal["spread", "short"], seed: int, epoch: int
+) -> list[np.ndarray]:
+    """Shuffle and cut; the same on every worker.
+
+    Args:
+        crystals: Indices to draw from.
+        batch_size: Crystals in a batch.
+        tail: 'spread': batch sizes differ by at most one and none is below ``batch_size`` (unless there are
+            fewer crystals); 'short': the last batch holds what remains.
+        seed: Of the run.
+        epoch: Of the run.
+
+    """
+    order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(crystals)
+    if tail == "spread":
+        return list(np.array_split(order, max(1, len(order) // batch_size)))
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+class ResidentLoader:
+    """Graphs in memory, on the device; batches are gathered from flat arrays.
+
+    Args:
+        tensors: Graphs of all crystals, where batches are needed.
+        crystals: Indices of those to load.
+        material_ids: Ids of all crystals.
+        batch_size: Crystals in a global batch.
+        tail: See :func:`global_batches`.
+        seed: Of the shuffling.
+
+    """
+
+    def __init__(  # noqa: PLR0913 - what defines the batches of a run
+        self,
+        tensors: GraphTensors,
+        crystals: np.ndarray,
+        *,
+        material_ids: np.ndarray,
+        batch_size: int,
+        tail: Literal["spread", "short"] = "spread",
+        seed: int = 0,
+    ) -> None:
+        self.tensors, self.crystals, self.ids = tensors, crystals, material_ids
+        self.batch_size, self.tail, self.seed = batch_size, tail, seed
+
+    def num_steps(self) -> int:
+        """Return the number of global batches in an epoch."""
+        return len(global_batches(self.crystals, self.batch_size, self.tail, self.seed, 0))
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield this worker's share of each global batch."""
+        for crystals in global_batches(self.crystals, self.batch_size, self.tail, self.seed, epoch):
+            share = np.array_split(crystals, distributed.world_size())[distributed.rank()]
+            yield select(self.tensors, torch.from_numpy(share))
+
+    def material_ids(self, keys: list[int]) -> list[str]:
+        """Return the ids of crystals by their keys, for messages."""
+        return [str(name) for name in self.ids[np.isin(self.tensors.material_keys.cpu().numpy(), keys)]]
+
+
+def is_held_out(material_keys: np.ndarray, fraction: float) -> np.ndarray:
+    """Mark the crystals held out of training, by a hash of their id: the same in every data set and run."""
+    uniform = (material_keys.astype(np.uint64) >> np.uint64(11)).astype(np.float64) / 2.0**53
+    return uniform < fraction

@@ -1,0 +1,230 @@
+"""The one training loop: for pretraining and for property prediction, in a plain process or under Ray."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from crysatom import distributed
+from crysatom.names import HELD_OUT, LOSS, TRAIN
+from crysatom.training import checkpoints
+from crysatom.training.averaging import MovingAverage
+from crysatom.training.context import Context
+from crysatom.training.loaders import Loader
+from crysatom.training.schedules import learning_rate
+
+HELD_OUT_EPOCH = -1
+"""Masks of held-out crystals are the same in every epoch, so that their losses can be compared."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss of a batch is not a number; the weights were not touched."""
+
+
+class Settings(Protocol):
+    """What the loop reads of a job's configuration."""
+
+    epochs: int
+    lr: float
+    schedule: Literal["cosine", "constant"]
+    weight_decay: float
+    gradient_clip: float
+    ema_decay: float
+    selection: Literal["held_out", "train", "last"]
+
+
+class Loop:
+    """Trains a model whose forward pass maps ``(batch, epoch)`` to the terms of its loss.
+
+    Args:
+        model: Returns a dict with ``loss`` and further scalar terms, equal on all workers; other entries
+            are for ``after_step``.
+        train: Batches to learn from.
+        held_out: Batches to measure by, or None.
+        settings: Epochs, rates, selection.
+        context: Where it runs.
+        after_step: Called with each batch, the model's output and the epoch (the paper's vector extraction).
+        extra: Further tensors that belong to the state, by name; kept in checkpoints, restored in place.
+
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts of a training
+        self,
+        model: nn.Module,
+        train: Loader,
+        held_out: Loader | None,
+        settings: Settings,
+        context: Context,
+        after_step: Callable[[Batch, dict[str, Tensor], int], None] | None = None,
+        extra: dict[str, Tensor] | None = None,
+    ) -> None:
+        self.model, self.train, self.held_out = model, train, held_out
+        self.settings, self.context, self.after_step = settings, context, after_step
+        self.extra = extra or {}
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trainable, lr=settings.lr, weight_decay=settings.weight_decay)
+        self.average = MovingAverage(model, settings.ema_decay)
+        self.history: list[dict[str, float]] = []
+        self.best = math.inf
+        self.best_tensors: dict[str, Tensor] = {}
+        self.first_epoch = 0
+        self.step = 0
+
+    def run(self) -> list[dict[str, float]]:
+        """Train to the last epoch, from the last checkpoint if there is one; leave the selected weights in the model.
+
+        Returns:
+            The metrics of each epoch.
+
+        Raises:
+            NonFiniteLossError: Before the weights are touched.
+
+        """
+        with self.context.checkpoint() as folder:
+            if folder is not None:
+                self._restore(*checkpoints.load(folder))
+        wrapped = self.context.wrap(self.model)
+        for epoch in range(self.first_epoch, self.settings.epochs):
+            metrics = {"epoch": float(epoch), **self._train_epoch(wrapped, epoch)}
+            with self.average.applied():
+                if self.held_out is not None:
+                    metrics |= self._evaluate(self.held_out)
+                self._select(metrics)
+            self.history.append(metrics)
+            self.context.report(metrics, self._save)
+        self._use_selected()
+        return self.history
+
+    def _train_epoch(self, wrapped: nn.Module, epoch: int) -> dict[str, float]:
+        self.model.train()
+        totals = _Averages(TRAIN)
+        start, waited = time.perf_counter(), 0.0
+        batches = self.train.epoch(epoch)
+        while True:
+            before = time.perf_counter()
+            batch = next(batches, None)
+            waited += time.perf_counter() - before
+            if batch is None:
+                break
+            terms = self._step(wrapped, batch, epoch)
+            totals.add(terms, batch.num_graphs)
+            self.step += 1
+        seconds = time.perf_counter() - start
+        losses, crystals = totals.result()
+        return losses | {
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": seconds,
+            "crystals_per_second": crystals / seconds,
+            "data_wait_share": waited / seconds,
+        }
+
+    def _step(self, wrapped: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        settings = self.settings
+        total_steps = settings.epochs * self.train.num_steps()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(settings.lr, self.step, total_steps, settings.schedule)
+        terms: dict[str, Tensor] = wrapped(batch, epoch)
+        self._check_finite(terms[LOSS], batch, epoch)
+        self.optimizer.zero_grad()
+        terms[LOSS].backward()  # type: ignore[no-untyped-call]
+        if settings.gradient_clip > 0:
+            nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip)
+        self.optimizer.step()
+        self.average.update()
+        if self.after_step is not None:
+            self.after_step(batch, terms, epoch)
+        return terms
+
+    @torch.no_grad()
+    def _evaluate(self, loader: Loader) -> dict[str, float]:
+        self.model.eval()
+        totals = _Averages(HELD_OUT)
+        for batch in loader.epoch(0):
+            totals.add(self.model(batch, HELD_OUT_EPOCH), batch.num_graphs)
+        return totals.result()[0]
+
+    def _check_finite(self, loss: Tensor, batch: Batch, epoch: int) -> None:
+        if torch.isfinite(loss):
+            return
+        broken = torch.unique(batch.batch[batch.edge_index[1][~torch.isfinite(batch.distance)]])
+        keys = batch.material_key[broken] if len(broken) else batch.material_key
+        everyone = [key for part in distributed.gather_objects(keys.tolist()) for key in part]
+        raise NonFiniteLossError(self._describe(float(loss), epoch, everyone))
+
+    def _describe(self, loss: float, epoch: int, keys: list[int]) -> str:
+        names = self.train.material_ids(keys)
+        shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")  # noqa: PLR2004
+        batch = self.step - epoch * self.train.num_steps()
+        return (
+            f"the loss is {loss} in epoch {epoch}, batch {batch}, with crystals {shown}; the weights were not "
+            "changed. Look at these crystals, lower --lr, or set --gradient-clip, then continue with --resume."
+        )
+
+    def _select(self, metrics: dict[str, float]) -> None:
+        if self.settings.selection == "last":
+            return
+        split = HELD_OUT if self.settings.selection == "held_out" else TRAIN
+        if metrics[f"{split}/{LOSS}"] < self.best:
+            self.best = metrics[f"{split}/{LOSS}"]
+            self.best_tensors = {k: v.clone() for k, v in self._state_tensors().items()}
+
+    def _state_tensors(self) -> dict[str, Tensor]:
+        return {f"model/{k}": v for k, v in self.model.state_dict().items()} | {
+            f"extra/{k}": v for k, v in self.extra.items()
+        }
+
+    def _use_selected(self) -> None:
+        if self.best_tensors:
+            self._load_state(self.best_tensors)
+        else:
+            self.average.apply()
+        self.model.eval()
+
+    def _load_state(self, tensors: dict[str, Tensor]) -> None:
+        self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model/")})
+        for name, tensor in self.extra.items():
+            tensor.copy_(tensors[f"extra/{name}"])
+
+    def _save(self, folder: Any) -> None:
+        groups = {
+            "state": self._state_tensors(),
+            "optimizer": checkpoints.optimizer_tensors(self.optimizer, self.model),
+            "best": self.best_tensors,
+            "average": self.average.tensors,
+        }
+        state = {"epoch": len(self.history), "step": self.step, "best": self.best, "history": self.history}
+        checkpoints.save(folder, {k: v for k, v in groups.items() if v}, state)
+
+    def _restore(self, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        self._load_state(groups["state"])
+        checkpoints.load_optimizer(self.optimizer, self.model, groups.get("optimizer", {}))
+        self.best_tensors = groups.get("best", {})
+        self.average.load(groups.get("average", {}))
+        self.first_epoch, self.step = state["epoch"], state["step"]
+        self.best, self.history = state["best"], state["history"]
+
+
+class _Averages:
+    """Means of loss terms over crystals, kept on the device until asked for."""
+
+    def __init__(self, split: str) -> None:
+        self.split, self.crystals = split, 0
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, terms: dict[str, Tensor], local_crystals: int) -> None:
+        any_term = terms[LOSS]
+        count = distributed.all_reduce_sum(torch.tensor([float(local_crystals)], device=any_term.device))
+        self.crystals += int(count)
+        for name, value in terms.items():
+            if value.ndim == 0:
+                self.sums[name] = self.sums.get(name, 0) + value.detach().double() * count[0]
+
+    def result(self) -> tuple[dict[str, float], int]:
+        """Return ``<split>/<term>`` means and the number of crystals."""
+        return {f"{self.split}/{k}": float(v) / max(self.crystals, 1) for k, v in self.sums.items()}, self.crystals

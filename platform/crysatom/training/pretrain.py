@@ -1,0 +1,156 @@
+"""Pretraining as every worker runs it: build, train, extract."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from crysatom.config import PretrainConfig
+from crysatom.graphs.batch import GraphTensors
+from crysatom.graphs.shards import load
+from crysatom.names import MAX_ATOMIC_NUMBER
+from crysatom.ssl.objective import Objective
+from crysatom.training.context import Context
+from crysatom.training.loaders import Loader, ResidentLoader, is_held_out
+from crysatom.training.loop import Loop
+from crysatom.vectors.elements import ElementFeatures, element_features
+from crysatom.vectors.extract import ElementMoments, LastBatchTable
+from crysatom.vectors.table import AtomVectors
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainData:
+    """Where batches come from.
+
+    Attributes:
+        train: Crystals to learn from.
+        held_out: Crystals to measure by; None if there are none.
+        everything: All crystals, for the extraction.
+
+    """
+
+    train: Loader
+    held_out: Loader | None
+    everything: Loader
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainOutcome:
+    """What a pretraining yields; equal on all workers.
+
+    Attributes:
+        vectors: One vector per element.
+        history: Metrics of each epoch.
+        cross_correlation: ``(d, d)`` for Barlow Twins, else None.
+
+    """
+
+    vectors: AtomVectors
+    history: list[dict[str, float]]
+    cross_correlation: np.ndarray | None
+
+
+def resident_data(config: PretrainConfig, folder: Path, device: torch.device) -> PretrainData:
+    """Load all graphs of a shard folder into memory."""
+    arrays = load(folder)
+    tensors = GraphTensors.from_arrays(arrays, device=device)
+    held_out = is_held_out(arrays.material_keys, config.holdout_fraction)
+
+    def loader(crystals: np.ndarray) -> ResidentLoader:
+        return ResidentLoader(
+            tensors,
+            np.flatnonzero(crystals),
+            material_ids=arrays.material_ids,
+            batch_size=config.batch_size,
+            tail=config.tail,
+            seed=config.seed,
+        )
+
+    return PretrainData(
+        train=loader(~held_out),
+        held_out=loader(held_out) if held_out.any() else None,
+        everything=loader(np.ones_like(held_out)),
+    )
+
+
+def build(config: PretrainConfig, features: ElementFeatures) -> Objective:
+    """Return the model with its seeded initial weights, equal on every machine."""
+    torch.manual_seed(config.seed)
+    return Objective(config, torch.from_numpy(features.features), torch.from_numpy(features.atomic_numbers))
+
+
+def pretrain(config: PretrainConfig, data: PretrainData, context: Context) -> PretrainOutcome:
+    """Train on this worker's share of the data and extract the element vectors.
+
+    Raises:
+        NonFiniteLossError: If the loss of a batch is not a number.
+
+    """
+    model = build(config, element_features(config.node_features)).to(context.device)
+    recorder = Algorithm1Recorder(config.embedding_dim, context.device)
+    published = config.extraction == "algorithm_1"
+    loop = Loop(
+        model,
+        data.train,
+        data.held_out,
+        config,
+        context,
+        after_step=recorder.record if published else None,
+        extra=recorder.tensors if published else None,
+    )
+    history = loop.run()
+    matrix = None
+    if config.ssl_loss == "barlow_twins":
+        matrix = model.cross_correlation(next(iter(data.train.epoch(0))), epoch=config.epochs).cpu().numpy()
+    vectors = recorder.to_vectors() if published else extract(model, data.everything)
+    return PretrainOutcome(vectors=vectors, history=history, cross_correlation=matrix)
+
+
+@torch.no_grad()
+def extract(model: Objective, everything: Loader) -> AtomVectors:
+    """Return the mean over all sites of each element, in evaluation mode, merged over workers."""
+    model.eval()
+    moments = ElementMoments.empty(model.config.embedding_dim, next(model.parameters()).device)
+    for batch in everything.epoch(0):
+        moments = moments.update(model.atom_vectors(batch), batch.atomic_numbers)
+    return moments.merge_across_workers().to_vectors({})
+
+
+class Algorithm1Recorder:
+    """The published extraction: a table that each batch of an epoch overwrites, emptied when an epoch begins.
+
+    Args:
+        dim: D.
+        device: Where the vectors are.
+
+    """
+
+    def __init__(self, dim: int, device: torch.device) -> None:
+        self.tensors: dict[str, Tensor] = {
+            "count": torch.zeros(MAX_ATOMIC_NUMBER, dtype=torch.float64, device=device),
+            "vectors": torch.zeros(MAX_ATOMIC_NUMBER, dim, dtype=torch.float64, device=device),
+        }
+        self.epoch = -1
+
+    def record(self, batch: Batch, terms: dict[str, Any], epoch: int) -> None:
+        """Take in a batch, by the vectors from before its weight update."""
+        if epoch != self.epoch:
+            self.epoch = epoch
+            for tensor in self.tensors.values():
+                tensor.zero_()
+        table = self._table().update(terms["atoms"], batch.atomic_numbers)
+        self.tensors["count"].copy_(table.count)
+        self.tensors["vectors"].copy_(table.vectors)
+
+    def to_vectors(self) -> AtomVectors:
+        """Return the table."""
+        return self._table().to_vectors({})
+
+    def _table(self) -> LastBatchTable:
+        return LastBatchTable(count=self.tensors["count"], vectors=self.tensors["vectors"])
