@@ -1,0 +1,20 @@
+"""Names of parameters, tags, metrics and artifacts in MLflow, beyond the vocabulary of crysatom.names."""
+
+GIT_COMMIT = "mlflow.source.git.commit"
+DATA = "data"
+DATA_DIGEST = "data_digest"
+CONFIG_DIGEST = "config_digest"
+HARDWARE = "hardware"
+PACKAGE_VERSION = "version."
+"""Prefix of the tags that hold package versions: ``version.torch``."""
+
+SYSTEM = "system/"
+"""Prefix under which MLflow shows a metric on the page of system metrics."""
+
+DIMENSIONS = "dimensions"
+ELEMENTS = "elements"
+BEST_HELD_OUT_LOSS = "best_held_out_loss"
+
+VECTORS = "vectors"
+FIGURES = "figures"
+"""Folders among a run's artifacts."""

@@ -1,0 +1,22 @@
+"""``python -m crysatom.tracking.flush FOLDER``: tell MLflow what it missed while it was away."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from crysatom.tracking.runs import Tracker
+
+
+def main() -> None:
+    """Send the pending records of a run's folder; exit with 1 if MLflow still does not answer."""
+    parser = argparse.ArgumentParser(prog="python -m crysatom.tracking.flush", description=__doc__)
+    parser.add_argument("folder", type=Path, help="the run's own folder")
+    parser.add_argument("--tracking-uri", default="", help="MLflow; default: MLFLOW_TRACKING_URI, or mlflow.db here")
+    arguments = parser.parse_args()
+    sys.exit(0 if Tracker.at(arguments.folder, arguments.tracking_uri).flush() else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""One run in MLflow: a journal on disk, mirrored to a store that may come and go."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crysatom.tracking import send
+from crysatom.tracking.fields import FIGURES
+from crysatom.tracking.journal import Journal
+from crysatom.tracking.store import resolve_uri
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
+
+JOURNAL_FOLDER = "tracking"
+RETRY_SECONDS = 30.0
+"""Pause after a failure before the store is tried again: an absent server must not slow training down."""
+
+
+@dataclass(kw_only=True)
+class Tracker:
+    """Tells MLflow about one run; never fails, never loses and never repeats what it is told.
+
+    Everything goes to a journal in the run's folder first, and from there to MLflow, in order. While
+    MLflow is away the journal grows; the next call, :meth:`finish`, or ``python -m
+    crysatom.tracking.flush FOLDER`` later catches up. A metric of a step that the journal already holds is
+    left out, so that a resumed training may repeat its last epochs. Holds two strings and can be pickled
+    to the process that reports; one process at a time may write.
+
+    Attributes:
+        uri: Store, absolute.
+        folder: The run's own folder, on storage that lasts.
+
+    """
+
+    uri: str
+    folder: Path
+    _retry_at: float = field(default=0.0, init=False, repr=False, compare=False)
+    _seen: set[tuple[str, int]] | None = field(default=None, init=False, repr=False, compare=False)
+
+    @classmethod
+    def at(cls, folder: str | Path, uri: str = "") -> Tracker:
+        """Return the tracker of the run whose own folder this is, begun or not.
+
+        Args:
+            folder: The run's own folder.
+            uri: Store; empty: ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the working directory.
+
+        Raises:
+            ValueError: If the store is a plain folder.
+
+        """
+        return cls(uri=resolve_uri(uri, Path.cwd()), folder=Path(folder).resolve())
+
+    def start(
+        self,
+        *,
+        experiment: str,
+        run_name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        resume: bool = False,
+    ) -> Tracker:
+        """Begin a run, or go on with the one that the folder holds; return this tracker.
+
+        Args:
+            experiment: Its name; made if missing.
+            run_name: Shown in MLflow.
+            params: Settings, logged as text.
+            tags: Searchable facts: data digest, versions, hardware.
+            resume: Go on with the run whose journal is in the folder, if there is one.
+
+        Raises:
+            ValueError: If the folder holds a run and ``resume`` is off.
+
+        """
+        if self._journal.path.exists() and not resume:
+            run = self.run_id or "(not yet in MLflow)"
+            raise ValueError(f"{self.folder} already holds run {run}; resume it, or choose another folder")
+        texts = {name: str(value) for name, value in params.items()}
+        self._tell(op=send.START, experiment=experiment, run_name=run_name, params=texts, tags=dict(tags))
+        return self
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's id of the run; empty as long as MLflow has been away since the start."""
+        return self._journal.run_id
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log all metrics of an epoch in one call; those of this step that are already logged are left out."""
+        new = {name: float(value) for name, value in metrics.items() if (name, step) not in self._logged}
+        if new:
+            self._logged.update((name, step) for name in new)
+            self._tell(op=send.METRICS, values=new, step=step)
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags."""
+        self._tell(op=send.TAGS, tags=dict(tags))
+
+    def log_artifact(self, path: str | Path, to: str = "") -> None:
+        """Upload a file, or all files of a folder, to the folder ``to`` among the run's artifacts."""
+        self._tell(op=send.ARTIFACT, path=str(Path(path).resolve()), to=to)
+
+    def log_figure(self, figure: Figure, name: str) -> Path:
+        """Save a figure as ``figures/NAME.png`` in the run's folder, upload it, and return its path."""
+        path = self.folder / FIGURES / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=200)
+        self.log_artifact(path, to=FIGURES)
+        return path
+
+    def register_vectors(self, name: str, tags: Mapping[str, str], folder: str | Path) -> None:
+        """Upload the vectors in a folder and make them the next version of the registered model ``name``."""
+        self._tell(op=send.REGISTER, name=name, tags=dict(tags), folder=str(Path(folder).resolve()))
+
+    def finish(self, status: str = "FINISHED") -> bool:
+        """End the run as FINISHED, FAILED or KILLED; return whether MLflow has everything."""
+        self._retry_at = 0.0
+        self._tell(op=send.FINISH, status=status)
+        return next(self._journal.pending(), None) is None
+
+    def history(self) -> pd.DataFrame:
+        """Return every metric logged so far: one row per step, one column per metric."""
+        import pandas as pd
+
+        records = [record for record, _ in self._journal.records() if record["op"] == send.METRICS]
+        steps: dict[int, dict[str, float]] = {}
+        for record in records:
+            steps.setdefault(record["step"], {}).update(record["values"])
+        return pd.DataFrame.from_dict(steps, orient="index").rename_axis("epoch").sort_index()
+
+    def flush(self) -> bool:
+        """Send what MLflow does not have yet, in order; return whether it now has everything."""
+        try:
+            for record, end in self._journal.pending():
+                send.send(self.uri, self._journal, record)
+                self._journal.mark_sent(end)
+        except Exception as error:  # noqa: BLE001 - whatever MLflow raises, the training goes on
+            self._warn(error)
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+            return False
+        self._retry_at = 0.0
+        return True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"uri": self.uri, "folder": self.folder, "_retry_at": 0.0, "_seen": None}
+
+    @property
+    def _journal(self) -> Journal:
+        return Journal(self.folder / JOURNAL_FOLDER)
+
+    @property
+    def _logged(self) -> set[tuple[str, int]]:
+        if self._seen is None:
+            records = [record for record, _ in self._journal.records() if record["op"] == send.METRICS]
+            self._seen = {(name, record["step"]) for record in records for name in record["values"]}
+        return self._seen
+
+    def _tell(self, **record: Any) -> None:
+        self._journal.append({**record, "time": time.time_ns() // 1_000_000})
+        if time.monotonic() >= self._retry_at:
+            self.flush()
+
+    def _warn(self, error: Exception) -> None:
+        level = logging.WARNING if self._retry_at == 0.0 else logging.DEBUG
+        logger.log(
+            level,
+            "MLflow at %s does not answer (%s). Training goes on; what it should know is kept in %s and sent "
+            "when it is back, or by: python -m crysatom.tracking.flush %s",
+            self.uri,
+            str(error).partition("\n")[0],
+            self._journal.path,
+            self.folder,
+        )

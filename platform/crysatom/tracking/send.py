@@ -1,0 +1,106 @@
+"""Records of the journal become calls of MLflow; each may be repeated without doubling anything."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from crysatom.tracking.journal import Journal, Record
+from crysatom.tracking.store import client, experiment_id
+from crysatom.tracking.vectors import register_vectors
+
+logger = logging.getLogger(__name__)
+
+START, METRICS, TAGS, ARTIFACT, REGISTER, FINISH = "start", "metrics", "tags", "artifact", "register", "finish"
+
+_REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
+_BATCH = 100
+"""Parameters, tags or metrics that MLflow takes in one call."""
+
+
+def send(uri: str, journal: Journal, record: Record) -> None:
+    """Tell the store one record. What it refuses for good is logged and passed over, as it stays in the journal.
+
+    Raises:
+        Exception: Whatever MLflow raises when the store cannot be reached; try again later.
+
+    """
+    if record["op"] == START:
+        _start(uri, journal, record)
+        return
+    try:
+        _CALLS[record["op"]](uri, journal.run_id, record)
+    except FileNotFoundError as error:
+        logger.warning("not uploaded to MLflow: %s", error)
+    except MlflowException as error:
+        if error.error_code not in _REFUSED:
+            raise
+        logger.warning("MLflow refused %r of run %s: %s", record["op"], journal.run_id, error)
+
+
+def _start(uri: str, journal: Journal, record: Record) -> None:
+    mlflow = client(uri)
+    if journal.run_id:
+        mlflow.update_run(journal.run_id, status="RUNNING")
+    else:
+        experiment = experiment_id(uri, record["experiment"])
+        run = mlflow.create_run(experiment, start_time=record["time"], run_name=record["run_name"])
+        journal.remember_run(run.info.run_id)
+    _log_params(mlflow, journal.run_id, record["params"])
+    _log_tags(mlflow, journal.run_id, record["tags"])
+
+
+def _log_params(mlflow: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
+    items = [Param(name, value) for name, value in params.items()]
+    for i in range(0, len(items), _BATCH):
+        mlflow.log_batch(run_id, params=items[i : i + _BATCH])
+
+
+def _log_tags(mlflow: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    items = [RunTag(name, value) for name, value in tags.items()]
+    for i in range(0, len(items), _BATCH):
+        mlflow.log_batch(run_id, tags=items[i : i + _BATCH])
+
+
+def _metrics(uri: str, run_id: str, record: Record) -> None:
+    # A store keeps one of several equal (name, step, time, value): sending twice is harmless
+    items = [Metric(name, value, record["time"], record["step"]) for name, value in record["values"].items()]
+    for i in range(0, len(items), _BATCH):
+        client(uri).log_batch(run_id, metrics=items[i : i + _BATCH])
+
+
+def _tags(uri: str, run_id: str, record: Record) -> None:
+    _log_tags(client(uri), run_id, record["tags"])
+
+
+def _artifact(uri: str, run_id: str, record: Record) -> None:
+    path, to = Path(record["path"]), record["to"] or None
+    if path.is_dir():
+        client(uri).log_artifacts(run_id, str(path), to)
+    elif path.is_file():
+        client(uri).log_artifact(run_id, str(path), to)
+    else:
+        raise FileNotFoundError(path)
+
+
+def _register(uri: str, run_id: str, record: Record) -> None:
+    register_vectors(uri, record["name"], run_id, record["folder"], record["tags"])
+
+
+def _finish(uri: str, run_id: str, record: Record) -> None:
+    client(uri).set_terminated(run_id, record["status"], record["time"])
+
+
+_CALLS: dict[str, Callable[[str, str, dict[str, Any]], None]] = {
+    METRICS: _metrics,
+    TAGS: _tags,
+    ARTIFACT: _artifact,
+    REGISTER: _register,
+    FINISH: _finish,
+}

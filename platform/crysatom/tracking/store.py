@@ -1,0 +1,69 @@
+"""Where MLflow keeps runs: which store is meant, and clients that give up on an absent server quickly."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+SQLITE = "sqlite:///"
+TRACKING_URI_VARIABLE = "MLFLOW_TRACKING_URI"
+_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+
+
+def resolve_uri(uri: str, directory: str | Path) -> str:
+    """Return the store that is meant: the one given, that of the environment, or ``mlflow.db``.
+
+    Args:
+        uri: What the user gave; may be empty.
+        directory: The user's working directory, from which relative sqlite paths count. Never that of a
+            Ray worker, which is scratch space.
+
+    Raises:
+        ValueError: If it names a folder: MLflow no longer keeps runs in plain files.
+
+    """
+    uri = uri or os.environ.get(TRACKING_URI_VARIABLE, "") or f"{SQLITE}mlflow.db"
+    scheme = uri.partition(":")[0].partition("+")[0]
+    if scheme not in _SCHEMES:
+        raise ValueError(
+            f"tracking URI {uri!r} is a folder, or of a kind that is not known; MLflow's file store is no longer "
+            f"maintained. Use sqlite:///mlflow.db or a server (http://host:5000); known kinds: {', '.join(_SCHEMES)}"
+        )
+    if uri.startswith(SQLITE):
+        return SQLITE + str(Path(directory).resolve() / uri.removeprefix(SQLITE))
+    return uri
+
+
+@functools.cache
+def client(uri: str) -> MlflowClient:
+    """Return a client of a store, for runs and for registered models alike."""
+    for name in ("alembic", "mlflow.store.db.utils"):  # the migrations of a new store are no news to a user
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def experiment_id(uri: str, name: str) -> str:
+    """Return the id of an experiment, which is made if missing.
+
+    Artifacts of a sqlite store lie in ``mlartifacts`` beside the database; a server decides for itself.
+    """
+    mlflow = client(uri)
+    if (known := mlflow.get_experiment_by_name(name)) is None:
+        try:
+            return str(mlflow.create_experiment(name, artifact_location=_artifact_root(uri)))
+        except MlflowException:
+            known = mlflow.get_experiment_by_name(name)
+            if known is None:
+                raise
+    return str(known.experiment_id)
+
+
+def _artifact_root(uri: str) -> str | None:
+    if not uri.startswith(SQLITE):
+        return None
+    return (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri()

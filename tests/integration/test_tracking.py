@@ -1,0 +1,280 @@
+"""Runs in MLflow: a real sqlite store, a real server, and what happens while there is none."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib.figure
+import numpy as np
+import pytest
+
+from crysatom.tracking import send
+from crysatom.tracking.environment import environment_tags, system_metrics
+from crysatom.tracking.journal import Journal
+from crysatom.tracking.runs import Tracker
+from crysatom.tracking.store import client, resolve_uri
+from crysatom.tracking.vectors import load_vectors
+from crysatom.vectors.files import write_vectors
+from crysatom.vectors.table import AtomVectors
+
+# MLflow uses a loader option that SQLAlchemy 2.1 deprecates
+pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+
+TABLE = AtomVectors(
+    atomic_numbers=np.array([11, 17]),
+    vectors=np.array([[0.1, 0.2, 0.3], [1 / 3, 2, -1]], np.float32),
+    site_counts=np.array([4, 4]),
+    provenance={"data": "aflow:prototypes"},
+)
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store: making one takes seconds, copying it none."""
+    database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    client(f"sqlite:///{database}").search_experiments()
+    return database
+
+
+@pytest.fixture
+def directory(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a store; returned as the user's current directory."""
+    shutil.copy(migrated, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def started(folder: Path, uri: str = "", *, resume: bool = False) -> Tracker:
+    params = {"epochs": 2, "data": "aflow:prototypes"}
+    tags = {"data_digest": "abc"}
+    tracker = Tracker.at(folder, uri)
+    return tracker.start(experiment="tests", run_name="r", params=params, tags=tags, resume=resume)
+
+
+def points(tracker: Tracker, name: str) -> list[tuple[int, float]]:
+    found = client(tracker.uri).get_metric_history(tracker.run_id, name)
+    return sorted((metric.step, metric.value) for metric in found)
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_run_from_start_to_finish(directory: Path) -> None:
+    tracker = started(directory / "runs" / "a")
+    for epoch in range(2):
+        tracker.log_metrics({"train/loss": 2.0 - epoch, "held_out/loss": 3.0, **system_metrics()}, epoch)
+    tracker.log_tags(environment_tags())
+    (directory / "card.md").write_text("card")
+    tracker.log_artifact(directory / "card.md")
+    picture = tracker.log_figure(matplotlib.figure.Figure(), "loss_curves")
+    assert tracker.finish()
+
+    mlflow = client(tracker.uri)
+    run = mlflow.get_run(tracker.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "r"
+    assert run.data.params == {"epochs": "2", "data": "aflow:prototypes"}
+    assert run.data.tags["data_digest"] == "abc"
+    assert run.data.tags["version.torch"]
+    assert "GiB" in run.data.tags["hardware"]
+    assert points(tracker, "train/loss") == [(0, 2.0), (1, 1.0)]
+    assert run.data.metrics["system/process_memory_megabytes"] > 10
+    artifacts = [*mlflow.list_artifacts(tracker.run_id), *mlflow.list_artifacts(tracker.run_id, "figures")]
+    assert {a.path for a in artifacts} >= {"card.md", "figures", "figures/loss_curves.png"}
+    assert picture.is_file()
+    # beside the store, whatever the current directory was
+    assert str(run.info.artifact_uri).startswith((directory / "mlartifacts").as_uri())
+    assert not (directory / "mlruns").exists()
+
+
+def test_registered_vectors_read_back_equal(directory: Path) -> None:
+    tracker = started(directory / "runs" / "a")
+    write_vectors(TABLE, directory / "vectors")
+    tracker.register_vectors("crysatom-vectors", {"dimensions": "3"}, directory / "vectors")
+    second = started(directory / "runs" / "b")
+    second.register_vectors("crysatom-vectors", {"dimensions": "3"}, directory / "vectors")
+    mlflow = client(tracker.uri)
+    mlflow.set_registered_model_alias("crysatom-vectors", "best", "2")
+    uris = ["models:/crysatom-vectors/1", "models:/crysatom-vectors@best", f"runs:/{tracker.run_id}"]
+    for uri in [*uris, str(directory / "vectors")]:
+        table = load_vectors(uri)
+        np.testing.assert_array_equal(table.vectors, TABLE.vectors)
+        np.testing.assert_array_equal(table.atomic_numbers, TABLE.atomic_numbers)
+        assert table.provenance == TABLE.provenance
+    version = mlflow.get_model_version("crysatom-vectors", "1")
+    assert version.run_id == tracker.run_id
+    assert version.tags == {"dimensions": "3"}
+
+
+def test_sending_the_registration_again_makes_no_second_version(directory: Path) -> None:
+    tracker = started(directory / "runs" / "a")
+    write_vectors(TABLE, directory / "vectors")
+    tracker.register_vectors("crysatom-vectors", {}, directory / "vectors")
+    journal = Journal(directory / "runs" / "a" / "tracking")
+    for record, _ in list(journal.records()):
+        send.send(tracker.uri, journal, record)
+    assert len(client(tracker.uri).search_model_versions("name = 'crysatom-vectors'")) == 1
+
+
+@pytest.mark.parametrize("uri", ["models:/absent/1", "models:/absent@best", "runs:/0123456789abcdef"])
+def test_vectors_that_are_not_there(directory: Path, uri: str) -> None:
+    assert directory.is_dir()
+    with pytest.raises(ValueError, match=f"{uri}: not found in sqlite"):
+        load_vectors(uri)
+    with pytest.raises(ValueError, match="say which version"):
+        load_vectors("models:/crysatom-vectors")
+
+
+def test_metrics_sent_twice_are_not_doubled(directory: Path) -> None:
+    tracker = started(directory / "runs" / "a")
+    tracker.log_metrics({"train/loss": 2.0, "train/ssl": float("nan")}, 0)
+    journal = Journal(directory / "runs" / "a" / "tracking")
+    journal.mark_sent(0)  # as if the process had died between sending and remembering it
+    assert tracker.flush()
+    assert points(tracker, "train/loss") == [(0, 2.0)]
+    assert len(client(tracker.uri).search_runs([client(tracker.uri).get_run(tracker.run_id).info.experiment_id])) == 1
+
+
+def test_resumed_run_goes_on_and_repeated_epochs_are_not_doubled(directory: Path) -> None:
+    folder = directory / "runs" / "a"
+    first = started(folder)
+    for epoch in range(3):
+        first.log_metrics({"train/loss": 3.0 - epoch}, epoch)
+    with (folder / "tracking" / "journal.jsonl").open("a") as file:
+        file.write('{"op": "metrics", "val')  # killed while writing
+    again = started(folder, resume=True)
+    assert again.run_id == first.run_id
+    for epoch in range(1, 4):
+        again.log_metrics({"train/loss": 3.0 - epoch}, epoch)
+    assert points(again, "train/loss") == [(0, 3.0), (1, 2.0), (2, 1.0), (3, 0.0)]
+    history = again.history()
+    assert history["train/loss"].tolist() == [3.0, 2.0, 1.0, 0.0]
+    assert history.index.tolist() == [0, 1, 2, 3]
+
+
+def test_a_folder_with_a_run_is_not_taken_over_silently(directory: Path) -> None:
+    run_id = started(directory / "runs" / "a").run_id
+    with pytest.raises(ValueError, match=f"already holds run {run_id}; resume it"):
+        started(directory / "runs" / "a")
+
+
+def test_tracker_works_in_another_process(directory: Path) -> None:
+    tracker = started(directory / "runs" / "a")
+    tracker.log_metrics({"train/loss": 1.0}, 0)
+    elsewhere = directory / "scratch"
+    elsewhere.mkdir()
+    script = "import pickle, sys; t = pickle.loads(bytes.fromhex(sys.argv[1])); t.log_metrics({'train/loss': 0.5}, 1)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", script, pickle.dumps(tracker).hex()]
+    subprocess.run(command, check=True, timeout=120, cwd=elsewhere, env=environment)
+    assert points(tracker, "train/loss") == [(0, 1.0), (1, 0.5)]
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_what_mlflow_refuses_does_not_stop_the_rest(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tracker = started(directory / "runs" / "a")
+    tracker.log_metrics({"not*allowed": 1.0}, 0)
+    tracker.log_artifact(directory / "absent.png")
+    tracker.log_metrics({"train/loss": 1.0}, 0)
+    assert points(tracker, "train/loss") == [(0, 1.0)]
+    assert "refused" in caplog.text
+    assert "absent.png" in caplog.text
+
+
+def test_absent_server_costs_little_and_loses_nothing(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = directory / "runs" / "a"
+    begin = time.monotonic()
+    tracker = started(folder, f"http://127.0.0.1:{closed_port()}")
+    for epoch in range(50):
+        tracker.log_metrics({"train/loss": float(epoch)}, epoch)
+    assert time.monotonic() - begin < 30, "training must not wait for a server that is not there"
+    assert [record.levelname for record in caplog.records if "does not answer" in record.message] == ["WARNING"]
+    assert "python -m crysatom.tracking.flush" in caplog.text
+    assert not tracker.finish()
+    assert tracker.run_id == ""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "crysatom.tracking.flush", str(folder)]
+    subprocess.run(command, check=True, timeout=120, cwd=directory, env=environment)
+    caught_up = Tracker.at(folder)
+    assert points(caught_up, "train/loss") == [(epoch, float(epoch)) for epoch in range(50)]
+    assert client(caught_up.uri).get_run(caught_up.run_id).info.status == "FINISHED"
+
+
+@pytest.fixture
+def server_port(directory: Path) -> Iterator[tuple[int, list[subprocess.Popen[bytes]]]]:
+    processes: list[subprocess.Popen[bytes]] = []
+    assert directory.is_dir()
+    yield closed_port(), processes
+    for process in processes:
+        os.killpg(process.pid, signal.SIGKILL)  # with its workers, and without its ten seconds of grace
+        process.wait(timeout=30)
+
+
+def serve(directory: Path, port: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{directory}/mlflow.db",
+        "--artifacts-destination",
+        str(directory / "a"),
+    ]
+    with (directory / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    for _ in range(240):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                return process
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGKILL)
+    raise AssertionError((directory / "server.log").read_text())
+
+
+def test_server_that_comes_late_gets_everything(
+    directory: Path, server_port: tuple[int, list[subprocess.Popen[bytes]]]
+) -> None:
+    port, processes = server_port
+    uri = f"http://127.0.0.1:{port}"
+    tracker = started(directory / "runs" / "a", uri)
+    tracker.log_metrics({"train/loss": 2.0}, 0)
+    write_vectors(TABLE, directory / "vectors")
+    assert tracker.run_id == ""
+    processes.append(serve(directory, port))
+    tracker.log_metrics({"train/loss": 1.0}, 1)  # within the pause: kept
+    tracker.register_vectors("crysatom-vectors", {"dimensions": "3"}, directory / "vectors")
+    assert tracker.finish()
+    assert points(tracker, "train/loss") == [(0, 2.0), (1, 1.0)]
+    for name in ("models:/crysatom-vectors/1", f"runs:/{tracker.run_id}"):
+        np.testing.assert_array_equal(load_vectors(name, uri).vectors, TABLE.vectors)
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "./mlruns", "file:///tmp/mlruns", "/data/mlruns"])
+def test_the_file_store_is_refused(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(ValueError, match="file store is no longer maintained"):
+        resolve_uri(uri, tmp_path)
+
+
+def test_which_store_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert resolve_uri("", tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert resolve_uri("sqlite:///other.db", tmp_path) == f"sqlite:///{tmp_path}/other.db"
+    assert resolve_uri("sqlite:////data/other.db", tmp_path) == "sqlite:////data/other.db"
+    assert resolve_uri("postgresql+psycopg2://host/db", tmp_path) == "postgresql+psycopg2://host/db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    assert resolve_uri("", tmp_path) == "http://host:5000"
+    assert resolve_uri("sqlite:///mine.db", tmp_path) == f"sqlite:///{tmp_path}/mine.db"
