@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import secrets
@@ -9,9 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
+from crysatom.config import IngestConfig
+from crysatom.names import EMBEDDED_SOURCE
 from tests import gloo
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -46,6 +50,16 @@ def test_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def prototypes(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    """The 288 real crystals that pymatgen carries, as a crystal table."""
+    from crysatom.crystals.ingest import ingest_plain
+    from crysatom.crystals.table import read_table
+
+    report = ingest_plain(IngestConfig(source=EMBEDDED_SOURCE, out=str(tmp_path_factory.mktemp("prototypes"))))
+    return read_table(report.table)
+
+
+@pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One local Ray for all tests that need it: starting one takes ten seconds."""
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))  # else Ray writes one into the home folder
@@ -56,7 +70,7 @@ def ray_cluster() -> Iterator[None]:
         address="local",
         num_cpus=3,
         include_dashboard=False,
-        logging_level="warning",
+        logging_level=logging.WARNING,
         runtime_env={"env_vars": {"PYTHONPATH": pythonpath}},
     )
     yield

@@ -1,0 +1,129 @@
+"""Promises that the repository as a whole makes."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from crysatom.names import __version__
+
+ROOT = Path(__file__).resolve().parents[2]
+MAX_LINES = 500
+UNSAFE_LOADERS = {
+    f"{module}.{function}"
+    for module in ("pickle", "cloudpickle", "dill", "joblib", "marshal")
+    for function in ("load", "loads", "Unpickler")
+} | {"pandas.read_pickle", "pd.read_pickle"}
+
+
+def _source_files() -> list[Path]:
+    folders = ("platform", "jobs", "tune_spaces", "tests", "benchmarks", "tools")
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def _calls(tree: ast.AST) -> list[tuple[str, ast.Call]]:
+    return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def _is_unsafe(name: str, call: ast.Call) -> bool:
+    """Whether the call can execute code that stands in the file it reads."""
+    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    if name in {"np.load", "numpy.load"}:
+        return keywords.get("allow_pickle", "False") != "False"
+    if name == "torch.load":
+        return keywords.get("weights_only") != "True"
+    return name in UNSAFE_LOADERS
+
+
+@pytest.mark.parametrize(
+    ("code", "unsafe"),
+    [
+        ("torch.load(path)", True),
+        ("torch.load(path, weights_only=False)", True),
+        ("torch.load(path, weights_only=True)", False),
+        ("pickle.load(file)", True),
+        ("np.load(path)", False),
+        ("np.load(path, allow_pickle=True)", True),
+        ("json.load(file)", False),
+    ],
+)
+def test_unsafe_loads_are_recognized(code: str, unsafe: bool) -> None:
+    [(name, call)] = _calls(ast.parse(code))
+    assert _is_unsafe(name, call) is unsafe
+
+
+def test_nothing_unpickles_what_users_give() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{call.lineno}: {name}"
+        for path in _source_files()
+        for name, call in _calls(ast.parse(path.read_text()))
+        if _is_unsafe(name, call)
+    ]
+    assert found == []
+
+
+def test_no_file_is_long() -> None:
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in _source_files()}
+    assert {path: length for path, length in lengths.items() if length > MAX_LINES} == {}
+
+
+def test_platform_folder_is_no_package() -> None:
+    assert not (ROOT / "platform" / "__init__.py").exists(), "it would hide Python's own module 'platform'"
+
+
+def test_standard_platform_module_works_beside_crysatom() -> None:
+    # A fresh interpreter: here the module was imported long ago.
+    code = (
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'platform')!r}]\n"
+        "import crysatom, platform\n"
+        "print(platform.system() == {'linux': 'Linux', 'darwin': 'Darwin', 'win32': 'Windows'}[sys.platform])\n"
+        "print(crysatom.__file__)"
+    )
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    assert output.splitlines() == ["True", str(ROOT / "platform" / "crysatom" / "__init__.py")]
+
+
+def test_version_is_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "crysatom.names.__version__"}
+    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert cited is not None
+    assert cited[1] == __version__
+
+
+def test_constraints_name_exact_public_versions() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    inexact = [line for line in lines if not re.fullmatch(r"(#.*)?|[A-Za-z0-9._-]+==[0-9][0-9a-z.]*", line)]
+    assert inexact == []
+
+
+def test_every_direct_dependency_is_constrained() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    direct = {_normalize(re.split(r"[\[<>=]", item)[0]) for group in groups for item in group} - {"crysatom"}
+    constrained = {_normalize(line.split("==")[0]) for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert direct - constrained == set()
+
+
+def _normalize(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
+
+
+def test_readme_names_only_targets_that_make_knows() -> None:
+    readme = ROOT / "README.md"
+    assert readme.exists()
+    named = set(re.findall(r"\bmake ([a-z-]+)", "\n".join(_code(readme.read_text()))))
+    known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"demo", "test"} <= named
+    assert named - known == set()
+
+
+def _code(markdown: str) -> list[str]:
+    """Return what stands in code blocks and between backquotes."""
+    return re.findall(r"```.*?```|`[^`\n]+`", markdown, re.DOTALL)
