@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +28,19 @@ class GraphArrays:
         atomic_numbers: ``(N,)`` uint8.
         neighbor: ``(E,)`` uint16, index *within its crystal* of the atom the edge comes from.
         distance: ``(E,)`` float32, angstrom.
+        image: ``(E, 3)`` int8, or None where not read: ``(frac[neighbor] + image - frac[center]) @ lattice``
+            is the vector of the edge, with the coordinates of the crystal table.
 
     """
 
-    material_ids: np.ndarray
-    material_keys: np.ndarray
-    atom_ptr: np.ndarray
-    edge_ptr: np.ndarray
-    atomic_numbers: np.ndarray
-    neighbor: np.ndarray
-    distance: np.ndarray
+    material_ids: Array
+    material_keys: Array
+    atom_ptr: Array
+    edge_ptr: Array
+    atomic_numbers: Array
+    neighbor: Array
+    distance: Array
+    image: Array | None = None
 
     @property
     def num_crystals(self) -> int:
@@ -43,3 +52,16 @@ class GraphArrays:
         """Bytes of the arrays that a training step reads."""
         arrays = (self.material_keys, self.atom_ptr, self.edge_ptr, self.atomic_numbers, self.neighbor, self.distance)
         return sum(a.nbytes for a in arrays)
+
+
+def material_keys(material_ids: Iterable[str]) -> Array:
+    """Return ``(B,)`` int64 keys: the first eight bytes of the SHA-256 of each id, big-endian."""
+    heads = b"".join(hashlib.sha256(i.encode()).digest()[:8] for i in material_ids)
+    return np.frombuffer(heads, dtype=">i8").astype(np.int64)
+
+
+def offsets(counts: Array) -> Array:
+    """Return the ``(n + 1,)`` int64 running sum of ``(n,)`` counts, from zero."""
+    result = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=result[1:])
+    return result

@@ -1,0 +1,32 @@
+"""Turn crystals into graph shards: ``python jobs/featurize.py --data crystals.parquet --out data/graphs``."""
+
+import logging
+import sys
+
+import bootstrap  # makes crysatom importable
+from crysatom.cluster.featurize import featurize
+from crysatom.config import FeaturizeConfig, parse
+
+
+def main() -> None:
+    """Run the job."""
+    config = parse(FeaturizeConfig)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    bootstrap.start_ray()
+    try:
+        report = featurize(config)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    print(f"read {report.read:,} = accepted {report.accepted:,} + rejected {report.rejected:,}")
+    print(f"graphs: {report.atoms:,} atoms, {report.edges:,} edges")
+    print(f"shards: {report.out} ({report.num_shards} files, {report.num_bytes:,} bytes)")
+    if report.rejected:
+        print(f"quarantine: {report.out}/quarantine.parquet (id, source, reason and advice for each)")
+    if report.made:
+        print(f"{report.made:,} crystals in {report.seconds:.1f} s, {report.crystals_per_second:,.0f} crystals/s")
+    else:
+        print("nothing to do: the folder already holds the graphs of these crystals")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""From flat graph arrays to PyG batches, without a Python loop over crystals.
+
+Shapes: B crystals, N atoms, E edges. A batch holds
+
+    atomic_numbers  (N,) int64
+    degree          (N,) int64    edges of each atom
+    atom_slot       (N,) int64    index of the atom within its crystal
+    edge_index      (2, E) int64  row 0: neighbor, row 1: center; sorted by center
+    distance        (E,) float32  angstrom
+    slot            (E,) int64    position of the edge within its atom's list
+    material_key    (B,) int64
+    batch, ptr      (N,), (B + 1,) int64, as PyG defines them
+    edge_ptr        (N + 1,) int64, first edge of each atom; of the batch, not of its crystals
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+
+from crysatom.graphs.columns import flat_values, list_lengths
+from crysatom.graphs.graph import GraphArrays
+from crysatom.names import ATOMIC_NUMBERS, DEGREE, DISTANCE, MATERIAL_KEY, NEIGHBOR
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphTensors:
+    """Graphs of B crystals on one device; the tensors of :class:`GraphArrays` that a step reads.
+
+    Attributes:
+        material_keys: ``(B,)`` int64.
+        atom_ptr: ``(B + 1,)`` int64.
+        edge_ptr: ``(N + 1,)`` int64.
+        atomic_numbers: ``(N,)`` uint8.
+        neighbor: ``(E,)`` int32, index within its crystal.
+        distance: ``(E,)`` float32, angstrom.
+
+    """
+
+    material_keys: Tensor
+    atom_ptr: Tensor
+    edge_ptr: Tensor
+    atomic_numbers: Tensor
+    neighbor: Tensor
+    distance: Tensor
+
+    @classmethod
+    def of(cls, arrays: GraphArrays) -> GraphTensors:
+        """Return the arrays as tensors, sharing memory except for ``neighbor``: torch gathers no uint16 on a GPU."""
+        return cls(
+            material_keys=torch.from_numpy(arrays.material_keys),
+            atom_ptr=torch.from_numpy(arrays.atom_ptr),
+            edge_ptr=torch.from_numpy(arrays.edge_ptr),
+            atomic_numbers=torch.from_numpy(arrays.atomic_numbers),
+            neighbor=torch.from_numpy(arrays.neighbor.astype(np.int32)),
+            distance=torch.from_numpy(arrays.distance),
+        )
+
+    def to(self, device: torch.device | str) -> GraphTensors:
+        """Return a copy on the device."""
+        return GraphTensors(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    @property
+    def num_crystals(self) -> int:
+        """B."""
+        return len(self.atom_ptr) - 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(getattr(self, f.name).nbytes for f in fields(self))
+
+
+def collate(table: pa.Table | pa.RecordBatch) -> Batch:
+    """Return the crystals of graph-shard rows as one batch; slices and chunks are honored.
+
+    Args:
+        table: Columns material_key, atomic_numbers, degree, neighbor, distance; others are ignored.
+
+    """
+    return _assemble(
+        material_key=torch.from_numpy(np.array(table[MATERIAL_KEY].to_numpy(), dtype=np.int64)),
+        num_atoms=torch.from_numpy(np.array(list_lengths(table[ATOMIC_NUMBERS]))),
+        atomic_numbers=torch.from_numpy(flat_values(table[ATOMIC_NUMBERS]).astype(np.int64)),
+        degree=torch.from_numpy(flat_values(table[DEGREE]).astype(np.int64)),
+        neighbor=torch.from_numpy(flat_values(table[NEIGHBOR]).astype(np.int64)),
+        distance=torch.from_numpy(np.array(flat_values(table[DISTANCE]), dtype=np.float32)),
+    )
+
+
+def select(graphs: GraphTensors, crystals: Tensor) -> Batch:
+    """Gather crystals, in the given order and with repeats if asked for, as one batch.
+
+    Args:
+        graphs: Graphs on any device.
+        crystals: ``(B,)`` int64 indices.
+
+    """
+    crystals = crystals.to(graphs.atom_ptr.device)
+    first_atom, end_atom = graphs.atom_ptr[crystals], graphs.atom_ptr[crystals + 1]
+    num_atoms = end_atom - first_atom
+    atoms = _ranges(first_atom, num_atoms)
+    first_edge = graphs.edge_ptr[first_atom]
+    edges = _ranges(first_edge, graphs.edge_ptr[end_atom] - first_edge)
+    return _assemble(
+        material_key=graphs.material_keys[crystals],
+        num_atoms=num_atoms,
+        atomic_numbers=graphs.atomic_numbers[atoms].long(),
+        degree=graphs.edge_ptr[atoms + 1] - graphs.edge_ptr[atoms],
+        neighbor=graphs.neighbor[edges].long(),
+        distance=graphs.distance[edges],
+    )
+
+
+def _offsets(counts: Tensor) -> Tensor:
+    """Return the ``(n + 1,)`` running sum of ``(n,)`` counts, from zero."""
+    return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+
+
+def _ranges(starts: Tensor, counts: Tensor) -> Tensor:
+    """Return ``start, start + 1, ...`` (count of them) for each start, concatenated."""
+    ends = counts.cumsum(0)
+    total = int(ends[-1]) if len(ends) else 0
+    shift = torch.repeat_interleave(starts - ends + counts, counts, output_size=total)
+    return shift + torch.arange(total, device=starts.device)
+
+
+def _assemble(
+    *,
+    material_key: Tensor,
+    num_atoms: Tensor,
+    atomic_numbers: Tensor,
+    degree: Tensor,
+    neighbor: Tensor,
+    distance: Tensor,
+) -> Batch:
+    """Build the batch from flat arrays; ``neighbor`` counts within its crystal, ``num_atoms`` is ``(B,)``."""
+    device = atomic_numbers.device
+    total_atoms, total_edges = len(atomic_numbers), len(neighbor)
+    ptr, edge_ptr = _offsets(num_atoms), _offsets(degree)
+    crystal = torch.repeat_interleave(torch.arange(len(num_atoms), device=device), num_atoms, output_size=total_atoms)
+    first_atom = ptr[crystal]
+    center = torch.repeat_interleave(torch.arange(total_atoms, device=device), degree, output_size=total_edges)
+    batch = Batch(_base_cls=Data)
+    store = batch._store  # noqa: SLF001 - setting many attributes through Data costs a third of the time
+    store.update(
+        {
+            "atomic_numbers": atomic_numbers,
+            "degree": degree,
+            "atom_slot": torch.arange(total_atoms, device=device) - first_atom,
+            "edge_index": torch.stack([neighbor + first_atom[center], center]),
+            "distance": distance,
+            "slot": torch.arange(total_edges, device=device) - edge_ptr[center],
+            "material_key": material_key,
+            "num_nodes": total_atoms,
+            "batch": crystal,
+            "ptr": ptr,
+            "edge_ptr": edge_ptr,
+        }
+    )
+    _remember_parts(batch, ptr, edge_ptr[ptr])
+    return batch
+
+
+def _remember_parts(batch: Batch, atoms: Tensor, edges: Tensor) -> None:
+    """Note where each crystal begins, as ``Batch.from_data_list`` does, so that ``to_data_list`` works."""
+    crystals = torch.arange(len(atoms), device=atoms.device)
+    slices = {
+        "atomic_numbers": atoms,
+        "degree": atoms,
+        "atom_slot": atoms,
+        "edge_index": edges,
+        "distance": edges,
+        "slot": edges,
+        "material_key": crystals,
+    }
+    nothing = torch.zeros_like(atoms[:-1])
+    batch._num_graphs = len(atoms) - 1  # noqa: SLF001 - PyG has no public way to say so
+    batch._slice_dict = slices  # noqa: SLF001
+    batch._inc_dict = {name: atoms[:-1] if name == "edge_index" else nothing for name in slices}  # noqa: SLF001
+    batch._store.__dict__["_num_nodes"] = _Counts(atoms)  # noqa: SLF001
+
+
+class _Counts:
+    """Atoms of each crystal, read from the device only when asked for."""
+
+    def __init__(self, ptr: Tensor) -> None:
+        self.ptr = ptr
+
+    def __getitem__(self, index: int) -> int:
+        return int(self.ptr[index + 1] - self.ptr[index])

@@ -1,0 +1,187 @@
+"""Featurize a crystal table into graph shards: resumable, and the same bytes wherever the work is done.
+
+Shard k holds the graphs of a fixed range of the table's rows, so that shards can be made in any order,
+by any process, and be made again after a crash.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from crysatom.config import FeaturizeConfig, IngestConfig
+from crysatom.crystals.checks import Limits
+from crysatom.crystals.ingest import IngestReport, ingest_plain
+from crysatom.graphs.folder import INGESTED, PROGRESS, enter, finish, is_finished, make_plan, require_ours
+from crysatom.graphs.shard_task import ShardRecord, ShardTask, make_shard
+from crysatom.graphs.shards import read_manifest
+from crysatom.names import MATERIAL_ID
+
+Ingest = Callable[[IngestConfig], IngestReport]
+MapShards = Callable[[list[ShardTask]], Iterable[ShardRecord]]
+"""Makes shards, anywhere, and returns their records in any order."""
+
+PROGRESS_SECONDS = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturizeReport:
+    """What a run did.
+
+    Attributes:
+        out: Folder of the shards.
+        read: Crystals in the table.
+        accepted: Crystals with a graph.
+        rejected: Crystals in the quarantine.
+        atoms: Atoms of all graphs.
+        edges: Directed edges of all graphs.
+        num_shards: Parquet files.
+        num_bytes: Their size.
+        made: Crystals read by this run; fewer than ``read`` if it continued another, none if all was there.
+        seconds: Wall-clock time.
+
+    """
+
+    out: str
+    read: int
+    accepted: int
+    rejected: int
+    atoms: int
+    edges: int
+    num_shards: int
+    num_bytes: int
+    made: int
+    seconds: float
+
+    @property
+    def crystals_per_second(self) -> float:
+        """Crystals read by this run per second of it."""
+        return self.made / self.seconds
+
+
+def featurize_plain(config: FeaturizeConfig) -> FeaturizeReport:
+    """Featurize in this process; leaves the same bytes as :func:`crysatom.cluster.featurize.featurize`.
+
+    Raises:
+        ValueError: If the crystals cannot be read, or the folder holds something else.
+
+    """
+    return run(config, ingest_plain, lambda tasks: map(make_shard, tasks))
+
+
+def run(config: FeaturizeConfig, ingest: Ingest, map_shards: MapShards) -> FeaturizeReport:
+    """Make the missing shards of ``config.out`` and finish the folder.
+
+    Args:
+        config: Crystals, folder, and how a crystal becomes a graph.
+        ingest: Brings a source that is not a crystal table to one.
+        map_shards: Makes the shards.
+
+    Raises:
+        ValueError: If the crystals cannot be read, or the folder holds something else.
+
+    """
+    start, out = time.perf_counter(), Path(config.out).expanduser()
+    require_ours(out)
+    table = _crystal_table(config, out, ingest)
+    plan = make_plan(config, table)
+    if is_finished(out, plan):
+        logger.info("%s already holds the graphs of these crystals; nothing to do", out)
+        return _report(out, made=0, start=start)
+    enter(out, plan, resume=config.resume)
+    total = plan["source"]["rows"]
+    tasks = _tasks(config, table.absolute(), out.absolute(), total)
+    missing = [task for task in tasks if not task.is_done()]
+    made = sum(task.num_rows for task in missing)
+    _tell(map_shards(missing), total=total, done=total - made)
+    finish(out, plan, config.data, [task.record() for task in tasks])
+    return _report(out, made=made, start=start)
+
+
+def _crystal_table(config: FeaturizeConfig, out: Path, ingest: Ingest) -> Path:
+    """Return the crystal table; made anew from any other source, which may have changed since the last run."""
+    table = Path(config.data).expanduser()
+    if table.suffix == ".parquet":
+        return table
+    folder = out / INGESTED
+    report = ingest(
+        IngestConfig(
+            source=config.data,
+            out=str(folder),
+            max_atoms=config.max_atoms,
+            min_distance=config.min_distance,
+            overwrite=True,
+        )
+    )
+    logger.info(
+        "ingest: read %d = accepted %d + rejected %d (see %s)", report.read, report.accepted, report.rejected, folder
+    )
+    return report.table
+
+
+def _tasks(config: FeaturizeConfig, table: Path, out: Path, num_rows: int) -> list[ShardTask]:
+    duplicates = _duplicate_rows(table)
+    tasks = []
+    for k, start in enumerate(range(0, num_rows, config.crystals_per_shard)):
+        stop = min(start + config.crystals_per_shard, num_rows)
+        task = ShardTask(
+            table=str(table),
+            source=config.data,
+            start=start,
+            stop=stop,
+            duplicates=tuple(duplicates[(duplicates >= start) & (duplicates < stop)].tolist()),
+            graph=config.graph,
+            limits=Limits(max_atoms=config.max_atoms, min_distance=config.min_distance),
+            file=str(out / f"shard-{k:05d}.parquet"),
+            progress=str(out / PROGRESS),
+        )
+        tasks.append(task)
+    return tasks
+
+
+def _tell(records: Iterable[ShardRecord], *, total: int, done: int) -> None:
+    """Wait for all records, and report on progress now and then."""
+    before, started = done, time.monotonic()
+    told = started
+    for record in records:
+        done += record.read
+        now = time.monotonic()
+        if now - told >= PROGRESS_SECONDS or done == total:
+            told = now
+            rate = (done - before) / (now - started)
+            left = (total - done) / rate
+            logger.info("featurize: %s of %s read, %.0f crystals/s, %.0f s left", f"{done:,}", f"{total:,}", rate, left)
+
+
+def _duplicate_rows(table: Path) -> np.ndarray:
+    """Return the rows whose id an earlier row has, ascending; ids are all that is read of the whole table."""
+    ids = pq.read_table(table, columns=[MATERIAL_ID], partitioning=None)[MATERIAL_ID].combine_chunks()
+    codes = ids.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    repeated = np.ones(len(codes), dtype=bool)
+    repeated[np.unique(codes, return_index=True)[1]] = False
+    return np.flatnonzero(repeated & (codes >= 0))
+
+
+def _report(out: Path, *, made: int, start: float) -> FeaturizeReport:
+    manifest = read_manifest(out)
+    counts, shards = manifest["counts"], manifest["shards"]
+    return FeaturizeReport(
+        out=str(out),
+        read=counts["read"],
+        accepted=counts["accepted"],
+        rejected=counts["rejected"],
+        atoms=counts["atoms"],
+        edges=counts["edges"],
+        num_shards=len(shards),
+        num_bytes=sum(shard["bytes"] for shard in shards),
+        made=made,
+        seconds=time.perf_counter() - start,
+    )

@@ -1,0 +1,156 @@
+"""The life of a folder of graph shards: empty, unfinished, finished.
+
+An unfinished folder keeps its plan, and a record per finished shard, in ``.progress``. A finished one
+has a manifest, which is the last file to appear, and no ``.progress``. All content is a function of
+the plan: a run that was killed and continued leaves the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from crysatom.config import FeaturizeConfig
+from crysatom.crystals.quarantine import Rejected, quarantine_table
+from crysatom.crystals.table import open_table
+from crysatom.graphs.atomic import replacing, write_json
+from crysatom.graphs.shard_task import ShardRecord
+from crysatom.graphs.shards import FORMAT_VERSION, MANIFEST, QUARANTINE, file_sha256, read_manifest, shard_files
+from crysatom.names import SYMBOLS, __version__
+
+PROGRESS = ".progress"
+INGESTED = "source_crystals"
+"""Where the crystal table and its quarantine go when the source is not a table already."""
+
+_PLAN = "plan.json"
+_PACKAGES = ("numpy", "pyarrow", "pymatgen")
+
+Plan = dict[str, Any]
+
+
+def make_plan(config: FeaturizeConfig, table: Path) -> Plan:
+    """Return what decides the content of the shards: equal plans make equal files.
+
+    Raises:
+        ValueError: If the crystal table cannot be read.
+
+    """
+    return {
+        "source": {"rows": open_table(table).metadata.num_rows, "sha256": file_sha256(table)},
+        "graph": asdict(config.graph),
+        "max_atoms": config.max_atoms,
+        "min_distance": config.min_distance,
+        "crystals_per_shard": config.crystals_per_shard,
+    }
+
+
+def is_finished(out: Path, plan: Plan) -> bool:
+    """Return whether the folder already holds what the plan asks for.
+
+    Raises:
+        ValueError: If it holds graphs of another plan, or is damaged.
+
+    """
+    if not (out / MANIFEST).exists():
+        return False
+    _require_same(plan, read_manifest(out)["plan"], out)
+    shard_files(out, verify=True)
+    shutil.rmtree(out / PROGRESS, ignore_errors=True)
+    return True
+
+
+def require_ours(out: Path) -> None:
+    """Return if the folder is absent, empty, or has been used by this module before.
+
+    Raises:
+        ValueError: Otherwise.
+
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; --out must name a folder")
+    ours = (out / MANIFEST).is_file() or (out / PROGRESS / _PLAN).is_file()
+    if not ours and out.exists() and any(entry.name not in {PROGRESS, INGESTED} for entry in out.iterdir()):
+        raise ValueError(f"{out} is not an empty folder, and holds no graph shards; choose another --out")
+
+
+def enter(out: Path, plan: Plan, *, resume: bool) -> None:
+    """Start in an empty folder, or continue in an unfinished one.
+
+    Raises:
+        ValueError: If the folder holds an unfinished run, and ``resume`` is off or it had another plan.
+
+    """
+    path = out / PROGRESS / _PLAN
+    made_by = {**plan, "versions": _versions()}
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, made_by, path.parent)
+    elif resume:
+        _require_same(made_by, json.loads(path.read_text()), out)
+    else:
+        raise ValueError(
+            f"{out} holds an unfinished run; continue it with --resume, choose another --out, or delete that folder"
+        )
+
+
+def finish(out: Path, plan: Plan, source: str, records: list[ShardRecord]) -> None:
+    """Write the quarantine, then the manifest; forget the progress.
+
+    Args:
+        out: Folder, with all shards in it.
+        plan: What they were made by.
+        source: Where the crystals came from, as the user named it.
+        records: Of all shards, in order.
+
+    """
+    rejected = [Rejected(**row) for record in records for row in record.rejected]
+    with replacing(out / QUARANTINE, out / PROGRESS) as temporary:
+        pq.write_table(quarantine_table(rejected), temporary, compression="zstd")
+    counts = _counts(records)
+    assert counts["accepted"] + counts["rejected"] == counts["read"] == plan["source"]["rows"]
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "source": source,
+        "plan": plan,
+        "counts": counts,
+        "shards": [{"file": r.file, "rows": r.rows, "bytes": r.num_bytes, "sha256": r.sha256} for r in records],
+        "quarantine": {"file": QUARANTINE, "rows": len(rejected), "sha256": file_sha256(out / QUARANTINE)},
+        "versions": _versions(),
+    }
+    write_json(out / MANIFEST, manifest, out / PROGRESS)
+    shutil.rmtree(out / PROGRESS)
+
+
+def _counts(records: list[ShardRecord]) -> dict[str, Any]:
+    elements: Counter[str] = Counter()
+    for record in records:
+        elements.update(record.elements)
+    return {
+        "read": sum(r.read for r in records),
+        "accepted": sum(r.rows for r in records),
+        "rejected": sum(len(r.rejected) for r in records),
+        "atoms": sum(r.atoms for r in records),
+        "edges": sum(r.edges for r in records),
+        "elements": {symbol: elements[symbol] for symbol in SYMBOLS if elements[symbol]},
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {"crysatom": __version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+
+
+def _require_same(wanted: Plan, found: Plan, out: Path) -> None:
+    different = [
+        f"{key}: {found.get(key)} there, {value} wanted" for key, value in wanted.items() if found.get(key) != value
+    ]
+    if different:
+        raise ValueError(
+            f"{out} holds graphs made otherwise ({'; '.join(different)}); choose another --out, or delete that folder"
+        )

@@ -1,0 +1,174 @@
+"""Graph shards on disk: Parquet files of flat list columns, one row a crystal, and a manifest about them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from crysatom.graphs.columns import flat_values, list_array, list_lengths
+from crysatom.graphs.graph import GraphArrays, material_keys, offsets
+from crysatom.graphs.neighbors import Neighbors
+from crysatom.graphs.screen import Structures
+from crysatom.names import ATOMIC_NUMBERS, DEGREE, DISTANCE, IMAGE, MATERIAL_ID, MATERIAL_KEY, NEIGHBOR
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+QUARANTINE = "quarantine.parquet"
+
+SCHEMA = pa.schema(
+    [
+        pa.field(MATERIAL_ID, pa.string(), nullable=False),
+        pa.field(MATERIAL_KEY, pa.int64(), nullable=False),
+        pa.field(ATOMIC_NUMBERS, pa.list_(pa.uint8()), nullable=False),
+        pa.field(DEGREE, pa.list_(pa.uint16()), nullable=False, metadata={"layout": "edges of each atom"}),
+        pa.field(NEIGHBOR, pa.list_(pa.uint16()), nullable=False, metadata={"layout": "index within the crystal"}),
+        pa.field(IMAGE, pa.list_(pa.int8()), nullable=False, metadata={"layout": "3 per edge, cell of the neighbor"}),
+        pa.field(DISTANCE, pa.list_(pa.float32()), nullable=False, metadata={"unit": "angstrom"}),
+    ]
+)
+"""Edges run over the atoms in order, then over their neighbors by distance."""
+
+TRAINING_COLUMNS = (MATERIAL_ID, MATERIAL_KEY, ATOMIC_NUMBERS, DEGREE, NEIGHBOR, DISTANCE)
+"""What :func:`load` reads unless asked for more."""
+
+Array = NDArray[Any]
+
+
+def to_rows(crystals: Structures, graphs: Neighbors) -> pa.RecordBatch:
+    """Return crystals and their graphs as rows of a shard."""
+    num_atoms = np.diff(crystals.atom_ptr)
+    num_edges = np.diff(offsets(graphs.degree)[crystals.atom_ptr])
+    columns = {
+        MATERIAL_ID: pa.array(crystals.material_ids, pa.string()),
+        MATERIAL_KEY: pa.array(material_keys(crystals.material_ids)),
+        ATOMIC_NUMBERS: list_array(crystals.atomic_numbers.astype(np.uint8), num_atoms),
+        DEGREE: list_array(graphs.degree.astype(np.uint16), num_atoms),
+        NEIGHBOR: list_array(graphs.neighbor.astype(np.uint16), num_edges),
+        IMAGE: list_array(graphs.image.astype(np.int8), 3 * num_edges),
+        DISTANCE: list_array(graphs.distance, num_edges),
+    }
+    return pa.RecordBatch.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """Return the manifest of a folder of graph shards.
+
+    Raises:
+        ValueError: If there is none, or it has another format.
+
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} has no {MANIFEST}: no finished graph shards; make them with jobs/featurize.py --out {folder}"
+        )
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    if manifest.get("format_version") != FORMAT_VERSION:
+        found = manifest.get("format_version")
+        raise ValueError(
+            f"{path} has format version {found}, this code reads {FORMAT_VERSION}; run jobs/featurize.py again"
+        )
+    return manifest
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def shard_files(folder: str | Path, *, verify: bool = False) -> list[Path]:
+    """Return the shards of a folder in order, after comparing them with its manifest.
+
+    Args:
+        folder: Folder of graph shards.
+        verify: Compare the content of each file, not only its size.
+
+    Raises:
+        ValueError: If a file is missing or is not the one the manifest describes.
+
+    """
+    files = []
+    for shard in read_manifest(folder)["shards"]:
+        path = Path(folder) / shard["file"]
+        if not path.is_file():
+            raise ValueError(
+                f"{path} is missing, but {MANIFEST} lists it; copy it again, or run jobs/featurize.py into a new folder"
+            )
+        if path.stat().st_size != shard["bytes"] or (verify and file_sha256(path) != shard["sha256"]):
+            raise ValueError(
+                f"{path} is not the file {MANIFEST} describes; copy it again, or run jobs/featurize.py into a new folder"
+            )
+        files.append(path)
+    return files
+
+
+def iter_tables(
+    folder: str | Path, columns: Sequence[str] = SCHEMA.names, *, verify: bool = False
+) -> Iterator[pa.Table]:
+    """Yield the shards one row group (about 1,000 crystals) at a time, in order.
+
+    Args:
+        folder: Folder of graph shards.
+        columns: Columns to read.
+        verify: Compare the content of each file with the manifest first.
+
+    Raises:
+        ValueError: If the folder is not whole.
+
+    """
+    for path in shard_files(folder, verify=verify):
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns=list(columns))
+
+
+def load(folder: str | Path, columns: Sequence[str] = TRAINING_COLUMNS, *, verify: bool = False) -> GraphArrays:
+    """Read all shards of a folder into flat arrays, column by column.
+
+    Args:
+        folder: Folder of graph shards.
+        columns: At least :data:`TRAINING_COLUMNS`; with ``image`` the arrays have it.
+        verify: Compare the content of each file with the manifest first.
+
+    Raises:
+        ValueError: If the folder is not whole, or a column is missing.
+
+    """
+    missing = set(TRAINING_COLUMNS) - set(columns)
+    if missing:
+        raise ValueError(
+            f"graphs need the columns {', '.join(TRAINING_COLUMNS)}; missing: {', '.join(sorted(missing))}"
+        )
+    files = shard_files(folder, verify=verify)
+    identity = _read(files, (MATERIAL_ID, MATERIAL_KEY))
+    atoms = _read(files, (ATOMIC_NUMBERS, DEGREE))
+    return GraphArrays(
+        material_ids=identity[MATERIAL_ID].to_numpy(),
+        material_keys=np.array(identity[MATERIAL_KEY].to_numpy()),
+        atom_ptr=offsets(list_lengths(atoms[ATOMIC_NUMBERS])),
+        edge_ptr=offsets(flat_values(atoms[DEGREE])),
+        atomic_numbers=np.array(flat_values(atoms[ATOMIC_NUMBERS])),
+        neighbor=_flat(files, NEIGHBOR),
+        distance=_flat(files, DISTANCE),
+        image=_flat(files, IMAGE).reshape(-1, 3) if IMAGE in columns else None,
+    )
+
+
+def _read(files: list[Path], columns: Sequence[str]) -> pa.Table:
+    tables = (pq.read_table(path, columns=list(columns), partitioning=None) for path in files)
+    return pa.concat_tables([SCHEMA.empty_table().select(list(columns)), *tables])
+
+
+def _flat(files: list[Path], column: str) -> Array:
+    """Return one list column of all files, concatenated and writable."""
+    parts = [flat_values(_read([path], (column,))[column]) for path in files]
+    return np.concatenate([np.zeros(0, SCHEMA.field(column).type.value_type.to_pandas_dtype()), *parts])
