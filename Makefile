@@ -6,6 +6,9 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# On Linux pip takes torch with CUDA, gigabytes of it. Without a GPU, spare the download:
+# make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .PHONY: help
@@ -27,8 +30,8 @@ lint: $(INSTALLED)  ## Check format, style, types and the direction of imports
 	$(BIN)/mypy
 	PYTHONPATH=platform:. $(BIN)/lint-imports
 
-.PHONY: $(VENV)
-$(VENV): $(INSTALLED)  ## Make the virtual environment that the others use
+.PHONY: .venv
+.venv: $(INSTALLED)  ## Make the virtual environment that the others use
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -36,7 +39,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  echo "Name another one: make $(or $(MAKECMDGOALS),demo) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV): a few minutes, once."
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS) --editable '.[dev]'
 	@touch $@
 
 .PHONY: clean

@@ -84,7 +84,7 @@ def test_training_reduces_the_loss(cif: Path) -> None:
     torch.manual_seed(0)
     model = published.Reference(16)
     optimizer = published.make_optimizer(model)
-    batch = published.collate([published.load_crystal(cif, ELEMENTS, rng) for _ in range(8)])
+    batch = published.collate([published.load_crystal(cif, ELEMENTS, rng) for _ in range(4)])
     steps = [published.train_step(model, optimizer, batch) for _ in range(10)]
     assert steps[0]["features"] == pytest.approx(np.log(2), abs=0.02)
     assert steps[-1]["connectivity"] < steps[0]["connectivity"]
