@@ -1,0 +1,180 @@
+"""Figures of a pretraining run: losses, cross-correlation, map of the element vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
+
+from crysatom.names import CONNECTIVITY, FEATURES, HELD_OUT, LOSS, LOSS_TERMS, SSL, TRAIN
+from crysatom.report.labels import line_end, place_labels
+from crysatom.report.style import (
+    BLUE,
+    COLUMN_INCHES,
+    FAMILY_STYLES,
+    GRAY,
+    ORANGE,
+    PAGE_INCHES,
+    clean,
+    ink,
+    new_figure,
+)
+from crysatom.vectors.elements import element_table
+from crysatom.vectors.table import AtomVectors
+
+TITLES = {
+    LOSS: "Total",
+    CONNECTIVITY: "Connectivity reconstruction",
+    FEATURES: "Feature reconstruction",
+    SSL: "Self-supervised",
+}
+
+
+def loss_curves(history: pd.DataFrame) -> Figure:
+    """Draw every loss term against epoch, training and held-out in one panel.
+
+    Args:
+        history: One row per epoch (the index), columns ``<split>/<term>``; a term that falls by more than
+            a factor of ten gets a logarithmic axis.
+
+    Raises:
+        ValueError: If there is no column of a loss term, or no epoch.
+
+    """
+    terms = [term for term in LOSS_TERMS if f"{TRAIN}/{term}" in history or f"{HELD_OUT}/{term}" in history]
+    if not terms or history.empty:
+        raise ValueError(f"no losses to draw: columns {list(history.columns)}, {len(history)} epochs")
+    rows = -(-len(terms) // 2)
+    columns = min(len(terms), 2)
+    figure = new_figure(COLUMN_INCHES * columns, 2.3 * rows)
+    for panel, term in enumerate(terms):
+        axes = figure.add_subplot(rows, columns, panel + 1)
+        _draw_term(axes, history, term)
+        if panel >= len(terms) - columns:
+            axes.set_xlabel("Epoch", fontsize=9)
+    figure.axes[0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def cross_correlation(matrix: NDArray[np.floating]) -> Figure:
+    """Draw the cross-correlation of two views' projections, which Barlow Twins drives toward identity.
+
+    Args:
+        matrix: ``(P, P)``, entries between -1 and 1.
+
+    Raises:
+        ValueError: If it is not square, or smaller than 2 x 2.
+
+    """
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
+        raise ValueError(f"a cross-correlation matrix is square and at least 2 x 2, got shape {matrix.shape}")
+    diagonal = float(np.diag(matrix).mean())
+    off_diagonal = float(np.sqrt(np.mean(matrix[~np.eye(len(matrix), dtype=bool)] ** 2)))
+    figure = new_figure(4.6, 3.8)
+    axes = figure.add_subplot()
+    image = axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    axes.set_title(f"Diagonal mean {diagonal:.3f}, off-diagonal rms {off_diagonal:.3f}", fontsize=9)
+    axes.set_xlabel("Projection component, view B", fontsize=9)
+    axes.set_ylabel("Projection component, view A", fontsize=9)
+    axes.tick_params(labelsize=8)
+    bar = figure.colorbar(image, ax=axes, ticks=[-1, -0.5, 0, 0.5, 1], fraction=0.046, pad=0.03)
+    bar.set_label("Cross-correlation", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    return figure
+
+
+def vector_map(vectors: AtomVectors) -> Figure:
+    """Draw the elements in the plane of the two leading principal components of their vectors.
+
+    Raises:
+        ValueError: If there are fewer than three elements or only one dimension.
+
+    """
+    if len(vectors.atomic_numbers) < 3 or vectors.dim < 2:
+        raise ValueError(
+            f"a map needs at least 3 elements and 2 dimensions, got {len(vectors.atomic_numbers)} and {vectors.dim}"
+        )
+    scores, explained = principal_components(vectors.vectors, 2)
+    figure = new_figure(PAGE_INCHES, 6.4)
+    axes = figure.add_subplot()
+    _draw_points(axes, vectors, scores)
+    axes.set_xlabel(f"Principal component 1 ({100 * explained[0]:.0f}% of variance)", fontsize=10)
+    axes.set_ylabel(f"Principal component 2 ({100 * explained[1]:.0f}% of variance)", fontsize=10)
+    clean(axes)
+    axes.margins(0.06)
+    figure.legend(loc="outside lower center", ncols=5, fontsize=8, frameon=False, handletextpad=0.3, columnspacing=1.2)
+    _label_points(figure, axes, vectors, scores)
+    return figure
+
+
+def principal_components(vectors: NDArray[np.floating], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return ``(M, count)`` scores on the leading principal components and the shares of variance they explain.
+
+    By singular value decomposition of the centered rows. The sign of a component, which the decomposition
+    leaves open, is chosen so that its largest loading is positive.
+    """
+    centered = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
+    u, s, vt = np.linalg.svd(centered, full_matrices=False)
+    largest = np.argmax(np.abs(vt), axis=1)
+    sign = np.where(vt[np.arange(len(vt)), largest] < 0, -1.0, 1.0)
+    variance = s**2 / max(float((s**2).sum()), np.finfo(float).tiny)
+    return (u * s * sign)[:, :count], variance[:count]
+
+
+def _draw_term(axes: Axes, history: pd.DataFrame, term: str) -> None:
+    lines = {TRAIN: (BLUE, "-", "training"), HELD_OUT: (ORANGE, "--", "held out")}
+    drawn = []
+    for split, (color, style, label) in lines.items():
+        if f"{split}/{term}" in history:
+            values = history[f"{split}/{term}"].dropna()
+            marker = "o" if len(values) <= 20 else None
+            axes.plot(values.index, values, color=color, linestyle=style, marker=marker, ms=3, lw=1.4, label=label)
+            drawn.append(values.to_numpy(dtype=float))
+    clean(axes)
+    _set_scale(axes, np.concatenate(drawn))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
+    axes.set_title(TITLES[term], fontsize=9, loc="left")
+    axes.set_ylabel("Loss", fontsize=9)
+
+
+def _set_scale(axes: Axes, values: NDArray[np.float64]) -> None:
+    if len(values) and values.min() > 0 and values.max() > 10 * values.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _families(vectors: AtomVectors) -> NDArray[np.str_]:
+    return np.array([element_table()[int(z)]["family"] for z in vectors.atomic_numbers])
+
+
+def _draw_points(axes: Axes, vectors: AtomVectors, scores: NDArray[np.float64]) -> None:
+    families = _families(vectors)
+    for family, (color, marker) in FAMILY_STYLES.items():
+        chosen = scores[families == family]
+        if len(chosen):
+            x, y = chosen.T
+            axes.scatter(x, y, s=26, c=color, marker=marker, lw=0.4, edgecolors="white", label=family, zorder=3)
+
+
+def _label_points(figure: Figure, axes: Axes, vectors: AtomVectors, scores: NDArray[np.float64]) -> None:
+    figure.draw_without_rendering()  # only now are pixels known
+    points = axes.transData.transform(scores)
+    texts = [
+        axes.text(x, y, symbol, fontsize=8, color=ink(FAMILY_STYLES[family][0]), ha="center", va="center", zorder=4)
+        for (x, y), symbol, family in zip(scores, vectors.symbols, _families(vectors), strict=True)
+    ]
+    extents = [text.get_window_extent() for text in texts]
+    sizes = np.array([(box.width, box.height) for box in extents])
+    scale = figure.dpi / 72
+    centers = place_labels(points, sizes, gap=2.5 * scale)
+    to_data = axes.transData.inverted().transform
+    for text, point, center, size in zip(texts, points, centers, sizes, strict=True):
+        text.set_position(tuple(to_data(center)))
+        if np.hypot(*(center - point)) > 12 * scale:
+            x, y = to_data([point, line_end(point, center, size)]).T
+            axes.plot(x, y, color=GRAY, linewidth=0.5, zorder=2)

@@ -1,0 +1,75 @@
+"""Place many short labels at points so that no two overlap."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+# Above a point first, then to the right, left and below, as cartographers prefer; then the angles between.
+_ANGLES = np.deg2rad([90, 0, 180, 270, 45, 135, 315, 225, *np.arange(15, 360, 15)])
+_RINGS = np.arange(0.0, 10.0, 0.5)
+_ALONG_LINE = np.linspace(0.1, 1.0, 8)[:, None]
+
+
+def place_labels(points: Array, sizes: Array, *, gap: float) -> Array:
+    """Return the centers of N labels: each as near its point as it fits, crowded points first.
+
+    A place fits if the label covers no other label, no point and no line that joins a label to its point,
+    and if its own line crosses no label. A label that fits nowhere stays above its point.
+
+    Args:
+        points: ``(N, 2)``, in pixels.
+        sizes: ``(N, 2)``, widths and heights of the labels, in pixels.
+        gap: Free space around a label and around a point, in pixels.
+
+    """
+    distance = np.linalg.norm(points[:, None] - points[None], axis=2)
+    crowd = (distance < 3 * sizes.max()).sum(axis=1)
+    centers = np.full_like(points, np.nan)
+    occupied = points
+    for i in np.argsort(-crowd, kind="stable"):
+        candidates = _candidates(points[i], sizes[i], gap)
+        placed = ~np.isnan(centers[:, 0])
+        fits = [_fits(c, points[i], sizes[i], (centers[placed], sizes[placed]), occupied, gap) for c in candidates]
+        centers[i] = candidates[int(np.argmax(fits))]
+        occupied = np.concatenate([occupied, _line(points[i], centers[i])])
+    return centers
+
+
+def line_end(point: Array, center: Array, size: Array) -> Array:
+    """Return where the line from a point to the center of its label meets the label's border."""
+    offset = point - center
+    share = (size / 2 / np.maximum(np.abs(offset), 1e-9)).min()
+    end: Array = center + min(share, 1.0) * offset
+    return end
+
+
+def _candidates(point: Array, size: Array, gap: float) -> Array:
+    """Return ``(K, 2)`` centers around a point, nearest ring first, each ring touching the point from outside."""
+    directions = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
+    reach = (size / 2 + 1.5 * gap) / np.maximum(np.abs(directions), 1e-9)
+    touching = directions * reach.min(axis=1, keepdims=True)
+    rings = touching[None] + _RINGS[:, None, None] * size[1] * directions[None]
+    candidates: Array = point + rings.reshape(-1, 2)
+    return candidates
+
+
+def _fits(center: Array, point: Array, size: Array, labels: tuple[Array, Array], occupied: Array, gap: float) -> bool:
+    others, their_sizes = labels
+    covers_label = _inside(others - center, (their_sizes + size) / 2 + gap / 2)
+    covers_point = _inside(occupied - center, size / 2 + gap)
+    line = _line(point, center)
+    crosses = _inside(line[:, None] - others[None], their_sizes[None] / 2)
+    return not (covers_label or covers_point or crosses)
+
+
+def _line(point: Array, center: Array) -> Array:
+    """Return points along the line from a point to where its label is, without the label's own half."""
+    line: Array = point + _ALONG_LINE * 0.6 * (center - point)
+    return line
+
+
+def _inside(offset: Array, reach: Array) -> bool:
+    return bool((np.abs(offset) < reach).all(axis=-1).any())
