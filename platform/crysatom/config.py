@@ -149,8 +149,9 @@ class PretrainConfig:
     num_layers: int = 5
     """Crystal-graph convolutions in the encoder."""
 
-    projection_dim: int = 128
-    """Width of the projection head, and of the space in which the views are compared."""
+    projection_dim: int = 64
+    """Width of the projection head and of the space in which views are compared. Barlow Twins' noise grows as its
+    square over the batch size: 64 for batches of 128 (published: 128)."""
 
     node_features: str = "elements"
     """Input and reconstruction target per element: 'elements' (one-hot bins of nine properties, distinct
@@ -192,7 +193,7 @@ class PretrainConfig:
     """Average the connectivity loss within each crystal first, or over all pairs of the batch (published)."""
 
     # -- optimization
-    epochs: int = 40
+    epochs: int = 20
     batch_size: int = 128
     """Crystals in a global batch, over all workers."""
 
@@ -289,6 +290,7 @@ def paper() -> PretrainConfig:
         node_features="cgcnn92",
         masked_atoms="zero",
         masked_edges="rerouted",
+        projection_dim=128,
         normalize_projection=True,
         barlow_divisor="nominal",
         connectivity_mean="pairs",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -38,7 +39,9 @@ class Context(ABC):
         if distributed.world_size() == 1:
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+        known = inspect.signature(DistributedDataParallel).parameters
+        option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch < 2.13
+        return DistributedDataParallel(model, device_ids=ids, **{option: False})
 
     @abstractmethod
     def report(self, metrics: Metrics, save: Save) -> None:

@@ -59,7 +59,7 @@ class PretrainOutcome:
 def resident_data(config: PretrainConfig, folder: Path, device: torch.device) -> PretrainData:
     """Load all graphs of a shard folder into memory."""
     arrays = load(folder)
-    tensors = GraphTensors.from_arrays(arrays, device=device)
+    tensors = GraphTensors.of(arrays).to(device)
     held_out = is_held_out(arrays.material_keys, config.holdout_fraction)
 
     def loader(crystals: np.ndarray) -> ResidentLoader:

@@ -1,0 +1,147 @@
+"""Batches streamed through Ray Data, for data sets larger than a worker's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+import ray.train
+import torch
+from torch_geometric.data import Batch
+
+from crysatom import distributed
+from crysatom.config import PretrainConfig
+from crysatom.graphs.batch import collate
+from crysatom.graphs.shards import TRAINING_COLUMNS, iter_tables, shard_files
+from crysatom.names import MATERIAL_ID, MATERIAL_KEY
+from crysatom.training.loaders import Loader, is_held_out
+from crysatom.training.pretrain import PretrainData
+
+STREAM = "train"
+SHUFFLE_BATCHES = 16
+"""Batches in the buffer that rows are drawn from; the order of the files is shuffled as well."""
+
+
+def streamed_dataset(config: PretrainConfig, shards: Path) -> ray.data.Dataset:
+    """Return the crystals to learn from, in a new order of files in each epoch."""
+    dataset = ray.data.read_parquet(
+        [str(path) for path in shard_files(shards)],
+        columns=list(TRAINING_COLUMNS),
+        shuffle=ray.data.FileShuffleConfig(seed=config.seed),
+    )
+    fraction = config.holdout_fraction
+
+    def keep(table: pa.Table) -> pa.Table:
+        return table.filter(pa.array(~is_held_out(table[MATERIAL_KEY].to_numpy(), fraction)))
+
+    return dataset.map_batches(keep, batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
+
+
+class StreamedLoader:
+    """This worker's part of the stream that Ray Data splits between the workers.
+
+    Ray Data gives every worker equally many crystals, so up to ``num_workers - 1`` are left out of an epoch
+    (others each time); all workers step equally often. Which crystals share a batch depends on the number of
+    workers, unlike with the resident loader; their masks do not.
+
+    Args:
+        config: Batch size and seed.
+        count: Crystals in the stream.
+        device: Where batches are needed.
+
+    """
+
+    def __init__(self, config: PretrainConfig, count: int, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.local_count = count // distributed.world_size()
+        self.local_batch = max(1, config.batch_size // distributed.world_size())
+        self.names: dict[int, str] = {}
+
+    def num_steps(self) -> int:
+        """Return the number of global batches in an epoch."""
+        return max(1, self.local_count // self.local_batch)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield this worker's share of each global batch; a short rest joins the last one."""
+        batches = ray.train.get_dataset_shard(STREAM).iter_batches(
+            batch_format="pyarrow",
+            batch_size=self.local_batch,
+            prefetch_batches=4,
+            local_shuffle_buffer_size=SHUFFLE_BATCHES * self.local_batch,
+            local_shuffle_seed=self.config.seed + epoch,
+        )
+        for table in _join_rest(batches, self.num_steps()):
+            self.names = dict(zip(table[MATERIAL_KEY].to_pylist(), table[MATERIAL_ID].to_pylist(), strict=True))
+            yield collate(table).to(self.device)
+
+    def material_ids(self, keys: list[int]) -> list[str]:
+        """Return the ids of crystals of the present batch, and the keys of those that other workers hold."""
+        return [self.names.get(key, f"key {key}") for key in keys]
+
+
+def _join_rest(batches: Iterator[pa.Table], num_steps: int) -> Iterator[pa.Table]:
+    held: list[pa.Table] = []
+    step = 0
+    for table in batches:
+        if held and step < num_steps - 1:
+            yield pa.concat_tables(held)
+            step += 1
+            held = []
+        held.append(table)
+    if held:
+        yield pa.concat_tables(held)
+
+
+class TableLoader:
+    """Shards read in order, row group by row group, each worker taking its share of every batch.
+
+    Args:
+        shards: Folder of graph shards.
+        batch_size: Crystals in a global batch.
+        fraction: The held-out share if only held-out crystals are wanted, else None.
+        device: Where batches are needed.
+
+    """
+
+    def __init__(self, shards: Path, batch_size: int, fraction: float | None, device: torch.device) -> None:
+        self.shards, self.batch_size, self.fraction, self.device = shards, batch_size, fraction, device
+
+    def num_steps(self) -> int:
+        """Return the number of batches."""
+        return sum(1 for _ in self._tables())
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:  # noqa: ARG002 - the order is always the same
+        """Yield this worker's share of each batch."""
+        for table in self._tables():
+            rows = np.array_split(np.arange(len(table)), distributed.world_size())[distributed.rank()]
+            yield collate(table.slice(rows[0] if len(rows) else 0, len(rows))).to(self.device)
+
+    def material_ids(self, keys: list[int]) -> list[str]:
+        """Return the ids of crystals by their keys, reading the shards once more."""
+        found: list[str] = []
+        for table in iter_tables(self.shards, (MATERIAL_ID, MATERIAL_KEY)):
+            found += table.filter(pa.array(np.isin(table[MATERIAL_KEY].to_numpy(), keys)))[MATERIAL_ID].to_pylist()
+        return found
+
+    def _tables(self) -> Iterator[pa.Table]:
+        for table in iter_tables(self.shards, TRAINING_COLUMNS):
+            chosen: Any = table
+            if self.fraction is not None:
+                chosen = table.filter(pa.array(is_held_out(table[MATERIAL_KEY].to_numpy(), self.fraction)))
+            for start in range(0, len(chosen), self.batch_size):
+                yield chosen.slice(start, self.batch_size)
+
+
+def streamed_data(config: PretrainConfig, shards: str, device: torch.device) -> PretrainData:
+    """Return loaders that hold a few batches at a time."""
+    folder = Path(shards)
+    everything = TableLoader(folder, config.batch_size, None, device)
+    held_out = TableLoader(folder, config.batch_size, config.holdout_fraction, device)
+    keys = [table[MATERIAL_KEY].to_numpy() for table in iter_tables(folder, (MATERIAL_KEY,))]
+    marked = is_held_out(np.concatenate(keys), config.holdout_fraction)
+    stream: Loader = StreamedLoader(config, int((~marked).sum()), device)
+    return PretrainData(train=stream, held_out=held_out if marked.any() else None, everything=everything)

@@ -1,0 +1,257 @@
+"""Pretraining from beginning to end: data, training, vectors, card, tracking, pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import torch
+
+from crysatom.config import PretrainConfig, digest
+from crysatom.graphs.columns import flat_values, list_lengths
+from crysatom.graphs.shards import iter_tables, read_manifest
+from crysatom.names import ATOMIC_NUMBERS, HELD_OUT, LOSS, LOSS_TERMS, MAX_ATOMIC_NUMBER, SYMBOLS, TRAIN
+from crysatom.pipelines.places import default_tracking_uri, resolve
+from crysatom.pipelines.preparing import prepare
+from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
+from crysatom.report.figures import cross_correlation, loss_curves, vector_map
+from crysatom.tracking.environment import environment_tags, system_metrics
+from crysatom.tracking.fields import BEST_HELD_OUT_LOSS, CONFIG_DIGEST, DATA, DATA_DIGEST, DIMENSIONS, ELEMENTS
+from crysatom.tracking.runs import Tracker
+from crysatom.training.context import Metrics, PlainContext
+from crysatom.training.pretrain import PretrainOutcome, pretrain, resident_data
+from crysatom.vectors.card import CARD_MD, CardFacts, card
+from crysatom.vectors.elements import element_features
+from crysatom.vectors.files import read_vectors, write_vectors
+from crysatom.vectors.table import AtomVectors
+
+HISTORY = "history.csv"
+VECTORS = "vectors"
+RESIDENT_BYTES_PER_EDGE = 12
+RESIDENT_BYTES_PER_ATOM = 24
+"""Of the flat arrays, with index arrays; see GraphTensors."""
+
+SHOWN_ELEMENTS = ("Na", "Cl", "Fe", "Si", "La", "O")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """Where a finished run left its results.
+
+    Attributes:
+        folder: The run's folder.
+        history: Metrics, one row per epoch.
+        vectors: The element vectors.
+        tracking_uri: MLflow store.
+        run_id: MLflow run; empty if MLflow was away.
+        again: True if the run had been finished before and nothing was done now.
+
+    """
+
+    folder: Path
+    history: pd.DataFrame
+    vectors: AtomVectors
+    tracking_uri: str
+    run_id: str
+    again: bool = False
+
+
+def run(config: PretrainConfig) -> FinishedRun:
+    """Pretrain, or return what an earlier run of the same configuration on the same data left.
+
+    Raises:
+        ValueError: If data, flags or the run's folder are not usable as asked.
+        NonFiniteLossError: If the loss of a batch is not a number.
+
+    """
+    if config.num_workers > 0:
+        from crysatom.cluster.session import start_ray
+
+        start_ray()
+    out = resolve(config.out)
+    shards = prepare(config, out)
+    manifest = read_manifest(shards)
+    _check_data(config, manifest)
+    data_digest = manifest_digest(manifest)
+    folder = RunFolder(out / (config.name or f"pretrain-{digest(config)}"))
+    tracker = Tracker.at(folder.path, default_tracking_uri(config.tracking_uri))
+    if folder.claim(config, data_digest):
+        return _finished(folder, tracker, again=True)
+    tracker.start(
+        experiment=config.experiment,
+        run_name=folder.path.name,
+        params=dataclasses.asdict(config),
+        tags={DATA: config.data, DATA_DIGEST: data_digest, CONFIG_DIGEST: digest(config)} | environment_tags(),
+        resume=config.resume,
+    )
+    try:
+        outcome = _train(config, shards, folder.path, Publish(tracker, config.epochs), manifest)
+    except BaseException as error:
+        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+        raise
+    _write_results(config, shards, folder, tracker, outcome)
+    folder.finish(run_id=tracker.run_id, seconds=sum(epoch["seconds"] for epoch in outcome.history))
+    tracker.finish()
+    return _finished(folder, tracker)
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Tells the terminal and MLflow about an epoch; can be sent to the process that reports.
+
+    Attributes:
+        tracker: The run in MLflow.
+        epochs: Of the whole run.
+
+    """
+
+    tracker: Tracker
+    epochs: int
+
+    def __call__(self, metrics: Metrics) -> None:
+        """Publish the metrics of an epoch."""
+        print(epoch_line(metrics, self.epochs), flush=True)  # noqa: T201 - the progress a user watches
+        step = int(metrics["epoch"])
+        self.tracker.log_metrics({k: v for k, v in metrics.items() if k != "epoch"} | system_metrics(), step)
+
+
+def epoch_line(metrics: Mapping[str, float], epochs: int) -> str:
+    """Return one line on an epoch: losses, held-out loss, speed, time left."""
+    done = int(metrics["epoch"]) + 1
+    losses = "  ".join(f"{term} {metrics[f'{TRAIN}/{term}']:.4f}" for term in LOSS_TERMS if f"{TRAIN}/{term}" in metrics)
+    held_out = metrics.get(f"{HELD_OUT}/{LOSS}")
+    minutes, seconds = divmod(round(metrics["seconds"] * (epochs - done)), 60)
+    return (
+        f"epoch {done:>3}/{epochs}  {losses}"
+        + ("" if held_out is None else f"  held-out {held_out:.4f}")
+        + f"  {metrics['crystals_per_second']:,.0f} crystals/s  {minutes}:{seconds:02d} left"
+    )
+
+
+def describe(finished: FinishedRun) -> str:
+    """Return what a user wants to know at the end."""
+    lines = ["Nothing to do: this run is finished."] if finished.again else []
+    first, last = finished.history.iloc[0], finished.history.iloc[-1]
+    for split in (TRAIN, HELD_OUT):
+        shown = [term for term in LOSS_TERMS if f"{split}/{term}" in finished.history]
+        changes = ", ".join(f"{term} {first[f'{split}/{term}']:.4f} -> {last[f'{split}/{term}']:.4f}" for term in shown)
+        if changes:
+            lines.append(f"{split} losses, first -> last epoch: {changes}")
+    lines.append("Nearest elements (centered cosine):")
+    for symbol in (s for s in SHOWN_ELEMENTS if s in finished.vectors.symbols):
+        near = ", ".join(f"{other} {value:.2f}" for other, value in finished.vectors.nearest(symbol, 5))
+        lines.append(f"  {symbol:<2}  {near}")
+    lines.append(f"{len(finished.vectors.symbols)} vectors of {finished.vectors.dim} dimensions: {finished.folder / VECTORS}")
+    lines.append(f"MLflow run {finished.run_id or '(not yet sent)'}; compare runs with: mlflow ui --backend-store-uri {finished.tracking_uri}")
+    return "\n".join(lines)
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """Return 16 hex digits that identify the graphs: those of the shards' checksums."""
+    text = json.dumps([shard["sha256"] for shard in manifest["shards"]])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def fits_in_memory(config: PretrainConfig, manifest: Mapping[str, Any]) -> bool:
+    """Tell whether every worker can hold all graphs in half of its share of the memory."""
+    counts = manifest["counts"]
+    needed = counts["edges"] * RESIDENT_BYTES_PER_EDGE + counts["atoms"] * RESIDENT_BYTES_PER_ATOM
+    memory = config.memory_gb * 1e9 or _worker_memory(config)
+    return bool(needed < memory / 2)
+
+
+def _worker_memory(config: PretrainConfig) -> float:
+    if config.use_gpu and torch.cuda.is_available():
+        return float(torch.cuda.get_device_properties(0).total_memory)
+    return psutil.virtual_memory().available / max(1, config.num_workers)
+
+
+def _check_data(config: PretrainConfig, manifest: Mapping[str, Any]) -> None:
+    counts = manifest["counts"]
+    if counts["accepted"] < 2:
+        raise ValueError(f"{config.data} has {counts['accepted']} usable crystals; pretraining compares crystals and needs 2 or more")
+    element_features(config.node_features).lookup([SYMBOLS.index(symbol) + 1 for symbol in counts["elements"]])
+
+
+def _train(
+    config: PretrainConfig, shards: Path, folder: Path, publish: Publish, manifest: Mapping[str, Any]
+) -> PretrainOutcome:
+    streamed = config.loader == "streamed" or (config.loader == "auto" and not fits_in_memory(config, manifest))
+    if config.num_workers > 0:
+        from crysatom.cluster.train import train_on_cluster
+
+        return train_on_cluster(config, shards, folder, publish, streamed=streamed)
+    if streamed:
+        raise ValueError("the streamed loader needs Ray: set --num-workers to 1 or more")
+    torch.set_num_threads(config.threads_per_worker)
+    device = "cuda" if config.use_gpu else "cpu"
+    context = PlainContext(folder / CHECKPOINTS, publish, device)
+    return pretrain(config, resident_data(config, shards, context.device), context)
+
+
+def _write_results(
+    config: PretrainConfig, shards: Path, folder: RunFolder, tracker: Tracker, outcome: PretrainOutcome
+) -> None:
+    note = folder.read()
+    provenance = {
+        "data": config.data,
+        "data_digest": note["data_digest"],
+        "config_digest": note["config_digest"],
+        "config": dataclasses.asdict(config),
+        **environment_tags(),
+    }
+    vectors = dataclasses.replace(outcome.vectors, provenance=provenance)
+    history = pd.DataFrame(outcome.history)
+    history.to_csv(folder.path / HISTORY, index=False)
+    write_vectors(vectors, folder.path / VECTORS)
+    losses = {k: v for k, v in outcome.history[-1].items() if k.startswith((TRAIN, HELD_OUT))}
+    facts = CardFacts(
+        data=config.data,
+        data_digest=note["data_digest"],
+        num_crystals=read_manifest(shards)["counts"]["accepted"],
+        crystals_per_element=crystals_per_element(shards),
+        config=dataclasses.asdict(config),
+        losses=losses,
+        run_id=tracker.run_id,
+    )
+    (folder.path / VECTORS / CARD_MD).write_text(card(vectors, facts))
+    tracker.log_artifact(folder.path / HISTORY)
+    tracker.log_figure(loss_curves(history), "losses")
+    tracker.log_figure(vector_map(vectors), "vector_map")
+    if outcome.cross_correlation is not None:
+        tracker.log_figure(cross_correlation(outcome.cross_correlation), "cross_correlation")
+    if config.register:
+        tags = {DIMENSIONS: str(vectors.dim), ELEMENTS: str(len(vectors.symbols)), DATA_DIGEST: note["data_digest"]}
+        best = history.get(f"{HELD_OUT}/{LOSS}")
+        tags |= {} if best is None else {BEST_HELD_OUT_LOSS: f"{best.min():.6g}"}
+        tracker.register_vectors(config.register, tags, folder.path / VECTORS)
+
+
+def crystals_per_element(shards: Path) -> dict[int, int]:
+    """Return the number of crystals that hold each element, by atomic number."""
+    total = np.zeros(MAX_ATOMIC_NUMBER + 1, np.int64)
+    for table in iter_tables(shards, (ATOMIC_NUMBERS,)):
+        column = table[ATOMIC_NUMBERS]
+        crystal = np.repeat(np.arange(len(table)), list_lengths(column))
+        pairs = np.unique(crystal * len(total) + flat_values(column))
+        total += np.bincount(pairs % len(total), minlength=len(total))
+    return {int(z): int(total[z]) for z in np.flatnonzero(total)}
+
+
+def _finished(folder: RunFolder, tracker: Tracker, *, again: bool = False) -> FinishedRun:
+    return FinishedRun(
+        folder=folder.path,
+        history=pd.read_csv(folder.path / HISTORY),
+        vectors=read_vectors(folder.path / VECTORS / "vectors.safetensors"),
+        tracking_uri=tracker.uri,
+        run_id=tracker.run_id,
+        again=again,
+    )

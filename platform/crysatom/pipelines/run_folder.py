@@ -1,0 +1,72 @@
+"""A run's folder: whose it is, how far it got, and why it may not be reused for something else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from crysatom.config import PretrainConfig, digest
+
+RUN = "run.json"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run of one configuration on one data set.
+
+    Attributes:
+        path: ``<out>/<name>``.
+
+    """
+
+    path: Path
+
+    def claim(self, config: PretrainConfig, data_digest: str) -> bool:
+        """Make the folder this run's own; return whether the run in it is finished already.
+
+        Raises:
+            ValueError: If another configuration or data set, or an unfinished run not to be resumed, is there.
+
+        """
+        wanted = {"config_digest": digest(config), "data_digest": data_digest}
+        found = self.read()
+        if found:
+            self._require_same(found, wanted, config)
+            if found["finished"]:
+                return True
+            if not config.resume:
+                raise ValueError(
+                    f"{self.path} holds an unfinished run of this configuration; continue it with --resume, "
+                    "or give this one another --name"
+                )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.write({**wanted, "finished": False, "config": dataclasses.asdict(config)})
+        return False
+
+    def read(self) -> dict[str, Any]:
+        """Return what is noted about the run; empty if there is none."""
+        file = self.path / RUN
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Replace the note, in one step."""
+        partial = self.path / f".{RUN}.partial"
+        partial.write_text(json.dumps(content, indent=1))
+        os.replace(partial, self.path / RUN)
+
+    def finish(self, **facts: Any) -> None:
+        """Note that the run is finished."""
+        self.write({**self.read(), "finished": True, **facts})
+
+    def _require_same(self, found: dict[str, Any], wanted: dict[str, str], config: PretrainConfig) -> None:
+        if found["config_digest"] != wanted["config_digest"]:
+            mine = dataclasses.asdict(config)
+            differing = {k: (v, mine[k]) for k, v in found["config"].items() if k in mine and mine[k] != v}
+            text = ", ".join(f"{name} {was!r} -> {now!r}" for name, (was, now) in sorted(differing.items()))
+            raise ValueError(f"{self.path} holds a run of another configuration ({text}); give this one another --name")
+        if found["data_digest"] != wanted["data_digest"]:
+            raise ValueError(f"{self.path} holds a run on other data; give this one another --name")
