@@ -75,7 +75,7 @@ def test_killed_run_is_continued_to_the_same_bytes(
     assert _digests(out) == _digests(undisturbed)
 
 
-@pytest.mark.filterwarnings("ignore:`use_push_based_shuffle`:DeprecationWarning")  # Ray 2.60 warns of itself
+@pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning")  # Ray 2.60 warns of its own defaults
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_leaves_the_same_bytes(table: Path, undisturbed: Path, tmp_path: Path) -> None:
     from crysatom.cluster.featurize import featurize
