@@ -13,9 +13,8 @@ NOTHING_ACCEPTED = 2
 def main() -> int:
     """Run the job; return its exit code: 0, or 2 if no crystal was accepted."""
     config = parse(IngestConfig)
-    bootstrap.start_ray()
     try:
-        report = ingest(config)
+        report = ingest(config, bootstrap.start_ray)
     except ValueError as error:
         sys.exit(f"error: {error}")
     print(f"read {report.read:,} = accepted {report.accepted:,} + rejected {report.rejected:,}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 import pyarrow as pa
@@ -18,14 +19,29 @@ WINDOW_BYTES = 256_000_000
 """Raw records in the object store at a time. The driver reads them, so that workers need not see its files."""
 
 
-def ingest(config: IngestConfig) -> IngestReport:
+def ingest(config: IngestConfig, start: Callable[[], None] | None = None) -> IngestReport:
     """Ingest a source; the result is that of :func:`crysatom.crystals.ingest.ingest_plain`, row for row.
+
+    Args:
+        config: What to read, and where to write.
+        start: Starts or joins Ray. Called when the source has been opened and holds more than one batch;
+            fewer records are parsed here sooner than a cluster could.
 
     Raises:
         ValueError: If the source cannot be opened, or the output exists and may not be replaced.
 
     """
-    return run_ingest(config, _examine_on_cluster)
+    return run_ingest(config, partial(_examine, start))
+
+
+def _examine(start: Callable[[], None] | None, batches: Iterator[pa.Table], limits: Limits) -> Iterator[pa.Table]:
+    first = list(islice(batches, 2))
+    if len(first) < 2:
+        yield from (examine_batch(batch, limits) for batch in first)
+        return
+    if start:
+        start()
+    yield from _examine_on_cluster(chain(first, batches), limits)
 
 
 def _examine_on_cluster(batches: Iterator[pa.Table], limits: Limits) -> Iterator[pa.Table]:

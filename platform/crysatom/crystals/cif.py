@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from pymatgen.core import Structure
-from pymatgen.io.cif import CifFile, CifParser, str2float
+from pymatgen.io.cif import CifBlock, CifFile, CifParser, str2float
 
 from crysatom.crystals.checks import Limits, check_volume
 from crysatom.crystals.cif_formula import require_formula
@@ -23,6 +23,10 @@ _LENGTHS = ("_cell_length_a", "_cell_length_b", "_cell_length_c")
 _ANGLES = ("_cell_angle_alpha", "_cell_angle_beta", "_cell_angle_gamma")
 _COORDINATES = ("_atom_site_fract_x", "_atom_site_fract_y", "_atom_site_fract_z")
 _STRUCTURE_START = re.compile(r"^\s*_atom_site_fract_x\b", re.MULTILINE)
+_MOST_OPERATIONS = 192
+_SPECIAL_POSITIONS = 20
+"""Largest ratio of symmetry operations to distinct positions of a site, averaged over a crystal's sites."""
+
 _IMPLICIT_HYDROGENS = re.compile(r"^(Wat|wat|O-H|OH)")
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -43,17 +47,17 @@ def parse_cif(content: bytes, limits: Limits) -> Arrays:
         warnings.simplefilter("ignore")
         try:
             block = _block(text)
-            _require_ordered_sites(block, limits)
-            _require_cell(block)
-            structure = CifParser.from_str(text, occupancy_tolerance=1.0, check_cif=False).parse_structures(
-                primitive=False, on_error="raise"
-            )[0]
+            _require_ordered_sites(block.data, limits)
+            _require_cell(block.data)
+            parser = CifParser.from_str(text, occupancy_tolerance=1.0, check_cif=False)
+            _require_few_positions(parser, block, limits)
+            structure = parser.parse_structures(primitive=False, on_error="raise")[0]
         except Rejection:
             raise
         except Exception as error:  # pymatgen raises about everything on broken text
             raise _as_rejection(error) from error
     arrays = _arrays(structure)
-    require_formula(block.get("_chemical_formula_sum"), arrays[2])
+    require_formula(block.data.get("_chemical_formula_sum"), arrays[2])
     return arrays
 
 
@@ -74,18 +78,18 @@ def _decode(content: bytes) -> str:
         return content.decode("latin-1")
 
 
-def _block(text: str) -> dict[str, Any]:
-    """Return the data items of the one structure in the file, by name."""
+def _block(text: str) -> CifBlock:
+    """Return the data block of the one structure in the file."""
     starts = len(_STRUCTURE_START.findall(text))
     if starts > 1:
         raise Rejection(
             Reason.SEVERAL_STRUCTURES, f"the file holds {starts} structures; write each to a file of its own"
         )
-    blocks = [dict(block.data) for block in CifFile.from_str(text).data.values()]
+    blocks = list(CifFile.from_str(text).data.values())
     if not blocks:
         raise Rejection(Reason.UNREADABLE, "not a CIF, it has no data_ block; is it a web page or another format?")
     for block in blocks:
-        if all(name in block for name in _COORDINATES):
+        if all(name in block.data for name in _COORDINATES):
             return block
     raise Rejection(
         Reason.EMPTY, f"no atoms: the CIF lacks {', '.join(_COORDINATES)}; export it with fractional coordinates"
@@ -112,6 +116,20 @@ def _require_ordered_sites(block: dict[str, Any], limits: Limits) -> None:
                 )
     for row, value in enumerate(block.get("_atom_site_occupancy", []), start=1):
         _require_full_occupancy(row, value)
+
+
+def _require_few_positions(parser: CifParser, block: CifBlock, limits: Limits) -> None:
+    """Raise if expanding the symmetry, which takes the square of the atoms, could take minutes."""
+    num_sites = len(block.data[_COORDINATES[0]])
+    if num_sites * _MOST_OPERATIONS <= _SPECIAL_POSITIONS * limits.max_atoms:
+        return
+    num_operations = len(parser.get_symops(block))
+    if num_sites * num_operations > _SPECIAL_POSITIONS * limits.max_atoms:
+        message = (
+            """Raise if expanding the symmetry, quadratic in the atoms it makes, could take minutes."""
+            "use a primitive cell, or raise --max-atoms"
+        )
+        raise Rejection(Reason.TOO_LARGE, message)
 
 
 def _require_full_occupancy(row: int, value: str) -> None:

@@ -43,6 +43,9 @@ def parse_structure_json(content: bytes) -> Arrays:
 
 
 def _pymatgen(structure: dict[str, Any]) -> Arrays:
+    if "lattice" not in structure and "sites" not in structure:
+        message = "no structure: neither lattice and sites, nor a structure or atoms entry; see Structure.as_dict()"
+        raise Rejection(Reason.UNREADABLE, message)
     if "lattice" not in structure:
         kind = structure.get("@class", "the record")
         raise Rejection(Reason.NO_LATTICE, f"{kind} has no lattice; a crystal needs a unit cell (a molecule has none)")

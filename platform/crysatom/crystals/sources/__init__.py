@@ -8,7 +8,7 @@ from pathlib import Path
 
 from crysatom.crystals.quarantine import Rejected
 from crysatom.crystals.raw import Raw
-from crysatom.crystals.sources.base import Source
+from crysatom.crystals.sources.base import KNOWN_SOURCES, Source
 
 __all__ = ["Source", "open_source", "read_source"]
 
@@ -31,11 +31,6 @@ _SUFFIXES = {
 _FOLDER = ("crysatom.crystals.sources.folder", "open_folder")
 _ANY_OTHER = ("crysatom.crystals.sources.ase_files", "open_ase")
 _PICKLES = (".pkl", ".pickle", ".pckl", ".pkl.gz", ".p")
-
-KNOWN_SOURCES = (
-    "aflow:prototypes, jarvis:DATASET, mp:QUERY, a folder of CIFs, a crystal table (.parquet), pymatgen structures "
-    "(.json, .jsonl, also .gz), a .cif, or a file that ASE reads (.xyz, .db, .traj, POSCAR, ...)"
-)
 
 
 def open_source(source: str) -> Source:

@@ -11,7 +11,7 @@ import numpy as np
 
 from crysatom.crystals.quarantine import Reason, Rejected, Rejection
 from crysatom.crystals.raw import Raw, pack_arrays
-from crysatom.crystals.sources.base import Source, plain_properties, pop_id, rejected
+from crysatom.crystals.sources.base import KNOWN_SOURCES, Source, plain_properties, pop_id, rejected
 
 _PICKLED = frozenset({"bundletrajectory"})
 """ASE formats whose readers unpickle."""
@@ -25,17 +25,17 @@ def open_ase(path: str) -> Source:
 
     """
     try:
-        from ase.io.formats import UnknownFileTypeError, filetype
+        from ase.io.formats import UnknownFileTypeError, filetype, ioformats
     except ImportError as error:
         raise ValueError(f'{path}: ASE reads this kind of file; pip install "crysatom[ingest]"') from error
     try:
         kind = filetype(path)
-    except (UnknownFileTypeError, UnicodeDecodeError, OSError) as error:
-        from crysatom.crystals.sources import KNOWN_SOURCES
-
+    except (UnknownFileTypeError, UnicodeDecodeError, OSError):
+        kind = ""
+    if kind not in ioformats:
         raise ValueError(
-            f"{path}: ASE does not know this kind of file ({error}); sources are {KNOWN_SOURCES}"
-        ) from error
+            f"{path}: neither ASE nor anything else here reads this kind of file; known are {KNOWN_SOURCES}"
+        )
     if kind in _PICKLED:
         raise ValueError(f"{path}: ASE format {kind} holds pickles, which are not read; convert it to .xyz or .db")
     reader = _rows if kind == "db" else partial(_frames, kind=kind)

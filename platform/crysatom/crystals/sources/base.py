@@ -12,6 +12,11 @@ import pyarrow as pa
 from crysatom.crystals.quarantine import Reason, Rejected, Rejection
 from crysatom.crystals.raw import Raw
 
+KNOWN_SOURCES = (
+    "aflow:prototypes, jarvis:DATASET, mp:QUERY, a folder of CIFs, a crystal table (.parquet), pymatgen structures "
+    "(.json, .jsonl, also .gz), a .cif, or a file that ASE reads (.xyz, .db, .traj, POSCAR, ...)"
+)
+
 ID_KEYS = ("material_id", "jid", "id", "mp_id", "entry_id", "task_id", "uid")
 """Where a record may keep its identifier, in order of preference."""
 

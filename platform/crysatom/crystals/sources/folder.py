@@ -6,6 +6,7 @@ import gzip
 import logging
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ def open_folder(path: str) -> Source:
     _mention_other_files(folder, files)
     if not listing.exists():
         return Source(name=path, records=partial(_every_file, files), total=len(files))
-    rows = read_id_prop(listing, known={cif_stem(file) for file in files})
-    return Source(name=path, records=partial(_listed_files, folder, files, rows))
+    by_name = {name: file for file in files for name in (file.name, f"{cif_stem(file)}.cif", cif_stem(file))}
+    rows = read_id_prop(listing, known=by_name.keys())
+    return Source(name=path, records=partial(_listed_files, folder, by_name, rows))
 
 
 def cif_stem(path: Path) -> str:
@@ -59,13 +61,11 @@ def _every_file(files: list[Path]) -> Iterator[Raw | Rejected]:
         yield _read(file, cif_stem(file), {})
 
 
-def _listed_files(folder: Path, files: list[Path], rows: list[Row]) -> Iterator[Raw | Rejected]:
-    by_stem = {cif_stem(file): file for file in files}
-    by_stem |= {file.name: file for file in files}
+def _listed_files(folder: Path, by_name: dict[str, Path], rows: list[Row]) -> Iterator[Raw | Rejected]:
     listed: set[Path] = set()
     for row in rows:
         where = f"{folder / ID_PROP}:{row.line}"
-        file = by_stem.get(row.material_id)
+        file = by_name.get(row.material_id)
         if not row.material_id:
             yield rejected(
                 Reason.MISSING_ID,
@@ -77,9 +77,10 @@ def _listed_files(folder: Path, files: list[Path], rows: list[Row]) -> Iterator[
             message = f"there is no {row.material_id}.cif beside it; add the file, or remove the row"
             yield rejected(Reason.MISSING_FILE, message, material_id=row.material_id, source=where)
         else:
+            record = _read(file, cif_stem(file), row.properties)
+            yield record if file not in listed else replace(record, source=f"{where} ({file.name})")
             listed.add(file)
-            yield _read(file, cif_stem(file), row.properties)
-    for file in files:
+    for file in dict.fromkeys(by_name.values()):
         if file not in listed:
             message = f"{ID_PROP} has no row for it; add one, or remove {ID_PROP} to read all files without properties"
             yield rejected(Reason.UNLISTED_FILE, message, material_id=cif_stem(file), source=str(file))

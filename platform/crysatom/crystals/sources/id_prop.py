@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ class Row:
     properties: dict[str, Any]
 
 
-def read_id_prop(path: Path, known: set[str]) -> list[Row]:
+def read_id_prop(path: Path, known: Collection[str]) -> list[Row]:
     """Return the rows of the file.
 
     A first row whose id names no file and whose further cells are not numbers, or whose id is a usual
@@ -58,7 +59,7 @@ def read_id_prop(path: Path, known: set[str]) -> list[Row]:
     return [_row(path, line, cells, names) for line, cells in lines[has_header:]]
 
 
-def _is_header(cells: list[str], known: set[str]) -> bool:
+def _is_header(cells: list[str], known: Collection[str]) -> bool:
     if cells[0] in known:
         return False
     values = [cell for cell in cells[1:] if cell.lower() not in _MISSING]

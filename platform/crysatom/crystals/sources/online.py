@@ -86,11 +86,12 @@ def open_materials_project(query: str) -> Source:
         raise ValueError(
             "the Materials Project needs a key: get one at materialsproject.org/api and export MP_API_KEY=..."
         )
+    search = mp_search(query)
     try:
         with MPRester(
             key, use_document_model=False, mute_progress_bars=True, endpoint=os.environ.get("MP_API_ENDPOINT")
         ) as client:
-            documents = client.materials.summary.search(**mp_search(query), fields=MP_FIELDS)
+            documents = client.materials.summary.search(**search, fields=MP_FIELDS)
     except Exception as error:  # noqa: BLE001 - mp-api, requests and pydantic each raise their own
         reason = str(error).replace(key, "<key>")
         raise ValueError(f"source mp:{query}: the query failed ({type(error).__name__}: {reason})") from None

@@ -1,0 +1,75 @@
+"""Ingest on a cluster: the same rows as in one process, and the job as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from crysatom.cluster import ingest as cluster
+from crysatom.config import IngestConfig
+from crysatom.crystals.ingest import ingest_plain
+from tests.conftest import REPOSITORY
+from tests.unit.broken_inputs import cif
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """300 listed CIFs, more than two batches, of which every tenth is disordered, and one without row."""
+    cifs = tmp_path / "cifs"
+    cifs.mkdir()
+    for i in range(300):
+        occupancy = 0.5 if i % 10 == 0 else 1
+        (cifs / f"c{i}.cif").write_text(
+            cif(f"Na Na1 0 0 0 1\nCl Cl1 0.5 0.5 0.5 {occupancy}\n", cell=(4 + i / 100, 4, 4, 90, 90, 90))
+        )
+    rows = [f"c{i},{i / 7}" for i in range(299)] + ["c5,1"]
+    (cifs / "id_prop.csv").write_text("\n".join(rows))
+    return cifs
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Data sets deprecated options itself
+@pytest.mark.usefixtures("ray_cluster")
+def test_cluster_writes_what_one_process_writes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "WINDOW_BYTES", 150_000)  # several windows
+    plain = ingest_plain(IngestConfig(source=str(folder), out=str(tmp_path / "plain")))
+    ray = cluster.ingest(IngestConfig(source=str(folder), out=str(tmp_path / "ray")))
+    assert (ray.read, ray.accepted, ray.rejected) == (plain.read, plain.accepted, plain.rejected) == (301, 269, 32)
+    assert ray.reasons == plain.reasons == {"disordered": 30, "duplicate_id": 1, "unlisted_file": 1}
+    assert pq.read_table(ray.table).equals(pq.read_table(plain.table), check_metadata=True)
+    assert pq.read_table(ray.quarantine).equals(pq.read_table(plain.quarantine))
+
+
+def run_job(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "RAY_ADDRESS"}}
+    command = [sys.executable, str(REPOSITORY / "jobs" / "ingest.py"), *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=180, check=False)
+
+
+def test_job_says_what_happened_and_where(folder: Path, tmp_path: Path) -> None:
+    done = run_job("--source", "cifs", "--out", "table", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "read 301 = accepted 269 + rejected 32" in done.stdout
+    assert str(Path("table") / "crystals.parquet") in done.stdout
+    assert "30  disordered" in done.stdout
+    assert pq.read_metadata(tmp_path / "table" / "crystals.parquet").num_rows == 269
+    assert folder.parent == tmp_path
+
+
+def test_job_without_source_fails_in_one_line(tmp_path: Path) -> None:
+    failed = run_job("--source", "nothing", "--out", "table", cwd=tmp_path)
+    assert failed.returncode == 1
+    assert "Traceback" not in failed.stderr
+    assert "error: source 'nothing' does not exist" in failed.stderr
+
+
+def test_job_that_accepts_nothing_says_so(tmp_path: Path) -> None:
+    (tmp_path / "bad.cif").write_text("nothing")
+    failed = run_job("--source", "bad.cif", "--out", "table", cwd=tmp_path)
+    assert failed.returncode == 2
+    assert "no crystal was accepted" in failed.stderr
+    assert pq.read_table(tmp_path / "table" / "quarantine.parquet")["reason"].to_pylist() == ["unreadable"]
