@@ -49,7 +49,9 @@ class GraphSpec:
     def __post_init__(self) -> None:
         _require(0 < self.cutoff <= 50, f"cutoff must lie in (0, 50] angstrom, got {self.cutoff}")
         _require(1 <= self.num_neighbors <= 500, f"num_neighbors must lie in [1, 500], got {self.num_neighbors}")
-        _require(0 <= self.tie_tolerance <= 0.1, f"tie_tolerance must lie in [0, 0.1] angstrom, got {self.tie_tolerance}")
+        _require(
+            0 <= self.tie_tolerance <= 0.1, f"tie_tolerance must lie in [0, 0.1] angstrom, got {self.tie_tolerance}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,14 +252,21 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         for name in ("embedding_dim", "num_layers", "projection_dim", "epochs", "threads_per_worker"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        _require(self.batch_size >= 2, f"batch_size must be at least 2 (the losses compare crystals), got {self.batch_size}")
+        _require(
+            self.batch_size >= 2, f"batch_size must be at least 2 (the losses compare crystals), got {self.batch_size}"
+        )
         _require(self.num_workers >= 0, f"num_workers must not be negative, got {self.num_workers}")
-        _require(self.batch_size >= self.num_workers, f"batch_size {self.batch_size} is smaller than num_workers {self.num_workers}")
+        _require(
+            self.batch_size >= self.num_workers,
+            f"batch_size {self.batch_size} is smaller than num_workers {self.num_workers}",
+        )
         _require(self.lr > 0, f"lr must be positive, got {self.lr}")
         for name in ("atom_mask_fraction", "edge_mask_fraction", "holdout_fraction"):
             _require(0 <= getattr(self, name) < 1, f"{name} must lie in [0, 1), got {getattr(self, name)}")
         _require(0 <= self.ema_decay < 1, f"ema_decay must lie in [0, 1), got {self.ema_decay}")
-        _require(self.ssl_loss in get_args(SSLLoss), f"ssl_loss must be one of {get_args(SSLLoss)}, got {self.ssl_loss!r}")
+        _require(
+            self.ssl_loss in get_args(SSLLoss), f"ssl_loss must be one of {get_args(SSLLoss)}, got {self.ssl_loss!r}"
+        )
         _require(
             not (self.selection == "held_out" and self.holdout_fraction == 0),
             "selection='held_out' needs crystals: set holdout_fraction above 0",
@@ -271,7 +280,19 @@ class PretrainConfig:
 
 
 NOT_IN_DIGEST = frozenset(
-    {"out", "name", "resume", "num_workers", "use_gpu", "tracking_uri", "experiment", "register", "max_failures", "threads_per_worker", "memory_gb"}
+    {
+        "out",
+        "name",
+        "resume",
+        "num_workers",
+        "use_gpu",
+        "tracking_uri",
+        "experiment",
+        "register",
+        "max_failures",
+        "threads_per_worker",
+        "memory_gb",
+    }
 )
 """Fields that say where a run happens, not what it computes."""
 
@@ -324,12 +345,13 @@ def parse(config_type: type[ConfigT], argv: Sequence[str] | None = None) -> Conf
     import tyro  # here, so that a machine that only runs the loop need not have it
 
     arguments = list(sys.argv[1:] if argv is None else argv)
-    preset = None
+    preset: Any = None
     if config_type is PretrainConfig:
         chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         chooser.add_argument("--recipe", choices=sorted(RECIPES), default="default")
         preset = RECIPES[chooser.parse_known_args(arguments)[0].recipe]()
     try:
-        return tyro.cli(config_type, args=arguments, default=preset, description=config_type.__doc__)  # type: ignore[arg-type]
+        config: ConfigT = tyro.cli(config_type, args=arguments, default=preset, description=config_type.__doc__)
     except ValueError as error:
         sys.exit(f"error: {error}")
+    return config

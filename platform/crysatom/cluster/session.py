@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def start_ray() -> None:
     path; the environment variable set here does, and merges with the job's own runtime environment.
     """
     if not ray.is_initialized():
-        ray.init(logging_level="warning", runtime_env={"env_vars": {"PYTHONPATH": str(SOURCE_ROOT)}})
+        ray.init(logging_level=logging.WARNING, runtime_env={"env_vars": {"PYTHONPATH": str(SOURCE_ROOT)}})
 
 
 def started_here() -> bool:

@@ -45,7 +45,9 @@ def prepare(config: PretrainConfig, out: Path) -> Path:
 
         report = featurize_on_cluster(featurize)
     if report.rejected:
-        logger.warning("%d of %d crystals have no graph; see %s", report.rejected, report.read, shards / "quarantine.parquet")
+        logger.warning(
+            "%d of %d crystals have no graph; see %s", report.rejected, report.read, shards / "quarantine.parquet"
+        )
     return shards
 
 
@@ -76,4 +78,6 @@ def _require_same_graph(folder: Path, graph: GraphSpec) -> None:
     wanted = dataclasses.asdict(graph)
     if differing := {name: value for name, value in wanted.items() if found[name] != value}:
         was = {name: found[name] for name in differing}
-        raise ValueError(f"{folder} holds graphs made with {was}, this run wants {differing}; change the flags or featurize again")
+        raise ValueError(
+            f"{folder} holds graphs made with {was}, this run wants {differing}; change the flags or featurize again"
+        )

@@ -126,7 +126,9 @@ class Publish:
 def epoch_line(metrics: Mapping[str, float], epochs: int) -> str:
     """Return one line on an epoch: losses, held-out loss, speed, time left."""
     done = int(metrics["epoch"]) + 1
-    losses = "  ".join(f"{term} {metrics[f'{TRAIN}/{term}']:.4f}" for term in LOSS_TERMS if f"{TRAIN}/{term}" in metrics)
+    losses = "  ".join(
+        f"{term} {metrics[f'{TRAIN}/{term}']:.4f}" for term in LOSS_TERMS if f"{TRAIN}/{term}" in metrics
+    )
     held_out = metrics.get(f"{HELD_OUT}/{LOSS}")
     minutes, seconds = divmod(round(metrics["seconds"] * (epochs - done)), 60)
     return (
@@ -149,8 +151,13 @@ def describe(finished: FinishedRun) -> str:
     for symbol in (s for s in SHOWN_ELEMENTS if s in finished.vectors.symbols):
         near = ", ".join(f"{other} {value:.2f}" for other, value in finished.vectors.nearest(symbol, 5))
         lines.append(f"  {symbol:<2}  {near}")
-    lines.append(f"{len(finished.vectors.symbols)} vectors of {finished.vectors.dim} dimensions: {finished.folder / VECTORS}")
-    lines.append(f"MLflow run {finished.run_id or '(not yet sent)'}; compare runs with: mlflow ui --backend-store-uri {finished.tracking_uri}")
+    lines.append(
+        f"{len(finished.vectors.symbols)} vectors of {finished.vectors.dim} dimensions: {finished.folder / VECTORS}"
+    )
+    lines.append(
+        f"MLflow run {finished.run_id or '(not yet sent)'}; compare runs with: "
+        f"mlflow ui --backend-store-uri {finished.tracking_uri}"
+    )
     return "\n".join(lines)
 
 
@@ -177,7 +184,9 @@ def _worker_memory(config: PretrainConfig) -> float:
 def _check_data(config: PretrainConfig, manifest: Mapping[str, Any]) -> None:
     counts = manifest["counts"]
     if counts["accepted"] < 2:
-        raise ValueError(f"{config.data} has {counts['accepted']} usable crystals; pretraining compares crystals and needs 2 or more")
+        raise ValueError(
+            f"{config.data} has {counts['accepted']} usable crystals; pretraining compares crystals and needs 2 or more"
+        )
     element_features(config.node_features).lookup([SYMBOLS.index(symbol) + 1 for symbol in counts["elements"]])
 
 

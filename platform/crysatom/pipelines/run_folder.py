@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ class RunFolder:
         """Replace the note, in one step."""
         partial = self.path / f".{RUN}.partial"
         partial.write_text(json.dumps(content, indent=1))
-        os.replace(partial, self.path / RUN)
+        partial.replace(self.path / RUN)
 
     def finish(self, **facts: Any) -> None:
         """Note that the run is finished."""

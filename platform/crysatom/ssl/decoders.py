@@ -44,7 +44,8 @@ def edge_counts(batch: Batch) -> Tensor:
     first, size = batch.ptr[crystal], batch.ptr.diff()[crystal]
     starts = pair_ptr(batch.ptr)
     pair = starts[crystal] + (center - first) * size + (source - first)
-    return torch.bincount(pair, minlength=int(starts[-1])).clamp_(max=NUM_CLASSES - 1)
+    counts: Tensor = torch.bincount(pair, minlength=int(starts[-1])).clamp_(max=NUM_CLASSES - 1)
+    return counts
 
 
 def connectivity_loss(logits: Tensor, target: Tensor, ptr: Tensor, *, per_crystal: bool) -> Tensor:
@@ -64,8 +65,8 @@ def connectivity_loss(logits: Tensor, target: Tensor, ptr: Tensor, *, per_crysta
         crystal = torch.arange(len(sizes), device=ptr.device).repeat_interleave(sizes)
         loss, weight = (x.new_zeros(len(sizes)).index_add(0, crystal, x) for x in (loss, weight))
         loss, weight = loss / weight, torch.ones_like(loss)
-    numerator, denominator = all_reduce_sum(torch.stack([loss.sum(), weight.sum()]))
-    return numerator / denominator
+    sums = all_reduce_sum(torch.stack([loss.sum(), weight.sum()]))
+    return sums[0] / sums[1]
 
 
 class ConnectivityDecoder(nn.Module):

@@ -41,7 +41,8 @@ class Context(ABC):
         ids = [self.device.index] if self.device.type == "cuda" else None
         known = inspect.signature(DistributedDataParallel).parameters
         option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch < 2.13
-        return DistributedDataParallel(model, device_ids=ids, **{option: False})
+        options: dict[str, Any] = {option: False}
+        return DistributedDataParallel(model, device_ids=ids, **options)
 
     @abstractmethod
     def report(self, metrics: Metrics, save: Save) -> None:

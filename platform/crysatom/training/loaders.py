@@ -59,7 +59,7 @@ class ResidentLoader:
 
     """
 
-    def __init__(  # noqa: PLR0913 - what defines the batches of a run
+    def __init__(
         self,
         tensors: GraphTensors,
         crystals: np.ndarray,

@@ -30,13 +30,33 @@ class NonFiniteLossError(RuntimeError):
 class Settings(Protocol):
     """What the loop reads of a job's configuration."""
 
-    epochs: int
-    lr: float
-    schedule: Literal["cosine", "constant"]
-    weight_decay: float
-    gradient_clip: float
-    ema_decay: float
-    selection: Literal["held_out", "train", "last"]
+    @property
+    def epochs(self) -> int:
+        """Passes over the data."""
+
+    @property
+    def lr(self) -> float:
+        """Largest learning rate."""
+
+    @property
+    def schedule(self) -> Literal["cosine", "constant"]:
+        """Course of the learning rate."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Of AdamW."""
+
+    @property
+    def gradient_clip(self) -> float:
+        """Largest norm of the gradient; 0: not clipped."""
+
+    @property
+    def ema_decay(self) -> float:
+        """Decay of the moving average of the weights; 0: none."""
+
+    @property
+    def selection(self) -> Literal["held_out", "train", "last"]:
+        """Which epoch's weights are left in the model."""
 
 
 class Loop:
@@ -54,7 +74,7 @@ class Loop:
 
     """
 
-    def __init__(  # noqa: PLR0913 - the parts of a training
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of a training
         self,
         model: nn.Module,
         train: Loader,
@@ -132,7 +152,7 @@ class Loop:
         terms: dict[str, Tensor] = wrapped(batch, epoch)
         self._check_finite(terms[LOSS], batch, epoch)
         self.optimizer.zero_grad()
-        terms[LOSS].backward()  # type: ignore[no-untyped-call]
+        terms[LOSS].backward()
         if settings.gradient_clip > 0:
             nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip)
         self.optimizer.step()
@@ -159,7 +179,7 @@ class Loop:
 
     def _describe(self, loss: float, epoch: int, keys: list[int]) -> str:
         names = self.train.material_ids(keys)
-        shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")  # noqa: PLR2004
+        shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
         batch = self.step - epoch * self.train.num_steps()
         return (
             f"the loss is {loss} in epoch {epoch}, batch {batch}, with crystals {shown}; the weights were not "

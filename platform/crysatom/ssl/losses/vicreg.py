@@ -13,8 +13,8 @@ INVARIANCE, VARIANCE, COVARIANCE = 1.0, 1.0, 0.04
 
 def invariance(z_a: Tensor, z_b: Tensor) -> Tensor:
     """Return the mean squared difference of the views over all workers (eq. 5)."""
-    total, count = all_reduce_sum(torch.stack([(z_a - z_b).square().sum(), z_a.new_tensor(float(z_a.numel()))]))
-    return total / count
+    sums = all_reduce_sum(torch.stack([(z_a - z_b).square().sum(), z_a.new_tensor(float(z_a.numel()))]))
+    return sums[0] / sums[1]
 
 
 def covariance_matrix(z: Tensor) -> Tensor:
