@@ -66,7 +66,8 @@ def _their_batch(model: Objective, batch: Batch) -> published.Batch:
     ranges = [range(int(a), int(b)) for a, b in zip(batch.ptr[:-1], batch.ptr[1:], strict=True)]
     neighbors, atoms = batch.edge_index[0].view(-1, 12), model.encoder.features[batch.atomic_numbers]
     first_atom = batch.ptr[batch.batch]
-    edges = model.encoder.basis(batch.distance).view(-1, 12, 41)
+    features, row = model.encoder.basis(batch.distance)
+    edges = features[row].view(-1, 12, 41)
     views = []
     for view in range(2):
         stream = mix(mix(mix(batch.material_key, model.config.seed), EPOCH), view)

@@ -35,7 +35,7 @@ class Edges:
         center: ``(E,)`` atom the edge arrives at.
         neighbor: ``(E,)`` atom it comes from.
         row: ``(E,)`` row of ``basis`` that describes it.
-        basis: ``(R, F)`` distance features; views of the same crystals share rows.
+        basis: ``(R, F)`` distance features; edges of equal length, in all views, share a row.
 
     """
 
@@ -94,12 +94,16 @@ class Edges:
         return total.index_add_(0, index, self.basis.index_select(0, self.row))
 
     @cached_property
+    def row_counts(self) -> Tensor:
+        """``(V, R)`` edges of each view that a row of ``basis`` describes."""
+        views = zip(self.view_ptr, self.view_ptr[1:], strict=False)
+        counts = [torch.bincount(self.row[a:b], minlength=len(self.basis)) for a, b in views]
+        return torch.stack(counts).to(self.basis.dtype)
+
+    @cached_property
     def gram(self) -> Tensor:
         """``(V, F, F)`` sum over each view's edges of the outer product of their features."""
-        features = (
-            self.basis.index_select(0, self.row[a:b]) for a, b in zip(self.view_ptr, self.view_ptr[1:], strict=False)
-        )
-        return torch.stack([f.T @ f for f in features])
+        return self.basis.T @ (self.row_counts[:, :, None] * self.basis)
 
     @cached_property
     def in_degree(self) -> Tensor:

@@ -36,14 +36,27 @@ class GatedConv(nn.Module):
         self.bn1 = ViewBatchNorm(2 * width)
         self.bn2 = ViewBatchNorm(width)
 
-    def forward(self, h: Tensor, edges: Edges) -> Tensor:
-        """Update atom vectors ``(M, D)``."""
+    def forward(self, h: Tensor, edges: Edges, kind: Tensor | None = None) -> Tensor:
+        """Update atom vectors.
+
+        Args:
+            h: ``(M, D)``, or ``(K, D)`` with one row per kind of atom.
+            edges: Edges between the M atoms.
+            kind: ``(M,)`` row of ``h`` of each atom; None: the atom's own. With few kinds the linear maps
+                are evaluated once for each, which spares the first layer most of its work.
+
+        Returns:
+            ``(M, D)``.
+
+        """
         of_center, of_neighbor, of_edge = self.fc_full.weight.split(
             [self.width, self.width, self.fc_full.in_features - 2 * self.width], dim=1
         )
+        terms = [F.linear(h, of_center, self.fc_full.bias), F.linear(h, of_neighbor)]
+        if kind is not None:
+            h, *terms = (rows.index_select(0, kind) for rows in (h, *terms))
         messages, mean, variance = gated_sum(
-            F.linear(h, of_center, self.fc_full.bias),
-            F.linear(h, of_neighbor),
+            *terms,
             of_edge,
             self.bn1.weight,
             self.bn1.bias,

@@ -51,7 +51,7 @@ class _Normalize(torch.autograd.Function):
         return normalized, mean, variance
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         grad = grads[0]
         normalized, rstd, count = ctx.saved_tensors
         sums = torch.stack([grad.sum(1), (grad * normalized).sum(1)]).double()
@@ -86,7 +86,7 @@ class ViewBatchNorm(nn.Module):
         """Normalize ``(V * N, C)``; in evaluation mode by the running statistics."""
         if self.training:
             views = x.view(num_views, len(x) // num_views, x.shape[1])
-            normalized, mean, variance = _Normalize.apply(views, self.eps)
+            normalized, mean, variance = _Normalize.apply(views, self.eps)  # type: ignore[no-untyped-call]
             self.track(mean, variance)
             x = normalized.view_as(x)
         else:

@@ -30,8 +30,15 @@ class Encoder(nn.Module):
     features: Tensor
     centers: Tensor
 
-    def __init__(  # noqa: PLR0913 - the hyper-parameters of the paper
-        self, features: Tensor, atomic_numbers: Tensor, *, width: int, num_layers: int, cutoff: float, learned_mask: bool
+    def __init__(
+        self,
+        features: Tensor,
+        atomic_numbers: Tensor,
+        *,
+        width: int,
+        num_layers: int,
+        cutoff: float,
+        learned_mask: bool,
     ) -> None:
         super().__init__()
         table = torch.zeros(MAX_ATOMIC_NUMBER + 1, features.shape[1])
@@ -42,16 +49,20 @@ class Encoder(nn.Module):
         self.mask_vector = nn.Parameter(torch.zeros(width)) if learned_mask else None
         self.convs = nn.ModuleList(GatedConv(width, len(self.centers)) for _ in range(num_layers))
 
-    def basis(self, distance: Tensor) -> Tensor:
-        """Return the distance features ``(E, F)`` of edges."""
-        return gaussian_basis(distance, self.centers)
+    def basis(self, distance: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features ``(R, F)`` of the R different distances, and the row of each edge ``(E,)``.
+
+        In crystals most distances occur many times: some 5 in batches of JARVIS-DFT.
+        """
+        different, row = torch.unique(distance, return_inverse=True)
+        return gaussian_basis(different, self.centers), row
 
     def forward(self, atomic_numbers: Tensor, edges: Edges) -> Tensor:
         """Return the vectors ``(M, D)`` of atoms; atomic number 0 marks a masked atom."""
         table = self.embedding(self.features)
         if self.mask_vector is not None:
             table = torch.cat([self.mask_vector[None], table[1:]])
-        h = table.index_select(0, atomic_numbers)
+        h: Tensor = table.index_select(0, atomic_numbers)
         for conv in self.convs:
             h = conv(h, edges)
         return h

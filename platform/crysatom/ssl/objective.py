@@ -31,7 +31,8 @@ VIEWS = 2
 def pool(h: Tensor, batch: Batch) -> Tensor:
     """Return the mean over each crystal's atoms, ``(B, D)`` from ``(N, D)`` (the paper's READOUT)."""
     total = h.new_zeros(len(batch.ptr) - 1, h.shape[1]).index_add(0, batch.batch, h)
-    return total / batch.ptr.diff()[:, None]
+    num_atoms: Tensor = batch.ptr.diff()
+    return total / num_atoms[:, None]
 
 
 def composition(batch: Batch) -> Tensor:
@@ -107,9 +108,10 @@ class Objective(nn.Module):
             stream = mix(mix(mix(batch.material_key, config.seed), epoch), view)
             atoms.append(mask_atoms(batch, stream, config.atom_mask_fraction))
             edges.append(mask_edges(batch, mix(stream, 1), config.edge_mask_fraction, padding_from))
-        basis = self.encoder.basis(batch.distance)
-        numbers, stacked = stack_views(batch, basis, atoms, edges, reroute=config.masked_edges == "rerouted")
-        return self.encoder(numbers, stacked).view(stacked.num_views, batch.num_nodes, config.embedding_dim)
+        features = self.encoder.basis(batch.distance)
+        numbers, stacked = stack_views(batch, features, atoms, edges, reroute=config.masked_edges == "rerouted")
+        h: Tensor = self.encoder(numbers, stacked)
+        return h.view(stacked.num_views, batch.num_nodes, config.embedding_dim)
 
     def project(self, h: Tensor, batch: Batch) -> Tensor:
         """Return the projections ``(B, d)`` of a view's atom vectors ``(N, D)``."""

@@ -91,13 +91,18 @@ def mask_edges(batch: Batch, stream: Tensor, fraction: float, cutoff: float = ma
 
 
 def stack_views(
-    batch: Batch, basis: Tensor, masked_atoms: list[Tensor], masked_edges: list[Tensor], *, reroute: bool
+    batch: Batch,
+    features: tuple[Tensor, Tensor],
+    masked_atoms: list[Tensor],
+    masked_edges: list[Tensor],
+    *,
+    reroute: bool,
 ) -> tuple[Tensor, Edges]:
     """Join the unmasked crystals and their views into one disjoint graph.
 
     Args:
         batch: Crystals with N atoms and E edges.
-        basis: ``(E, F)`` distance features.
+        features: Distance features ``(R, F)`` and the row of each edge ``(E,)``.
         masked_atoms: ``(N,)`` bool of each view.
         masked_edges: ``(E,)`` bool of each view.
         reroute: Keep masked edges, as edges without features to their crystal's first atom (published).
@@ -107,8 +112,8 @@ def stack_views(
 
     """
     source, center = batch.edge_index
-    num_atoms, num_edges = batch.num_nodes, len(center)
-    rows = torch.arange(num_edges, device=center.device)
+    basis, rows = features
+    num_atoms = batch.num_nodes
     numbers = batch.atomic_numbers.long()
     first_atom = batch.ptr[batch.batch]
     all_numbers, neighbors, centers, all_rows, degrees = [numbers], [source], [center], [rows], [batch.degree.long()]
@@ -117,13 +122,13 @@ def stack_views(
         all_numbers.append(numbers.masked_fill(atoms, 0))
         if reroute:
             neighbors.append(torch.where(edges, first_atom[center], source) + offset)
-            all_rows.append(rows.masked_fill(edges, num_edges))
+            all_rows.append(rows.masked_fill(edges, len(basis)))
             centers.append(center + offset)
             degrees.append(degrees[0])
         else:
             kept = (~edges).nonzero()[:, 0]
             neighbors.append(source[kept] + offset)
-            all_rows.append(kept)
+            all_rows.append(rows[kept])
             centers.append(center[kept] + offset)
             degrees.append(torch.bincount(center[kept], minlength=num_atoms))
     degree = torch.cat(degrees)

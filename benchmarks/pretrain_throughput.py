@@ -1,0 +1,195 @@
+"""Crystals per second of pretraining: the published procedure and ours, on the same crystals, in turn, in one run.
+
+    python benchmarks/pretrain_throughput.py --table jarvis_dft_3d.parquet
+
+Cold counts everything from CIF files on; warm is a training epoch once graphs exist, which is what a run of 100
+epochs consists of. The published procedure is always cold: it parses and searches anew in every epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import published_procedure as published
+import torch
+from pymatgen.core import Lattice, Structure
+
+from crysatom.config import FeaturizeConfig, IngestConfig, PretrainConfig, default, paper
+from crysatom.crystals.ingest import ingest_plain
+from crysatom.crystals.table import read_table
+from crysatom.graphs.featurize import featurize_plain
+from crysatom.names import ATOMIC_NUMBERS, FRAC_COORDS, LATTICE
+from crysatom.tracking.environment import environment_tags
+from crysatom.training.context import PlainContext
+from crysatom.training.pretrain import build, resident_data
+from crysatom.training.loop import Loop
+from crysatom.vectors.elements import element_features
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds for a number of crystals: on the wall clock, and of all processor cores together."""
+
+    crystals: int
+    wall: float
+    cpu: float
+
+    def __add__(self, other: Timing) -> Timing:
+        return Timing(self.crystals + other.crystals, self.wall + other.wall, self.cpu + other.cpu)
+
+    def summary(self) -> dict[str, float]:
+        """Return rates."""
+        return {
+            "crystals_per_second": round(self.crystals / self.wall, 2),
+            "cpu_ms_per_crystal": round(1e3 * self.cpu / self.crystals, 2),
+        }
+
+
+def timed(crystals: int, work: Callable[[], Any]) -> tuple[Timing, Any]:
+    """Time a piece of work."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    value = work()
+    return Timing(crystals, time.perf_counter() - wall, time.process_time() - cpu), value
+
+
+def write_cifs(table: Path, count: int, folder: Path) -> list[Path]:
+    """Write a random sample of a crystal table as CIF files."""
+    crystals = read_table(table)
+    rows = np.random.default_rng(0).choice(len(crystals), count, replace=False)
+    files = []
+    for k, row in enumerate(crystals.take(np.sort(rows)).to_pylist()):
+        lattice = Lattice(np.reshape(row[LATTICE], (3, 3)))
+        coordinates = np.reshape(row[FRAC_COORDS], (-1, 3))
+        files.append(folder / f"{k}.cif")
+        Structure(lattice, row[ATOMIC_NUMBERS], coordinates).to(filename=str(files[-1]))
+    return files
+
+
+class PublishedRun:
+    """The published procedure, a batch at a time."""
+
+    def __init__(self, files: list[Path], features: Path, dim: int, batch_size: int) -> None:
+        torch.manual_seed(0)
+        self.files, self.batch_size, self.at = files, batch_size, 0
+        self.elements = published.read_element_features(features)
+        self.model = published.Reference(dim)
+        self.optimizer = published.make_optimizer(self.model)
+        self.rng = np.random.default_rng(0)
+
+    def batch(self) -> tuple[Timing, Timing]:
+        """Load and learn from one batch; return both times."""
+        files = self.files[self.at : self.at + self.batch_size]
+        self.at = (self.at + self.batch_size) % (len(self.files) - self.batch_size + 1)
+        loading, batch = timed(
+            len(files), lambda: published.collate([published.load_crystal(f, self.elements, self.rng) for f in files])
+        )
+        step, _ = timed(len(files), lambda: published.train_step(self.model, self.optimizer, batch))
+        return loading, step
+
+
+class OurRun:
+    """Our loop in this process, an epoch at a time."""
+
+    def __init__(self, config: PretrainConfig, shards: Path, folder: Path) -> None:
+        self.config, self.epochs = config, 0
+        data = resident_data(config, shards, torch.device("cpu"))
+        self.loop = Loop(
+            build(config, element_features(config.node_features)), data.train, None, config, PlainContext(folder)
+        )
+        self.crystals = len(data.train.crystals)  # type: ignore[attr-defined]
+
+    def epoch(self) -> Timing:
+        """Learn from every crystal once."""
+        self.epochs += 1
+        timing, _ = timed(self.crystals, lambda: self.loop._train_epoch(self.loop.model, self.epochs))  # noqa: SLF001
+        return timing
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Run everything once; rounds alternate between the two sides."""
+    cifs = folder / "cif"
+    cifs.mkdir()
+    files = write_cifs(arguments.table, arguments.crystals, cifs)
+    ingest, report = timed(len(files), lambda: ingest_plain(IngestConfig(source=str(cifs), out=str(folder / "table"))))
+    ours = {}
+    featurize = {}
+    for name, config in {"default": default(), "paper": paper()}.items():
+        shards = folder / f"shards-{name}"
+        job = FeaturizeConfig(data=str(report.table), out=str(shards), ties=config.ties, pad_short_lists=config.pad_short_lists)
+        featurize[name], _ = timed(len(files), lambda job=job: featurize_plain(job))
+        chosen = replace(
+            config, embedding_dim=arguments.dim, holdout_fraction=0.0, selection="last", batch_size=arguments.batch_size,
+            node_features=str(arguments.features) if name == "paper" else config.node_features,
+        )
+        ours[name] = OurRun(chosen, shards, folder / f"run-{name}")
+    theirs = PublishedRun(files, arguments.features, arguments.dim, arguments.batch_size)
+    for run in ours.values():
+        run.epoch()
+    loading, step = Timing(0, 0, 0), Timing(0, 0, 0)
+    warm = dict.fromkeys(ours, Timing(0, 0, 0))
+    for round_ in range(arguments.rounds):
+        more_loading, more_step = theirs.batch()
+        loading, step = loading + more_loading, step + more_step
+        for name, run in ours.items():
+            warm[name] += run.epoch()
+        print(f"round {round_ + 1}/{arguments.rounds}: published {(loading + step).summary()}", flush=True)
+    whole = Timing(loading.crystals, loading.wall + step.wall, loading.cpu + step.cpu)
+    cold = {name: Timing(len(files), *(getattr(ingest, k) + getattr(featurize[name], k) + getattr(warm[name], k) / arguments.rounds for k in ("wall", "cpu"))) for name in ours}
+    return {
+        "published": {"loading": loading.summary(), "step": step.summary(), "whole": whole.summary()},
+        "ours": {
+            name: {
+                "ingest_cifs": ingest.summary(),
+                "featurize": featurize[name].summary(),
+                "warm_epoch": warm[name].summary(),
+                "cold_first_epoch": cold[name].summary(),
+                "ratio_warm": round(warm[name].crystals / warm[name].wall / (whole.crystals / whole.wall), 1),
+                "ratio_warm_cpu": round(whole.cpu / whole.crystals / (warm[name].cpu / warm[name].crystals), 1),
+                "ratio_cold": round(cold[name].crystals / cold[name].wall / (whole.crystals / whole.wall), 1),
+            }
+            for name in ours
+        },
+    }
+
+
+def main() -> None:
+    """Measure, print, and keep the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", type=Path, required=True, help="crystal table (.parquet)")
+    parser.add_argument("--features", type=Path, required=True, help="CGCNN's 92 bits per element (CSV)")
+    parser.add_argument("--crystals", type=int, default=1024)
+    parser.add_argument("--dim", type=int, default=200)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(arguments, Path(folder))
+    result |= {
+        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items() if k not in ("table", "features")},
+        "table": arguments.table.name,
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": platform.processor() or platform.machine(),
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "environment": environment_tags(),
+    }
+    print(json.dumps(result, indent=1))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "pretrain_throughput.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
