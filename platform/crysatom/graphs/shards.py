@@ -105,7 +105,7 @@ def shard_files(folder: str | Path, *, verify: bool = False) -> list[Path]:
             )
         if path.stat().st_size != shard["bytes"] or (verify and file_sha256(path) != shard["sha256"]):
             raise ValueError(
-                f"{path} is not the file {MANIFEST} describes; copy it again, or run jobs/featurize.py into a new folder"
+                f"{path} is not the file {MANIFEST} describes; copy it again, or run jobs/featurize.py to a new folder"
             )
         files.append(path)
     return files
