@@ -156,7 +156,7 @@ class PretrainConfig:
     square over the batch size: 64 for batches of 128 (published: 128)."""
 
     node_features: str = "elements"
-    """Input and reconstruction target per element: 'elements' (one-hot bins of nine properties, distinct
+    """Input and reconstruction target per element: 'elements' (one-hot bins of ten facts, distinct
     for every element), 'cgcnn92' (CGCNN's 92 bits, read from jarvis-tools), or a vectors file."""
 
     # -- objective

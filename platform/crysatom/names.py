@@ -14,7 +14,7 @@ SYMBOLS: tuple[str, ...] = tuple(
     Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho
     Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es
     Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og
-    """.split()
+    """.split()  # noqa: SIM905 - a table is read more easily than a list of 118 quoted words
 )
 """Element symbols in order of atomic number: ``SYMBOLS[Z - 1]``."""
 

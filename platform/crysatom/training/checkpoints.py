@@ -19,6 +19,16 @@ def is_complete(folder: Path) -> bool:
     return (folder / STATE).exists()
 
 
+def newest(folder: Path) -> Path | None:
+    """Return the whole checkpoint of the latest epoch among a folder's subfolders; None if there is none."""
+    whole = [path for path in folder.iterdir() if is_complete(path)] if folder.is_dir() else []
+    return max(whole, key=_epoch, default=None)
+
+
+def _epoch(folder: Path) -> int:
+    return int(json.loads((folder / STATE).read_text())["epoch"])
+
+
 def save(folder: Path, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
     """Write one ``<group>.safetensors`` per group of tensors, then the state."""
     for name, tensors in groups.items():

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from crysatom import distributed
-from crysatom.training.checkpoints import is_complete
+from crysatom.training.checkpoints import newest
 
 Save = Callable[[Path], None]
 Metrics = dict[str, float]
@@ -88,6 +88,5 @@ class PlainContext(Context):
 
     @contextmanager
     def checkpoint(self) -> Iterator[Path | None]:
-        """Yield the newest whole checkpoint."""
-        whole = [folder for folder in sorted(self.folder.glob("epoch-*")) if is_complete(folder)]
-        yield whole[-1] if whole else None
+        """Yield the newest whole checkpoint, whichever kind of context wrote it."""
+        yield newest(self.folder)
