@@ -1,5 +1,6 @@
 """Bring crystals from any source to a crystal table: ``python jobs/ingest.py --source my_cifs --out data/mine``."""
 
+import logging
 import sys
 
 import bootstrap  # makes crysatom importable
@@ -12,6 +13,8 @@ NOTHING_ACCEPTED = 2
 
 def main() -> int:
     """Run the job; return its exit code: 0, or 2 if no crystal was accepted."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("crysatom").setLevel(logging.INFO)
     config = parse(IngestConfig)
     try:
         report = ingest(config, bootstrap.start_ray)
