@@ -18,10 +18,10 @@ def invariance(z_a: Tensor, z_b: Tensor) -> Tensor:
 
 
 def covariance_matrix(z: Tensor) -> Tensor:
-    """Return the unbiased covariance over all workers, ``(d, d)`` (eq. 3)."""
+    """Return the unbiased covariance over all workers, ``(d, d)`` (eq. 3); zero for a single crystal."""
     count = all_reduce_sum(z.new_tensor([len(z)]))[0]
     centered = z - all_reduce_sum(z.sum(0)) / count
-    return all_reduce_sum(centered.T @ centered) / (count - 1)
+    return all_reduce_sum(centered.T @ centered) / (count - 1).clamp(min=1)
 
 
 def variance(cov: Tensor, eps: float = 1e-4) -> Tensor:
