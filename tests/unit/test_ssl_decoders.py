@@ -5,6 +5,8 @@ float64; tolerance 1e-12 relative to values of order one: the factored form sums
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -34,7 +36,7 @@ def offsets(sizes: list[int]) -> Tensor:
 
 def all_pairs(ptr: Tensor) -> tuple[Tensor, Tensor]:
     """Every ordered pair (i, j) of atoms of the same crystal, crystal by crystal, row by row."""
-    pairs = [(i, j) for a, b in zip(ptr[:-1], ptr[1:], strict=True) for i in range(a, b) for j in range(a, b)]
+    pairs = [(i, j) for a, b in itertools.pairwise(ptr) for i in range(a, b) for j in range(a, b)]
     index = torch.tensor(pairs).reshape(-1, 2)
     return index[:, 0], index[:, 1]
 
@@ -101,7 +103,7 @@ def test_connectivity_loss_is_torchs_weighted_likelihood(per_crystal: bool) -> N
     criterion = torch.nn.NLLLoss(weight=torch.tensor(CLASS_WEIGHTS, dtype=torch.float64))
     scores = F.log_softmax(logits, dim=1)
     if per_crystal:
-        parts = [criterion(scores[a:b], target[a:b]) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        parts = [criterion(scores[a:b], target[a:b]) for a, b in itertools.pairwise(starts)]
         expected = torch.stack(parts).mean()
     else:
         expected = criterion(scores, target)
