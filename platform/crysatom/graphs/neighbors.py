@@ -27,7 +27,7 @@ RESOLUTION = 2.0**-20
 
 _DISTANCE_BITS = 26  # 50 angstrom, the largest cutoff, is 2**25.7 grid steps
 _NEIGHBOR_BITS = 16  # atoms of a crystal are numbered in uint16
-_ATOMS_PER_BLOCK = 2048  # keeps the candidate pairs in the processor's cache; sort keys allow 2**21
+_ATOMS_PER_BLOCK = 2048  # bounds memory; sort keys allow 2**21, and speed hardly depends on it
 _PERIODIC = np.ones(3, dtype=np.int64)
 
 Array = NDArray[Any]
