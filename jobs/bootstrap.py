@@ -1,5 +1,7 @@
-"""What every job does first: make ``crysatom`` importable here and in Ray's workers."""
+"""What every job does first: make ``crysatom`` importable here and in Ray's workers, and speak plainly."""
 
+import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +11,23 @@ sys.path.insert(0, str(PLATFORM))
 
 def start_ray() -> None:
     """Join the cluster this job was submitted to, or start Ray on this machine."""
-    import ray
+    from crysatom.cluster.session import start_ray
 
-    ray.init(logging_level="warning", runtime_env={"env_vars": {"PYTHONPATH": str(PLATFORM)}})
+    start_ray()
+
+
+def set_up_process() -> None:
+    """Show what ``crysatom`` says it is doing, and all warnings, as plain lines; end in good order on SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_PlainFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("crysatom").setLevel(logging.INFO)
+
+
+class _PlainFormatter(logging.Formatter):
+    """The message; its level in front where it is a warning or worse."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"

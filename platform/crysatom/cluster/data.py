@@ -79,8 +79,9 @@ class StreamedLoader:
             yield collate(table).to(self.device)
 
     def material_ids(self, keys: list[int]) -> list[str]:
-        """Return the ids of crystals of the present batch, and the keys of those that other workers hold."""
-        return [self.names.get(key, f"key {key}") for key in keys]
+        """Return the ids of crystals of the present batch by their keys; all workers call this together."""
+        known = {key: name for part in distributed.gather_objects(self.names) for key, name in part.items()}
+        return [known.get(key, f"key {key}") for key in keys]
 
 
 def _join_rest(batches: Iterator[pa.Table], num_steps: int) -> Iterator[pa.Table]:
@@ -136,9 +137,8 @@ class TableLoader:
                 yield chosen.slice(start, self.batch_size)
 
 
-def streamed_data(config: PretrainConfig, shards: str, device: torch.device) -> PretrainData:
+def streamed_data(config: PretrainConfig, folder: Path, device: torch.device) -> PretrainData:
     """Return loaders that hold a few batches at a time."""
-    folder = Path(shards)
     everything = TableLoader(folder, config.batch_size, None, device)
     held_out = TableLoader(folder, config.batch_size, config.holdout_fraction, device)
     keys = [table[MATERIAL_KEY].to_numpy() for table in iter_tables(folder, (MATERIAL_KEY,))]

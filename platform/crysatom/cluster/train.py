@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import shutil
-import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,14 +15,17 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, TrainingFailedError, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.queue import Queue
 
 from crysatom import distributed
 from crysatom.cluster.data import STREAM, streamed_data, streamed_dataset
-from crysatom.cluster.session import available_cpus, started_here
+from crysatom.cluster.failures import LostWorkersError, may_be_lost_worker, summary
+from crysatom.cluster.messages import messages_to
+from crysatom.cluster.resources import said_if_late, scaling
 from crysatom.config import PretrainConfig
-from crysatom.training.context import Context, Metrics, Save
+from crysatom.training.context import Metrics, PlainContext, Save
 from crysatom.training.pretrain import PretrainOutcome, pretrain, resident_data
 
 logger = logging.getLogger(__name__)
@@ -30,127 +33,143 @@ logger = logging.getLogger(__name__)
 COLLECTIVE_TIMEOUT_S = 300
 """A collective that takes longer means a lost worker; Ray's default of 30 minutes looks like a hang."""
 
-
-class RayContext(Context):
-    """A Ray Train worker."""
-
-    def __init__(self) -> None:
-        self.device = ray.train.torch.get_device()
-
-    def report(self, metrics: Metrics, save: Save) -> None:
-        """Hand metrics and checkpoint to Ray Train; a barrier between the workers."""
-        if distributed.rank() != 0:
-            ray.train.report(metrics)
-            return
-        folder = Path(tempfile.mkdtemp(prefix="crysatom-checkpoint-"))
-        try:
-            save(folder)
-            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    @contextmanager
-    def checkpoint(self) -> Iterator[Path | None]:
-        """Yield the last checkpoint, fetched from storage."""
-        latest = ray.train.get_checkpoint()
-        if latest is None:
-            yield None
-            return
-        with latest.as_directory() as folder:
-            yield Path(folder)
+RAY_TRAIN = "ray_train"
+"""Folder of the run in which Ray Train keeps its own notes."""
 
 
-@dataclass(frozen=True)
-class OnReport(UserCallback):
-    """Passes on the metrics of each epoch, once, from the process that controls the workers.
+class RayContext(PlainContext):
+    """A Ray Train worker.
 
-    Attributes:
-        publish: Called with rank 0's metrics.
+    Checkpoints are those of a plain process, in the same folder, so that a run may be continued on any number
+    of workers, with Ray or without. Ray Train is told that there are metrics, not of the files.
+
+    Args:
+        folder: Where checkpoints are kept, on storage that all workers see.
 
     """
 
-    publish: Callable[[Metrics], None]
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, device=str(ray.train.torch.get_device()))
+
+    def report(self, metrics: Metrics, save: Save) -> None:
+        """Save on rank 0, then hand the metrics to Ray Train; a barrier between the workers."""
+        super().report(metrics, save)
+        ray.train.report(metrics)
+
+    @contextmanager
+    def checkpoint(self) -> Iterator[Path | None]:
+        """Yield the newest whole checkpoint, by the eyes of rank 0: shared file systems differ between machines."""
+        with super().checkpoint() as newest:
+            yield distributed.gather_objects(newest)[0]
+
+
+@dataclass(frozen=True)
+class Observer(UserCallback):
+    """Sits in the process that controls the workers: keeps metrics, passes on news, ends what cannot be mended.
+
+    Attributes:
+        record: Called with rank 0's metrics of each epoch.
+        news: Takes metrics and sentences for the terminal.
+
+    """
+
+    record: Callable[[Metrics], None]
+    news: Queue
 
     def after_report(self, run_context: Any, metrics: list[Metrics], checkpoint: Any) -> None:  # noqa: ARG002
-        """Publish; a failure to do so is logged and does not end the training."""
+        """Record and pass on; a failure to do so is logged and does not end the training."""
         try:
-            self.publish(metrics[0])
+            self.record(metrics[0])
+            self.news.put(metrics[0])
         except Exception:  # an exception here would fail the whole run
             logger.exception("the metrics of epoch %s could not be published", metrics[0].get("epoch"))
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
+        """Let Ray Train start the workers anew if some were lost; raise what would only happen again."""
+        for error in worker_exceptions.values():
+            if not may_be_lost_worker(error):
+                raise error
+        workers = ", ".join(str(rank) for rank in worker_exceptions)
+        self.news.put(f"worker {workers} failed ({summary(worker_exceptions)}); training goes on from the last epoch")
 
 
 def _worker(arguments: dict[str, Any]) -> PretrainOutcome:
     config: PretrainConfig = arguments["config"]
-    context = RayContext()
+    shards = Path(arguments["shards"])
+    context = RayContext(Path(arguments["checkpoints"]))
     if context.device.type == "cpu":
         torch.set_num_threads(config.threads_per_worker)
-    data = (
-        streamed_data(config, arguments["shards"], context.device)
-        if arguments["streamed"]
-        else resident_data(config, Path(arguments["shards"]), context.device)
-    )
-    return pretrain(config, data, context)
+    if distributed.rank() == 0:
+        how = "streamed" if arguments["streamed"] else "in memory"
+        arguments["news"].put(f"training on {distributed.world_size()} x {context.device.type}, graphs {how}")
+    load = streamed_data if arguments["streamed"] else resident_data
+    try:
+        return pretrain(config, load(config, shards, context.device), context)
+    except Exception as error:
+        error.add_note(f"in worker {distributed.rank()}:\n{traceback.format_exc()}")  # a traceback does not travel
+        raise
 
 
 def train_on_cluster(
-    config: PretrainConfig, shards: Path, folder: Path, publish: Callable[[Metrics], None], *, streamed: bool
+    config: PretrainConfig,
+    shards: Path,
+    checkpoints: Path,
+    record: Callable[[Metrics], None],
+    show: Callable[[Metrics | str], None],
+    *,
+    streamed: bool,
 ) -> PretrainOutcome:
-    """Pretrain on ``config.num_workers`` Ray Train workers; continues from the checkpoints in ``folder``.
+    """Pretrain on ``config.num_workers`` Ray Train workers, from the newest checkpoint if there is one.
 
     Args:
         config: What to train.
         shards: Folder of graph shards, readable by every worker.
-        folder: The run's folder; checkpoints go into its ``checkpoints``.
-        publish: Called with the metrics of each epoch, in the process that controls the workers.
+        checkpoints: Folder for checkpoints, writable by every worker.
+        record: Called with the metrics of each epoch, in the process that controls the workers.
+        show: Called with the metrics of each epoch, and with sentences about lost workers, in this process.
         streamed: Stream batches through Ray Data instead of holding all graphs in memory.
 
     Raises:
         ValueError: If the machine cannot offer what the workers need.
+        NonFiniteLossError: If the loss of a batch is not a number.
+        LostWorkersError: If workers were lost more than ``config.max_failures`` times.
 
     """
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"config": config, "shards": str(shards), "streamed": streamed},
-        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
-        scaling_config=scaling(config, streamed=streamed),
-        datasets={STREAM: streamed_dataset(config, shards)} if streamed else None,
-        run_config=RunConfig(
-            name="checkpoints",
-            storage_path=str(folder),
-            failure_config=FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            callbacks=[OnReport(publish)],
-            logging_config=LoggingConfig(log_level="WARNING"),
-        ),
-    )
-    outcome = trainer.fit().return_value
+    resources = scaling(config, streamed=streamed)
+    with said_if_late(resources) as in_time, messages_to(show, in_time) as news:
+        arguments = {"shards": str(shards), "checkpoints": str(checkpoints), "streamed": streamed, "news": news}
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"config": _with_absolute_paths(config), **arguments},
+            torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
+            scaling_config=resources,
+            datasets={STREAM: streamed_dataset(config, shards)} if streamed else None,
+            run_config=RunConfig(
+                name=RAY_TRAIN,
+                storage_path=str(checkpoints.parent),
+                failure_config=FailureConfig(max_failures=config.max_failures),
+                callbacks=[Observer(record, news)],
+                logging_config=LoggingConfig(log_level="WARNING"),
+            ),
+        )
+        outcome = _fit(trainer, config)
     assert isinstance(outcome, PretrainOutcome)
     return outcome
 
 
-def scaling(config: PretrainConfig, *, streamed: bool) -> ScalingConfig:
-    """Return what the workers ask of the cluster.
-
-    Streaming leaves one CPU to Ray Data, which would otherwise wait for ever behind the workers it feeds.
-
-    Raises:
-        ValueError: If Ray runs on this machine alone and it has too little.
-
-    """
-    cpus = float(config.threads_per_worker)
-    here = available_cpus()
-    if streamed and config.num_workers * cpus > here - 1:
-        cpus = max(0.1, (here - 1) / config.num_workers)
-    wanted = config.num_workers * cpus
-    if wanted > here:
-        message = f"{config.num_workers} workers of {cpus:g} CPUs need {wanted:g} CPUs, this cluster has {here:g}"
-        if started_here():
-            raise ValueError(f"{message}; use fewer --num-workers or --threads-per-worker")
-        logger.warning("%s: waiting until it has grown", message)
-    return ScalingConfig(
-        num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker={"CPU": cpus} | _gpu(config)
-    )
+def _fit(trainer: TorchTrainer, config: PretrainConfig) -> Any:
+    try:
+        return trainer.fit().return_value
+    except ControllerError as error:
+        raise error.controller_failure from None
+    except TrainingFailedError as error:
+        raise LostWorkersError(
+            f"workers failed more than {config.max_failures} times (--max-failures), at last so: {summary(error)}; "
+            "continue with --resume"
+        ) from error
 
 
-def _gpu(config: PretrainConfig) -> dict[str, float]:
-    return {"GPU": 1.0} if config.use_gpu else {}
+def _with_absolute_paths(config: PretrainConfig) -> PretrainConfig:
+    """Return the configuration with a path that a worker finds too, whose working directory is another."""
+    path = Path(config.node_features)
+    return dataclasses.replace(config, node_features=str(path.resolve())) if path.exists() else config

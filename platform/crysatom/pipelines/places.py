@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 HOME_VARIABLE = "CRYSATOM_HOME"
+RAY_COPIES = "working_dir_files"
+"""Folder of Ray's session that holds the working directories of submitted jobs."""
 
 
 def base_folder() -> Path:
@@ -16,10 +18,21 @@ def base_folder() -> Path:
     """
     if home := os.environ.get(HOME_VARIABLE):
         return Path(home).expanduser().resolve()
-    working = Path.cwd().resolve()
-    if "working_dir_files" in working.parts:
-        return Path.home() / "crysatom"
-    return working
+    return Path.home() / "crysatom" if in_copy() else Path.cwd().resolve()
+
+
+def in_copy() -> bool:
+    """Tell whether the working directory is the copy that ``ray job submit --working-dir`` made."""
+    return RAY_COPIES in Path.cwd().resolve().parts
+
+
+def find(path: str) -> Path:
+    """Return where an input path is found: from the working directory or, failing that, the base folder.
+
+    The copy of a working folder that a submitted job runs in lacks what git ignores, data first of all.
+    """
+    given = Path(path).expanduser()
+    return given if given.exists() or not resolve(path).exists() else resolve(path)
 
 
 def resolve(path: str) -> Path:

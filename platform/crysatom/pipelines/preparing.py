@@ -14,6 +14,7 @@ from crysatom.crystals.digest import table_digest
 from crysatom.crystals.ingest import ingest_plain
 from crysatom.graphs.featurize import featurize_plain
 from crysatom.graphs.shards import MANIFEST, read_manifest
+from crysatom.pipelines.places import find
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +32,12 @@ def prepare(config: PretrainConfig, out: Path) -> Path:
         ValueError: If the data cannot be read, or are shards of another graph specification.
 
     """
-    given = Path(config.data).expanduser()
+    given = find(config.data)
     if (given / MANIFEST).is_file():
         _require_same_graph(given, config.graph)
         return given.resolve()
-    table = given.resolve() if given.suffix == ".parquet" else _ingest(config, out / CACHE)
+    table = given.resolve() if given.suffix == ".parquet" else _ingest(config, given, out / CACHE)
+    logger.info("building the graphs of %s, unless they are there ...", table)
     shards = out / CACHE / f"graphs-{_shard_digest(table, config.graph)}"
     featurize = FeaturizeConfig(data=str(table), out=str(shards), resume=True, **dataclasses.asdict(config.graph))
     if config.num_workers == 0:
@@ -51,10 +53,12 @@ def prepare(config: PretrainConfig, out: Path) -> Path:
     return shards
 
 
-def _ingest(config: PretrainConfig, cache: Path) -> Path:
+def _ingest(config: PretrainConfig, given: Path, cache: Path) -> Path:
+    source = str(given) if given.exists() else config.data
+    logger.info("reading the crystals of %s ...", source)
     name = re.sub(r"[^A-Za-z0-9]+", "-", config.data).strip("-")[-40:]
     digest = hashlib.sha256(config.data.encode()).hexdigest()[:8]
-    ingest = IngestConfig(source=config.data, out=str(cache / f"{name}-{digest}"), overwrite=True)
+    ingest = IngestConfig(source=source, out=str(cache / f"{name}-{digest}"), overwrite=True)
     if config.num_workers == 0:
         report = ingest_plain(ingest)
     else:

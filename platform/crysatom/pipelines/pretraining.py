@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ from crysatom.vectors.card import CARD_MD, CardFacts, card
 from crysatom.vectors.elements import element_features
 from crysatom.vectors.files import read_vectors, write_vectors
 from crysatom.vectors.table import AtomVectors
+
+logger = logging.getLogger(__name__)
 
 HISTORY = "history.csv"
 VECTORS = "vectors"
@@ -75,6 +78,7 @@ def run(config: PretrainConfig) -> FinishedRun:
     if config.num_workers > 0:
         from crysatom.cluster.session import start_ray
 
+        logger.info("starting Ray ...")
         start_ray()
     out = resolve(config.out)
     shards = prepare(config, out)
@@ -92,11 +96,15 @@ def run(config: PretrainConfig) -> FinishedRun:
         tags={DATA: config.data, DATA_DIGEST: data_digest, CONFIG_DIGEST: digest(config)} | environment_tags(),
         resume=config.resume,
     )
+    done = f"continuing after epoch {folder.epochs_done()} of " if folder.epochs_done() else ""
+    logger.info("%s: %s%d epochs, %d workers ...", folder.path, done, config.epochs, config.num_workers)
     try:
         outcome = _train(config, shards, folder.path, Publish(tracker, config.epochs), manifest)
     except BaseException as error:
         tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
         raise
+    for metrics in outcome.history:  # those of an epoch after whose checkpoint the run was killed
+        tracker.log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, int(metrics["epoch"]))
     _write_results(config, shards, folder, tracker, outcome)
     folder.finish(run_id=tracker.run_id, seconds=sum(epoch["seconds"] for epoch in outcome.history))
     tracker.finish()
@@ -117,8 +125,16 @@ class Publish:
     epochs: int
 
     def __call__(self, metrics: Metrics) -> None:
-        """Publish the metrics of an epoch."""
-        print(epoch_line(metrics, self.epochs), flush=True)  # noqa: T201 - the progress a user watches
+        """Do both, where one process does everything."""
+        self.show(metrics)
+        self.record(metrics)
+
+    def show(self, news: Metrics | str) -> None:
+        """Print a line on an epoch, or a sentence."""
+        print(news if isinstance(news, str) else epoch_line(news, self.epochs), flush=True)  # noqa: T201 - progress
+
+    def record(self, metrics: Metrics) -> None:
+        """Tell MLflow about an epoch."""
         step = int(metrics["epoch"])
         self.tracker.log_metrics({k: v for k, v in metrics.items() if k != "epoch"} | system_metrics(), step)
 
@@ -197,7 +213,7 @@ def _train(
     if config.num_workers > 0:
         from crysatom.cluster.train import train_on_cluster
 
-        return train_on_cluster(config, shards, folder, publish, streamed=streamed)
+        return train_on_cluster(config, shards, folder / CHECKPOINTS, publish.record, publish.show, streamed=streamed)
     if streamed:
         raise ValueError("the streamed loader needs Ray: set --num-workers to 1 or more")
     torch.set_num_threads(config.threads_per_worker)

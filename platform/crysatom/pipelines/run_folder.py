@@ -46,6 +46,11 @@ class RunFolder:
         self.write({**wanted, "finished": False, "config": dataclasses.asdict(config)})
         return False
 
+    def epochs_done(self) -> int:
+        """Return how many epochs the newest checkpoint has behind it; 0 if there is none."""
+        newest = max((self.path / CHECKPOINTS).glob("epoch-*"), default=None)
+        return 0 if newest is None else int(newest.name.removeprefix("epoch-")) + 1
+
     def read(self) -> dict[str, Any]:
         """Return what is noted about the run; empty if there is none."""
         file = self.path / RUN
@@ -66,6 +71,9 @@ class RunFolder:
             mine = dataclasses.asdict(config)
             differing = {k: (v, mine[k]) for k, v in found["config"].items() if k in mine and mine[k] != v}
             text = ", ".join(f"{name} {was!r} -> {now!r}" for name, (was, now) in sorted(differing.items()))
-            raise ValueError(f"{self.path} holds a run of another configuration ({text}); give this one another --name")
+            raise ValueError(
+                f"{self.path} holds a run of another configuration ({text or 'of another version'}); "
+                "give this one another --name"
+            )
         if found["data_digest"] != wanted["data_digest"]:
             raise ValueError(f"{self.path} holds a run on other data; give this one another --name")

@@ -1,0 +1,78 @@
+"""What the workers of a training ask of the cluster, and whether it can ever give it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Timer
+
+from ray.train import ScalingConfig
+
+from crysatom.cluster.session import cluster_total, started_here
+from crysatom.config import PretrainConfig
+
+logger = logging.getLogger(__name__)
+
+STREAMING_CPUS = 1
+"""Left to Ray Data when batches are streamed: it would wait for ever behind the workers it feeds."""
+
+LATE_SECONDS = 90.0
+
+FLAGS = {"CPU": "--num-workers or --threads-per-worker", "GPU": "--num-workers, or --no-use-gpu"}
+
+
+def scaling(config: PretrainConfig, *, streamed: bool) -> ScalingConfig:
+    """Return what each worker reserves.
+
+    Raises:
+        ValueError: If Ray runs on this machine alone and it has too little.
+
+    """
+    cpus = float(config.threads_per_worker)
+    if streamed:
+        cpus = _share(config, cpus)
+    per_worker = {"CPU": cpus} | ({"GPU": 1.0} if config.use_gpu else {})
+    for resource, amount in per_worker.items():
+        _check(resource, config.num_workers, amount)
+    return ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=per_worker)
+
+
+def _share(config: PretrainConfig, cpus: float) -> float:
+    """Return the CPUs that a worker reserves on a small cluster, so that Ray Data has some; both use all of them."""
+    left = cluster_total("CPU") - STREAMING_CPUS
+    if left <= 0 and started_here():
+        raise ValueError("streaming needs at least 2 CPUs, this cluster has 1; use --loader resident")
+    return min(cpus, math.floor(100 * left / config.num_workers) / 100) if left > 0 else cpus
+
+
+def _check(resource: str, num_workers: int, amount: float) -> None:
+    wanted, total = num_workers * amount, cluster_total(resource)
+    if wanted <= total:
+        return
+    needs = f"{num_workers} workers of {amount:g} {resource} need {wanted:g}, this cluster has {total:g}"
+    if started_here():
+        raise ValueError(f"{needs}; use fewer {FLAGS[resource]}")
+    logger.warning("%s: waiting until it has grown", needs)
+
+
+@contextmanager
+def said_if_late(wanted: ScalingConfig) -> Iterator[Callable[[], None]]:
+    """Warn unless the function that is yielded is called in time: workers wait in silence for what others hold."""
+
+    def warn() -> None:
+        logger.warning(
+            "the workers have not started after %.0f s: %s of them need %s each, which other jobs may hold; waiting",
+            LATE_SECONDS,
+            wanted.num_workers,
+            wanted.resources_per_worker,
+        )
+
+    timer = Timer(LATE_SECONDS, warn)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield timer.cancel
+    finally:
+        timer.cancel()

@@ -1,0 +1,303 @@
+"""Pretraining on real Ray workers: the same vectors on any number of them, whoever is killed on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from crysatom.config import PretrainConfig
+from crysatom.graphs.shards import MANIFEST, file_sha256
+from crysatom.names import DISTANCE, MATERIAL_ID, MATERIAL_KEY
+from crysatom.pipelines.preparing import prepare
+from crysatom.pipelines.pretraining import FinishedRun, run
+from crysatom.pipelines.run_folder import CHECKPOINTS
+from crysatom.tracking.store import client
+from crysatom.training.loaders import is_held_out
+from crysatom.training.loop import NonFiniteLossError
+from tests.conftest import REPOSITORY
+
+pytestmark = [
+    pytest.mark.usefixtures("ray_cluster"),
+    pytest.mark.timeout(900),
+    # Ray Data and MLflow use options that they or SQLAlchemy deprecate
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
+]
+
+EPOCHS = 6
+SMALL: dict[str, Any] = {"embedding_dim": 16, "projection_dim": 16, "batch_size": 64, "epochs": EPOCHS, "register": ""}
+WAIT_S = 300.0
+"""For things that take ten seconds on an idle machine."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of this file's runs, with graphs and a tracking store."""
+    folder = tmp_path_factory.mktemp("pretrain")
+    shards = prepare(PretrainConfig(num_workers=0), folder)
+    shards.rename(folder / "graphs")
+    client(store(folder)).search_experiments()
+    return folder
+
+
+def store(place: Path) -> str:
+    return f"sqlite:///{place}/mlflow.db"
+
+
+def config(place: Path, name: str, **changes: Any) -> PretrainConfig:
+    settings = {"data": str(place / "graphs"), "out": str(place), "name": name, "tracking_uri": store(place)}
+    return PretrainConfig(**{**SMALL, **settings, "num_workers": 2, **changes})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place: Path, ray_cluster: None) -> FinishedRun:
+    assert ray_cluster is None
+    return run(config(place, "undisturbed"))
+
+
+@pytest.fixture
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def difference(one: FinishedRun, other: FinishedRun) -> float:
+    """Return the largest relative difference between the vectors of two runs."""
+    assert one.vectors.symbols == other.vectors.symbols
+    a, b = one.vectors.vectors.astype(np.float64), other.vectors.vectors.astype(np.float64)
+    return float((np.linalg.norm(a - b, axis=1) / np.linalg.norm(b, axis=1)).max())
+
+
+def epochs_in_mlflow(finished: FinishedRun) -> list[int]:
+    history = MlflowClient(finished.tracking_uri).get_metric_history(finished.run_id, "train/loss")
+    return sorted(metric.step for metric in history)
+
+
+@pytest.mark.usefixtures("_threads")
+def test_no_worker_one_and_two_give_the_same_vectors(place: Path, undisturbed: FinishedRun) -> None:
+    plain = run(config(place, "plain", num_workers=0))
+    one = run(config(place, "one", num_workers=1))
+    assert difference(one, plain) == 0, "Ray must not change what a process computes"
+    # Sums over crystals are taken in another order: float32 rounding, grown over the steps
+    assert difference(undisturbed, one) < 1e-3
+    np.testing.assert_allclose(undisturbed.history["train/loss"], one.history["train/loss"], rtol=1e-4)
+
+
+def train_workers(parent: psutil.Process) -> list[psutil.Process]:
+    found = []
+    for process in parent.children(recursive=True):
+        try:
+            if process.cmdline()[:1] == ["ray::RayTrainWorker"]:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def wait_for(condition: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"waited {WAIT_S:.0f} s in vain for {what}")
+
+
+def checkpoints(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / CHECKPOINTS).glob("epoch-*"))
+
+
+def test_a_worker_killed_in_mid_epoch_changes_nothing(
+    place: Path, undisturbed: FinishedRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed: list[list[str]] = []
+
+    def kill_one() -> None:
+        wait_for(lambda: checkpoints(place / "killed"), "the first checkpoint")
+        time.sleep(0.2)  # into the next epoch
+        train_workers(psutil.Process())[-1].kill()
+        killed.append(checkpoints(place / "killed"))
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    finished = run(config(place, "killed"))
+    killer.join()
+    assert killed[0][-1] < f"epoch-{EPOCHS - 1:06d}", "it was killed after its work"
+    shown = capsys.readouterr().out
+    assert "training goes on from the last epoch" in shown
+    assert shown.count("training on 2 x cpu") == 2
+    assert difference(finished, undisturbed) <= 1e-6
+    assert epochs_in_mlflow(finished) == list(range(EPOCHS))
+
+
+def command_of(place: Path, **changes: Any) -> list[str]:
+    settings = {**dataclasses.asdict(config(place, "")), **changes}
+    flags = {name: settings[name] for name in (*SMALL, "data", "out", "name", "tracking_uri", "num_workers")}
+    command = [sys.executable, str(REPOSITORY / "jobs" / "pretrain.py")]
+    for name, value in flags.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    return command
+
+
+def job(place: Path, *flags: str, cwd: Path) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "RAY_ADDRESS"}}
+    command = [*command_of(place, name="job"), *flags]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def interrupt(process: subprocess.Popen[str], folder: Path, number: int, *, after: str) -> str:
+    """Send a signal once the job has finished an epoch after the given checkpoint; return its output."""
+    family = psutil.Process(process.pid)
+    try:
+        wait_for(lambda: process.poll() is not None or checkpoints(folder)[-1:] > [after], f"an epoch after {after!r}")
+        assert process.poll() is None, process.communicate()[0]
+        descendants = family.children(recursive=True)
+        time.sleep(0.2)  # into the next one
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=WAIT_S)
+        assert checkpoints(folder)[-1] < f"epoch-{EPOCHS - 1:06d}", "it was interrupted after its work"
+        _, alive = psutil.wait_procs(descendants, timeout=60)
+        assert not alive, "Ray goes with the job that started it"
+    finally:
+        process.kill()
+    return output
+
+
+def test_a_killed_job_is_resumed_and_nothing_else_takes_its_folder(
+    place: Path, tmp_path: Path, undisturbed: FinishedRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = place / "job"
+    output = interrupt(job(place, cwd=tmp_path), folder, signal.SIGTERM, after="")
+    first = checkpoints(folder)[-1]
+    assert "SIGTERM" not in output, "a user who stops a job needs no stack trace"
+    run_id = json.loads((folder / "tracking" / "state.json").read_text())["run_id"]
+    assert client(store(place)).get_run(run_id).info.status == "KILLED"
+
+    with pytest.raises(ValueError, match="unfinished run of this configuration; continue it with --resume"):
+        run(config(place, "job"))
+    output = interrupt(job(place, "--resume", cwd=tmp_path), folder, signal.SIGKILL, after=first)
+    assert f"continuing after epoch {int(first[-6:]) + 1} of 6" in output
+
+    with pytest.raises(ValueError, match=r"holds a run of another configuration \(lr 0.003 -> 0.001\)"):
+        run(config(place, "job", resume=True, lr=0.001))
+    with pytest.raises(ValueError, match="holds a run on other data"):
+        run(config(place, "job", resume=True, data=str(fewer(place))))
+    capsys.readouterr()
+    finished = run(config(place, "job", resume=True))
+    assert "epoch   1/6" not in capsys.readouterr().out
+    assert finished.run_id == run_id
+    assert difference(finished, undisturbed) <= 1e-6
+    assert epochs_in_mlflow(finished) == list(range(EPOCHS))
+    assert client(store(place)).get_run(run_id).info.status == "FINISHED"
+
+    again = run(config(place, "job", num_workers=1))
+    assert again.again
+    assert difference(again, finished) == 0
+
+
+def rewrite(place: Path, name: str, change: Callable[[pa.Table], pa.Table]) -> Path:
+    """Return a copy of the graphs with a changed table and a manifest that fits it."""
+    folder = place / name
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(place / "graphs", folder)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    [shard] = manifest["shards"]
+    path = folder / shard["file"]
+    table = pq.read_table(path)
+    pq.write_table(change(table), path)
+    shard.update(bytes=path.stat().st_size, sha256=file_sha256(path))
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder
+
+
+def fewer(place: Path) -> Path:
+    return rewrite(place, "fewer", lambda table: table.slice(0, 200))
+
+
+def train_keys(place: Path) -> pa.Table:
+    [path] = (place / "graphs").glob("shard-*.parquet")
+    table = pq.read_table(path, columns=[MATERIAL_ID, MATERIAL_KEY])
+    return table.filter(pa.array(~is_held_out(table[MATERIAL_KEY].to_numpy(), PretrainConfig().holdout_fraction)))
+
+
+def test_streamed_batches_reach_all_crystals(
+    place: Path, undisturbed: FinishedRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished = run(config(place, "streamed", epochs=2, loader="auto", memory_gb=1e-4))
+    assert "graphs streamed" in capsys.readouterr().out
+    seen = (finished.history["crystals_per_second"] * finished.history["seconds"]).round().tolist()
+    count = len(train_keys(place))
+    assert all(count - 1 <= crystals <= count for crystals in seen)
+    assert finished.history["data_wait_share"].between(0, 1).all()
+    # Other batches, so not the same run; its first epoch has the same schedule up to the warm-up
+    resident = undisturbed.history
+    np.testing.assert_allclose(finished.history["train/loss"][0], resident["train/loss"][0], rtol=0.2)
+    assert finished.history["train/loss"][1] < finished.history["train/loss"][0]
+    assert finished.vectors.symbols == undisturbed.vectors.symbols
+
+
+def broken(place: Path) -> tuple[Path, str]:
+    """Return graphs with one distance that is not a number, and the id of the crystal."""
+    name = train_keys(place)[MATERIAL_ID][100].as_py()
+
+    def spoil(table: pa.Table) -> pa.Table:
+        row = table[MATERIAL_ID].to_pylist().index(name)
+        distances = table[DISTANCE].to_pylist()
+        distances[row][0] = float("nan")
+        index = table.schema.get_field_index(DISTANCE)
+        return table.set_column(index, table.schema.field(DISTANCE), pa.array(distances, pa.list_(pa.float32())))
+
+    return rewrite(place, "broken", spoil), name
+
+
+@pytest.mark.parametrize("loader", ["resident", "streamed"])
+def test_a_loss_that_is_not_a_number_ends_the_run_at_once(
+    place: Path, loader: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, name = broken(place)
+    with pytest.raises(NonFiniteLossError, match=rf"loss is nan in epoch 0, batch \d, with crystals {name};"):
+        run(config(place, f"broken-{loader}", data=str(data), loader=loader))
+    shown = capsys.readouterr().out
+    assert shown.count("training on 2 x cpu") == 1, "another attempt would meet the same crystal"
+    assert checkpoints(place / f"broken-{loader}") == []
+
+
+def test_a_job_that_fails_says_why_in_one_line(place: Path, tmp_path: Path) -> None:
+    data, name = broken(place)
+    command = command_of(place, name="broken-job", data=data, num_workers=0)
+    failed = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=WAIT_S, check=False)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: the loss is nan in epoch 0, batch ")
+    assert name in failed.stderr
+    assert len(failed.stderr.splitlines()) == 1
+
+
+def test_more_workers_than_the_machine_has_are_refused_at_once(place: Path) -> None:
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="16 workers of 1 CPU need 16, this cluster has 3; use fewer --num-workers"):
+        run(config(place, "many", num_workers=16))
+    assert time.monotonic() - start < 10
+    with pytest.raises(ValueError, match="2 workers of 1 GPU need 2, this cluster has 0"):
+        run(dataclasses.replace(config(place, "gpu"), use_gpu=True))
