@@ -11,12 +11,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 STATE = "state.json"
-"""Written last: a folder with it is whole."""
+"""Written last, in one step."""
+
+FILES = "files"
+"""Entry of the state: the size of each file that belongs to it."""
 
 
 def is_complete(folder: Path) -> bool:
-    """Tell whether the folder holds a whole checkpoint."""
-    return (folder / STATE).exists()
+    """Tell whether the folder holds a whole checkpoint: a state, and every file it lists at its full size."""
+    try:
+        sizes = json.loads((folder / STATE).read_text())[FILES]
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
+        return False
+    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
 
 
 def newest(folder: Path) -> Path | None:
@@ -31,9 +38,14 @@ def _epoch(folder: Path) -> int:
 
 def save(folder: Path, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
     """Write one ``<group>.safetensors`` per group of tensors, then the state."""
+    sizes = {}
     for name, tensors in groups.items():
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors")
-    (folder / STATE).write_text(json.dumps(state, indent=1))
+        file = folder / f"{name}.safetensors"
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, file)
+        sizes[file.name] = file.stat().st_size
+    partial = folder / f".{STATE}.partial"
+    partial.write_text(json.dumps({**state, FILES: sizes}, indent=1))
+    partial.replace(folder / STATE)
 
 
 def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -44,10 +56,10 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
 
     """
     if not is_complete(folder):
-        msg = f"{folder} is not a checkpoint (it has no {STATE}); give the folder of a finished epoch"
-        raise ValueError(msg)
-    groups = {file.stem: load_file(file) for file in sorted(folder.glob("*.safetensors"))}
-    return groups, json.loads((folder / STATE).read_text())
+        raise ValueError(f"{folder} is not a whole checkpoint; give the folder of a finished epoch")
+    state = json.loads((folder / STATE).read_text())
+    groups = {Path(name).stem: load_file(folder / name) for name in state.pop(FILES)}
+    return groups, state
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
