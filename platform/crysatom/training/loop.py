@@ -72,6 +72,9 @@ class Loop:
         after_step: Called with each batch, the model's output and the epoch (the paper's vector extraction).
         extra: Further tensors that belong to the state, by name; kept in checkpoints, restored in place.
 
+    Raises:
+        ValueError: If the epoch is to be chosen by held-out crystals and there are none.
+
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - the parts of a training
@@ -84,6 +87,11 @@ class Loop:
         after_step: Callable[[Batch, dict[str, Tensor], int], None] | None = None,
         extra: dict[str, Tensor] | None = None,
     ) -> None:
+        if settings.selection == "held_out" and held_out is None:
+            raise ValueError(
+                "--selection held_out: by the hash of its id no crystal is held out; raise --holdout-fraction, or "
+                "choose --selection last"
+            )
         self.model, self.train, self.held_out = model, train, held_out
         self.settings, self.context, self.after_step = settings, context, after_step
         self.extra = extra or {}
@@ -173,9 +181,10 @@ class Loop:
         if torch.isfinite(loss):
             return
         broken = torch.unique(batch.batch[batch.edge_index[1][~torch.isfinite(batch.distance)]])
-        keys = batch.material_key[broken] if len(broken) else batch.material_key
-        everyone = [key for part in distributed.gather_objects(keys.tolist()) for key in part]
-        raise NonFiniteLossError(self._describe(float(loss), epoch, everyone))
+        keys = batch.material_key
+        parts = distributed.gather_objects((keys[broken].tolist(), keys.tolist()))
+        culprits, everyone = ([key for part in kind for key in part] for kind in zip(*parts, strict=True))
+        raise NonFiniteLossError(self._describe(loss.item(), epoch, culprits or everyone))
 
     def _describe(self, loss: float, epoch: int, keys: list[int]) -> str:
         names = self.train.material_ids(keys)

@@ -57,10 +57,20 @@ class PretrainOutcome:
 
 
 def resident_data(config: PretrainConfig, folder: Path, device: torch.device) -> PretrainData:
-    """Load all graphs of a shard folder into memory."""
+    """Load all graphs of a shard folder into memory.
+
+    Raises:
+        ValueError: If fewer than two crystals are left to learn from.
+
+    """
     arrays = load(folder)
     tensors = GraphTensors.of(arrays).to(device)
     held_out = is_held_out(arrays.material_keys, config.holdout_fraction)
+    if (~held_out).sum() < 2:
+        raise ValueError(
+            f"{held_out.sum()} of {len(held_out)} crystals are held out, too few are left to learn from; "
+            "lower --holdout-fraction"
+        )
 
     def loader(crystals: np.ndarray) -> ResidentLoader:
         return ResidentLoader(
