@@ -261,6 +261,7 @@ class PretrainConfig:
             f"batch_size {self.batch_size} is smaller than num_workers {self.num_workers}",
         )
         _require(self.lr > 0, f"lr must be positive, got {self.lr}")
+        _require(0 <= self.seed < 2**63, f"seed must lie in [0, 2**63), got {self.seed}")
         for name in ("atom_mask_fraction", "edge_mask_fraction", "holdout_fraction"):
             _require(0 <= getattr(self, name) < 1, f"{name} must lie in [0, 1), got {getattr(self, name)}")
         _require(0 <= self.ema_decay < 1, f"ema_decay must lie in [0, 1), got {self.ema_decay}")
