@@ -29,11 +29,12 @@ WORKERS = {"plain process": 0, "1 Ray worker": 1, "2 Ray workers": 2}
 def run(data: str, workers: int, arguments: argparse.Namespace, folder: Path) -> tuple[float, float, float]:
     """Return crystals per second of warm epochs, their data-wait share, and the seconds of the whole job."""
     command = [sys.executable, str(ROOT / "jobs" / "pretrain.py"), "--data", data, "--out", str(folder)]
-    command += ["--num-workers", str(workers), "--epochs", str(arguments.epochs), "--name", f"run-{workers}-{time.time_ns()}"]
+    command += ["--num-workers", str(workers), "--epochs", str(arguments.epochs)]
+    command += ["--name", f"run-{workers}-{time.time_ns()}"]
     command += ["--embedding-dim", str(arguments.dim), "--register", "", "--holdout-fraction", "0"]
     command += ["--tracking-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - our own job
     seconds = time.perf_counter() - start
     newest = max(folder.glob(f"run-{workers}-*/history.csv"), key=lambda path: path.stat().st_mtime)
     history = pd.read_csv(newest)[1:]

@@ -52,11 +52,11 @@ class GatedConv(nn.Module):
         of_center, of_neighbor, of_edge = self.fc_full.weight.split(
             [self.width, self.width, self.fc_full.in_features - 2 * self.width], dim=1
         )
-        terms = [F.linear(h, of_center, self.fc_full.bias), F.linear(h, of_neighbor)]
-        if kind is not None:
-            h, *terms = (rows.index_select(0, kind) for rows in (h, *terms))
+        rows = (h, F.linear(h, of_center, self.fc_full.bias), F.linear(h, of_neighbor))
+        h, center_term, neighbor_term = rows if kind is None else (r.index_select(0, kind) for r in rows)
         messages, mean, variance = gated_sum(
-            *terms,
+            center_term,
+            neighbor_term,
             of_edge,
             self.bn1.weight,
             self.bn1.bias,
