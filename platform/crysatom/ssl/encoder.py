@@ -62,7 +62,7 @@ class Encoder(nn.Module):
         table = self.embedding(self.features)
         if self.mask_vector is not None:
             table = torch.cat([self.mask_vector[None], table[1:]])
-        h: Tensor = table.index_select(0, atomic_numbers)
-        for conv in self.convs:
+        h: Tensor = self.convs[0](table, edges, kind=atomic_numbers)
+        for conv in list(self.convs)[1:]:
             h = conv(h, edges)
         return h
