@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 TIMINGS = {"seconds", "crystals_per_second", "data_wait_share"}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Import this where batches are small: a second thread only waits, and on a busy machine for long."""
     before = torch.get_num_threads()
