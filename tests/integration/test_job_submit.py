@@ -114,7 +114,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     """End a head and all that it started, and nothing else."""
     family = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
-    psutil.wait_procs([process, *family], timeout=20)
+    psutil.wait_procs([process, *family], timeout=5)
     for child in family:
         if child.is_running():
             child.send_signal(signal.SIGKILL)

@@ -9,11 +9,14 @@ import logging
 import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from crysatom.config import FeaturizeConfig, GraphSpec, IngestConfig, PretrainConfig
 from crysatom.crystals.digest import table_digest
 from crysatom.crystals.ingest import ingest_plain
 from crysatom.graphs.featurize import featurize_plain
 from crysatom.graphs.shards import MANIFEST, read_manifest
+from crysatom.names import EMBEDDED_SOURCE
 from crysatom.pipelines.places import find
 
 logger = logging.getLogger(__name__)
@@ -40,8 +43,8 @@ def prepare(config: PretrainConfig, out: Path) -> Path:
     logger.info("building the graphs of %s, unless they are there ...", table)
     shards = out / CACHE / f"graphs-{_shard_digest(table, config.graph)}"
     featurize = FeaturizeConfig(data=str(table), out=str(shards), resume=True, **dataclasses.asdict(config.graph))
-    if config.num_workers == 0:
-        report = featurize_plain(featurize)
+    if config.num_workers == 0 or pq.read_metadata(table).num_rows <= featurize.crystals_per_shard:
+        report = featurize_plain(featurize)  # one shard is made by one process anyway
     else:
         from crysatom.cluster.featurize import featurize as featurize_on_cluster
 
@@ -59,8 +62,8 @@ def _ingest(config: PretrainConfig, given: Path, cache: Path) -> Path:
     name = re.sub(r"[^A-Za-z0-9]+", "-", config.data).strip("-")[-40:]
     digest = hashlib.sha256(config.data.encode()).hexdigest()[:8]
     ingest = IngestConfig(source=source, out=str(cache / f"{name}-{digest}"), overwrite=True)
-    if config.num_workers == 0:
-        report = ingest_plain(ingest)
+    if config.num_workers == 0 or source == EMBEDDED_SOURCE:
+        report = ingest_plain(ingest)  # sooner done than the processes of a cluster are started
     else:
         from crysatom.cluster.ingest import ingest as ingest_on_cluster
 

@@ -1,0 +1,57 @@
+"""From what a user names as data to graph shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from crysatom.config import PretrainConfig
+from crysatom.graphs.shards import MANIFEST, read_manifest
+from crysatom.pipelines.preparing import prepare
+
+
+@pytest.fixture
+def table(prototypes: pa.Table, tmp_path: Path) -> Path:
+    path = tmp_path / "crystals.parquet"
+    pq.write_table(prototypes.slice(0, 12), path)
+    return path
+
+
+def test_a_table_is_featurized_once(table: Path, tmp_path: Path) -> None:
+    config = PretrainConfig(data=str(table), num_workers=0)
+    shards = prepare(config, tmp_path / "runs")
+    assert shards.is_relative_to(tmp_path / "runs" / "data")
+    assert read_manifest(shards)["counts"]["accepted"] == 12
+    before = (shards / MANIFEST).stat().st_mtime_ns
+    assert prepare(config, tmp_path / "runs") == shards
+    assert (shards / MANIFEST).stat().st_mtime_ns == before
+
+
+def test_other_crystals_or_other_graphs_get_their_own_shards(table: Path, tmp_path: Path) -> None:
+    first = prepare(PretrainConfig(data=str(table), num_workers=0), tmp_path)
+    other_graph = prepare(PretrainConfig(data=str(table), num_workers=0, num_neighbors=6), tmp_path)
+    pq.write_table(pq.read_table(table).slice(0, 6), table)
+    other_crystals = prepare(PretrainConfig(data=str(table), num_workers=0), tmp_path)
+    assert len({first, other_graph, other_crystals}) == 3
+
+
+def test_shards_are_taken_as_they_are_if_they_hold_the_graphs_asked_for(table: Path, tmp_path: Path) -> None:
+    shards = prepare(PretrainConfig(data=str(table), num_workers=0), tmp_path)
+    assert prepare(PretrainConfig(data=str(shards), num_workers=0), tmp_path) == shards
+    with pytest.raises(ValueError, match=r"graphs made with \{'cutoff': 8.0\}, this run wants \{'cutoff': 6.0\}"):
+        prepare(PretrainConfig(data=str(shards), num_workers=0, cutoff=6.0), tmp_path)
+
+
+def test_a_source_without_usable_crystals_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cifs").mkdir()
+    (tmp_path / "cifs" / "bad.cif").write_text("nothing")
+    with pytest.raises(ValueError, match=r"holds no crystal that can be used; see .*quarantine"):
+        prepare(PretrainConfig(data=str(tmp_path / "cifs"), num_workers=0), tmp_path)
+
+
+def test_data_that_do_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"absent\.parquet"):
+        prepare(PretrainConfig(data=str(tmp_path / "absent.parquet"), num_workers=0), tmp_path)

@@ -1,0 +1,56 @@
+"""A run's folder belongs to one configuration and one data set."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from crysatom.config import PretrainConfig
+from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
+
+CONFIG = PretrainConfig(lr=0.01)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "run")
+    assert not folder.claim(CONFIG, "data")
+    return folder
+
+
+def test_an_unfinished_run_is_not_taken_over_silently(folder: RunFolder) -> None:
+    with pytest.raises(ValueError, match="unfinished run of this configuration; continue it with --resume"):
+        folder.claim(CONFIG, "data")
+    assert not folder.claim(dataclasses.replace(CONFIG, resume=True), "data")
+
+
+def test_a_finished_run_is_finished_for_all_ways_to_run_it(folder: RunFolder) -> None:
+    folder.finish(run_id="abc")
+    assert folder.claim(CONFIG, "data")
+    assert folder.claim(dataclasses.replace(CONFIG, resume=True, num_workers=8, use_gpu=True), "data")
+    assert folder.read()["run_id"] == "abc"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("finished", [False, True])
+def test_another_configuration_is_refused_and_named(folder: RunFolder, resume: bool, finished: bool) -> None:
+    if finished:
+        folder.finish()
+    other = dataclasses.replace(CONFIG, lr=0.02, ssl_loss="vicreg", resume=resume)
+    with pytest.raises(ValueError, match=r"\(.*lr 0\.01 -> 0\.02, .*ssl_loss 'barlow_twins' -> 'vicreg'\); give"):
+        folder.claim(other, "data")
+
+
+def test_other_data_are_refused(folder: RunFolder) -> None:
+    with pytest.raises(ValueError, match="holds a run on other data; give this one another --name"):
+        folder.claim(dataclasses.replace(CONFIG, resume=True), "other")
+
+
+def test_how_far_it_got(folder: RunFolder) -> None:
+    assert folder.epochs_done() == 0
+    for epoch in (8, 9, 10):
+        (folder.path / CHECKPOINTS / f"epoch-{epoch:06d}").mkdir(parents=True)
+    (folder.path / CHECKPOINTS / ".epoch-000011.partial").mkdir()
+    assert folder.epochs_done() == 11
