@@ -21,7 +21,7 @@ from tests import gloo
 REPOSITORY = Path(__file__).resolve().parents[1]
 PLATFORM = REPOSITORY / "platform"
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # tensors in tests are small: threads would wait for each other
 
 
 @pytest.fixture(autouse=True)

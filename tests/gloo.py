@@ -196,6 +196,8 @@ def _call(connection: Connection, call: _Call) -> Any:
         timeout=timedelta(seconds=call.timeout),
     )
     try:
-        return _map(function(*args), torch.Tensor, _to_array)
+        answer = _map(function(*args), torch.Tensor, _to_array)
+        dist.barrier()  # a worker that leaves before the others have joined would break their start
+        return answer  # noqa: TRY300 - the group is left either way
     finally:
         dist.destroy_process_group()

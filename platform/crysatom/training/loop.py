@@ -24,7 +24,7 @@ HELD_OUT_EPOCH = -1
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss of a batch is not a number; the weights were not touched."""
+    """The loss of a batch, or its gradient, is not a number; the weights were not touched."""
 
 
 class Settings(Protocol):
@@ -95,8 +95,8 @@ class Loop:
         self.model, self.train, self.held_out = model, train, held_out
         self.settings, self.context, self.after_step = settings, context, after_step
         self.extra = extra or {}
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trainable, lr=settings.lr, weight_decay=settings.weight_decay)
+        self.trainable = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.trainable, lr=settings.lr, weight_decay=settings.weight_decay)
         self.average = MovingAverage(model, settings.ema_decay)
         self.history: list[dict[str, float]] = []
         self.best = math.inf
@@ -158,11 +158,11 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(settings.lr, self.step, total_steps, settings.schedule)
         terms: dict[str, Tensor] = wrapped(batch, epoch)
-        self._check_finite(terms[LOSS], batch, epoch)
+        self._check_finite("loss", terms[LOSS], batch, epoch)
         self.optimizer.zero_grad()
         terms[LOSS].backward()
-        if settings.gradient_clip > 0:
-            nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip)
+        norm = nn.utils.clip_grad_norm_(self.trainable, settings.gradient_clip or math.inf)
+        self._check_finite("norm of the gradient", norm, batch, epoch)
         self.optimizer.step()
         self.average.update()
         if self.after_step is not None:
@@ -177,21 +177,21 @@ class Loop:
             totals.add(self.model(batch, HELD_OUT_EPOCH), batch.num_graphs)
         return totals.result()[0]
 
-    def _check_finite(self, loss: Tensor, batch: Batch, epoch: int) -> None:
-        if torch.isfinite(loss):
+    def _check_finite(self, what: str, value: Tensor, batch: Batch, epoch: int) -> None:
+        if torch.isfinite(value):
             return
         broken = torch.unique(batch.batch[batch.edge_index[1][~torch.isfinite(batch.distance)]])
         keys = batch.material_key
         parts = distributed.gather_objects((keys[broken].tolist(), keys.tolist()))
         culprits, everyone = ([key for part in kind for key in part] for kind in zip(*parts, strict=True))
-        raise NonFiniteLossError(self._describe(loss.item(), epoch, culprits or everyone))
+        raise NonFiniteLossError(self._describe(f"{what} is {value.item()}", epoch, culprits or everyone))
 
-    def _describe(self, loss: float, epoch: int, keys: list[int]) -> str:
+    def _describe(self, problem: str, epoch: int, keys: list[int]) -> str:
         names = self.train.material_ids(keys)
         shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
         batch = self.step - epoch * self.train.num_steps()
         return (
-            f"the loss is {loss} in epoch {epoch}, batch {batch}, with crystals {shown}; the weights were not "
+            f"the {problem} in epoch {epoch}, batch {batch}, with crystals {shown}; the weights were not "
             "changed. Look at these crystals, lower --lr, or set --gradient-clip, then continue with --resume."
         )
 
