@@ -52,7 +52,9 @@ def _start(uri: str, journal: Journal, record: Record) -> None:
         experiment = experiment_id(uri, record["experiment"])
         run = mlflow.create_run(experiment, start_time=record["time"], run_name=record["run_name"])
         journal.remember_run(run.info.run_id)
-    _log_params(mlflow, journal.run_id, record["params"])
+    # MLflow refuses to change a parameter, and a resumed run may differ in where and how it runs
+    known = mlflow.get_run(journal.run_id).data.params
+    _log_params(mlflow, journal.run_id, {k: v for k, v in record["params"].items() if k not in known})
     _log_tags(mlflow, journal.run_id, record["tags"])
 
 
