@@ -1,16 +1,19 @@
 """Turn crystals into graph shards: ``python jobs/featurize.py --data crystals.parquet --out data/graphs``."""
 
+import dataclasses
 import logging
 import sys
 
 import bootstrap  # makes crysatom importable
 from crysatom.cluster.featurize import featurize
 from crysatom.config import FeaturizeConfig, parse
+from crysatom.pipelines.places import find, resolve
 
 
 def main() -> None:
     """Run the job."""
     config = parse(FeaturizeConfig)
+    config = dataclasses.replace(config, data=str(find(config.data)), out=str(resolve(config.out)))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     bootstrap.start_ray()
     try:

@@ -1,5 +1,6 @@
 """Bring crystals from any source to a crystal table: ``python jobs/ingest.py --source my_cifs --out data/mine``."""
 
+import dataclasses
 import logging
 import sys
 
@@ -7,6 +8,7 @@ import bootstrap  # makes crysatom importable
 from crysatom.cluster.ingest import ingest
 from crysatom.config import IngestConfig, parse
 from crysatom.crystals.quarantine import describe_reasons
+from crysatom.pipelines.places import find, resolve
 
 NOTHING_ACCEPTED = 2
 
@@ -16,6 +18,7 @@ def main() -> int:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("crysatom").setLevel(logging.INFO)
     config = parse(IngestConfig)
+    config = dataclasses.replace(config, source=str(find(config.source)), out=str(resolve(config.out)))
     try:
         report = ingest(config, bootstrap.start_ray)
     except ValueError as error:

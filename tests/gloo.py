@@ -198,6 +198,6 @@ def _call(connection: Connection, call: _Call) -> Any:
     try:
         answer = _map(function(*args), torch.Tensor, _to_array)
         dist.barrier()  # a worker that leaves before the others have joined would break their start
-        return answer  # noqa: TRY300 - the group is left either way
+        return answer
     finally:
         dist.destroy_process_group()

@@ -25,6 +25,11 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def _require_limits(max_atoms: int, min_distance: float) -> None:
+    _require(1 <= max_atoms <= 65_535, f"max_atoms must lie in [1, 65535], got {max_atoms}")
+    _require(0 <= min_distance <= 5, f"min_distance must lie in [0, 5] angstrom, got {min_distance}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class GraphSpec:
     """How a crystal becomes a graph; two shards with equal specs hold equal graphs."""
@@ -75,8 +80,7 @@ class IngestConfig:
     """Replace an existing table in the output folder."""
 
     def __post_init__(self) -> None:
-        _require(1 <= self.max_atoms <= 65_535, f"max_atoms must lie in [1, 65535], got {self.max_atoms}")
-        _require(0 <= self.min_distance <= 5, f"min_distance must lie in [0, 5] angstrom, got {self.min_distance}")
+        _require_limits(self.max_atoms, self.min_distance)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +113,7 @@ class FeaturizeConfig:
 
     def __post_init__(self) -> None:
         _require(self.crystals_per_shard >= 1, f"crystals_per_shard must be positive, got {self.crystals_per_shard}")
+        _require_limits(self.max_atoms, self.min_distance)
         _ = self.graph
 
     @property
@@ -260,7 +265,19 @@ class PretrainConfig:
             self.batch_size >= self.num_workers,
             f"batch_size {self.batch_size} is smaller than num_workers {self.num_workers}",
         )
-        _require(self.lr > 0, f"lr must be positive, got {self.lr}")
+        for name in ("lr", "nt_xent_temperature"):
+            _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        for name in (
+            "gradient_clip",
+            "weight_decay",
+            "connectivity_weight",
+            "feature_weight",
+            "ssl_weight",
+            "barlow_lambda",
+            "memory_gb",
+            "max_failures",
+        ):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         _require(0 <= self.seed < 2**63, f"seed must lie in [0, 2**63), got {self.seed}")
         for name in ("atom_mask_fraction", "edge_mask_fraction", "holdout_fraction"):
             _require(0 <= getattr(self, name) < 1, f"{name} must lie in [0, 1), got {getattr(self, name)}")

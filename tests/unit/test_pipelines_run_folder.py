@@ -20,7 +20,12 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
+def test_a_run_that_finished_no_epoch_may_be_started_again(folder: RunFolder) -> None:
+    assert not folder.claim(CONFIG, "data")
+
+
 def test_an_unfinished_run_is_not_taken_over_silently(folder: RunFolder) -> None:
+    (folder.path / CHECKPOINTS / "epoch-000000").mkdir(parents=True)
     with pytest.raises(ValueError, match="unfinished run of this configuration; continue it with --resume"):
         folder.claim(CONFIG, "data")
     assert not folder.claim(dataclasses.replace(CONFIG, resume=True), "data")

@@ -214,7 +214,7 @@ def test_a_loss_that_is_not_a_number_stops_before_the_weights_change(shards: Pat
         loop.run()
     message = str(caught.value)
     assert f"in epoch 0, batch {position}, with crystals {loader.ids[broken]};" in message
-    assert "--resume" in message
+    assert "start a new run" in message
     assert len(seen) == position + 1
     for name, parameter in loop.model.named_parameters():
         assert torch.equal(parameter, seen[-1][name]), name

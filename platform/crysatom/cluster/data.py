@@ -129,12 +129,18 @@ class TableLoader:
         return found
 
     def _tables(self) -> Iterator[pa.Table]:
+        """Yield whole batches; what does not fill one joins the last."""
+        held: Any = None
         for table in iter_tables(self.shards, TRAINING_COLUMNS):
             chosen: Any = table
             if self.fraction is not None:
                 chosen = table.filter(pa.array(is_held_out(table[MATERIAL_KEY].to_numpy(), self.fraction)))
-            for start in range(0, len(chosen), self.batch_size):
-                yield chosen.slice(start, self.batch_size)
+            held = chosen if held is None else pa.concat_tables([held, chosen])
+            while len(held) >= 2 * self.batch_size:
+                yield held.slice(0, self.batch_size)
+                held = held.slice(self.batch_size)
+        if held is not None and len(held):
+            yield held
 
 
 def streamed_data(config: PretrainConfig, folder: Path, device: torch.device) -> PretrainData:

@@ -19,7 +19,8 @@ def may_be_lost_worker(error: Exception) -> bool:
     ``RuntimeError`` among them, speaks of the data or the code, and would only be raised again.
     """
     from_ray = type(error).__module__.split(".")[0] == "ray"
-    return from_ray or type(error) is RuntimeError or isinstance(error, dist.DistError | ConnectionError)
+    of_device = type(error).__name__ == "AcceleratorError"  # torch >= 2.8: a fault on a GPU
+    return from_ray or of_device or type(error) is RuntimeError or isinstance(error, dist.DistError | ConnectionError)
 
 
 def summary(failure: Exception | Mapping[int, Exception]) -> str:

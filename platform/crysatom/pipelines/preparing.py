@@ -9,13 +9,13 @@ import logging
 import re
 from pathlib import Path
 
-import pyarrow.parquet as pq
+from filelock import FileLock
 
 from crysatom.config import FeaturizeConfig, GraphSpec, IngestConfig, PretrainConfig
-from crysatom.crystals.digest import table_digest
-from crysatom.crystals.ingest import ingest_plain
+from crysatom.crystals.ingest import TABLE_FILE, ingest_plain
+from crysatom.crystals.table import open_table
 from crysatom.graphs.featurize import featurize_plain
-from crysatom.graphs.shards import MANIFEST, read_manifest
+from crysatom.graphs.shards import MANIFEST, file_sha256, read_manifest
 from crysatom.names import EMBEDDED_SOURCE
 from crysatom.pipelines.places import find
 
@@ -39,11 +39,19 @@ def prepare(config: PretrainConfig, out: Path) -> Path:
     if (given / MANIFEST).is_file():
         _require_same_graph(given, config.graph)
         return given.resolve()
-    table = given.resolve() if given.suffix == ".parquet" else _ingest(config, given, out / CACHE)
+    cache = out / CACHE
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / ".lock"):  # of two runs started together one builds, the other waits and finds
+        return _build(config, given, cache)
+
+
+def _build(config: PretrainConfig, given: Path, cache: Path) -> Path:
+    table = given.resolve() if given.suffix == ".parquet" else _ingest(config, given, cache)
+    num_crystals = open_table(table).metadata.num_rows
     logger.info("building the graphs of %s, unless they are there ...", table)
-    shards = out / CACHE / f"graphs-{_shard_digest(table, config.graph)}"
+    shards = cache / f"graphs-{_shard_digest(table, config.graph)}"
     featurize = FeaturizeConfig(data=str(table), out=str(shards), resume=True, **dataclasses.asdict(config.graph))
-    if config.num_workers == 0 or pq.read_metadata(table).num_rows <= featurize.crystals_per_shard:
+    if config.num_workers == 0 or num_crystals <= featurize.crystals_per_shard:
         report = featurize_plain(featurize)  # one shard is made by one process anyway
     else:
         from crysatom.cluster.featurize import featurize as featurize_on_cluster
@@ -62,6 +70,9 @@ def _ingest(config: PretrainConfig, given: Path, cache: Path) -> Path:
     name = re.sub(r"[^A-Za-z0-9]+", "-", config.data).strip("-")[-40:]
     digest = hashlib.sha256(config.data.encode()).hexdigest()[:8]
     ingest = IngestConfig(source=source, out=str(cache / f"{name}-{digest}"), overwrite=True)
+    table = Path(ingest.out) / TABLE_FILE
+    if config.resume and table.exists():
+        return table  # the run began with it, whatever the source holds now
     if config.num_workers == 0 or source == EMBEDDED_SOURCE:
         report = ingest_plain(ingest)  # sooner done than the processes of a cluster are started
     else:
@@ -76,7 +87,7 @@ def _ingest(config: PretrainConfig, given: Path, cache: Path) -> Path:
 
 
 def _shard_digest(table: Path, graph: GraphSpec) -> str:
-    text = table_digest(table) + json.dumps(dataclasses.asdict(graph), sort_keys=True)
+    text = file_sha256(table) + json.dumps(dataclasses.asdict(graph), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -25,7 +25,7 @@ from crysatom.pipelines.preparing import prepare
 from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
 from crysatom.report.figures import cross_correlation, loss_curves, vector_map
 from crysatom.tracking.environment import environment_tags, system_metrics
-from crysatom.tracking.fields import BEST_HELD_OUT_LOSS, CONFIG_DIGEST, DATA, DATA_DIGEST, DIMENSIONS, ELEMENTS
+from crysatom.tracking.fields import CONFIG_DIGEST, DATA, DATA_DIGEST, DIMENSIONS, ELEMENTS, HELD_OUT_LOSS
 from crysatom.tracking.runs import Tracker
 from crysatom.training.context import Metrics, PlainContext
 from crysatom.training.pretrain import PretrainOutcome, pretrain, resident_data
@@ -84,22 +84,25 @@ def run(config: PretrainConfig) -> FinishedRun:
     shards = prepare(config, out)
     manifest = read_manifest(shards)
     _check_data(config, manifest)
-    data_digest = manifest_digest(manifest)
+    data_digest = input_digest(config, manifest)
     folder = RunFolder(out / (config.name or f"pretrain-{digest(config)}"))
     tracker = Tracker.at(folder.path, default_tracking_uri(config.tracking_uri))
+    streamed = folder.read().get("streamed", _is_streamed(config, manifest))
+    _check_resources(config, streamed=streamed)
     if folder.claim(config, data_digest):
         return _finished(folder, tracker, again=True)
+    folder.note(streamed=streamed)
     tracker.start(
         experiment=config.experiment,
         run_name=folder.path.name,
         params=dataclasses.asdict(config),
         tags={DATA: config.data, DATA_DIGEST: data_digest, CONFIG_DIGEST: digest(config)} | environment_tags(),
-        resume=config.resume,
+        resume=True,  # whether it may be is decided: the folder was claimed
     )
     done = f"continuing after epoch {folder.epochs_done()} of " if folder.epochs_done() else ""
     logger.info("%s: %s%d epochs, %d workers ...", folder.path, done, config.epochs, config.num_workers)
     try:
-        outcome = _train(config, shards, folder.path, Publish(tracker, config.epochs), manifest)
+        outcome = _train(config, shards, folder.path, Publish(tracker, config.epochs), streamed=streamed)
     except BaseException as error:
         tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
         raise
@@ -177,10 +180,11 @@ def describe(finished: FinishedRun) -> str:
     return "\n".join(lines)
 
 
-def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """Return 16 hex digits that identify the graphs: those of the shards' checksums."""
+def input_digest(config: PretrainConfig, manifest: Mapping[str, Any]) -> str:
+    """Return 16 hex digits that identify what is learned from: the shards' checksums and the element features."""
     text = json.dumps([shard["sha256"] for shard in manifest["shards"]])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    features = element_features(config.node_features).features
+    return hashlib.sha256(text.encode() + features.tobytes()).hexdigest()[:16]
 
 
 def fits_in_memory(config: PretrainConfig, manifest: Mapping[str, Any]) -> bool:
@@ -203,19 +207,36 @@ def _check_data(config: PretrainConfig, manifest: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{config.data} has {counts['accepted']} usable crystals; pretraining compares crystals and needs 2 or more"
         )
-    element_features(config.node_features).lookup([SYMBOLS.index(symbol) + 1 for symbol in counts["elements"]])
+    features = element_features(config.node_features)
+    if features.features.min() < 0 or features.features.max() > 1:
+        raise ValueError(
+            f"{config.node_features}: features must lie in [0, 1], since the decoder restores them as probabilities; "
+            f"these reach from {features.features.min():g} to {features.features.max():g}"
+        )
+    features.lookup([SYMBOLS.index(symbol) + 1 for symbol in counts["elements"]])
 
 
-def _train(
-    config: PretrainConfig, shards: Path, folder: Path, publish: Publish, manifest: Mapping[str, Any]
-) -> PretrainOutcome:
-    streamed = config.loader == "streamed" or (config.loader == "auto" and not fits_in_memory(config, manifest))
+def _is_streamed(config: PretrainConfig, manifest: Mapping[str, Any]) -> bool:
+    return config.loader == "streamed" or (config.loader == "auto" and not fits_in_memory(config, manifest))
+
+
+def _check_resources(config: PretrainConfig, *, streamed: bool) -> None:
+    """Refuse what this machine cannot do, before the run's folder is claimed."""
+    if config.num_workers > 0:
+        from crysatom.cluster.resources import scaling
+
+        scaling(config, streamed=streamed)
+    elif streamed:
+        raise ValueError("the streamed loader needs Ray: set --num-workers to 1 or more")
+    elif config.use_gpu and not torch.cuda.is_available():
+        raise ValueError("--use-gpu: torch finds no CUDA device on this machine; use --no-use-gpu")
+
+
+def _train(config: PretrainConfig, shards: Path, folder: Path, publish: Publish, *, streamed: bool) -> PretrainOutcome:
     if config.num_workers > 0:
         from crysatom.cluster.train import train_on_cluster
 
         return train_on_cluster(config, shards, folder / CHECKPOINTS, publish.record, publish.show, streamed=streamed)
-    if streamed:
-        raise ValueError("the streamed loader needs Ray: set --num-workers to 1 or more")
     torch.set_num_threads(config.threads_per_worker)
     device = "cuda" if config.use_gpu else "cpu"
     context = PlainContext(folder / CHECKPOINTS, publish, device)
@@ -237,7 +258,8 @@ def _write_results(
     history = pd.DataFrame(outcome.history)
     history.to_csv(folder.path / HISTORY, index=False)
     write_vectors(vectors, folder.path / VECTORS)
-    losses = {k: v for k, v in outcome.history[-1].items() if k.startswith((TRAIN, HELD_OUT))}
+    selected = outcome.history[outcome.selected_epoch]
+    losses = {k: v for k, v in selected.items() if k.startswith((TRAIN, HELD_OUT))}
     facts = CardFacts(
         data=config.data,
         data_digest=note["data_digest"],
@@ -255,8 +277,8 @@ def _write_results(
         tracker.log_figure(cross_correlation(outcome.cross_correlation), "cross_correlation")
     if config.register:
         tags = {DIMENSIONS: str(vectors.dim), ELEMENTS: str(len(vectors.symbols)), DATA_DIGEST: note["data_digest"]}
-        best = history.get(f"{HELD_OUT}/{LOSS}")
-        tags |= {} if best is None else {BEST_HELD_OUT_LOSS: f"{best.min():.6g}"}
+        held_out = selected.get(f"{HELD_OUT}/{LOSS}")
+        tags |= {} if held_out is None else {HELD_OUT_LOSS: f"{held_out:.6g}"}
         tracker.register_vectors(config.register, tags, folder.path / VECTORS)
 
 

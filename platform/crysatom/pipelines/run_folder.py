@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from crysatom.config import PretrainConfig, digest
+
+logger = logging.getLogger(__name__)
 
 RUN = "run.json"
 CHECKPOINTS = "checkpoints"
@@ -37,13 +40,15 @@ class RunFolder:
             self._require_same(found, wanted, config)
             if found["finished"]:
                 return True
-            if not config.resume:
+            if self.epochs_done() and not config.resume:
                 raise ValueError(
                     f"{self.path} holds an unfinished run of this configuration; continue it with --resume, "
                     "or give this one another --name"
                 )
+        if config.resume and not self.epochs_done():
+            logger.info("%s holds no epoch to continue from: starting with the first", self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self.write({**wanted, "finished": False, "config": dataclasses.asdict(config)})
+        self.write({**found, **wanted, "finished": False, "config": dataclasses.asdict(config)})
         return False
 
     def epochs_done(self) -> int:
@@ -62,9 +67,13 @@ class RunFolder:
         partial.write_text(json.dumps(content, indent=1))
         partial.replace(self.path / RUN)
 
+    def note(self, **facts: Any) -> None:
+        """Add to what is noted about the run."""
+        self.write({**self.read(), **facts})
+
     def finish(self, **facts: Any) -> None:
         """Note that the run is finished."""
-        self.write({**self.read(), "finished": True, **facts})
+        self.note(finished=True, **facts)
 
     def _require_same(self, found: dict[str, Any], wanted: dict[str, str], config: PretrainConfig) -> None:
         if found["config_digest"] != wanted["config_digest"]:

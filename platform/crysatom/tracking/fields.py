@@ -13,7 +13,7 @@ SYSTEM = "system/"
 
 DIMENSIONS = "dimensions"
 ELEMENTS = "elements"
-BEST_HELD_OUT_LOSS = "best_held_out_loss"
+HELD_OUT_LOSS = "held_out_loss"
 
 VECTORS = "vectors"
 FIGURES = "figures"

@@ -174,9 +174,10 @@ class Tracker:
         logger.log(
             level,
             "MLflow at %s does not answer (%s). Training goes on; what it should know is kept in %s and sent "
-            "when it is back, or by: python -m crysatom.tracking.flush %s",
+            "when it is back, or by: python -m crysatom.tracking.flush %s --tracking-uri '%s'",
             self.uri,
             str(error).partition("\n")[0],
             self._journal.path,
             self.folder,
+            self.uri,
         )

@@ -74,7 +74,8 @@ class ResidentLoader:
 
     def num_steps(self) -> int:
         """Return the number of global batches in an epoch."""
-        return len(global_batches(self.crystals, self.batch_size, self.tail, self.seed, 0))
+        whole, rest = divmod(len(self.crystals), self.batch_size)
+        return max(1, whole) if self.tail == "spread" else whole + (rest > 0)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield this worker's share of each global batch."""

@@ -100,6 +100,7 @@ class Loop:
         self.average = MovingAverage(model, settings.ema_decay)
         self.history: list[dict[str, float]] = []
         self.best = math.inf
+        self.selected_epoch = settings.epochs - 1
         self.best_tensors: dict[str, Tensor] = {}
         self.first_epoch = 0
         self.step = 0
@@ -192,7 +193,7 @@ class Loop:
         batch = self.step - epoch * self.train.num_steps()
         return (
             f"the {problem} in epoch {epoch}, batch {batch}, with crystals {shown}; the weights were not "
-            "changed. Look at these crystals, lower --lr, or set --gradient-clip, then continue with --resume."
+            "changed. Look at these crystals, or start a new run with a lower --lr or with --gradient-clip."
         )
 
     def _select(self, metrics: dict[str, float]) -> None:
@@ -200,7 +201,7 @@ class Loop:
             return
         split = HELD_OUT if self.settings.selection == "held_out" else TRAIN
         if metrics[f"{split}/{LOSS}"] < self.best:
-            self.best = metrics[f"{split}/{LOSS}"]
+            self.best, self.selected_epoch = metrics[f"{split}/{LOSS}"], int(metrics["epoch"])
             self.best_tensors = {k: v.clone() for k, v in self._state_tensors().items()}
 
     def _state_tensors(self) -> dict[str, Tensor]:
@@ -227,7 +228,13 @@ class Loop:
             "best": self.best_tensors,
             "average": self.average.tensors,
         }
-        state = {"epoch": len(self.history), "step": self.step, "best": self.best, "history": self.history}
+        state = {
+            "epoch": len(self.history),
+            "step": self.step,
+            "best": self.best,
+            "selected_epoch": self.selected_epoch,
+            "history": self.history,
+        }
         checkpoints.save(folder, {k: v for k, v in groups.items() if v}, state)
 
     def _restore(self, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
@@ -236,7 +243,7 @@ class Loop:
         self.best_tensors = groups.get("best", {})
         self.average.load(groups.get("average", {}))
         self.first_epoch, self.step = state["epoch"], state["step"]
-        self.best, self.history = state["best"], state["history"]
+        self.best, self.selected_epoch, self.history = state["best"], state["selected_epoch"], state["history"]
 
 
 class _Averages:

@@ -47,12 +47,14 @@ class PretrainOutcome:
     Attributes:
         vectors: One vector per element.
         history: Metrics of each epoch.
+        selected_epoch: The epoch that the vectors come from.
         cross_correlation: ``(d, d)`` for Barlow Twins, else None.
 
     """
 
     vectors: AtomVectors
     history: list[dict[str, float]]
+    selected_epoch: int
     cross_correlation: np.ndarray | None
 
 
@@ -119,7 +121,9 @@ def pretrain(config: PretrainConfig, data: PretrainData, context: Context) -> Pr
     if config.ssl_loss == "barlow_twins":
         matrix = model.cross_correlation(next(iter(data.train.epoch(0))), epoch=config.epochs).cpu().numpy()
     vectors = recorder.to_vectors() if published else extract(model, data.everything)
-    return PretrainOutcome(vectors=vectors, history=history, cross_correlation=matrix)
+    return PretrainOutcome(
+        vectors=vectors, history=history, selected_epoch=loop.selected_epoch, cross_correlation=matrix
+    )
 
 
 @torch.no_grad()
