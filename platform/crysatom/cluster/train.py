@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 COLLECTIVE_TIMEOUT_S = 300
 """A collective that takes longer means a lost worker; Ray's default of 30 minutes looks like a hang."""
+
+POLL_VARIABLE, POLL_S = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2"
+"""How often Ray Train asks workers for reports. A worker waits until its last report was fetched, so that Ray's
+default of 2 s would be the least time of an epoch."""
 
 RAY_TRAIN = "ray_train"
 """Folder of the run in which Ray Train keeps its own notes."""
@@ -135,6 +140,7 @@ def train_on_cluster(
         LostWorkersError: If workers were lost more than ``config.max_failures`` times.
 
     """
+    os.environ.setdefault(POLL_VARIABLE, POLL_S)
     resources = scaling(config, streamed=streamed)
     with said_if_late(resources) as in_time, messages_to(show, in_time) as news:
         arguments = {"shards": str(shards), "checkpoints": str(checkpoints), "streamed": streamed, "news": news}
