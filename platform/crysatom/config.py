@@ -211,6 +211,10 @@ class PretrainConfig:
     schedule: Literal["cosine", "constant"] = "cosine"
     """'cosine': linear warm-up over 5 % of the steps, then cosine decay to zero."""
 
+    adam_eps: float = 1e-6
+    """Below this a gradient is noise. With Adam's own 1e-8 (published) the rounding of weights whose gradient is
+    zero grows to full steps, and runs on one and two workers drift apart."""
+
     weight_decay: float = 0.0
     gradient_clip: float = 0.0
     """Largest norm of the gradient; 0: not clipped."""
@@ -265,7 +269,7 @@ class PretrainConfig:
             self.batch_size >= self.num_workers,
             f"batch_size {self.batch_size} is smaller than num_workers {self.num_workers}",
         )
-        for name in ("lr", "nt_xent_temperature"):
+        for name in ("lr", "adam_eps", "nt_xent_temperature"):
             _require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         for name in (
             "gradient_clip",
@@ -337,6 +341,7 @@ def paper() -> PretrainConfig:
         batch_size=128,
         tail="short",
         lr=0.03,
+        adam_eps=1e-8,
         schedule="constant",
         holdout_fraction=0.0,
         selection="train",

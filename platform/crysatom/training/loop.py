@@ -43,6 +43,10 @@ class Settings(Protocol):
         """Course of the learning rate."""
 
     @property
+    def adam_eps(self) -> float:
+        """Of AdamW."""
+
+    @property
     def weight_decay(self) -> float:
         """Of AdamW."""
 
@@ -96,7 +100,9 @@ class Loop:
         self.settings, self.context, self.after_step = settings, context, after_step
         self.extra = extra or {}
         self.trainable = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.trainable, lr=settings.lr, weight_decay=settings.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            self.trainable, lr=settings.lr, eps=settings.adam_eps, weight_decay=settings.weight_decay
+        )
         self.average = MovingAverage(model, settings.ema_decay)
         self.history: list[dict[str, float]] = []
         self.best = math.inf
