@@ -17,7 +17,7 @@ help:  ## Show what can be made
 
 .PHONY: demo
 demo: $(INSTALLED)  ## Pretrain on the real crystals inside pymatgen, with two workers; no GPU, no network
-	$(BIN)/python jobs/pretrain.py --num-workers 2 --epochs 40 --batch-size 48 --name demo --resume
+	$(BIN)/python jobs/pretrain.py --num-workers 2 --epochs 30 --batch-size 48 --name demo --resume
 
 .PHONY: test
 test: $(INSTALLED)  ## Run the tests; ARGS="-k name" selects
