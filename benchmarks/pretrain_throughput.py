@@ -156,7 +156,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         loading, step = loading + more_loading, step + more_step
         for name, run in ours.items():
             warm[name] += run.epoch()
-        print(f"round {round_ + 1}/{arguments.rounds}: published {(loading + step).summary()}", flush=True)
+        print(f"round {round_ + 1}/{arguments.rounds}: so far published step {step.summary()}", flush=True)
     whole = Timing(loading.crystals, loading.wall + step.wall, loading.cpu + step.cpu)
     cold = {name: first_epoch(ingest, featurize[name], warm[name], arguments.rounds) for name in ours}
     return {
