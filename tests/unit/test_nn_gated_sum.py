@@ -126,10 +126,10 @@ def test_features_in_other_rows_change_nothing() -> None:
 def test_chunks_cover_each_edge_once_and_never_cut_an_atom(degrees: list[list[int]]) -> None:
     edges = make_edges(degrees)
     covered = []
-    for chunk in edges.chunks(2 * WIDTH):
+    for view, chunk in ((v, c) for v, cs in enumerate(edges.chunks(2 * WIDTH)) for c in cs):
         part = range(chunk.edges.start, chunk.edges.stop)
         covered += part
         assert int(edges.edge_ptr[chunk.atoms.start]) == part.start
         assert int(edges.edge_ptr[chunk.atoms.stop]) == part.stop
-        assert chunk.atoms.start // ATOMS == (chunk.atoms.stop - 1) // ATOMS == chunk.view
+        assert chunk.atoms.start // ATOMS == (chunk.atoms.stop - 1) // ATOMS == view
     assert covered == list(range(len(edges.center)))

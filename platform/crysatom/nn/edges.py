@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-CACHE_ELEMENTS = 2**18
+CACHE_ELEMENTS = 2**19
 """Values of one temporary that still stay in a CPU core's second-level cache (1 MiB in float32)."""
 
 GPU_ELEMENTS = 2**28
 """On a GPU a temporary only has to fit into memory (1 GiB in float32)."""
 
 
+def blocks(rows: int, width: int) -> Iterator[slice]:
+    """Cut ``(rows, width)`` into runs of rows that stay in the processor's cache."""
+    size = max(1, CACHE_ELEMENTS // width)
+    return (slice(i, i + size) for i in range(0, rows, size))
+
+
+def sum_rows(table: Tensor, rows: Tensor, ptr: Tensor | None = None) -> Tensor:
+    """Return sums of rows of a table, without a temporary that holds the rows (torch's embedding bag).
+
+    Args:
+        table: ``(K, C)``, contiguous.
+        rows: ``(n, k)`` rows.
+        ptr: ``(m + 1,)`` runs of the n that are summed; None: each by itself.
+
+    Returns:
+        ``(m, C)``, or ``(n, C)``.
+
+    """
+    if not len(rows):
+        return table.new_zeros(0 if ptr is None else len(ptr) - 1, table.shape[1])
+    if ptr is None:
+        return F.embedding_bag(rows, table, mode="sum")
+    return F.embedding_bag(rows.flatten(), table, rows.shape[1] * ptr[:-1], mode="sum")
+
+
 @dataclass(frozen=True)
 class Chunk:
     """A run of atoms of one view, with all edges that arrive at them."""
 
-    view: int
     atoms: slice
     edges: slice
 
@@ -59,39 +85,65 @@ class Edges:
         """``(V,)`` float64 on the device."""
         return torch.tensor(self.view_ptr, dtype=torch.float64, device=self.basis.device).diff()
 
-    def chunks(self, width: int) -> list[Chunk]:
-        """Cut into runs whose ``(edges, width)`` temporaries stay in the processor's cache."""
-        elements = CACHE_ELEMENTS if self.basis.device.type == "cpu" else GPU_ELEMENTS
-        size = max(1, elements // width)
-        atoms_per_view = self.num_atoms // self.num_views
-        cuts: list[Chunk] = []
-        for view in range(self.num_views):
-            first = view * atoms_per_view
-            ptr = self.edge_ptr[first : first + atoms_per_view + 1]
-            targets = torch.arange(self.view_ptr[view], self.view_ptr[view + 1], size, device=ptr.device)
-            starts = torch.searchsorted(ptr, targets, right=True) - 1 if len(targets) else targets
-            bounds = [*torch.unique(starts).tolist(), atoms_per_view]
-            bounds[0] = 0
-            edge_bounds = ptr[torch.tensor(bounds, device=ptr.device)].tolist()
-            cuts += [
-                Chunk(view, slice(first + a, first + b), slice(e, f))
-                for a, b, e, f in zip(bounds, bounds[1:], edge_bounds, edge_bounds[1:], strict=False)
-            ]
-        return cuts
+    def chunks(self, width: int) -> list[list[Chunk]]:
+        """Cut each view into runs whose ``(edges, width)`` temporaries stay in the processor's cache."""
+        if width not in self._chunks:
+            elements = CACHE_ELEMENTS if self.basis.device.type == "cpu" else GPU_ELEMENTS
+            size = max(1, elements // width)
+            self._chunks[width] = [self._cut(view, size) for view in range(self.num_views)]
+        return self._chunks[width]
+
+    @cached_property
+    def _chunks(self) -> dict[int, list[list[Chunk]]]:
+        return {}
+
+    def _cut(self, view: int, size: int) -> list[Chunk]:
+        atoms = self.num_atoms // self.num_views
+        first = view * atoms
+        ptr = self.edge_ptr[first : first + atoms + 1]
+        targets = torch.arange(self.view_ptr[view], self.view_ptr[view + 1], size, device=ptr.device)
+        starts = torch.searchsorted(ptr, targets, right=True) - 1 if len(targets) else targets
+        bounds = [*torch.unique(starts).tolist(), atoms]
+        bounds[0] = 0
+        edge_bounds = ptr[torch.tensor(bounds, device=ptr.device)].tolist()
+        return [
+            Chunk(slice(first + a, first + b), slice(e, f))
+            for a, b, e, f in zip(bounds, bounds[1:], edge_bounds, edge_bounds[1:], strict=False)
+        ]
+
+    @cached_property
+    def terms(self) -> Tensor:
+        """``(E, 3)`` rows that make up an edge in a table of its view: N neighbors, N centers, R distances."""
+        atoms = self.num_atoms // self.num_views
+        views = torch.arange(self.num_views, device=self.row.device)
+        first = atoms * views.repeat_interleave(self.edges_per_view.long())
+        return torch.stack([self.neighbor - first, self.center - first + atoms, self.row + 2 * atoms], dim=1)
+
+    @cached_property
+    def _by_neighbor(self) -> tuple[Tensor, Tensor]:
+        """Edges in order of the atom they leave ``(E,)``, and the first of each atom ``(M + 1,)``."""
+        counts = torch.bincount(self.neighbor, minlength=self.num_atoms)
+        return torch.argsort(self.neighbor), F.pad(counts.cumsum(0), (1, 0))
+
+    def at_center(self, neighbor_term: Tensor) -> Tensor:
+        """Return the sum of ``(M, C)`` rows of the neighbors over the edges that arrive at each atom, ``(M, C)``."""
+        return sum_rows(neighbor_term, self.neighbor[:, None], self.edge_ptr)
+
+    def at_neighbor(self, center_term: Tensor) -> Tensor:
+        """Return the sum of ``(M, C)`` rows of the centers over the edges that leave each atom, ``(M, C)``."""
+        order, ptr = self._by_neighbor
+        return sum_rows(center_term, self.center[order][:, None], ptr)
 
     @cached_property
     def center_basis(self) -> Tensor:
         """``(M, F)`` sum of the features of the edges that arrive at each atom."""
-        return self._sum_basis(self.center)
+        return sum_rows(self.basis, self.row[:, None], self.edge_ptr)
 
     @cached_property
     def neighbor_basis(self) -> Tensor:
         """``(M, F)`` sum of the features of the edges that leave each atom."""
-        return self._sum_basis(self.neighbor)
-
-    def _sum_basis(self, index: Tensor) -> Tensor:
-        total = self.basis.new_zeros(self.num_atoms, self.basis.shape[1])
-        return total.index_add_(0, index, self.basis.index_select(0, self.row))
+        order, ptr = self._by_neighbor
+        return sum_rows(self.basis, self.row[order][:, None], ptr)
 
     @cached_property
     def row_counts(self) -> Tensor:

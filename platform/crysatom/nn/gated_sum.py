@@ -10,17 +10,26 @@ published concatenated linear layer with the sums taken in another order. Autogr
 twenty ``(E, 2D)`` intermediates; here each is recomputed from S and T, a piece at a time, so that
 they never leave the processor's cache and memory grows with atoms, not with edges times width.
 
-The batch normalization is over the edges of a view on *all* workers. Its backward pass is
+Only what is not linear in the three terms is evaluated per edge; the rest follows from sums over atoms:
 
-.. math:: \partial u = \gamma r (\partial y - \overline{\partial y} - \hat x\, \overline{\partial y\, \hat x}),
+- Mean and variance of u over the edges of a view on *all* workers. The square of the sum of three terms is
+  expanded; what edges contribute to it are the sums of :math:`T_j + W_e e` at the atoms i.
+- The normalization is folded into the terms, so that their sum already is the exponent of the gate.
+- The backward pass of the normalization,
 
-linear in :math:`\partial y`, 1 and :math:`\hat x`: summing these three at the atoms first and combining
-them when the means are known takes one pass over the edges instead of two. Their sums against the
-distance features follow from per-atom sums (``Edges.center_basis`` and so on), again without edges.
+  .. math:: \partial u = \gamma r (\partial y - \overline{\partial y} - \hat x\, \overline{\partial y\, \hat x}),
+
+  is linear in :math:`\partial y`, 1 and :math:`\hat x`. Only :math:`\partial y` is summed edge by edge, at
+  centers, neighbors and distances; :math:`\overline{\partial y\, \hat x}` then follows from these sums.
+
+Shapes: V views of N atoms, M = V N, C = 2D channels, R different distances, F features of each.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,17 +37,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crysatom import distributed
-from crysatom.nn.edges import Chunk, Edges
+from crysatom.nn.edges import Chunk, Edges, blocks, sum_rows
 from crysatom.nn.normalization import merge_statistics
 
-
-def _raw(chunk: Chunk, edges: Edges, center_term: Tensor, neighbor_term: Tensor, edge_term: Tensor) -> Tensor:
-    """Return u of one chunk, ``(edges, 2D)``."""
-    part = chunk.edges
-    u = neighbor_term.index_select(0, edges.neighbor[part])
-    u += edge_term.index_select(0, edges.row[part])
-    u += center_term.index_select(0, edges.center[part])
-    return u
+LOG2_E = math.log2(math.e)
 
 
 def _per_view(x: Tensor, num_views: int) -> Tensor:
@@ -46,29 +48,140 @@ def _per_view(x: Tensor, num_views: int) -> Tensor:
     return x.view(num_views, len(x) // num_views, x.shape[1])
 
 
-def _edge_sums(edges: Edges, center_term: Tensor, neighbor_term: Tensor, weight: Tensor) -> Tensor:
-    """Return the sum of u over the edges of each view, ``(V, 2D)``, from sums over atoms."""
-    v = edges.num_views
-    atoms = edges.in_degree[:, None] * center_term + edges.out_degree[:, None] * neighbor_term
-    return _per_view(atoms, v).sum(1) + _per_view(edges.center_basis, v).sum(1) @ weight.T
+@dataclass(frozen=True)
+class _Statistics:
+    """Of u over each view's edges.
 
+    Attributes:
+        mean: ``(V, C)`` float64, over all workers.
+        variance: ``(V, C)`` float64, over all workers.
+        count: ``(V,)`` float64, edges on all workers.
+        level: ``(V, C)`` mean of T over this worker's edges.
+        rest: ``(M, C)`` sum of T - level + W_e e at each atom.
+        basis: ``(V, C, F)`` sum of (T - level + W_e e) times the features.
 
-def batch_statistics(
-    edges: Edges, center_term: Tensor, neighbor_term: Tensor, weight: Tensor, edge_term: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean and variance of u per view over all workers, ``(V, 2D)`` each, and the edge counts ``(V,)``.
-
-    The variance is taken about this worker's own mean, then merged.
     """
-    n = edges.edges_per_view
-    mean = _edge_sums(edges, center_term, neighbor_term, weight).double() / n.clamp(min=1)[:, None]
-    centered = _per_view(center_term, edges.num_views) - mean.to(center_term.dtype)[:, None]
-    centered = centered.view_as(center_term)
-    squares = torch.zeros_like(mean)
-    for chunk in edges.chunks(center_term.shape[1]):
-        squares[chunk.view] += _raw(chunk, edges, centered, neighbor_term, edge_term).square_().sum(0)
-    count, mean, variance = merge_statistics(n, mean, squares)
-    return mean, variance, count
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+    level: Tensor
+    rest: Tensor
+    basis: Tensor
+
+
+def _statistics(edges: Edges, center_term: Tensor, neighbor_term: Tensor, weight: Tensor) -> _Statistics:
+    """Return the statistics of u from sums over atoms.
+
+    The variance is taken about this worker's own mean, then merged. S and T are taken about means of their own,
+    so that no large products cancel in it.
+    """
+    views = edges.num_views
+    degrees = edges.in_degree[:, None], edges.out_degree[:, None]
+    S, T, in_degree, out_degree = (_per_view(x, views) for x in (center_term, neighbor_term, *degrees))
+    n = edges.edges_per_view.clamp(min=1).to(S.dtype)[:, None]
+    level = (out_degree.mT @ T)[:, 0] / n
+    T = T - level[:, None]
+    rest = edges.at_center(T.flatten(0, 1)).addmm_(edges.center_basis, weight.T)
+    Q = _per_view(rest, views)
+    mean = ((in_degree.mT @ S)[:, 0] + Q.sum(1)) / n
+    basis = T.mT @ _per_view(edges.neighbor_basis, views)
+    weight_gram = weight @ edges.gram
+    squares = (weight * (2 * basis + weight_gram)).sum(2)
+    for view in range(views):
+        for part in blocks(S.shape[1], S.shape[2]):
+            s = S[view, part] - mean[view]
+            products = torch.add(2 * Q[view, part], s * in_degree[view, part]).mul_(s)
+            squares[view] += products.addcmul_(T[view, part] * out_degree[view, part], T[view, part]).sum(0)
+    count, total_mean, variance = merge_statistics(
+        edges.edges_per_view, mean.double() + level.double(), squares.double()
+    )
+    return _Statistics(total_mean, variance, count, level, rest, basis.add_(weight_gram))
+
+
+def _exponents(
+    edges: Edges, terms: tuple[Tensor, Tensor, Tensor], gain: Tensor, offset: Tensor
+) -> Iterator[tuple[int, Tensor, list[Chunk]]]:
+    """Yield each view that has edges, a table whose rows add up to an edge's exponents, and its chunks.
+
+    The exponents are -y_f and y_c in units of ln 2. The table is overwritten by the next view's.
+    """
+    center_term, neighbor_term, edge_term = terms
+    atoms, dims = len(center_term) // edges.num_views, center_term.shape[1]
+    unit = gain.new_full((dims,), LOG2_E)
+    unit[: dims // 2] *= -1
+    gain, offset = gain * unit, offset * unit
+    table = gain.new_empty(2 * atoms + len(edge_term), dims)
+    of_neighbor, of_center, of_edge = table.split([atoms, atoms, len(edge_term)])
+    for view, chunks in enumerate(edges.chunks(dims)):
+        if chunks:
+            rows = slice(view * atoms, (view + 1) * atoms)
+            torch.mul(neighbor_term[rows], gain[view], out=of_neighbor)
+            torch.addcmul(offset[view], center_term[rows], gain[view], out=of_center)
+            torch.mul(edge_term, gain[view], out=of_edge)
+            yield view, table, chunks
+
+
+def _cannot_overflow(table: Tensor, atoms: int) -> bool:
+    """Tell whether two to the power of any sum of a neighbor's, a center's and a distance's row is finite."""
+    parts = table[:atoms], table[atoms : 2 * atoms], table[2 * atoms :]
+    largest = sum(part.amax() for part in parts)
+    return bool(largest < math.log2(torch.finfo(table.dtype).max) - 1)
+
+
+def _power_and_core(exponent: Tensor, safe: bool) -> tuple[Tensor, Tensor]:
+    """Return [exp(-y_f), exp(y_c)] ``(e, 2D)``, which may replace the exponents, and softplus(y_c) ``(e, D)``."""
+    width = exponent.shape[1] // 2
+    if safe:
+        power = exponent.exp2_()
+        return power, torch.log1p(power[:, width:])
+    return torch.exp2(exponent), F.softplus(exponent[:, width:] / LOG2_E)
+
+
+def _gate_backward(power: Tensor, core: Tensor, grad_message: Tensor) -> Tensor:
+    """Return the gradient at y = [y_f, y_c] of sigmoid(y_f) * softplus(y_c), ``(e, 2D)``; overwrites its arguments.
+
+    Args:
+        power: [exp(-y_f), exp(y_c)].
+        core: softplus(y_c).
+        grad_message: ``(e, D)``.
+
+    """
+    gate, one_minus_slope = power.add_(1).reciprocal_().chunk(2, dim=1)
+    grad_message *= gate
+    torch.addcmul(grad_message, grad_message, one_minus_slope, value=-1, out=one_minus_slope)
+    grad_message *= core
+    torch.addcmul(grad_message, grad_message, gate, value=-1, out=gate)
+    return power
+
+
+def _column_dots(a: Tensor, level: Tensor | float, b: Tensor) -> Tensor:
+    """Return the sum over rows of (a - level) * b, ``(C,)``."""
+    total = b.new_zeros(b.shape[1])
+    for part in blocks(*b.shape):
+        total += (a[part] - level).mul_(b[part]).sum(0)
+    return total
+
+
+def _through_normalization(  # noqa: PLR0913 - the letters of the formula
+    grad: Tensor, term: Tensor, rest: Tensor, degree: Tensor, *, mean: Tensor, k: Tensor, kx: Tensor, gain: Tensor
+) -> None:
+    """Turn the sums of dy at the atoms of a view into the gradient of S or T, in place.
+
+    Args:
+        grad: ``(N, C)`` sums of dy.
+        term: ``(N, C)`` S or T.
+        rest: ``(N, C)`` sum over an atom's edges of what must be added to ``term`` to make u.
+        degree: ``(N, 1)`` number of those edges.
+        mean: ``(C,)`` mean of u.
+        k: ``(C,)`` mean of dy.
+        kx: ``(C,)`` mean of dy times x, over the standard deviation of u.
+        gain: ``(C,)``.
+
+    """
+    for part in blocks(*grad.shape):
+        x = (term[part] - mean).mul_(degree[part]).add_(rest[part])
+        grad[part].addcmul_(degree[part], k, value=-1).addcmul_(x, kx, value=-1).mul_(gain)
 
 
 class _GatedSum(torch.autograd.Function):
@@ -87,94 +200,84 @@ class _GatedSum(torch.autograd.Function):
         statistics: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         edge_term = edges.basis @ weight.T
-        ctx.batch_mode = statistics is None
+        ctx.statistics = None
         if statistics is None:
-            mean, variance, count = batch_statistics(edges, center_term, neighbor_term, weight, edge_term)
+            ctx.statistics = _statistics(edges, center_term, neighbor_term, weight)
+            mean, variance = ctx.statistics.mean, ctx.statistics.variance
         else:
             mean, variance = (s.double().expand(edges.num_views, -1) for s in statistics)
-            count = edges.edges_per_view
         rstd = torch.rsqrt(variance + eps)
         gain, offset = (rstd * scale).to(scale.dtype), (shift - mean * rstd * scale).to(scale.dtype)
         width = center_term.shape[1] // 2
         out = center_term.new_zeros(len(center_term), width)
-        for chunk in edges.chunks(2 * width):
-            u = _raw(chunk, edges, center_term, neighbor_term, edge_term)
-            y = torch.addcmul(offset[chunk.view], u, gain[chunk.view], out=u)
-            message = torch.sigmoid(y[:, :width]).mul_(F.softplus(y[:, width:]))
-            out.index_add_(0, edges.center[chunk.edges], message)
+        ctx.safe = [False] * edges.num_views
+        for view, table, chunks in _exponents(edges, (center_term, neighbor_term, edge_term), gain, offset):
+            ctx.safe[view] = _cannot_overflow(table, len(center_term) // edges.num_views)
+            for chunk in chunks:
+                power, message = _power_and_core(sum_rows(table, edges.terms[chunk.edges]), ctx.safe[view])
+                message /= power[:, :width].add_(1)
+                out.index_add_(0, edges.center[chunk.edges], message)
         ctx.edges = edges
-        ctx.save_for_backward(center_term, neighbor_term, weight, edge_term, scale, shift, mean, rstd, count)
+        ctx.save_for_backward(center_term, neighbor_term, weight, edge_term, mean, rstd, gain, offset)
         ctx.mark_non_differentiable(mean, variance)
         return out, mean, variance
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        center_term, neighbor_term, weight, edge_term, scale, shift, mean64, rstd64, count = ctx.saved_tensors
-        edges: Edges = ctx.edges
-        mean, rstd = mean64.to(scale.dtype), rstd64.to(scale.dtype)
-        gain = rstd * scale
-        views, dims, width = edges.num_views, len(scale), len(scale) // 2
-        centered = (_per_view(center_term, views) - mean[:, None]).view_as(center_term)
-
-        # Sums of dy and of x-hat at the atoms, of dy at the distances, and of dy and dy * x-hat over all edges.
-        dy_center, dy_neighbor, x_center, x_neighbor = (torch.zeros_like(center_term) for _ in range(4))
-        dy_row = torch.zeros_like(edge_term)
-        dy_sum, dyx_sum = (mean64.new_zeros(views, dims) for _ in range(2))
-        for chunk in edges.chunks(dims):
-            v, part = chunk.view, chunk.edges
-            center, neighbor = edges.center[part], edges.neighbor[part]
-            x = _raw(chunk, edges, centered, neighbor_term, edge_term).mul_(rstd[v])
-            y = torch.addcmul(shift, x, scale)
-            dy = _gate_backward(y, grad_out.index_select(0, center), width)
-            dy_sum[v] += dy.sum(0)
-            dyx_sum[v] += (dy * x).sum(0)
-            dy_row.index_add_(0, edges.row[part], dy * gain[v])
-            dy_center.index_add_(0, center, dy)
-            dy_neighbor.index_add_(0, neighbor, dy)
-            if ctx.batch_mode:
-                x_center.index_add_(0, center, x)
-                x_neighbor.index_add_(0, neighbor, x)
-
-        grad_center, grad_neighbor = _per_view(dy_center, views), _per_view(dy_neighbor, views)
-        grad_weight = dy_row.T @ edges.basis
-        if ctx.batch_mode:
-            sums = distributed.all_reduce_sum(torch.stack([dy_sum, dyx_sum])) / count.clamp(min=1)[:, None]
-            k, kx = sums.to(scale.dtype)[..., None, :]
-            x_basis = _normalized_against_basis(edges, centered, neighbor_term, weight) * rstd[:, :, None]
-            in_degree, out_degree = (_per_view(d[:, None], views) for d in (edges.in_degree, edges.out_degree))
-            grad_center = grad_center - in_degree * k - _per_view(x_center, views) * kx
-            grad_neighbor = grad_neighbor - out_degree * k - _per_view(x_neighbor, views) * kx
-            features = _per_view(edges.center_basis, views).sum(1)[:, None, :]
-            grad_weight = grad_weight - ((k.mT * features + x_basis * kx.mT) * gain[:, :, None]).sum(0)
+        center_term, neighbor_term, weight, edge_term, mean64, rstd64, gain, offset = ctx.saved_tensors
+        edges, stats, views = ctx.edges, ctx.statistics, ctx.edges.num_views
+        mean, rstd = mean64.to(gain.dtype), rstd64.to(gain.dtype)
+        level = torch.zeros_like(mean) if stats is None else stats.level
+        S, T = _per_view(center_term, views), _per_view(neighbor_term, views)
+        dy_center, dy_neighbor = torch.zeros_like(S), torch.zeros_like(T)
+        dy_sum, dyx_sum = torch.zeros_like(mean64), torch.zeros_like(mean64)
+        grad_row, dy_row = torch.zeros_like(edge_term), torch.empty_like(edge_term)
+        for view, table, chunks in _exponents(edges, (center_term, neighbor_term, edge_term), gain, offset):
+            dy_row.zero_()
+            for chunk in chunks:
+                part = chunk.edges
+                power, core = _power_and_core(sum_rows(table, edges.terms[part]), ctx.safe[view])
+                dy = _gate_backward(power, core, grad_out.index_select(0, edges.center[part]))
+                dy_center.view_as(center_term).index_add_(0, edges.center[part], dy)
+                dy_neighbor.view_as(center_term).index_add_(0, edges.neighbor[part], dy)
+                dy_row.index_add_(0, edges.row[part], dy)
+            grad_row.addcmul_(dy_row, gain[view])
+            dy_sum[view] = dy_center[view].sum(0)
+            dyx_sum[view] = rstd[view] * (
+                _column_dots(S[view], mean[view] - level[view], dy_center[view])
+                + _column_dots(T[view], level[view], dy_neighbor[view])
+                + _column_dots(edge_term, 0, dy_row)
+            )
+        grad_weight = grad_row.T @ edges.basis
+        if stats is None:
+            dy_center, dy_neighbor = dy_center * gain[:, None], dy_neighbor * gain[:, None]
+        else:
+            sums = distributed.all_reduce_sum(torch.stack([dy_sum, dyx_sum])) / stats.count.clamp(min=1)[:, None]
+            means = sums.to(gain.dtype)
+            k, kx = means[0], means[1] * rstd
+            rests = stats.rest, edges.at_neighbor(center_term).addmm_(edges.neighbor_basis, weight.T)
+            shifts = mean - level, mean
+            degrees = edges.in_degree, edges.out_degree
+            for grad, term, rest, degree, shift in zip((dy_center, dy_neighbor), (S, T), rests, degrees, shifts, strict=True):
+                for v in range(views):
+                    _through_normalization(
+                        grad[v], term[v], _per_view(rest, views)[v], _per_view(degree[:, None], views)[v],
+                        mean=shift[v], k=k[v], kx=kx[v], gain=gain[v],
+                    )
+            of_center = _per_view(edges.center_basis, views)
+            x_basis = S.mT @ of_center + stats.basis - (mean - level)[:, :, None] * of_center.sum(1)[:, None]
+            mean_part = k[:, :, None] * of_center.sum(1)[:, None] + kx[:, :, None] * x_basis
+            grad_weight = grad_weight - (mean_part * gain[:, :, None]).sum(0)
         return (
-            (grad_center * gain[:, None]).reshape_as(center_term),
-            (grad_neighbor * gain[:, None]).reshape_as(center_term),
+            dy_center.view_as(center_term),
+            dy_neighbor.view_as(neighbor_term),
             grad_weight,
-            dyx_sum.sum(0).to(scale.dtype),
-            dy_sum.sum(0).to(scale.dtype),
+            dyx_sum.sum(0).to(gain.dtype),
+            dy_sum.sum(0).to(gain.dtype),
             None,
             None,
             None,
         )
-
-
-def _gate_backward(y: Tensor, grad_message: Tensor, width: int) -> Tensor:
-    """Return the gradient at y = [y_f, y_c] of sigmoid(y_f) * softplus(y_c); overwrites ``grad_message``."""
-    gate, slope = torch.sigmoid(y[:, :width]), torch.sigmoid(y[:, width:])
-    core = F.softplus(y[:, width:])
-    dy = torch.empty_like(y)
-    grad_message *= gate
-    torch.mul(grad_message, slope, out=dy[:, width:])
-    torch.mul(grad_message, torch.addcmul(core, core, gate, value=-1, out=core), out=dy[:, :width])
-    return dy
-
-
-def _normalized_against_basis(edges: Edges, centered: Tensor, neighbor_term: Tensor, weight: Tensor) -> Tensor:
-    """Return the sum over each view's edges of (u - mean) times the features, ``(V, 2D, F)``."""
-    v = edges.num_views
-    by_center = _per_view(centered, v).mT @ _per_view(edges.center_basis, v)
-    by_neighbor = _per_view(neighbor_term, v).mT @ _per_view(edges.neighbor_basis, v)
-    return by_center + by_neighbor + weight @ edges.gram
 
 
 def gated_sum(  # noqa: PLR0913 - what the formula holds
