@@ -104,6 +104,16 @@ def test_no_worker_one_and_two_give_the_same_vectors(place: Path, undisturbed: F
     np.testing.assert_allclose(undisturbed.history["train/loss"], one.history["train/loss"], rtol=1e-4)
 
 
+@pytest.mark.usefixtures("_threads")
+def test_a_process_and_two_workers_agree_at_the_default_width(place: Path) -> None:
+    settings = {**dataclasses.asdict(PretrainConfig()), "epochs": 2, "register": ""}
+    kept = {k: settings[k] for k in ("embedding_dim", "projection_dim", "batch_size", "epochs", "register")}
+    plain = run(config(place, "wide-plain", **kept, num_workers=0))
+    two = run(config(place, "wide-two", **kept))
+    assert plain.vectors.dim == 200
+    assert difference(two, plain) < 1e-3  # as above
+
+
 def train_workers(parent: psutil.Process) -> list[psutil.Process]:
     found = []
     for process in parent.children(recursive=True):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from crysatom.nn import edges as edges_module
 from crysatom.nn.edges import Edges
+from crysatom.nn.gated_conv import GatedConv
 from crysatom.nn.gated_sum import gated_sum
 
 WIDTH, FEATURES, ATOMS = 3, 4, 6
@@ -107,6 +108,41 @@ def test_numerical_derivatives(evaluate: bool) -> None:
     statistics = given if evaluate else None
     inputs = make_inputs(edges.num_atoms)
     assert torch.autograd.gradcheck(lambda *x: gated_sum(*x, edges, statistics=statistics)[0], inputs)
+
+
+def test_exponents_that_overflow() -> None:
+    edges = make_edges(DEGREES["three views"])
+    inputs = make_inputs(edges.num_atoms)
+    with torch.no_grad():
+        inputs[3].mul_(5000)  # softplus of some thousands is its argument, and two to the power of it is not finite
+    expected = formula(inputs, edges, None)
+    out, _, _ = gated_sum(*inputs, edges)
+    assert out.max() > 2000
+    torch.testing.assert_close(out, expected, rtol=1e-11, atol=1e-9)
+    ours, theirs = (torch.autograd.grad(x.sum(), inputs[:3]) for x in (out, expected))
+    for mine, reference in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-11, atol=1e-7)
+
+
+@pytest.mark.usefixtures("_chunk")
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("degrees", DEGREES.values(), ids=DEGREES.keys())
+def test_equal_edges_evaluated_once_change_nothing(degrees: list[list[int]], training: bool) -> None:
+    edges = make_edges(degrees)
+    torch.manual_seed(0)
+    conv = GatedConv(WIDTH, FEATURES).double().train(training)
+    table = torch.randn(3, WIDTH, dtype=torch.float64, requires_grad=True)
+    kind = torch.randint(3, (edges.num_atoms,))
+    weights = [table, *(p for p in conv.parameters() if p.requires_grad)]
+    cotangent = torch.randn(edges.num_atoms, WIDTH, dtype=torch.float64)
+    outputs, grads, running = [], [], []
+    for rows, given in ((table, kind), (table[kind], None)):
+        conv.load_state_dict(GatedConv(WIDTH, FEATURES).double().state_dict() | dict(conv.named_parameters()))
+        outputs.append(conv(rows, edges, given))
+        grads.append(torch.autograd.grad(outputs[-1], weights, cotangent))
+        running.append(torch.cat([conv.bn1.running_mean, conv.bn1.running_var, conv.bn2.running_mean]))
+    for one, two in zip((outputs[0], running[0], *grads[0]), (outputs[1], running[1], *grads[1]), strict=True):
+        torch.testing.assert_close(one, two, **TOLERANCE)
 
 
 def test_features_in_other_rows_change_nothing() -> None:

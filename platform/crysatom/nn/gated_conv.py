@@ -43,7 +43,7 @@ class GatedConv(nn.Module):
             h: ``(M, D)``, or ``(K, D)`` with one row per kind of atom.
             edges: Edges between the M atoms.
             kind: ``(M,)`` row of ``h`` of each atom; None: the atom's own. With few kinds the linear maps
-                are evaluated once for each, which spares the first layer most of its work.
+                are evaluated once for each, and messages once for edges that are equal.
 
         Returns:
             ``(M, D)``.
@@ -52,18 +52,23 @@ class GatedConv(nn.Module):
         of_center, of_neighbor, of_edge = self.fc_full.weight.split(
             [self.width, self.width, self.fc_full.in_features - 2 * self.width], dim=1
         )
-        rows = (h, F.linear(h, of_center, self.fc_full.bias), F.linear(h, of_neighbor))
-        h, center_term, neighbor_term = rows if kind is None else (r.index_select(0, kind) for r in rows)
+        center_term, neighbor_term = F.linear(h, of_center, self.fc_full.bias), F.linear(h, of_neighbor)
+        travelled = edges
+        if kind is not None:
+            travelled, classes = edges.classes(kind, len(h))
+            center_term, neighbor_term = (x.repeat(edges.num_views, 1) for x in (center_term, neighbor_term))
         messages, mean, variance = gated_sum(
             center_term,
             neighbor_term,
             of_edge,
             self.bn1.weight,
             self.bn1.bias,
-            edges,
+            travelled,
             eps=self.bn1.eps,
             statistics=None if self.training else (self.bn1.running_mean, self.bn1.running_var),
         )
         if self.training:
             self.bn1.track(mean, variance)
+        if kind is not None:
+            h, messages = h.index_select(0, kind), classes.sum_messages(messages)
         return F.softplus(h + self.bn2(messages, edges.num_views))

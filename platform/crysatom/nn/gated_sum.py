@@ -82,7 +82,7 @@ def _statistics(edges: Edges, center_term: Tensor, neighbor_term: Tensor, weight
     n = edges.edges_per_view.clamp(min=1).to(S.dtype)[:, None]
     level = (out_degree.mT @ T)[:, 0] / n
     T = T - level[:, None]
-    rest = edges.at_center(T.flatten(0, 1)).addmm_(edges.center_basis, weight.T)
+    rest = edges.at_center(T.flatten(0, 1), edges.neighbor).addmm_(edges.center_basis, weight.T)
     Q = _per_view(rest, views)
     mean = ((in_degree.mT @ S)[:, 0] + Q.sum(1)) / n
     basis = T.mT @ _per_view(edges.neighbor_basis, views)
@@ -125,7 +125,7 @@ def _exponents(
 def _cannot_overflow(table: Tensor, atoms: int) -> bool:
     """Tell whether two to the power of any sum of a neighbor's, a center's and a distance's row is finite."""
     parts = table[:atoms], table[atoms : 2 * atoms], table[2 * atoms :]
-    largest = sum(part.amax() for part in parts)
+    largest = torch.stack([part.amax() for part in parts]).sum()
     return bool(largest < math.log2(torch.finfo(table.dtype).max) - 1)
 
 
@@ -161,6 +161,13 @@ def _column_dots(a: Tensor, level: Tensor | float, b: Tensor) -> Tensor:
     for part in blocks(*b.shape):
         total += (a[part] - level).mul_(b[part]).sum(0)
     return total
+
+
+def _targets(edges: Edges) -> tuple[Tensor, int]:
+    """Return the row of the output that takes the message of each edge, and the number of rows."""
+    if edges.count is None:
+        return edges.center, edges.num_atoms
+    return torch.arange(len(edges.row), device=edges.row.device), len(edges.row)
 
 
 def _through_normalization(  # noqa: PLR0913 - the letters of the formula
@@ -209,14 +216,15 @@ class _GatedSum(torch.autograd.Function):
         rstd = torch.rsqrt(variance + eps)
         gain, offset = (rstd * scale).to(scale.dtype), (shift - mean * rstd * scale).to(scale.dtype)
         width = center_term.shape[1] // 2
-        out = center_term.new_zeros(len(center_term), width)
+        targets, num_targets = _targets(edges)
+        out = center_term.new_zeros(num_targets, width)
         ctx.safe = [False] * edges.num_views
         for view, table, chunks in _exponents(edges, (center_term, neighbor_term, edge_term), gain, offset):
             ctx.safe[view] = _cannot_overflow(table, len(center_term) // edges.num_views)
             for chunk in chunks:
                 power, message = _power_and_core(sum_rows(table, edges.terms[chunk.edges]), ctx.safe[view])
                 message /= power[:, :width].add_(1)
-                out.index_add_(0, edges.center[chunk.edges], message)
+                out.index_add_(0, targets[chunk.edges], message)
         ctx.edges = edges
         ctx.save_for_backward(center_term, neighbor_term, weight, edge_term, mean, rstd, gain, offset)
         ctx.mark_non_differentiable(mean, variance)
@@ -226,6 +234,7 @@ class _GatedSum(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         center_term, neighbor_term, weight, edge_term, mean64, rstd64, gain, offset = ctx.saved_tensors
         edges, stats, views = ctx.edges, ctx.statistics, ctx.edges.num_views
+        targets = _targets(edges)[0]
         mean, rstd = mean64.to(gain.dtype), rstd64.to(gain.dtype)
         level = torch.zeros_like(mean) if stats is None else stats.level
         S, T = _per_view(center_term, views), _per_view(neighbor_term, views)
@@ -237,7 +246,7 @@ class _GatedSum(torch.autograd.Function):
             for chunk in chunks:
                 part = chunk.edges
                 power, core = _power_and_core(sum_rows(table, edges.terms[part]), ctx.safe[view])
-                dy = _gate_backward(power, core, grad_out.index_select(0, edges.center[part]))
+                dy = _gate_backward(power, core, grad_out.index_select(0, targets[part]))
                 dy_center.view_as(center_term).index_add_(0, edges.center[part], dy)
                 dy_neighbor.view_as(center_term).index_add_(0, edges.neighbor[part], dy)
                 dy_row.index_add_(0, edges.row[part], dy)
@@ -255,14 +264,22 @@ class _GatedSum(torch.autograd.Function):
             sums = distributed.all_reduce_sum(torch.stack([dy_sum, dyx_sum])) / stats.count.clamp(min=1)[:, None]
             means = sums.to(gain.dtype)
             k, kx = means[0], means[1] * rstd
-            rests = stats.rest, edges.at_neighbor(center_term).addmm_(edges.neighbor_basis, weight.T)
+            rests = stats.rest, edges.at_neighbor(center_term, edges.center).addmm_(edges.neighbor_basis, weight.T)
             shifts = mean - level, mean
             degrees = edges.in_degree, edges.out_degree
-            for grad, term, rest, degree, shift in zip((dy_center, dy_neighbor), (S, T), rests, degrees, shifts, strict=True):
-                for v in range(views):
+            for view in range(views):
+                for grad, term, rest, degree, shift in zip(
+                    (dy_center, dy_neighbor), (S, T), rests, degrees, shifts, strict=True
+                ):
                     _through_normalization(
-                        grad[v], term[v], _per_view(rest, views)[v], _per_view(degree[:, None], views)[v],
-                        mean=shift[v], k=k[v], kx=kx[v], gain=gain[v],
+                        grad[view],
+                        term[view],
+                        _per_view(rest, views)[view],
+                        _per_view(degree[:, None], views)[view],
+                        mean=shift[view],
+                        k=k[view],
+                        kx=kx[view],
+                        gain=gain[view],
                     )
             of_center = _per_view(edges.center_basis, views)
             x_basis = S.mT @ of_center + stats.basis - (mean - level)[:, :, None] * of_center.sum(1)[:, None]
@@ -304,7 +321,8 @@ def gated_sum(  # noqa: PLR0913 - what the formula holds
         statistics: Mean and variance ``(2D,)`` to normalize by; None: those of each view's edges.
 
     Returns:
-        Summed messages ``(M, D)``; mean and (biased) variance used per view, ``(V, 2D)`` float64.
+        Summed messages ``(M, D)``, or where edges have counts the message of each, ``(E, D)``; mean and (biased)
+        variance used per view, ``(V, 2D)`` float64.
 
     """
     result: tuple[Tensor, Tensor, Tensor] = _GatedSum.apply(  # type: ignore[no-untyped-call]
