@@ -4,7 +4,7 @@ One thing has one name, here. Column and metric names are part of the data contr
 (DESIGN section 3): changing one is a breaking change and belongs in the CHANGELOG.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 __version__ = "0.1.0"
 
@@ -42,6 +42,11 @@ PROPERTIES: dict[str, Property] = {
 
 SSLLoss = Literal["barlow_twins", "vicreg", "nt_xent", "none"]
 Recipe = Literal["default", "paper"]
+VectorScale = Literal["none", "rms", "standardize"]
+VECTOR_SCALES: tuple[VectorScale, ...] = get_args(VectorScale)
+
+MODELS_URI, RUNS_URI = "models:/", "runs:/"
+"""How MLflow's names of a registered model and of a run begin."""
 
 # Columns of the crystal table (DESIGN section 3).
 MATERIAL_ID = "material_id"

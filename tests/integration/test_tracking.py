@@ -25,7 +25,9 @@ from crysatom.tracking.journal import Journal
 from crysatom.tracking.runs import Tracker
 from crysatom.tracking.store import client, resolve_uri
 from crysatom.tracking.vectors import load_vectors
+from crysatom.vectors.controls import permuted
 from crysatom.vectors.files import write_vectors
+from crysatom.vectors.given import given_vectors
 from crysatom.vectors.table import AtomVectors
 
 # MLflow uses a loader option that SQLAlchemy 2.1 deprecates
@@ -116,6 +118,9 @@ def test_registered_vectors_read_back_equal(directory: Path) -> None:
         np.testing.assert_array_equal(table.vectors, TABLE.vectors)
         np.testing.assert_array_equal(table.atomic_numbers, TABLE.atomic_numbers)
         assert table.provenance == TABLE.provenance
+    named = given_vectors("permuted:models:/crysatom-vectors@best", load_vectors)
+    np.testing.assert_array_equal(named.vectors, permuted(TABLE, 0).vectors)
+    assert named.provenance["of"]["of"] == TABLE.provenance
     version = mlflow.get_model_version("crysatom-vectors", "1")
     assert version.run_id == tracker.run_id
     assert version.tags == {"dimensions": "3"}

@@ -10,12 +10,11 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 
+from crysatom.names import MODELS_URI, RUNS_URI
 from crysatom.tracking.fields import VECTORS
 from crysatom.tracking.store import client, resolve_uri
 from crysatom.vectors.files import VECTORS_SAFETENSORS, read_vectors
 from crysatom.vectors.table import AtomVectors
-
-MODELS, RUNS = "models:/", "runs:/"
 
 
 def register_vectors(uri: str, name: str, run_id: str, folder: str | Path, tags: Mapping[str, str]) -> str:
@@ -60,7 +59,7 @@ def load_vectors(uri: str, tracking_uri: str = "") -> AtomVectors:
         ValueError: If the store holds nothing of that name, or the file is broken.
 
     """
-    if not uri.startswith((MODELS, RUNS)):
+    if not uri.startswith((MODELS_URI, RUNS_URI)):
         return read_vectors(uri)
     store = resolve_uri(tracking_uri, Path.cwd())
     try:
@@ -73,10 +72,10 @@ def load_vectors(uri: str, tracking_uri: str = "") -> AtomVectors:
 
 
 def _source(mlflow: MlflowClient, uri: str) -> str:
-    if uri.startswith(RUNS):
-        run_id = uri.removeprefix(RUNS).partition("/")[0]
+    if uri.startswith(RUNS_URI):
+        run_id = uri.removeprefix(RUNS_URI).partition("/")[0]
         return f"{mlflow.get_run(run_id).info.artifact_uri}/{VECTORS}/{VECTORS_SAFETENSORS}"
-    name, at, alias = uri.removeprefix(MODELS).partition("@")
+    name, at, alias = uri.removeprefix(MODELS_URI).partition("@")
     if at:
         version = mlflow.get_model_version_by_alias(name, alias).version
     else:

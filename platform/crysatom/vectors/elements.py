@@ -120,7 +120,7 @@ def _cgcnn92() -> AtomVectors:
         folder = importlib.resources.files("jarvis")
     except ModuleNotFoundError as error:
         raise ValueError(
-            "node_features 'cgcnn92' is read from jarvis-tools, which is not installed: pip install jarvis-tools"
+            "CGCNN's 92 bits are read from jarvis-tools, which is not installed: pip install jarvis-tools"
         ) from error
     with importlib.resources.as_file(folder.joinpath("core", "atom_init.json")) as path:
         return read_vectors(path)

@@ -62,13 +62,13 @@ def read_vectors(path: str | Path) -> AtomVectors:
     path = Path(path)
     if path.is_dir():
         path = path / VECTORS_SAFETENSORS
+    if not path.is_file():
+        raise ValueError(f"{path}: no such vectors file")
     reader = _READERS.get(path.suffix)
     if reader is None:
         raise ValueError(
             f"{path}: cannot tell the form of a vectors file from its name; it must end in {', '.join(_READERS)}"
         )
-    if not path.is_file():
-        raise ValueError(f"{path}: no such vectors file")
     try:
         return reader(path)
     except (ValueError, SafetensorError, csv.Error) as error:

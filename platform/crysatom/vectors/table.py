@@ -96,11 +96,17 @@ def rows_of(known: NDArray[np.int64], atomic_numbers: ArrayLike, what: str) -> N
     rows = np.searchsorted(known, wanted).clip(max=len(known) - 1)
     missing = np.unique(wanted[known[rows] != wanted])
     if len(missing):
-        names = ", ".join(SYMBOLS[z - 1] if 1 <= z <= MAX_ATOMIC_NUMBER else f"atomic number {z}" for z in missing)
+        names = ", ".join(element_name(z) for z in missing)
         raise ValueError(
             f"no {what} for {names}; leave crystals with these elements out, or use a table that covers them"
         )
     return rows
+
+
+def element_name(atomic_number: int) -> str:
+    """Return the symbol, or "atomic number 119" where there is none."""
+    known = 1 <= atomic_number <= MAX_ATOMIC_NUMBER
+    return SYMBOLS[atomic_number - 1] if known else f"atomic number {atomic_number}"
 
 
 def _check_shapes(table: AtomVectors) -> None:

@@ -1,0 +1,96 @@
+"""Published tables, read from the packages that carry them; none is copied into this repository.
+
+ElementEmbeddings: github.com/WMD-group/ElementEmbeddings (MIT license), whose README names the source of
+each table. CGCNN's bits: jarvis-tools.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from crysatom.names import SYMBOLS
+from crysatom.vectors.elements import CGCNN_BITS, element_features
+from crysatom.vectors.table import AtomVectors
+
+INSTALL = 'pip install "crysatom[vectors]"'
+
+
+def cgcnn_bits() -> AtomVectors:
+    """Return CGCNN's 92 bits for Z = 1..100: ``(100, 92)``; four pairs of elements have equal rows.
+
+    Raises:
+        ValueError: If jarvis-tools is not installed.
+
+    """
+    bits = element_features(CGCNN_BITS)
+    provenance = {"package": f"jarvis-tools {importlib.metadata.version('jarvis-tools')}"}
+    return AtomVectors(atomic_numbers=bits.atomic_numbers, vectors=bits.features, provenance=provenance)
+
+
+def published_names() -> tuple[str, ...]:
+    """Return the names of ElementEmbeddings' tables of elements; quick, unlike reading one.
+
+    Raises:
+        ValueError: If the package is not installed.
+
+    """
+    try:
+        from elementembeddings.utils.config import DEFAULT_ELEMENT_EMBEDDINGS
+    except ModuleNotFoundError as error:
+        raise ValueError(f"ElementEmbeddings, which carries published vectors, is not installed: {INSTALL}") from error
+    return tuple(DEFAULT_ELEMENT_EMBEDDINGS)
+
+
+def published_vectors(name: str) -> AtomVectors:
+    """Return a table of ElementEmbeddings, which takes seconds: the package imports numba.
+
+    Its linear scales (``atomic``, ``mod_petti``) come as one-hot rows, as its ``Embedding`` makes them.
+
+    Args:
+        name: One of :func:`published_names`.
+
+    """
+    from elementembeddings.core import Embedding
+
+    table = table_of_rows(Embedding.load_data(name).embeddings)
+    package = f"ElementEmbeddings {importlib.metadata.version('ElementEmbeddings')}"
+    return AtomVectors(
+        atomic_numbers=table.atomic_numbers,
+        vectors=table.vectors,
+        provenance={"package": package, **table.provenance},
+    )
+
+
+def table_of_rows(rows: Mapping[str, ArrayLike]) -> AtomVectors:
+    """Return the table of rows by symbol, without those that cannot serve; ``dropped`` in its provenance has those.
+
+    A row with NaN is no vector, and zeros in its place would be a lie: the element is left out, so that a
+    crystal that holds it is an error. Rows of former symbols (Uut) go too, lest one element have two.
+
+    Raises:
+        ValueError: If no row is left.
+
+    """
+    kept: dict[int, ArrayLike] = {}
+    dropped: dict[str, str] = {}
+    for symbol, row in rows.items():
+        with np.errstate(over="ignore"):  # becomes infinite, and is dropped
+            vector = np.asarray(row, dtype=np.float64).astype(np.float32)
+        if symbol not in SYMBOLS:
+            dropped[symbol] = "not an element symbol"
+        elif not np.isfinite(vector).all():
+            dropped[symbol] = "a component is NaN or infinite"
+        else:
+            kept[SYMBOLS.index(symbol) + 1] = vector
+    if not kept:
+        raise ValueError(f"no element has a vector; dropped: {dropped}")
+    numbers = sorted(kept)
+    return AtomVectors(
+        atomic_numbers=np.array(numbers, dtype=np.int64),
+        vectors=np.stack([kept[z] for z in numbers]),
+        provenance={"dropped": dropped},
+    )
