@@ -33,18 +33,18 @@ class Targets:
     Attributes:
         name: Of the property: the column it comes from.
         unit: Its unit; empty if neither the table nor the vocabulary says it.
-        values: ``(M,)`` float64; NaN for crystals without a label.
+        labels: ``(M,)`` float64, their values; NaN for crystals without one.
 
     """
 
     name: str
     unit: str
-    values: Array
+    labels: Array
 
     @property
     def labeled(self) -> Array:
         """``(M,)`` bool, the crystals that have a label."""
-        return ~np.isnan(self.values)
+        return ~np.isnan(self.labels)
 
 
 def first_rows(table: pa.Table, material_ids: Ids) -> Array:
@@ -90,7 +90,7 @@ def targets_for(table: pa.Table, name: str, material_ids: Ids) -> Targets:
             f"column {name} is infinite for {len(infinite)} crystals, the first of them "
             f"{material_ids[infinite[0]]!r}; correct the values, or make them null"
         )
-    return _labeled(Targets(name=name, unit=_unit(table, name), values=values))
+    return _labeled(Targets(name=name, unit=_unit(table, name), labels=values))
 
 
 def targets_from_csv(path: str | Path, table: pa.Table, material_ids: Ids) -> Targets:
@@ -126,7 +126,7 @@ def targets_from_csv(path: str | Path, table: pa.Table, material_ids: Ids) -> Ta
         seen[material_id] = line
         values[material_id] = _finite(text, where)
     aligned = np.array([values.get(str(i), math.nan) for i in material_ids], dtype=np.float64)
-    return _labeled(Targets(name=name, unit=_unit(table, name), values=aligned))
+    return _labeled(Targets(name=name, unit=_unit(table, name), labels=aligned))
 
 
 def _numbers(crystals: pa.Table, name: str) -> Array:
@@ -154,7 +154,7 @@ def _unit(table: pa.Table, name: str) -> str:
 
 def _labeled(targets: Targets) -> Targets:
     if not targets.labeled.any():
-        raise ValueError(f"none of the {len(targets.values)} crystals has a value of {targets.name}; choose another")
+        raise ValueError(f"none of the {len(targets.labels)} crystals has a value of {targets.name}; choose another")
     return targets
 
 

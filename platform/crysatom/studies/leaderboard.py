@@ -62,14 +62,14 @@ class Predictions:
     Attributes:
         name: The property, one of :data:`BENCHMARKS`.
         material_ids: ``(n,)`` JVASP ids.
-        values: ``(n,)`` predictions, in the unit of the property.
+        prediction: ``(n,)`` values, in the unit of the property.
         seconds: Time taken by training and prediction.
 
     """
 
     name: str
     material_ids: Sequence[str] | Array
-    values: Array
+    prediction: Array
     seconds: float
 
 
@@ -198,7 +198,7 @@ def _require_official(name: str, test_ids: Sequence[str] | Array) -> None:
 
 
 def _require_complete(predictions: Predictions, test_ids: Sequence[str] | Array) -> None:
-    name, ids, values = predictions.name, [str(i) for i in predictions.material_ids], np.asarray(predictions.values)
+    name, ids, values = predictions.name, [str(i) for i in predictions.material_ids], np.asarray(predictions.prediction)
     if values.shape != (len(ids),):
         raise ValueError(f"{name}: {len(ids)} ids, but predictions of shape {values.shape}; give one number per id")
     repeated = [i for i, count in Counter(ids).items() if count > 1]
@@ -218,7 +218,7 @@ def _require_complete(predictions: Predictions, test_ids: Sequence[str] | Array)
 
 def _csv(predictions: Predictions) -> tuple[str, str]:
     """Return name and text of the table, by id: how the rows were ordered does not change the bytes."""
-    values = np.asarray(predictions.values, dtype=np.float64).tolist()
+    values = np.asarray(predictions.prediction, dtype=np.float64).tolist()
     rows = sorted(zip(map(str, predictions.material_ids), values, strict=True))
     return csv_name(predictions.name), "\n".join(["id,prediction", *(f"{i},{v!r}" for i, v in rows)]) + "\n"
 

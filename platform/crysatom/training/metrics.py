@@ -90,7 +90,8 @@ def rmse(target: Array, prediction: Array) -> float:
 def r2(target: Array, prediction: Array) -> float:
     """Return the coefficient of determination, 1 - sum (y - p)^2 / sum (y - mean y)^2."""
     residual = np.square(errors(target, prediction)).sum()
-    total = np.square(target - np.mean(target)).sum()
+    target = np.asarray(target, dtype=np.float64)
+    total = np.square(target - target.mean()).sum()
     return float(1 - residual / total) if total > 0 else float("nan")
 
 
@@ -100,7 +101,8 @@ def mad(target: Array) -> float:
     The error of predicting the mean. The leaderboard's ``random_guessing_performance`` is the same of the train
     targets instead.
     """
-    return float(np.abs(target - np.mean(target)).mean())
+    target = np.asarray(target, dtype=np.float64)
+    return float(np.abs(target - target.mean()).mean())
 
 
 def mae_over_mad(target: Array, prediction: Array) -> float:
