@@ -47,7 +47,7 @@ def test_mean_as_prediction_has_an_mae_over_mad_of_one(target: np.ndarray) -> No
 
 
 def test_single_precision_is_summed_in_double(target: np.ndarray) -> None:
-    """16 million errors of 0.1 in float32 would add up to too little."""
+    """A million errors of 0.1 in float32 would add up to too little."""
     zeros = np.zeros(2**20, dtype=np.float32)
     assert metrics.rmse(zeros, zeros + np.float32(0.1)) == pytest.approx(np.float32(0.1), rel=1e-12)
     assert metrics.mae(target.astype(np.float32), target) < 1e-6

@@ -29,7 +29,7 @@ from crysatom.names import (
 Array = NDArray[Any]
 
 RESAMPLES = 2000
-"""Of a bootstrap; the end points of a 95 % interval then vary by a few hundredths of its width from seed to seed."""
+"""Of a bootstrap; the end points of a 95 % interval then vary by a hundredth of its width from seed to seed."""
 
 GAP_THRESHOLD = 0.1
 """Electronvolt from which a predicted gap counts as one. A regression does not hit zero: the best public one errs by
