@@ -38,7 +38,12 @@ PROPERTIES: dict[str, Property] = {
     "shear_modulus_gv": Property("Shear modulus (Voigt)", "GPa"),
     "e_form": Property("Formation energy (MP 2018.6.1)", "eV/atom"),
     "gap_pbe": Property("Band gap (MP 2018.6.1)", "eV"),
+    "volume_per_atom": Property("Volume", "angstrom^3/atom"),
+    "density": Property("Density", "g/cm^3"),
 }
+
+BAND_GAPS = frozenset({"optb88vdw_bandgap", "mbj_bandgap", "gap_pbe"})
+"""Properties that are zero for metals."""
 
 SSLLoss = Literal["barlow_twins", "vicreg", "nt_xent", "none"]
 Recipe = Literal["default", "paper"]
@@ -54,6 +59,13 @@ LATTICE = "lattice"
 FRAC_COORDS = "frac_coords"
 ATOMIC_NUMBERS = "atomic_numbers"
 FORMULA = "formula"
+VOLUME_PER_ATOM = "volume_per_atom"
+DENSITY = "density"
+SPACEGROUP_NUMBER = "spacegroup_number"
+"""Not part of the contract; used where a table has it."""
+
+SPLIT_PREFIX = "split_"
+"""``split_<property>`` holds the published split of a property: train, val, test or null."""
 
 # Further columns of a graph shard. E edges run over all atoms in order, then over neighbors.
 MATERIAL_KEY = "material_key"
@@ -75,7 +87,23 @@ SSL = "ssl"
 LOSS_TERMS = (LOSS, CONNECTIVITY, FEATURES, SSL)
 
 TRAIN = "train"
+VAL = "val"
+TEST = "test"
 HELD_OUT = "held_out"
 """Metrics are named ``<split>/<term>``; MLflow folds them into one section per split."""
+
+# Metrics of predictions; errors have the unit of the property.
+NUM_CRYSTALS = "num_crystals"
+MAE = "mae"
+MAE_LOW = "mae_low"
+MAE_HIGH = "mae_high"
+RMSE = "rmse"
+R2 = "r2"
+MAD = "mad"
+MAE_OVER_MAD = "mae_over_mad"
+NUM_METALS = "num_metals"
+MAE_METALS = "mae_metals"
+MAE_GAPPED = "mae_gapped"
+GAP_ACCURACY = "gap_accuracy"
 
 EMBEDDED_SOURCE = "aflow:prototypes"

@@ -127,7 +127,7 @@ def test_id_prop(rows: str, columns: dict[str, list[Any]], tmp_path: Path) -> No
     report, table = ingest(tmp_path, tmp_path)
     assert report.rejected == 0
     assert table["material_id"].to_pylist() == ["b", "a"]
-    assert {name: table[name].to_pylist() for name in table.schema.names[5:]} == columns
+    assert {name: table[name].to_pylist() for name in table.schema.names[7:]} == columns
 
 
 def documents(structures: dict[str, Structure]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from crysatom.config import IngestConfig
 from crysatom.crystals.checks import Limits
+from crysatom.crystals.computed import COMPUTED_COLUMNS, COMPUTED_FIELDS, computed_column
 from crysatom.crystals.examine import examine_batch
 from crysatom.crystals.properties import PropertyTypes, property_array
 from crysatom.crystals.quarantine import Reason, Rejected, Rejection, count_reasons, quarantine_table
@@ -124,7 +125,7 @@ def _collect(outcomes: Iterable[pa.Table], source: Source, read: _ReadCount, out
         write_table(quarantine_table(sorter.rejected), out / QUARANTINE_FILE)
         fields = sorter.types.fields()
         metadata = {"source": source.name, "crysatom": __version__}
-        schema = pa.schema([*STRUCTURE_FIELDS, *fields.values()], metadata=metadata)
+        schema = pa.schema([*STRUCTURE_FIELDS, *COMPUTED_FIELDS, *fields.values()], metadata=metadata)
         write_table(_with_property_columns(spool, list(fields), schema), out / TABLE_FILE, schema)
     finally:
         spool.unlink(missing_ok=True)
@@ -197,11 +198,12 @@ class _Sorter:
 
 
 def _with_property_columns(spool: Path, names: list[str], schema: pa.Schema) -> Iterator[pa.Table]:
-    structure_width = len(STRUCTURE_FIELDS)
+    num_structure, num_written = len(STRUCTURE_FIELDS), len(STRUCTURE_FIELDS) + len(COMPUTED_FIELDS)
     for batch in pq.ParquetFile(spool).iter_batches():
         table = pa.Table.from_batches([batch])
         properties = [json.loads(text) for text in table[PROPERTIES_JSON].to_pylist()]
-        columns = list(table.columns[:structure_width])
-        for name, field in zip(names, list(schema)[structure_width:], strict=True):
+        columns = list(table.columns[:num_structure])
+        columns += [pa.array(computed_column(table, name)) for name in COMPUTED_COLUMNS]
+        for name, field in zip(names, list(schema)[num_written:], strict=True):
             columns.append(property_array([values.get(name) for values in properties], field.type))
         yield pa.Table.from_arrays(columns, schema=schema)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from crysatom.crystals.computed import COMPUTED_COLUMNS
 from crysatom.crystals.table import STRUCTURE_COLUMNS, property_field
 
 _TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
@@ -15,8 +16,8 @@ _INT64_LIMIT = 2**63
 
 
 def column_name(name: str) -> str:
-    """Return the column of a property; one that is called like a structure column gets a prefix."""
-    return f"source_{name}" if name in STRUCTURE_COLUMNS else name
+    """Return the column of a property; one that is called like a column that ingest writes gets a prefix."""
+    return f"source_{name}" if name in STRUCTURE_COLUMNS or name in COMPUTED_COLUMNS else name
 
 
 class PropertyTypes:
@@ -36,7 +37,19 @@ class PropertyTypes:
                     kinds.add(str if type(value) is int and abs(value) >= _INT64_LIMIT else type(value))
 
     def fields(self) -> dict[str, pa.Field]:
-        """Return the field of each property's column, by property name, in order of first occurrence."""
+        """Return the field of each property's column, by property name, in order of first occurrence.
+
+        Raises:
+            ValueError: If two properties would become the same column.
+
+        """
+        for name in self._seen:
+            column = column_name(name)
+            if column != name and column in self._seen:
+                raise ValueError(
+                    f"the source has both {name!r}, which the table would keep as {column!r}, and {column!r}; "
+                    "rename one of them"
+                )
         return {name: self._field(name, kinds) for name, kinds in self._seen.items()}
 
     def _field(self, name: str, kinds: set[type]) -> pa.Field:

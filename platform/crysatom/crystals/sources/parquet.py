@@ -10,22 +10,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from crysatom.crystals.computed import is_computed
 from crysatom.crystals.quarantine import Reason, Rejected
 from crysatom.crystals.raw import Raw, pack_arrays
 from crysatom.crystals.sources.base import Source, rejected
 from crysatom.crystals.table import STRUCTURE_COLUMNS, open_table
-from crysatom.names import ATOMIC_NUMBERS, FRAC_COORDS, LATTICE, MATERIAL_ID
+from crysatom.names import ATOMIC_NUMBERS, FORMULA, FRAC_COORDS, LATTICE, MATERIAL_ID
 
 
 def open_parquet(path: str) -> Source:
     """Open a crystal table; columns beyond those of the structure are its properties, with their types and units.
+
+    Columns that ingest once computed are left out: it computes them again.
 
     Raises:
         ValueError: If it is no Parquet file or lacks a structure column.
 
     """
     file = open_table(path)
-    fields = tuple(f for f in file.schema_arrow if f.name not in STRUCTURE_COLUMNS)
+    fields = tuple(f for f in file.schema_arrow if f.name not in STRUCTURE_COLUMNS and not is_computed(f))
     return Source(
         name=path,
         records=partial(_records, file, path),
@@ -42,7 +45,7 @@ def _storable(field: pa.Field) -> pa.Field:
 
 
 def _records(file: pq.ParquetFile, path: str) -> Iterator[Raw | Rejected]:
-    names = [name for name in file.schema_arrow.names if name != "formula"]
+    names = [f.name for f in file.schema_arrow if f.name != FORMULA and not is_computed(f)]
     number = 0
     for batch in file.iter_batches(batch_size=1024, columns=names):
         for row in batch.to_pylist():

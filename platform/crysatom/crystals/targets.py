@@ -1,0 +1,192 @@
+"""Targets: the value of one property for the crystals that have graphs, in their order.
+
+JARVIS gives some ids to several rows. The graph of an id is that of the first row that has it
+(:mod:`crysatom.graphs.featurize`), so its target is the value of that row.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from crysatom.crystals.computed import COMPUTED_COLUMNS, computed_column
+from crysatom.crystals.table import STRUCTURE_COLUMNS
+from crysatom.names import MATERIAL_ID, PROPERTIES
+
+Array = NDArray[Any]
+Ids = Sequence[str] | Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """One property of M crystals.
+
+    Attributes:
+        name: Of the property: the column it comes from.
+        unit: Its unit; empty if neither the table nor the vocabulary says it.
+        labels: ``(M,)`` float64, their values; NaN for crystals without one.
+
+    """
+
+    name: str
+    unit: str
+    labels: Array
+
+    @property
+    def labeled(self) -> Array:
+        """``(M,)`` bool, the crystals that have a label."""
+        return ~np.isnan(self.labels)
+
+
+def first_rows(table: pa.Table, material_ids: Ids) -> Array:
+    """Return ``(M,)`` int64, the row that each crystal's graph was made of: the first one with its id.
+
+    Raises:
+        ValueError: If the table lacks an id; it is not the table that the graphs were made of.
+
+    """
+    rows = pc.index_in(pa.array(material_ids, pa.string()), value_set=table[MATERIAL_ID].combine_chunks())
+    if rows.null_count:
+        missing = np.flatnonzero(rows.is_null().to_numpy(zero_copy_only=False))
+        raise ValueError(
+            f"the crystal table has no row for {rows.null_count} of {len(rows)} crystals, the first of them "
+            f"{material_ids[missing[0]]!r}; give the table that the graphs were made of"
+        )
+    return np.asarray(rows.to_numpy()).astype(np.int64)
+
+
+def targets_for(table: pa.Table, name: str, material_ids: Ids) -> Targets:
+    """Return the targets of a property.
+
+    Args:
+        table: The crystal table that the graphs were made of (:func:`crysatom.crystals.table.read_table`).
+        name: A column of numbers, in which null and NaN mean that there is no label; or ``volume_per_atom`` or
+            ``density``, which are computed where the table lacks them.
+        material_ids: ``(M,)`` ids of the crystals, as the graphs hold them.
+
+    Raises:
+        ValueError: If there is no such column of numbers, no crystal has a label, or one is infinite.
+
+    """
+    crystals = table.take(pa.array(first_rows(table, material_ids)))
+    if name in table.schema.names:
+        values = _numbers(crystals, name)
+    elif name in COMPUTED_COLUMNS:
+        values = computed_column(crystals, name)
+    else:
+        raise ValueError(f"the crystal table has no column {name!r}; {_choices(table)}")
+    infinite = np.flatnonzero(np.isinf(values))
+    if len(infinite):
+        raise ValueError(
+            f"column {name} is infinite for {len(infinite)} crystals, the first of them "
+            f"{material_ids[infinite[0]]!r}; correct the values, or make them null"
+        )
+    return _labeled(Targets(name=name, unit=_unit(table, name), labels=values))
+
+
+def targets_from_csv(path: str | Path, table: pa.Table, material_ids: Ids) -> Targets:
+    """Return targets from a file of two columns, ``material_id`` and one that is called like the property.
+
+    Args:
+        path: The file. Crystals that it does not name have no label.
+        table: The crystal table that the graphs were made of.
+        material_ids: ``(M,)`` ids of the crystals, as the graphs hold them.
+
+    Raises:
+        ValueError: If the file cannot be read, or a row has an unknown or repeated id or no finite number;
+            names the line.
+
+    """
+    path = Path(path)
+    lines = _csv_lines(path)
+    name = _header(path, lines)
+    known = set(table[MATERIAL_ID].to_pylist())
+    values: dict[str, float] = {}
+    seen: dict[str, int] = {}
+    for line, cells in lines:
+        where = f"{path}:{line}"
+        if len(cells) != 2:
+            raise ValueError(f"{where}: {len(cells)} cells; a row is an id and a number, separated by a comma")
+        material_id, text = cells
+        if material_id not in known:
+            raise ValueError(f"{where}: the crystal table has no id {material_id!r}; correct the id, or remove the row")
+        if material_id in seen:
+            raise ValueError(
+                f"{where}: {material_id!r} already has a value in line {seen[material_id]}; keep one of the two"
+            )
+        seen[material_id] = line
+        values[material_id] = _finite(text, where)
+    aligned = np.array([values.get(str(i), math.nan) for i in material_ids], dtype=np.float64)
+    return _labeled(Targets(name=name, unit=_unit(table, name), labels=aligned))
+
+
+def _numbers(crystals: pa.Table, name: str) -> Array:
+    column = crystals[name]
+    if not _is_number(column.type):
+        raise ValueError(f"column {name} has type {column.type}, a target is a number; {_choices(crystals)}")
+    return np.asarray(column.cast(pa.float64()).to_numpy())
+
+
+def _is_number(dtype: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(dtype) or pa.types.is_floating(dtype))
+
+
+def _choices(table: pa.Table) -> str:
+    columns = [f.name for f in table.schema if _is_number(f.type) and f.name not in STRUCTURE_COLUMNS]
+    return f"columns of numbers are {', '.join(dict.fromkeys([*columns, *COMPUTED_COLUMNS]))}"
+
+
+def _unit(table: pa.Table, name: str) -> str:
+    """Return the unit that the table says, else that of the vocabulary."""
+    metadata = (table.schema.field(name).metadata or {}) if name in table.schema.names else {}
+    known = PROPERTIES[name].unit if name in PROPERTIES else ""
+    return str(metadata[b"unit"].decode()) if b"unit" in metadata else known
+
+
+def _labeled(targets: Targets) -> Targets:
+    if not targets.labeled.any():
+        raise ValueError(f"none of the {len(targets.labels)} crystals has a value of {targets.name}; choose another")
+    return targets
+
+
+def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the cells of each line that is not empty."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream)
+            for cells in reader:
+                if any(cell.strip() for cell in cells):
+                    yield reader.line_num, [cell.strip() for cell in cells]
+    except OSError as error:
+        raise ValueError(f"{path}: the file cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not a text file of comma-separated values ({error}); save it as UTF-8") from error
+
+
+def _header(path: Path, lines: Iterator[tuple[int, list[str]]]) -> str:
+    cells = next(lines, (0, []))[1]
+    if len(cells) != 2 or cells[0] != MATERIAL_ID or not cells[1]:
+        raise ValueError(
+            f"{path}: the first line must be '{MATERIAL_ID},NAME', with the name of the property; it is "
+            f"{','.join(cells)!r}"
+        )
+    return cells[1]
+
+
+def _finite(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{where}: {text!r} is not a number; correct it, or remove the row") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{where}: {text} is not finite; correct it, or remove the row")
+    return value

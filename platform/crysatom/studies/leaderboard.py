@@ -1,0 +1,250 @@
+"""A contribution to jarvis_leaderboard: its folder, and the score it will be given.
+
+The leaderboard scores whatever ids it recognizes, so a contribution with half the crystals, or only the easy ones,
+would be ranked. Here, anything but each official test crystal once is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import zipfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from crysatom.crystals.splits import ids_digest
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[Any]
+
+
+class Benchmark(NamedTuple):
+    """The official test set of a property: number of ids, and :func:`crysatom.crystals.splits.ids_digest` of them."""
+
+    num_crystals: int
+    digest: str
+
+
+_ENERGIES = Benchmark(5572, "d16a0695ee106324fbf57c47c65ed8ff038b34f5269e09a9cca0a083cbd4e927")
+_MODULI = Benchmark(1968, "73a54fdc84936466e49b736c76637e863dd0bc65c0c9a9904b7ac3a040d63a51")
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "formation_energy_peratom": _ENERGIES,
+    "optb88vdw_bandgap": _ENERGIES,
+    "optb88vdw_total_energy": _ENERGIES,
+    "ehull": Benchmark(5537, "7791c439f4f03069633c31c60687313f9c66396b208b8a1583d00dde7df7beea"),
+    "mbj_bandgap": Benchmark(1815, "1c440c3e5154c53418fa9a082067fd828879d45994a208940d7d24480e50372d"),
+    "bulk_modulus_kv": _MODULI,
+    "shear_modulus_gv": _MODULI,
+}
+"""Of dft_3d, as in jarvis_leaderboard commit 57afc55f."""
+
+METADATA = "metadata.json"
+RUN = "run.sh"
+DATABASE_VERSION = "12-12-2022"
+
+_ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that the format knows; a file's time would change its bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What a predictor says about the official test crystals of a property.
+
+    Attributes:
+        name: The property, one of :data:`BENCHMARKS`.
+        material_ids: ``(n,)`` JVASP ids.
+        prediction: ``(n,)`` values, in the unit of the property.
+        seconds: Time taken by training and prediction.
+
+    """
+
+    name: str
+    material_ids: Sequence[str] | Array
+    prediction: Array
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What ``metadata.json`` and ``run.sh`` say; an administrator may run the latter.
+
+    Attributes:
+        model_name: As the leaderboard shows it.
+        team_name: As the leaderboard shows it.
+        project_url: A page or paper about the model.
+        author_email: For questions.
+        date_submitted: Of the contribution.
+        software_used: Packages, with versions.
+        hardware_used: Processors and accelerators.
+        git_url: Repositories with the code.
+        commands: Shell commands that make the predictions again, line by line.
+        language: Of the code.
+        os: Operating system.
+
+    """
+
+    model_name: str
+    team_name: str
+    project_url: str
+    author_email: str
+    date_submitted: date
+    software_used: str
+    hardware_used: str
+    git_url: tuple[str, ...]
+    commands: tuple[str, ...]
+    language: str = "Python"
+    os: str = "linux"
+
+    def __post_init__(self) -> None:
+        empty = [name for name, value in asdict(self).items() if not value]
+        if empty:
+            raise ValueError(f"a contribution must say its {', '.join(empty)}")
+
+
+def csv_name(name: str) -> str:
+    """Return the name of a property's file of predictions, without ``.zip``."""
+    return f"AI-SinglePropertyPrediction-{name}-dft_3d-test-mae.csv"
+
+
+def write_contribution(
+    folder: str | Path, predictions: Sequence[Predictions], test_ids: Mapping[str, Sequence[str] | Array], about: About
+) -> list[Path]:
+    """Write the folder ``contributions/<name>`` of a contribution; equal predictions make equal bytes.
+
+    Args:
+        folder: An absent or empty folder; its name is that of the contribution.
+        predictions: One of each property.
+        test_ids: Official test ids by property, as of :func:`crysatom.crystals.splits.official`; to say which
+            are missing.
+        about: Who and how.
+
+    Returns:
+        The files, in the order of writing.
+
+    Raises:
+        ValueError: If a test set is not the official one, or predictions are not finite or not one of each crystal.
+            Nothing is written then.
+
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is not an empty folder; choose another, so that no old predictions are submitted")
+    repeated = [name for name, count in Counter(p.name for p in predictions).items() if count > 1]
+    if repeated or not predictions:
+        raise ValueError(f"predictions of each property are given once; {', '.join(repeated) or 'none are given'}")
+    for p in predictions:
+        _require_official(p.name, test_ids.get(p.name, ()))
+        _require_complete(p, test_ids[p.name])
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [_write_zip(folder / f"{csv_name(p.name)}.zip", _csv(p)) for p in predictions]
+    metadata, run = folder / METADATA, folder / RUN
+    metadata.write_text(json.dumps(_metadata(predictions, about), indent=4) + "\n")
+    run.write_text("\n".join(["#!/bin/bash", "set -euo pipefail", *about.commands]) + "\n")
+    run.chmod(0o755)
+    return [*files, metadata, run]
+
+
+def score(folder: str | Path, name: str, targets: Mapping[str, float]) -> float:
+    """Return the MAE that the leaderboard will show: inner merge on the id as text, rounded to 4 digits.
+
+    As jarvis_leaderboard/rebuild.py computes it, written anew: like there, ids that one side lacks are left out, but
+    with a warning.
+
+    Args:
+        folder: A contribution.
+        name: The property.
+        targets: Official test targets by id.
+
+    Raises:
+        ValueError: If the contribution has no predictions of the property, or none of these ids.
+
+    """
+    path = Path(folder) / f"{csv_name(name)}.zip"
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file, so no predictions of {name}")
+    predicted = pd.read_csv(path)
+    lacking = {"id", "prediction"} - set(predicted.columns)
+    if lacking:
+        raise ValueError(f"{path}: the table lacks {', '.join(sorted(lacking))}; its columns must be id and prediction")
+    predicted["id"] = predicted["id"].astype(str)
+    actual = pd.DataFrame({"id": list(map(str, targets)), "actual": list(targets.values())})
+    merged = predicted.merge(actual, on="id")
+    if not len(merged):
+        raise ValueError(f"{path}: none of its {len(predicted)} ids is among the {len(actual)} targets")
+    if not len(merged) == len(predicted) == len(actual):
+        logger.warning("%s: scored %d of %d predictions, %d targets", path, len(merged), len(predicted), len(actual))
+    return round(float(np.abs(merged["prediction"] - merged["actual"]).mean()), 4)
+
+
+def _require_official(name: str, test_ids: Sequence[str] | Array) -> None:
+    if name not in BENCHMARKS:
+        raise ValueError(f"{name!r} is no dft_3d benchmark; those are {', '.join(BENCHMARKS)}")
+    benchmark = BENCHMARKS[name]
+    if ids_digest(test_ids) != benchmark.digest:
+        raise ValueError(
+            f"the {len(test_ids)} test ids of {name} are not the {benchmark.num_crystals} official ones; take them "
+            f"from split_{name} of the whole JARVIS table (jobs/ingest.py drops rows with repeated ids, of which some "
+            "are test rows)"
+        )
+
+
+def _require_complete(predictions: Predictions, test_ids: Sequence[str] | Array) -> None:
+    name, ids, values = predictions.name, [str(i) for i in predictions.material_ids], np.asarray(predictions.prediction)
+    if values.shape != (len(ids),):
+        raise ValueError(f"{name}: {len(ids)} ids, but predictions of shape {values.shape}; give one number per id")
+    repeated = [i for i, count in Counter(ids).items() if count > 1]
+    expected = set(map(str, test_ids))
+    missing, foreign = sorted(expected - set(ids)), sorted(set(ids) - expected)
+    wrong = {
+        "are repeated": repeated,
+        "are missing": missing,
+        "are no test crystals": foreign,
+        "have no finite prediction": [i for i, finite in zip(ids, np.isfinite(values), strict=True) if not finite],
+    }
+    if found := [f"{len(some)} {what} ({some[0]}, ...)" for what, some in wrong.items() if some]:
+        raise ValueError(
+            f"{name}: each of the {len(expected)} test crystals must be predicted once: {'; '.join(found)}"
+        )
+
+
+def _csv(predictions: Predictions) -> tuple[str, str]:
+    """Return name and text of the table, by id: how the rows were ordered does not change the bytes."""
+    values = np.asarray(predictions.prediction, dtype=np.float64).tolist()
+    rows = sorted(zip(map(str, predictions.material_ids), values, strict=True))
+    return csv_name(predictions.name), "\n".join(["id,prediction", *(f"{i},{v!r}" for i, v in rows)]) + "\n"
+
+
+def _write_zip(path: Path, member: tuple[str, str]) -> Path:
+    """Write one text as a zip, stored: what deflate makes of it depends on the version of zlib."""
+    info = zipfile.ZipInfo(member[0], _ZIP_TIME)
+    info.create_system = 3  # Unix, also where Python would say otherwise
+    info.external_attr = 0o644 << 16
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(info, member[1])
+    return path
+
+
+def _metadata(predictions: Sequence[Predictions], about: About) -> dict[str, Any]:
+    return {
+        "model_name": about.model_name,
+        "project_url": about.project_url,
+        "date_submitted": about.date_submitted.strftime("%m-%d-%Y"),
+        "author_email": about.author_email,
+        "database_version": DATABASE_VERSION,
+        "team_name": about.team_name,
+        "time_taken_seconds": {csv_name(p.name): round(p.seconds, 1) for p in predictions},
+        "language": about.language,
+        "os": about.os,
+        "software_used": about.software_used,
+        "hardware_used": about.hardware_used,
+        "git_url": list(about.git_url),
+    }

@@ -1,0 +1,199 @@
+"""How good predictions are, with how much certainty: one formula per function, on ``(n,)`` arrays.
+
+Errors have the unit of the property. Where a formula is undefined (targets that are all equal, no metals), it is NaN.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crysatom.names import (
+    BAND_GAPS,
+    GAP_ACCURACY,
+    MAD,
+    MAE,
+    MAE_GAPPED,
+    MAE_HIGH,
+    MAE_LOW,
+    MAE_METALS,
+    MAE_OVER_MAD,
+    NUM_CRYSTALS,
+    NUM_METALS,
+    R2,
+    RMSE,
+)
+
+Array = NDArray[Any]
+
+RESAMPLES = 2000
+"""Of a bootstrap; the end points of a 95 % interval then vary by a hundredth of its width from seed to seed."""
+
+GAP_THRESHOLD = 0.1
+"""Electronvolt from which a predicted gap counts as one. A regression does not hit zero: the best public one errs by
+0.05 eV on metals (reference/science.md section 7), so that a smaller threshold would take its noise for gaps."""
+
+_MAX_DRAWS = 2**22
+"""Numbers drawn at a time: 32 MiB."""
+
+
+class Interval(NamedTuple):
+    """An estimate and the ends of its confidence interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def summary(target: Array, prediction: Array, name: str, *, seed: int = 0) -> dict[str, float]:
+    """Return all metrics of a property's predictions, by the names of :mod:`crysatom.names`.
+
+    Band gaps have further ones, about metals and crystals with a gap.
+
+    Raises:
+        ValueError: If the arrays do not fit together, or hold NaN or infinity.
+
+    """
+    error = mae_interval(target, prediction, seed=seed)
+    metrics = {
+        NUM_CRYSTALS: float(len(target)),
+        MAE: error.estimate,
+        MAE_LOW: error.low,
+        MAE_HIGH: error.high,
+        RMSE: rmse(target, prediction),
+        R2: r2(target, prediction),
+        MAD: mad(target),
+        MAE_OVER_MAD: mae_over_mad(target, prediction),
+    }
+    if name in BAND_GAPS:
+        metrics |= {
+            NUM_METALS: float(np.count_nonzero(target == 0)),
+            MAE_METALS: mae_metals(target, prediction),
+            MAE_GAPPED: mae_gapped(target, prediction),
+            GAP_ACCURACY: gap_accuracy(target, prediction),
+        }
+    return metrics
+
+
+def mae(target: Array, prediction: Array) -> float:
+    """Return the mean absolute error, mean |y - p|."""
+    return float(np.abs(errors(target, prediction)).mean())
+
+
+def rmse(target: Array, prediction: Array) -> float:
+    """Return the root mean square error, sqrt(mean (y - p)^2)."""
+    return float(np.sqrt(np.square(errors(target, prediction)).mean()))
+
+
+def r2(target: Array, prediction: Array) -> float:
+    """Return the coefficient of determination, 1 - sum (y - p)^2 / sum (y - mean y)^2."""
+    residual = np.square(errors(target, prediction)).sum()
+    target = np.asarray(target, dtype=np.float64)
+    total = np.square(target - target.mean()).sum()
+    return float(1 - residual / total) if total > 0 else float("nan")
+
+
+def mad(target: Array) -> float:
+    """Return the mean absolute deviation of these targets about their own mean, mean |y - mean y|.
+
+    The error of predicting the mean. The leaderboard's ``random_guessing_performance`` is the same of the train
+    targets instead.
+    """
+    target = np.asarray(target, dtype=np.float64)
+    return float(np.abs(target - target.mean()).mean())
+
+
+def mae_over_mad(target: Array, prediction: Array) -> float:
+    """Return MAE over :func:`mad`: 0 is perfect, 1 no better than the mean.
+
+    The inverse of the MAD:MAE of Choudhary and DeCost, npj Computational Materials 7, 185 (2021).
+    """
+    deviation = mad(target)
+    return mae(target, prediction) / deviation if deviation > 0 else float("nan")
+
+
+def mae_metals(target: Array, prediction: Array) -> float:
+    """Return the MAE on the crystals whose gap is exactly zero."""
+    return _mae_where(target, prediction, np.asarray(target) == 0)
+
+
+def mae_gapped(target: Array, prediction: Array) -> float:
+    """Return the MAE on the crystals with a gap."""
+    return _mae_where(target, prediction, np.asarray(target) != 0)
+
+
+def gap_accuracy(target: Array, prediction: Array, *, threshold: float = GAP_THRESHOLD) -> float:
+    """Return the share of crystals told right: metals (gap zero) below the threshold, in eV, the others from it on."""
+    errors(target, prediction)
+    return float(((np.asarray(target) > 0) == (np.asarray(prediction) >= threshold)).mean())
+
+
+def mae_interval(
+    target: Array, prediction: Array, *, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95
+) -> Interval:
+    """Return the MAE with a bootstrap interval over the crystals."""
+    return bootstrap_mean(np.abs(errors(target, prediction)), seed=seed, resamples=resamples, level=level)
+
+
+def paired_difference(
+    target: Array, first: Array, second: Array, *, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95
+) -> Interval:
+    """Return the MAE of ``first`` minus that of ``second`` on the same crystals, with a paired bootstrap interval.
+
+    Each resample takes both models' errors of a crystal together, so what makes a crystal hard for both cancels.
+    Below zero, ``first`` is better; an interval that holds zero is a tie.
+    """
+    difference = np.abs(errors(target, first)) - np.abs(errors(target, second))
+    return bootstrap_mean(difference, seed=seed, resamples=resamples, level=level)
+
+
+def bootstrap_mean(values: Array, *, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95) -> Interval:
+    """Return the mean of ``(n,)`` values with a percentile interval.
+
+    Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
+
+    Memory does not grow with ``resamples``; equal seeds give equal intervals.
+
+    Raises:
+        ValueError: If there are no values, or the level does not lie in (0, 1).
+
+    """
+    if not len(values) or not 0 < level < 1 or resamples < 1:
+        raise ValueError(
+            f"a bootstrap needs values, resamples and a level in (0, 1); got {len(values)}, {resamples} and {level}"
+        )
+    generator = np.random.default_rng(seed)
+    size = max(1, _MAX_DRAWS // len(values))
+    means = [
+        values[generator.integers(len(values), size=(min(size, resamples - start), len(values)))].mean(axis=1)
+        for start in range(0, resamples, size)
+    ]
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(np.mean(values)), float(low), float(high))
+
+
+def errors(target: Array, prediction: Array) -> Array:
+    """Return ``(n,)`` float64 errors, prediction minus target.
+
+    Raises:
+        ValueError: If the arrays do not fit together, are empty, or hold NaN or infinity.
+
+    """
+    target, prediction = np.asarray(target, dtype=np.float64), np.asarray(prediction, dtype=np.float64)
+    if target.ndim != 1 or target.shape != prediction.shape or not len(target):
+        raise ValueError(f"targets {target.shape} and predictions {prediction.shape} must be equally many, and some")
+    for what, values in (("targets", target), ("predictions", prediction)):
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise ValueError(
+                f"{len(bad)} of {len(values)} {what} are NaN or infinite, the first at position {bad[0]}; "
+                + ("leave out crystals without a label" if what == "targets" else "the predictor has diverged")
+            )
+    return prediction - target
+
+
+def _mae_where(target: Array, prediction: Array, chosen: Array) -> float:
+    absolute = np.abs(errors(target, prediction))[chosen]
+    return float(absolute.mean()) if len(absolute) else float("nan")
