@@ -40,6 +40,10 @@ PROPERTIES: dict[str, Property] = {
     "gap_pbe": Property("Band gap (MP 2018.6.1)", "eV"),
 }
 
+ELEMENT_BINS = "elements"
+CGCNN_BITS = "cgcnn92"
+"""Element features that have a name; all others are read from a file."""
+
 SSLLoss = Literal["barlow_twins", "vicreg", "nt_xent", "none"]
 Recipe = Literal["default", "paper"]
 

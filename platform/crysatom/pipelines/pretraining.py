@@ -85,7 +85,7 @@ def run(config: PretrainConfig) -> FinishedRun:
     manifest = read_manifest(shards)
     _check_data(config, manifest)
     data_digest = input_digest(config, manifest)
-    folder = RunFolder(out / (config.name or f"pretrain-{digest(config)}"))
+    folder = RunFolder(out / (config.name or default_name(config, data_digest)))
     tracker = Tracker.at(folder.path, default_tracking_uri(config.tracking_uri))
     streamed = folder.read().get("streamed", _is_streamed(config, manifest))
     _check_resources(config, streamed=streamed)
@@ -180,11 +180,17 @@ def describe(finished: FinishedRun) -> str:
     return "\n".join(lines)
 
 
+def default_name(config: PretrainConfig, data_digest: str) -> str:
+    """Return the name of a run that was given none: runs with the same settings share its first half."""
+    return f"pretrain-{digest(config)}-{data_digest[:8]}"
+
+
 def input_digest(config: PretrainConfig, manifest: Mapping[str, Any]) -> str:
     """Return 16 hex digits that identify what is learned from: the shards' checksums and the element features."""
-    text = json.dumps([shard["sha256"] for shard in manifest["shards"]])
-    features = element_features(config.node_features).features
-    return hashlib.sha256(text.encode() + features.tobytes()).hexdigest()[:16]
+    features = element_features(config.node_features)
+    shards = [shard["sha256"] for shard in manifest["shards"]]
+    text = json.dumps([shards, features.atomic_numbers.tolist(), features.features.shape])
+    return hashlib.sha256(text.encode() + features.features.tobytes()).hexdigest()[:16]
 
 
 def fits_in_memory(config: PretrainConfig, manifest: Mapping[str, Any]) -> bool:
