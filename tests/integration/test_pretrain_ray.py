@@ -256,11 +256,14 @@ def train_keys(place: Path) -> pa.Table:
 def test_streamed_batches_reach_all_crystals(
     place: Path, undisturbed: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    finished = run(config(place, "streamed", epochs=2, loader="auto", memory_gb=1e-4))
+    finished = run(config(place, "streamed", epochs=2, batch_size=55, loader="auto", memory_gb=1e-4))
     assert "graphs streamed" in capsys.readouterr().out
     seen = (finished.history["crystals_per_second"] * finished.history["seconds"]).round().tolist()
     count = len(train_keys(place))
     assert all(count - 1 <= crystals <= count for crystals in seen)
+    state = json.loads((place / "streamed" / CHECKPOINTS / "epoch-000001" / "state.json").read_text())
+    assert state["step"] == 2 * (count // 55)
+    assert count // 55 < count // (2 * (55 // 2)), "batches of twice 27 would have been more"
     assert finished.history["data_wait_share"].between(0, 1).all()
     # Other batches, so not the same run; but the same kind of run
     for term in ("connectivity", "features"):
