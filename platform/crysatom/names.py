@@ -77,4 +77,7 @@ TRAIN = "train"
 HELD_OUT = "held_out"
 """Metrics are named ``<split>/<term>``; MLflow folds them into one section per split."""
 
+SYSTEM = "system/"
+"""Prefix under which MLflow shows a metric on the page of system metrics."""
+
 EMBEDDED_SOURCE = "aflow:prototypes"

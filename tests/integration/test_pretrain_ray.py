@@ -30,9 +30,11 @@ from crysatom.names import DISTANCE, MATERIAL_ID, MATERIAL_KEY
 from crysatom.pipelines.preparing import prepare
 from crysatom.pipelines.pretraining import FinishedRun, run
 from crysatom.pipelines.run_folder import CHECKPOINTS
+from crysatom.tracking.journal import Journal
 from crysatom.tracking.store import client
 from crysatom.training.loaders import is_held_out
 from crysatom.training.loop import NonFiniteLossError
+from crysatom.training.machine import hardware
 from tests.conftest import REPOSITORY
 
 pytestmark = [
@@ -102,6 +104,19 @@ def test_no_worker_one_and_two_give_the_same_vectors(place: Path, undisturbed: F
     # Sums over crystals are taken in another order: float32 rounding, grown over the steps
     assert difference(undisturbed, one) < 1e-3
     np.testing.assert_allclose(undisturbed.history["train/loss"], one.history["train/loss"], rtol=1e-4)
+
+
+def test_mlflow_is_told_of_the_machines_of_the_workers(place: Path, undisturbed: FinishedRun) -> None:
+    records = [record for record, _ in Journal(place / "undisturbed" / "tracking").records()]
+    assert "hardware" not in records[0]["tags"], "the job may run on another machine than its workers"
+    assert [record["tags"] for record in records if record["op"] == "tags"] == [{"hardware": hardware()}]
+    mlflow = client(store(place))
+    assert mlflow.get_run(undisturbed.run_id).data.tags["hardware"] == hardware()
+    assert undisturbed.vectors.provenance["hardware"] == hardware()
+    for name in ("system/cpu_utilization_percentage", "system/process_memory_megabytes"):
+        found = mlflow.get_metric_history(undisturbed.run_id, name)
+        assert sorted(metric.step for metric in found) == list(range(EPOCHS))
+        assert all(metric.value > 0 for metric in found), "measured over the epoch, by those who computed it"
 
 
 def train_workers(parent: psutil.Process) -> list[psutil.Process]:

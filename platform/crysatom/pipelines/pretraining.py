@@ -24,10 +24,11 @@ from crysatom.pipelines.places import default_tracking_uri, resolve
 from crysatom.pipelines.preparing import prepare
 from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
 from crysatom.report.figures import cross_correlation, loss_curves, vector_map
-from crysatom.tracking.environment import environment_tags, system_metrics
-from crysatom.tracking.fields import CONFIG_DIGEST, DATA, DATA_DIGEST, DIMENSIONS, ELEMENTS, HELD_OUT_LOSS
+from crysatom.tracking.environment import environment_tags
+from crysatom.tracking.fields import CONFIG_DIGEST, DATA, DATA_DIGEST, DIMENSIONS, ELEMENTS, HARDWARE, HELD_OUT_LOSS
 from crysatom.tracking.runs import Tracker
 from crysatom.training.context import Metrics, PlainContext
+from crysatom.training.machine import hardware
 from crysatom.training.pretrain import PretrainOutcome, pretrain, resident_data
 from crysatom.vectors.card import CARD_MD, CardFacts, card
 from crysatom.vectors.elements import element_features
@@ -92,11 +93,13 @@ def run(config: PretrainConfig) -> FinishedRun:
     if folder.claim(config, data_digest):
         return _finished(folder, tracker, again=True)
     folder.note(streamed=streamed)
+    here = "" if config.num_workers else hardware()  # workers will tell of theirs
+    identity = {DATA: config.data, DATA_DIGEST: data_digest, CONFIG_DIGEST: digest(config)}
     tracker.start(
         experiment=config.experiment,
         run_name=folder.path.name,
         params=dataclasses.asdict(config),
-        tags={DATA: config.data, DATA_DIGEST: data_digest, CONFIG_DIGEST: digest(config)} | environment_tags(),
+        tags=identity | environment_tags(here),
         resume=True,  # whether it may be is decided: the folder was claimed
     )
     done = f"continuing after epoch {folder.epochs_done()} of " if folder.epochs_done() else ""
@@ -136,10 +139,12 @@ class Publish:
         """Print a line on an epoch, or a sentence."""
         print(news if isinstance(news, str) else epoch_line(news, self.epochs), flush=True)  # noqa: T201 - progress
 
-    def record(self, metrics: Metrics) -> None:
-        """Tell MLflow about an epoch."""
+    def record(self, metrics: Metrics, hardware: str = "") -> None:
+        """Tell MLflow about an epoch and, if it is news, what the workers run on."""
+        if hardware:
+            self.tracker.log_tags({HARDWARE: hardware})
         step = int(metrics["epoch"])
-        self.tracker.log_metrics({k: v for k, v in metrics.items() if k != "epoch"} | system_metrics(), step)
+        self.tracker.log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
 
 
 def epoch_line(metrics: Mapping[str, float], epochs: int) -> str:
@@ -258,7 +263,7 @@ def _write_results(
         "data_digest": note["data_digest"],
         "config_digest": note["config_digest"],
         "config": dataclasses.asdict(config),
-        **environment_tags(),
+        **environment_tags(outcome.hardware),
     }
     vectors = dataclasses.replace(outcome.vectors, provenance=provenance)
     history = pd.DataFrame(outcome.history)
