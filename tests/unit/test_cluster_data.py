@@ -28,7 +28,7 @@ def test_shares_of_a_batch_add_up_and_take_turns(count: int, batch_size: int, nu
 @pytest.mark.parametrize("rows_per_table", [1, 3, 7])
 def test_a_stream_is_cut_into_shares(num_rows: int, rows_per_table: int) -> None:
     table = pa.table({"row": range(num_rows)})
-    pieces = (table.slice(start, rows_per_table) for start in range(0, num_rows, rows_per_table))
+    pieces = [table.slice(start, rows_per_table) for start in range(0, num_rows, rows_per_table)]
     sizes = shares(3 * num_rows, 10, rank=1, num_workers=3)
     parts = [part["row"].to_pylist() for part in recut(pieces, sizes[:-1])]
     assert [len(part) for part in parts] == sizes
@@ -36,5 +36,5 @@ def test_a_stream_is_cut_into_shares(num_rows: int, rows_per_table: int) -> None
 
 
 def test_a_stream_that_is_too_short_still_steps_as_often() -> None:
-    pieces = iter([pa.table({"row": range(5)})])
+    pieces = [pa.table({"row": range(5)})]
     assert [len(part) for part in recut(pieces, [3, 3])] == [3, 2, 0], "else the other workers would wait for ever"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +105,10 @@ def shares(count: int, batch_size: int, rank: int, num_workers: int) -> list[int
     return [*taken, given - sum(taken)]
 
 
-def recut(tables: Iterator[pa.Table], sizes: Sequence[int]) -> Iterator[pa.Table]:
+def recut(tables: Iterable[pa.Table], sizes: Sequence[int]) -> Iterator[pa.Table]:
     """Yield tables with the given numbers of rows, in order, then one with all rows that are left."""
     held: list[pa.Table] = []
+    tables = iter(tables)
     for size in sizes:
         while sum(map(len, held)) < size and (table := next(tables, None)) is not None:
             held.append(table)
