@@ -32,6 +32,7 @@ from crysatom.names import ATOMIC_NUMBERS, FRAC_COORDS, LATTICE
 from crysatom.tracking.environment import environment_tags
 from crysatom.training.context import PlainContext
 from crysatom.training.loop import Loop
+from crysatom.training.machine import hardware
 from crysatom.training.pretrain import build, resident_data
 from crysatom.vectors.elements import element_features
 
@@ -196,7 +197,7 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
         "machine": platform.processor() or platform.machine(),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "environment": environment_tags(),
+        "environment": environment_tags(hardware()),
     }
     print(json.dumps(result, indent=1))
     RESULTS.mkdir(exist_ok=True)

@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 
 from crysatom.tracking.environment import environment_tags
+from crysatom.training.machine import hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -66,7 +67,11 @@ def main() -> None:
         }
         for name, measured in rates.items()
     }
-    result |= {"settings": vars(arguments), "date": time.strftime("%Y-%m-%d"), "environment": environment_tags()}
+    result |= {
+        "settings": vars(arguments),
+        "date": time.strftime("%Y-%m-%d"),
+        "environment": environment_tags(hardware()),
+    }
     print(json.dumps(result, indent=1))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "ray_overhead.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
-from crysatom.names import EMBEDDED_SOURCE, Recipe, SSLLoss
+from crysatom.names import CGCNN_BITS, ELEMENT_BINS, EMBEDDED_SOURCE, Recipe, SSLLoss
 
 ConfigT = TypeVar("ConfigT")
 
@@ -131,16 +131,23 @@ class PretrainConfig:
     """Folder of graph shards, crystal table (.parquet), or any source that the ingest job reads."""
 
     out: str = "runs"
-    """Folder under which the run's own folder is made, named by its configuration's digest."""
+    """Folder under which the run's own folder is made."""
 
     name: str = ""
-    """Name of the run; empty: 'pretrain-' and the digest of the configuration."""
+    """Name of the run and its folder; empty: 'pretrain-' and the digests of the settings and of the data."""
 
     recipe: Recipe = "default"
     """'default': what the evidence recommends; 'paper': the published procedure. Sets every default below."""
 
     resume: bool = False
     """Continue a run of this very configuration that was stopped, from its last checkpoint."""
+
+    max_atoms: int = FeaturizeConfig.max_atoms
+    """Larger cells are quarantined. Graph shards that may hold larger ones are refused."""
+
+    min_distance: float = FeaturizeConfig.min_distance
+    """Crystals with two atoms closer than this are quarantined, in angstrom. Graph shards made with a smaller
+    limit are refused."""
 
     # -- graph
     cutoff: float = GraphSpec.cutoff
@@ -293,6 +300,7 @@ class PretrainConfig:
             not (self.selection == "held_out" and self.holdout_fraction == 0),
             "selection='held_out' needs crystals: set holdout_fraction above 0",
         )
+        _require_limits(self.max_atoms, self.min_distance)
         _ = self.graph
 
     @property
@@ -301,7 +309,11 @@ class PretrainConfig:
         return GraphSpec(**{f.name: getattr(self, f.name) for f in dataclasses.fields(GraphSpec)})
 
 
-NOT_IN_DIGEST = frozenset(
+WHAT_IS_READ = frozenset({"data", "max_atoms", "min_distance"})
+"""Fields that decide which crystals are read. Those, not the way to them, are what a run depends on: they are
+identified by their content, in the data digest, wherever they lie and however they were chosen."""
+
+NOT_IN_DIGEST = WHAT_IS_READ | frozenset(
     {
         "out",
         "name",
@@ -316,7 +328,7 @@ NOT_IN_DIGEST = frozenset(
         "memory_gb",
     }
 )
-"""Fields that say where a run happens, not what it computes."""
+"""Beside what is read: fields that say where a run happens, not what it computes."""
 
 
 def default() -> PretrainConfig:
@@ -353,8 +365,13 @@ RECIPES = {"default": default, "paper": paper}
 
 
 def digest(config: Any) -> str:
-    """Return 12 hex digits that change whenever what a run computes would change."""
+    """Return 12 hex digits that change whenever what a run computes from the same data would change.
+
+    Element features of a file count as data, too: only that they are from a file is part of the digest.
+    """
     content = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_IN_DIGEST}
+    if content.get("node_features", ELEMENT_BINS) not in {ELEMENT_BINS, CGCNN_BITS}:
+        content["node_features"] = "file"
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

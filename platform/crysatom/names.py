@@ -45,6 +45,10 @@ PROPERTIES: dict[str, Property] = {
 BAND_GAPS = frozenset({"optb88vdw_bandgap", "mbj_bandgap", "gap_pbe"})
 """Properties that are zero for metals."""
 
+ELEMENT_BINS = "elements"
+CGCNN_BITS = "cgcnn92"
+"""Element features that have a name; all others are read from a file."""
+
 SSLLoss = Literal["barlow_twins", "vicreg", "nt_xent", "none"]
 Recipe = Literal["default", "paper"]
 VectorScale = Literal["none", "rms", "standardize"]
@@ -105,5 +109,8 @@ NUM_METALS = "num_metals"
 MAE_METALS = "mae_metals"
 MAE_GAPPED = "mae_gapped"
 GAP_ACCURACY = "gap_accuracy"
+
+SYSTEM = "system/"
+"""Prefix under which MLflow shows a metric on the page of system metrics."""
 
 EMBEDDED_SOURCE = "aflow:prototypes"

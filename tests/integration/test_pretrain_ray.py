@@ -30,9 +30,11 @@ from crysatom.names import DISTANCE, MATERIAL_ID, MATERIAL_KEY
 from crysatom.pipelines.preparing import prepare
 from crysatom.pipelines.pretraining import FinishedRun, run
 from crysatom.pipelines.run_folder import CHECKPOINTS
+from crysatom.tracking.journal import Journal
 from crysatom.tracking.store import client
 from crysatom.training.loaders import is_held_out
 from crysatom.training.loop import NonFiniteLossError
+from crysatom.training.machine import hardware
 from tests.conftest import REPOSITORY
 
 pytestmark = [
@@ -112,6 +114,19 @@ def test_a_process_and_two_workers_agree_at_the_default_width(place: Path) -> No
     two = run(config(place, "wide-two", **kept))
     assert plain.vectors.dim == 200
     assert difference(two, plain) < 1e-3  # as above
+
+
+def test_mlflow_is_told_of_the_machines_of_the_workers(place: Path, undisturbed: FinishedRun) -> None:
+    records = [record for record, _ in Journal(place / "undisturbed" / "tracking").records()]
+    assert "hardware" not in records[0]["tags"], "the job may run on another machine than its workers"
+    assert [record["tags"] for record in records if record["op"] == "tags"] == [{"hardware": hardware()}]
+    mlflow = client(store(place))
+    assert mlflow.get_run(undisturbed.run_id).data.tags["hardware"] == hardware()
+    assert undisturbed.vectors.provenance["hardware"] == hardware()
+    for name in ("system/cpu_utilization_percentage", "system/process_memory_megabytes"):
+        found = mlflow.get_metric_history(undisturbed.run_id, name)
+        assert sorted(metric.step for metric in found) == list(range(EPOCHS))
+        assert all(metric.value > 0 for metric in found), "measured over the epoch, by those who computed it"
 
 
 def train_workers(parent: psutil.Process) -> list[psutil.Process]:
@@ -266,11 +281,14 @@ def train_keys(place: Path) -> pa.Table:
 def test_streamed_batches_reach_all_crystals(
     place: Path, undisturbed: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    finished = run(config(place, "streamed", epochs=2, loader="auto", memory_gb=1e-4))
+    finished = run(config(place, "streamed", epochs=2, batch_size=55, loader="auto", memory_gb=1e-4))
     assert "graphs streamed" in capsys.readouterr().out
     seen = (finished.history["crystals_per_second"] * finished.history["seconds"]).round().tolist()
     count = len(train_keys(place))
     assert all(count - 1 <= crystals <= count for crystals in seen)
+    state = json.loads((place / "streamed" / CHECKPOINTS / "epoch-000001" / "state.json").read_text())
+    assert state["step"] == 2 * (count // 55)
+    assert count // 55 < count // (2 * (55 // 2)), "batches of twice 27 would have been more"
     assert finished.history["data_wait_share"].between(0, 1).all()
     # Other batches, so not the same run; but the same kind of run
     for term in ("connectivity", "features"):

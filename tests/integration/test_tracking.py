@@ -18,9 +18,10 @@ from pathlib import Path
 import matplotlib.figure
 import numpy as np
 import pytest
+from mlflow.entities import Experiment, ViewType
 
 from crysatom.tracking import send
-from crysatom.tracking.environment import environment_tags, system_metrics
+from crysatom.tracking.environment import environment_tags
 from crysatom.tracking.journal import Journal
 from crysatom.tracking.runs import Tracker
 from crysatom.tracking.store import client, resolve_uri
@@ -79,8 +80,9 @@ def closed_port() -> int:
 def test_a_run_from_start_to_finish(directory: Path) -> None:
     tracker = started(directory / "runs" / "a")
     for epoch in range(2):
-        tracker.log_metrics({"train/loss": 2.0 - epoch, "held_out/loss": 3.0, **system_metrics()}, epoch)
-    tracker.log_tags(environment_tags())
+        tracker.log_metrics({"train/loss": 2.0 - epoch, "held_out/loss": 3.0}, epoch)
+    tracker.log_tags(environment_tags("8 x A100"))
+    assert "hardware" not in environment_tags("")
     (directory / "card.md").write_text("card")
     tracker.log_artifact(directory / "card.md")
     picture = tracker.log_figure(matplotlib.figure.Figure(), "loss_curves")
@@ -93,9 +95,8 @@ def test_a_run_from_start_to_finish(directory: Path) -> None:
     assert run.data.params == {"epochs": "2", "data": "aflow:prototypes"}
     assert run.data.tags["data_digest"] == "abc"
     assert run.data.tags["version.torch"]
-    assert "GiB" in run.data.tags["hardware"]
+    assert run.data.tags["hardware"] == "8 x A100"
     assert points(tracker, "train/loss") == [(0, 2.0), (1, 1.0)]
-    assert run.data.metrics["system/process_memory_megabytes"] > 10
     artifacts = [*mlflow.list_artifacts(tracker.run_id), *mlflow.list_artifacts(tracker.run_id, "figures")]
     assert {a.path for a in artifacts} >= {"card.md", "figures", "figures/loss_curves.png"}
     assert picture.is_file()
@@ -266,6 +267,115 @@ def test_server_that_comes_late_gets_everything(
     assert points(tracker, "train/loss") == [(0, 2.0), (1, 1.0)]
     for name in ("models:/crysatom-vectors/1", f"runs:/{tracker.run_id}"):
         np.testing.assert_array_equal(load_vectors(name, uri).vectors, TABLE.vectors)
+
+
+def all_runs(tracker: Tracker, view: int = ViewType.ACTIVE_ONLY) -> list[str]:
+    found = client(tracker.uri).search_runs([known.experiment_id for known in experiments(tracker)], run_view_type=view)
+    return [run.info.run_id for run in found]
+
+
+def experiments(tracker: Tracker) -> list[Experiment]:
+    return list(client(tracker.uri).search_experiments(view_type=ViewType.ALL))
+
+
+def delete_for_good(tracker: Tracker) -> None:
+    """As ``mlflow gc`` does, which takes half a minute to start."""
+    client(tracker.uri)._tracking_client.store._hard_delete_run(tracker.run_id)
+
+
+@pytest.mark.parametrize("next_record", ["metrics", "artifact", "vectors", "resume"])
+def test_a_deleted_run_is_replaced_by_one_with_everything(
+    directory: Path, next_record: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = directory / "runs" / "a"
+    tracker = started(folder)
+    write_vectors(TABLE, directory / "vectors")
+    (directory / "card.md").write_text("card")
+    tracker.log_artifact(directory / "card.md")
+    for epoch in range(2):
+        tracker.log_metrics({"train/loss": 2.0 - epoch}, epoch)
+    deleted = tracker.run_id
+    client(tracker.uri).delete_run(deleted)
+    if next_record == "resume":
+        tracker = started(folder, resume=True)
+    elif next_record == "artifact":
+        tracker.log_artifact(directory / "vectors", to="again")
+    elif next_record == "vectors":
+        tracker.register_vectors("crysatom-vectors", {}, directory / "vectors")
+    tracker.log_metrics({"train/loss": 0.0}, 2)
+    assert tracker.finish()
+    assert f"run {deleted} was deleted. A new run is made, and told everything" in caplog.text
+    assert "refused" not in caplog.text
+    assert all_runs(tracker) == [tracker.run_id]
+    assert tracker.run_id != deleted
+    assert points(tracker, "train/loss") == [(0, 2.0), (1, 1.0), (2, 0.0)]
+    run = client(tracker.uri).get_run(tracker.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"epochs": "2", "data": "aflow:prototypes"}
+    assert "card.md" in {found.path for found in client(tracker.uri).list_artifacts(tracker.run_id)}
+    versions = client(tracker.uri).search_model_versions("name = 'crysatom-vectors'")
+    assert [version.run_id for version in versions] == [tracker.run_id] * (next_record == "vectors")
+
+
+def test_a_run_that_the_store_does_not_have_is_not_made_anew_unasked(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = directory / "runs" / "a"
+    tracker = started(folder)
+    tracker.log_metrics({"train/loss": 1.0}, 0)
+    shutil.move(directory / "mlflow.db", directory / "right.db")
+    shutil.copy(directory / "right.db", directory / "other.db")
+    other = Tracker.at(folder, "sqlite:///other.db")
+    delete_for_good(other)
+    other.log_metrics({"train/loss": 0.5}, 1)
+    assert not other.finish()
+    assert all_runs(other, ViewType.ALL) == []
+    assert f"cannot be told (it has no run {tracker.run_id}, as which this one began: name the store" in caplog.text
+    assert "add --new-run" in caplog.text
+
+    right = Tracker.at(folder, "sqlite:///right.db")  # nothing was lost or doubled by the mistake
+    assert right.flush()
+    assert points(right, "train/loss") == [(0, 1.0), (1, 0.5)]
+    assert all_runs(right) == [tracker.run_id]
+
+
+def test_a_run_deleted_for_good_is_made_anew_when_asked(directory: Path) -> None:
+    folder = directory / "runs" / "a"
+    tracker = started(folder)
+    tracker.log_metrics({"train/loss": 1.0}, 0)
+    gone = tracker.run_id
+    delete_for_good(tracker)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    tracker.log_metrics({"train/loss": 0.5}, 1)
+    assert not tracker.finish()
+    assert tracker.run_id == gone
+    flush = [sys.executable, "-m", "crysatom.tracking.flush", str(folder), "--new-run"]
+    subprocess.run(flush, check=True, timeout=120, env=environment)
+    assert tracker.run_id != gone
+    tracker.log_metrics({"train/loss": 0.25}, 2)
+    assert tracker.flush(new_run=True)
+    assert all_runs(tracker) == [tracker.run_id], "asking again makes no other"
+    assert points(tracker, "train/loss") == [(0, 1.0), (1, 0.5), (2, 0.25)]
+
+
+def test_a_deleted_experiment_is_named_and_its_run_goes_on_when_it_is_back(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = started(directory / "runs" / "a")
+    [experiment] = [found for found in experiments(tracker) if found.name == "tests"]
+    client(tracker.uri).delete_experiment(experiment.experiment_id)
+    tracker.log_metrics({"train/loss": 1.0}, 0)
+    begun_later = started(directory / "runs" / "b")
+    assert not tracker.finish()
+    assert not begun_later.finish()
+    restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+    assert "cannot be told (experiment 'tests' was deleted; take it back by: MLFLOW_TRACKING_URI=" in caplog.text
+    assert restore in caplog.text
+    client(tracker.uri).restore_experiment(experiment.experiment_id)
+    assert tracker.flush()
+    assert begun_later.flush()
+    assert sorted(all_runs(tracker)) == sorted([tracker.run_id, begun_later.run_id])
+    assert points(tracker, "train/loss") == [(0, 1.0)]
 
 
 @pytest.mark.parametrize("uri", ["mlruns", "./mlruns", "file:///tmp/mlruns", "/data/mlruns"])

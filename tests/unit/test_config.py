@@ -60,6 +60,8 @@ REFUSED = {
     "holdout_fraction": [1.0],
     "ema_decay": [1.0],
     "ssl_loss": ["simsiam"],
+    "max_atoms": [0, 65_536],
+    "min_distance": [-0.1, 6.0],
 }
 
 
@@ -95,6 +97,12 @@ def test_what_the_digest_leaves_out_exists() -> None:
     assert set(FIELDS) >= NOT_IN_DIGEST
     assert re.fullmatch("[0-9a-f]{12}", digest(default()))
     assert digest(default()) != digest(paper())
+
+
+def test_element_features_of_a_file_are_identified_by_their_content() -> None:
+    names = ["elements", "cgcnn92", "mine.csv"]
+    assert len({digest(PretrainConfig(node_features=name)) for name in names}) == 3
+    assert digest(PretrainConfig(node_features="mine.csv")) == digest(PretrainConfig(node_features="/data/mine.csv"))
 
 
 def test_the_graph_part_is_that_of_the_run() -> None:

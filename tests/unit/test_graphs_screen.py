@@ -18,7 +18,6 @@ from crysatom.names import ATOMIC_NUMBERS, FRAC_COORDS, LATTICE, MATERIAL_ID
 from tests.graph_crystals import as_batch, prototypes
 
 LIMITS = Limits(max_atoms=10, min_distance=0.5)
-NOTHING = np.zeros(0, dtype=np.int64)
 GOOD = Crystal(
     material_id="good",
     lattice=4.0 * np.eye(3),
@@ -53,7 +52,7 @@ DEFECTS: dict[str, Crystal] = {
 
 def _verdicts(crystals: list[Crystal]) -> Verdicts:
     batch = as_batch(crystals)
-    verdicts = check_rows(batch, NOTHING, LIMITS)
+    verdicts = check_rows(batch, LIMITS)
     for look_at_neighbors in (False, True):
         rows = verdicts.accepted
         chosen = structures(batch, rows)
@@ -91,17 +90,15 @@ def test_malformed_rows() -> None:
         {MATERIAL_ID: "b", LATTICE: [1.0] * 9, FRAC_COORDS: [0.0] * 4, ATOMIC_NUMBERS: [1]},
         {MATERIAL_ID: "c", LATTICE: None, FRAC_COORDS: [0.0] * 3, ATOMIC_NUMBERS: [1]},
         {MATERIAL_ID: "d", LATTICE: [1.0] * 9, FRAC_COORDS: [], ATOMIC_NUMBERS: []},
-        {MATERIAL_ID: "e", LATTICE: [1.0] * 9, FRAC_COORDS: [0.0] * 3, ATOMIC_NUMBERS: [1]},
     ]
     batch = pa.RecordBatch.from_pylist(rows, schema=pa.schema([f.with_nullable(True) for f in STRUCTURE_FIELDS[:4]]))
-    reasons = [reason for _, (reason, _) in sorted(check_rows(batch, np.array([5]), LIMITS).reasons.items())]
+    reasons = [reason for _, (reason, _) in sorted(check_rows(batch, LIMITS).reasons.items())]
     assert reasons == [
         Reason.MISSING_ID,
         Reason.UNREADABLE,
         Reason.UNREADABLE,
         Reason.UNREADABLE,
         Reason.EMPTY,
-        Reason.DUPLICATE_ID,
     ]
 
 

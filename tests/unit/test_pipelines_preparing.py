@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from crysatom.config import PretrainConfig
-from crysatom.graphs.shards import MANIFEST, read_manifest
+from crysatom.graphs.shards import MANIFEST, load, read_manifest
 from crysatom.pipelines.preparing import prepare
+from tests.unit.broken_inputs import cif
 
 
 @pytest.fixture
@@ -36,6 +38,31 @@ def test_other_crystals_or_other_graphs_get_their_own_shards(table: Path, tmp_pa
     pq.write_table(pq.read_table(table).slice(0, 6), table)
     other_crystals = prepare(PretrainConfig(data=str(table), num_workers=0), tmp_path)
     assert len({first, other_graph, other_crystals}) == 3
+
+
+def test_limits_reach_the_jobs_that_ingest_and_featurize(table: Path, tmp_path: Path) -> None:
+    cifs = tmp_path / "cifs"
+    cifs.mkdir()
+    for name, number in (("small", 1), ("large", 3)):
+        atoms = "".join(f"Na Na{k} {k / number} 0 0 1\n" for k in range(number))
+        (cifs / f"{name}.cif").write_text(cif(atoms, cell=(4.0 * number, 4, 4, 90, 90, 90)))
+    for data in (str(table), str(cifs)):
+        loose = prepare(PretrainConfig(data=data, num_workers=0), tmp_path)
+        strict = prepare(PretrainConfig(data=data, num_workers=0, max_atoms=2), tmp_path)
+        apart = prepare(PretrainConfig(data=data, num_workers=0, min_distance=1.0), tmp_path)
+        assert len({loose, strict, apart}) == 3, "other limits, other crystals: neither replaces the other"
+        largest = {shards: np.diff(load(shards).atom_ptr).max() for shards in (loose, strict)}
+        assert largest[strict] <= 2 < largest[loose]
+        assert read_manifest(apart)["plan"]["min_distance"] == 1.0
+        assert read_manifest(loose)["plan"]["max_atoms"] == 500
+
+
+def test_shards_of_laxer_limits_are_refused(table: Path, tmp_path: Path) -> None:
+    shards = prepare(PretrainConfig(data=str(table), num_workers=0), tmp_path)
+    for strict in (PretrainConfig(data=str(shards), max_atoms=2), PretrainConfig(data=str(shards), min_distance=1.0)):
+        with pytest.raises(ValueError, match=r"featurize again, or take .* --max-atoms 500 --min-distance 0\.5$"):
+            prepare(strict, tmp_path)
+    assert prepare(PretrainConfig(data=str(shards), max_atoms=600, min_distance=0.1), tmp_path) == shards
 
 
 def test_shards_are_taken_as_they_are_if_they_hold_the_graphs_asked_for(table: Path, tmp_path: Path) -> None:

@@ -48,6 +48,17 @@ def test_another_configuration_is_refused_and_named(folder: RunFolder, resume: b
         folder.claim(other, "data")
 
 
+def test_only_settings_that_matter_are_named(folder: RunFolder) -> None:
+    other = dataclasses.replace(CONFIG, lr=0.02, data="/elsewhere/graphs", num_workers=3)
+    with pytest.raises(ValueError, match=r"another configuration \(lr 0\.01 -> 0\.02\); give"):
+        folder.claim(other, "data")
+
+
+def test_the_same_data_may_lie_elsewhere(folder: RunFolder) -> None:
+    folder.finish()
+    assert folder.claim(dataclasses.replace(CONFIG, data="/elsewhere/graphs"), "data")
+
+
 def test_other_data_are_refused(folder: RunFolder) -> None:
     with pytest.raises(ValueError, match="holds a run on other data; give this one another --name"):
         folder.claim(dataclasses.replace(CONFIG, resume=True), "other")

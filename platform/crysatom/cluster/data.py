@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,9 @@ class StreamedLoader:
     """This worker's part of the stream that Ray Data splits between the workers.
 
     Ray Data gives every worker equally many crystals, so up to ``num_workers - 1`` are left out of an epoch
-    (others each time); all workers step equally often. Which crystals share a batch depends on the number of
-    workers, unlike with the resident loader; their masks do not.
+    (others each time); all workers step equally often, and each global batch but the last has exactly
+    ``batch_size`` crystals. Which crystals share a batch depends on the number of workers, unlike with the
+    resident loader; their masks do not.
 
     Args:
         config: Batch size and seed.
@@ -57,24 +58,24 @@ class StreamedLoader:
 
     def __init__(self, config: PretrainConfig, count: int, device: torch.device) -> None:
         self.config, self.device = config, device
-        self.local_count = count // distributed.world_size()
-        self.local_batch = max(1, config.batch_size // distributed.world_size())
+        self.shares = shares(count, config.batch_size, distributed.rank(), distributed.world_size())
         self.names: dict[int, str] = {}
 
     def num_steps(self) -> int:
         """Return the number of global batches in an epoch."""
-        return max(1, self.local_count // self.local_batch)
+        return len(self.shares)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield this worker's share of each global batch; a short rest joins the last one."""
-        batches = ray.train.get_dataset_shard(STREAM).iter_batches(
+        nominal = self.config.batch_size // distributed.world_size()
+        tables = ray.train.get_dataset_shard(STREAM).iter_batches(
             batch_format="pyarrow",
-            batch_size=self.local_batch,
+            batch_size=nominal,
             prefetch_batches=4,
-            local_shuffle_buffer_size=SHUFFLE_BATCHES * self.local_batch,
+            local_shuffle_buffer_size=SHUFFLE_BATCHES * nominal,
             local_shuffle_seed=self.config.seed + epoch,
         )
-        for table in _join_rest(batches, self.num_steps()):
+        for table in recut(tables, self.shares[:-1]):
             self.names = dict(zip(table[MATERIAL_KEY].to_pylist(), table[MATERIAL_ID].to_pylist(), strict=True))
             yield collate(table).to(self.device)
 
@@ -84,16 +85,37 @@ class StreamedLoader:
         return [known.get(key, f"key {key}") for key in keys]
 
 
-def _join_rest(batches: Iterator[pa.Table], num_steps: int) -> Iterator[pa.Table]:
+def shares(count: int, batch_size: int, rank: int, num_workers: int) -> list[int]:
+    """Return how many crystals a worker takes of each global batch of an epoch.
+
+    The shares of a batch add up to ``batch_size``. What does not divide goes to one worker each, in turn from batch
+    to batch, so that no worker is ever more than one crystal ahead of another. The last batch takes the rest.
+
+    Args:
+        count: Crystals in the stream, of which every worker is given ``count // num_workers``.
+        batch_size: Crystals in a global batch, at least one per worker.
+        rank: Of the worker.
+        num_workers: Of all.
+
+    """
+    given = count // num_workers
+    steps = max(1, given * num_workers // batch_size)
+    whole, over = divmod(batch_size, num_workers)
+    taken = [whole + ((rank - step * over) % num_workers < over) for step in range(steps - 1)]
+    return [*taken, given - sum(taken)]
+
+
+def recut(tables: Iterable[pa.Table], sizes: Sequence[int]) -> Iterator[pa.Table]:
+    """Yield tables with the given numbers of rows, in order, then one with all rows that are left."""
     held: list[pa.Table] = []
-    step = 0
-    for table in batches:
-        if held and step < num_steps - 1:
-            yield pa.concat_tables(held)
-            step += 1
-            held = []
-        held.append(table)
-    if held:
+    tables = iter(tables)
+    for size in sizes:
+        while sum(map(len, held)) < size and (table := next(tables, None)) is not None:
+            held.append(table)
+        whole = pa.concat_tables(held)
+        yield whole.slice(0, size)
+        held = [whole.slice(size)]
+    if held := [*held, *tables]:
         yield pa.concat_tables(held)
 
 

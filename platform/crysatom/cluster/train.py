@@ -26,7 +26,7 @@ from crysatom.cluster.failures import LostWorkersError, may_be_lost_worker, summ
 from crysatom.cluster.messages import messages_to
 from crysatom.cluster.resources import said_if_late, scaling
 from crysatom.config import PretrainConfig
-from crysatom.training.context import Metrics, PlainContext, Save
+from crysatom.training.context import Metrics, PlainContext
 from crysatom.training.pretrain import PretrainOutcome, pretrain, resident_data
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,10 @@ RAY_TRAIN = "ray_train"
 """Folder of the run in which Ray Train keeps its own notes."""
 
 
+METRICS, HARDWARE = "metrics", "hardware"
+"""What is in a report to Ray Train."""
+
+
 class RayContext(PlainContext):
     """A Ray Train worker.
 
@@ -55,11 +59,12 @@ class RayContext(PlainContext):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, device=str(ray.train.torch.get_device()))
+        self.news = self.hardware()
 
-    def report(self, metrics: Metrics, save: Save) -> None:
-        """Save on rank 0, then hand the metrics to Ray Train; a barrier between the workers."""
-        super().report(metrics, save)
-        ray.train.report(metrics)
+    def publish(self, metrics: Metrics) -> None:
+        """Hand the metrics to Ray Train, the first time with what the workers run on; a barrier between them."""
+        ray.train.report({METRICS: metrics, HARDWARE: self.news})
+        self.news = ""
 
     @contextmanager
     def checkpoint(self) -> Iterator[Path | None]:
@@ -73,21 +78,22 @@ class Observer(UserCallback):
     """Sits in the process that controls the workers: keeps metrics, passes on news, ends what cannot be mended.
 
     Attributes:
-        record: Called with rank 0's metrics of each epoch.
+        record: Called with the metrics of each epoch, and the hardware of workers that report for the first time.
         news: Takes metrics and sentences for the terminal.
 
     """
 
-    record: Callable[[Metrics], None]
+    record: Callable[[Metrics, str], None]
     news: Queue
 
-    def after_report(self, run_context: Any, metrics: list[Metrics], checkpoint: Any) -> None:  # noqa: ARG002
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:  # noqa: ARG002
         """Record and pass on; a failure to do so is logged and does not end the training."""
+        report = metrics[0]  # rank 0's, which speaks of all
         try:
-            self.record(metrics[0])
-            self.news.put(metrics[0])
+            self.record(report[METRICS], report[HARDWARE])
+            self.news.put(report[METRICS])
         except Exception:  # an exception here would fail the whole run
-            logger.exception("the metrics of epoch %s could not be published", metrics[0].get("epoch"))
+            logger.exception("the metrics of epoch %s could not be published", report[METRICS].get("epoch"))
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
         """Let Ray Train start the workers anew if some were lost; raise what would only happen again."""
@@ -119,7 +125,7 @@ def train_on_cluster(
     config: PretrainConfig,
     shards: Path,
     checkpoints: Path,
-    record: Callable[[Metrics], None],
+    record: Callable[[Metrics, str], None],
     show: Callable[[Metrics | str], None],
     *,
     streamed: bool,
@@ -130,7 +136,8 @@ def train_on_cluster(
         config: What to train.
         shards: Folder of graph shards, readable by every worker.
         checkpoints: Folder for checkpoints, writable by every worker.
-        record: Called with the metrics of each epoch, in the process that controls the workers.
+        record: Called with the metrics of each epoch, and with the hardware of workers that report for the first
+            time (else with an empty text), in the process that controls them.
         show: Called with the metrics of each epoch, and with sentences about lost workers, in this process.
         streamed: Stream batches through Ray Data instead of holding all graphs in memory.
 

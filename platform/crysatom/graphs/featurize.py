@@ -12,16 +12,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
-
 from crysatom.config import FeaturizeConfig, IngestConfig
 from crysatom.crystals.checks import Limits
 from crysatom.crystals.ingest import IngestReport, ingest_plain
+from crysatom.graphs.duplicates import duplicate_rows
 from crysatom.graphs.folder import INGESTED, PROGRESS, enter, finish, is_finished, make_plan, require_ours
 from crysatom.graphs.shard_task import ShardRecord, ShardTask, make_shard
 from crysatom.graphs.shards import read_manifest
-from crysatom.names import MATERIAL_ID
 
 Ingest = Callable[[IngestConfig], IngestReport]
 MapShards = Callable[[list[ShardTask]], Iterable[ShardRecord]]
@@ -128,7 +125,8 @@ def _crystal_table(config: FeaturizeConfig, out: Path, ingest: Ingest) -> Path:
 
 
 def _tasks(config: FeaturizeConfig, table: Path, out: Path, num_rows: int) -> list[ShardTask]:
-    duplicates = _duplicate_rows(table)
+    limits = Limits(max_atoms=config.max_atoms, min_distance=config.min_distance)
+    duplicates = duplicate_rows(table, config.graph, limits)
     tasks = []
     for k, start in enumerate(range(0, num_rows, config.crystals_per_shard)):
         stop = min(start + config.crystals_per_shard, num_rows)
@@ -139,7 +137,7 @@ def _tasks(config: FeaturizeConfig, table: Path, out: Path, num_rows: int) -> li
             stop=stop,
             duplicates=tuple(duplicates[(duplicates >= start) & (duplicates < stop)].tolist()),
             graph=config.graph,
-            limits=Limits(max_atoms=config.max_atoms, min_distance=config.min_distance),
+            limits=limits,
             file=str(out / f"shard-{k:05d}.parquet"),
             progress=str(out / PROGRESS),
         )
@@ -159,15 +157,6 @@ def _tell(records: Iterable[ShardRecord], *, total: int, done: int) -> None:
             rate = (done - before) / (now - started)
             left = (total - done) / rate
             logger.info("featurize: %s of %s read, %.0f crystals/s, %.0f s left", f"{done:,}", f"{total:,}", rate, left)
-
-
-def _duplicate_rows(table: Path) -> np.ndarray:
-    """Return the rows whose id an earlier row has, ascending; ids are all that is read of the whole table."""
-    ids = pq.read_table(table, columns=[MATERIAL_ID], partitioning=None)[MATERIAL_ID].combine_chunks()
-    codes = ids.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    repeated = np.ones(len(codes), dtype=bool)
-    repeated[np.unique(codes, return_index=True)[1]] = False
-    return np.flatnonzero(repeated & (codes >= 0))
 
 
 def _report(out: Path, *, made: int, start: float) -> FeaturizeReport:

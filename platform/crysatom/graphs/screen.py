@@ -1,7 +1,8 @@
 """Which crystals of a record batch can become graphs, and why the others cannot.
 
 Shapes: B crystals, N atoms. These are the checks of :mod:`crysatom.crystals.checks`, in the same order
-and with the same limits, on all crystals of a batch at once; a table need not come from the ingest job.
+and with the same limits, on all crystals of a batch at once; a table need not come from the ingest job. Each
+crystal is judged by itself: who has an id first is not decided here, but in :mod:`crysatom.graphs.duplicates`.
 """
 
 from __future__ import annotations
@@ -77,15 +78,12 @@ class Structures:
     atom_ptr: Array
 
 
-def check_rows(batch: pa.RecordBatch, duplicates: Array, limits: Limits) -> Verdicts:
+def check_rows(batch: pa.RecordBatch, limits: Limits) -> Verdicts:
     """Judge what can be judged before the numbers are read: ids, lengths of lists, size."""
     verdicts = Verdicts(num_crystals=batch.num_rows)
     atoms, coords, lattice = (list_lengths(batch[name]) for name in (ATOMIC_NUMBERS, FRAC_COORDS, LATTICE))
     no_id = batch[MATERIAL_ID].is_null().to_numpy(zero_copy_only=False)
     verdicts.reject(np.flatnonzero(no_id), Reason.MISSING_ID, f"{MATERIAL_ID} is empty; give every row an id")
-    verdicts.reject(
-        duplicates, Reason.DUPLICATE_ID, "an earlier row has this id, and that one is used; give every row its own id"
-    )
     bad = np.flatnonzero((atoms < 0) | (coords != 3 * atoms) | (lattice != 9))
     numbers = [
         f"{lattice[r]} lattice numbers (9 needed), {coords[r]} coordinates for {atoms[r]} atoms (3 per atom needed)"

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from crysatom.config import GraphSpec
 from crysatom.crystals.checks import Limits
-from crysatom.crystals.quarantine import Rejected, Rejection
+from crysatom.crystals.quarantine import Reason, Rejected, Rejection
 from crysatom.crystals.table import GRAPH_COLUMNS
 from crysatom.graphs.atomic import replacing, write_json
 from crysatom.graphs.columns import flat_values
@@ -34,7 +34,7 @@ class ShardTask:
         source: The table as the user named it, for the quarantine.
         start: First row.
         stop: Row after the last.
-        duplicates: Rows of the range whose id an earlier row of the table has, ascending.
+        duplicates: Rows of the range whose id an earlier accepted row of the table has, ascending.
         graph: How a crystal becomes a graph.
         limits: What a crystal must keep to.
         file: Shard to write, as an absolute path.
@@ -152,22 +152,33 @@ def _batches(task: ShardTask) -> Iterator[tuple[int, pa.RecordBatch]]:
 
 def _featurize(task: ShardTask, start: int, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[Rejected]]:
     """Return the rows of the accepted crystals, and the quarantine, of one record batch."""
-    duplicates = np.array(task.duplicates, dtype=np.int64) - start
-    verdicts = check_rows(batch, duplicates[(duplicates >= 0) & (duplicates < batch.num_rows)], task.limits)
+    verdicts, graphs = make_graphs(batch, task.graph, task.limits)
+    rows = verdicts.accepted
+    duplicate = np.isin(start + rows, task.duplicates)
+    if duplicate.any():
+        graphs = graphs.filter(pa.array(~duplicate))
+        message = "an earlier row has this id, and that one is used; give every row its own id"
+        verdicts.reject(rows[duplicate], Reason.DUPLICATE_ID, message)
+    return graphs, _quarantine(task, start, batch, verdicts)
+
+
+def make_graphs(batch: pa.RecordBatch, spec: GraphSpec, limits: Limits) -> tuple[Verdicts, pa.RecordBatch]:
+    """Judge each crystal of a record batch by itself; return the verdicts, and the rows of the accepted ones."""
+    verdicts = check_rows(batch, limits)
     rows = verdicts.accepted
     crystals = structures(batch, rows)
-    by_structure = check_structures(crystals, task.limits)
+    by_structure = check_structures(crystals, limits)
     if by_structure.reasons:
         verdicts.include(by_structure, rows)
         rows = verdicts.accepted
         crystals = structures(batch, rows)
-    graphs = neighbor_graphs(crystals.lattices, crystals.frac_coords, crystals.atom_ptr, task.graph)
-    by_neighbors = check_neighbors(crystals, graphs, task.limits)
+    graphs = neighbor_graphs(crystals.lattices, crystals.frac_coords, crystals.atom_ptr, spec)
+    by_neighbors = check_neighbors(crystals, graphs, limits)
     accepted = to_rows(crystals, graphs)
     if by_neighbors.reasons:
         verdicts.include(by_neighbors, rows)
         accepted = accepted.take(pa.array(by_neighbors.accepted))
-    return accepted, _quarantine(task, start, batch, verdicts)
+    return verdicts, accepted
 
 
 def _quarantine(task: ShardTask, start: int, batch: pa.RecordBatch, verdicts: Verdicts) -> list[Rejected]:

@@ -7,7 +7,9 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -32,12 +34,13 @@ def prepare(config: PretrainConfig, out: Path) -> Path:
         out: Tables and shards that had to be made are kept in its ``data`` folder.
 
     Raises:
-        ValueError: If the data cannot be read, or are shards of another graph specification.
+        ValueError: If the data cannot be read, or are shards of another graph specification or of laxer limits.
 
     """
     given = find(config.data)
     if (given / MANIFEST).is_file():
         _require_same_graph(given, config.graph)
+        _require_limits_kept(given, config)
         return given.resolve()
     cache = out / CACHE
     cache.mkdir(parents=True, exist_ok=True)
@@ -49,8 +52,9 @@ def _build(config: PretrainConfig, given: Path, cache: Path) -> Path:
     table = given.resolve() if given.suffix == ".parquet" else _ingest(config, given, cache)
     num_crystals = open_table(table).metadata.num_rows
     logger.info("building the graphs of %s, unless they are there ...", table)
-    shards = cache / f"graphs-{_shard_digest(table, config.graph)}"
-    featurize = FeaturizeConfig(data=str(table), out=str(shards), resume=True, **dataclasses.asdict(config.graph))
+    how = {**_limits(config), **dataclasses.asdict(config.graph)}
+    shards = cache / f"graphs-{_digest(file_sha256(table), how)[:12]}"
+    featurize = FeaturizeConfig(data=str(table), out=str(shards), resume=True, **how)
     if config.num_workers == 0 or num_crystals <= featurize.crystals_per_shard:
         report = featurize_plain(featurize)  # one shard is made by one process anyway
     else:
@@ -68,8 +72,8 @@ def _ingest(config: PretrainConfig, given: Path, cache: Path) -> Path:
     source = str(given) if given.exists() else config.data
     logger.info("reading the crystals of %s ...", source)
     name = re.sub(r"[^A-Za-z0-9]+", "-", config.data).strip("-")[-40:]
-    digest = hashlib.sha256(config.data.encode()).hexdigest()[:8]
-    ingest = IngestConfig(source=source, out=str(cache / f"{name}-{digest}"), overwrite=True)
+    folder = cache / f"{name}-{_digest(config.data, _limits(config))[:8]}"
+    ingest = IngestConfig(source=source, out=str(folder), overwrite=True, **_limits(config))
     table = Path(ingest.out) / TABLE_FILE
     if config.resume and table.exists():
         return table  # the run began with it, whatever the source holds now
@@ -86,9 +90,13 @@ def _ingest(config: PretrainConfig, given: Path, cache: Path) -> Path:
     return report.table
 
 
-def _shard_digest(table: Path, graph: GraphSpec) -> str:
-    text = file_sha256(table) + json.dumps(dataclasses.asdict(graph), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def _limits(config: PretrainConfig) -> dict[str, Any]:
+    """Return what a crystal must keep to, as the flags of the jobs that ingest and featurize."""
+    return {"max_atoms": config.max_atoms, "min_distance": config.min_distance}
+
+
+def _digest(of: str, how: Mapping[str, Any]) -> str:
+    return hashlib.sha256((of + json.dumps(how, sort_keys=True)).encode()).hexdigest()
 
 
 def _require_same_graph(folder: Path, graph: GraphSpec) -> None:
@@ -98,4 +106,15 @@ def _require_same_graph(folder: Path, graph: GraphSpec) -> None:
         was = {name: found[name] for name in differing}
         raise ValueError(
             f"{folder} holds graphs made with {was}, this run wants {differing}; change the flags or featurize again"
+        )
+
+
+def _require_limits_kept(folder: Path, config: PretrainConfig) -> None:
+    """Raise if shards may hold crystals that this run would quarantine; no graph is taken out of finished shards."""
+    plan = read_manifest(folder)["plan"]
+    if plan["max_atoms"] > config.max_atoms or plan["min_distance"] < config.min_distance:
+        was = {name: plan[name] for name in _limits(config)}
+        raise ValueError(
+            f"{folder} holds graphs of crystals within {was}, this run wants {_limits(config)}; featurize again, "
+            f"or take them as they are with --max-atoms {was['max_atoms']} --min-distance {was['min_distance']:g}"
         )

@@ -24,10 +24,11 @@ from crysatom.pipelines.places import default_tracking_uri, resolve
 from crysatom.pipelines.preparing import prepare
 from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
 from crysatom.report.figures import cross_correlation, loss_curves, vector_map
-from crysatom.tracking.environment import environment_tags, system_metrics
-from crysatom.tracking.fields import CONFIG_DIGEST, DATA, DATA_DIGEST, DIMENSIONS, ELEMENTS, HELD_OUT_LOSS
+from crysatom.tracking.environment import environment_tags
+from crysatom.tracking.fields import CONFIG_DIGEST, DATA, DATA_DIGEST, DIMENSIONS, ELEMENTS, HARDWARE, HELD_OUT_LOSS
 from crysatom.tracking.runs import Tracker
 from crysatom.training.context import Metrics, PlainContext
+from crysatom.training.machine import hardware
 from crysatom.training.pretrain import PretrainOutcome, pretrain, resident_data
 from crysatom.vectors.card import CARD_MD, CardFacts, card
 from crysatom.vectors.elements import element_features
@@ -85,18 +86,20 @@ def run(config: PretrainConfig) -> FinishedRun:
     manifest = read_manifest(shards)
     _check_data(config, manifest)
     data_digest = input_digest(config, manifest)
-    folder = RunFolder(out / (config.name or f"pretrain-{digest(config)}"))
+    folder = RunFolder(out / (config.name or default_name(config, data_digest)))
     tracker = Tracker.at(folder.path, default_tracking_uri(config.tracking_uri))
     streamed = folder.read().get("streamed", _is_streamed(config, manifest))
     _check_resources(config, streamed=streamed)
     if folder.claim(config, data_digest):
         return _finished(folder, tracker, again=True)
     folder.note(streamed=streamed)
+    here = "" if config.num_workers else hardware()  # workers will tell of theirs
+    identity = {DATA: config.data, DATA_DIGEST: data_digest, CONFIG_DIGEST: digest(config)}
     tracker.start(
         experiment=config.experiment,
         run_name=folder.path.name,
         params=dataclasses.asdict(config),
-        tags={DATA: config.data, DATA_DIGEST: data_digest, CONFIG_DIGEST: digest(config)} | environment_tags(),
+        tags=identity | environment_tags(here),
         resume=True,  # whether it may be is decided: the folder was claimed
     )
     done = f"continuing after epoch {folder.epochs_done()} of " if folder.epochs_done() else ""
@@ -136,10 +139,12 @@ class Publish:
         """Print a line on an epoch, or a sentence."""
         print(news if isinstance(news, str) else epoch_line(news, self.epochs), flush=True)  # noqa: T201 - progress
 
-    def record(self, metrics: Metrics) -> None:
-        """Tell MLflow about an epoch."""
+    def record(self, metrics: Metrics, hardware: str = "") -> None:
+        """Tell MLflow about an epoch and, if it is news, what the workers run on."""
+        if hardware:
+            self.tracker.log_tags({HARDWARE: hardware})
         step = int(metrics["epoch"])
-        self.tracker.log_metrics({k: v for k, v in metrics.items() if k != "epoch"} | system_metrics(), step)
+        self.tracker.log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
 
 
 def epoch_line(metrics: Mapping[str, float], epochs: int) -> str:
@@ -180,11 +185,17 @@ def describe(finished: FinishedRun) -> str:
     return "\n".join(lines)
 
 
+def default_name(config: PretrainConfig, data_digest: str) -> str:
+    """Return the name of a run that was given none: runs with the same settings share its first half."""
+    return f"pretrain-{digest(config)}-{data_digest[:8]}"
+
+
 def input_digest(config: PretrainConfig, manifest: Mapping[str, Any]) -> str:
     """Return 16 hex digits that identify what is learned from: the shards' checksums and the element features."""
-    text = json.dumps([shard["sha256"] for shard in manifest["shards"]])
-    features = element_features(config.node_features).features
-    return hashlib.sha256(text.encode() + features.tobytes()).hexdigest()[:16]
+    features = element_features(config.node_features)
+    shards = [shard["sha256"] for shard in manifest["shards"]]
+    text = json.dumps([shards, features.atomic_numbers.tolist(), features.features.shape])
+    return hashlib.sha256(text.encode() + features.features.tobytes()).hexdigest()[:16]
 
 
 def fits_in_memory(config: PretrainConfig, manifest: Mapping[str, Any]) -> bool:
@@ -252,7 +263,7 @@ def _write_results(
         "data_digest": note["data_digest"],
         "config_digest": note["config_digest"],
         "config": dataclasses.asdict(config),
-        **environment_tags(),
+        **environment_tags(outcome.hardware),
     }
     vectors = dataclasses.replace(outcome.vectors, provenance=provenance)
     history = pd.DataFrame(outcome.history)

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from crysatom.config import PretrainConfig, digest
+from crysatom.config import NOT_IN_DIGEST, PretrainConfig, digest
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,8 @@ class RunFolder:
     def _require_same(self, found: dict[str, Any], wanted: dict[str, str], config: PretrainConfig) -> None:
         if found["config_digest"] != wanted["config_digest"]:
             mine = dataclasses.asdict(config)
-            differing = {k: (v, mine[k]) for k, v in found["config"].items() if k in mine and mine[k] != v}
+            compared = (mine.keys() & found["config"].keys()) - NOT_IN_DIGEST
+            differing = {k: (found["config"][k], mine[k]) for k in compared if found["config"][k] != mine[k]}
             text = ", ".join(f"{name} {was!r} -> {now!r}" for name, (was, now) in sorted(differing.items()))
             raise ValueError(
                 f"{self.path} holds a run of another configuration ({text or 'of another version'}); "

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, code, hardware, and how busy the machine is."""
+"""What produced a run: versions, code, hardware."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-from functools import cache
 from pathlib import Path
-from typing import Any
-
-import psutil
 
 from crysatom.names import __version__
-from crysatom.tracking.fields import GIT_COMMIT, HARDWARE, PACKAGE_VERSION, SYSTEM
+from crysatom.tracking.fields import GIT_COMMIT, HARDWARE, PACKAGE_VERSION
 
 GIT_COMMIT_VARIABLE = "CRYSATOM_GIT_COMMIT"
 """Names the commit where the code runs without its repository, as in a Ray job."""
@@ -21,11 +17,12 @@ GIT_COMMIT_VARIABLE = "CRYSATOM_GIT_COMMIT"
 _PACKAGES = ("mlflow", "numpy", "pymatgen", "ray", "torch", "torch-geometric")
 
 
-def environment_tags(hardware: str = "") -> dict[str, str]:
+def environment_tags(hardware: str) -> dict[str, str]:
     """Return tags that say what produced a run.
 
     Args:
-        hardware: Of the workers, where it is not that of this machine.
+        hardware: Of the processes that compute, who know it best (:mod:`crysatom.training.machine`); empty: it is
+            not known yet, and no tag.
 
     """
     versions = {f"{PACKAGE_VERSION}{name}": found for name in _PACKAGES if (found := _version(name))}
@@ -35,7 +32,7 @@ def environment_tags(hardware: str = "") -> dict[str, str]:
         f"{PACKAGE_VERSION}python": platform.python_version(),
         **versions,
         **({GIT_COMMIT: commit} if commit else {}),
-        HARDWARE: hardware or this_hardware(),
+        **({HARDWARE: hardware} if hardware else {}),
     }
 
 
@@ -53,52 +50,8 @@ def git_commit() -> str:
     return found.stdout.strip() if found.returncode == 0 else ""
 
 
-def this_hardware() -> str:
-    """Return one line on processor, memory and accelerators of this machine."""
-    memory = psutil.virtual_memory().total / 2**30
-    return (
-        f"{os.cpu_count()} x {platform.processor() or platform.machine()}, {memory:.0f} GiB memory, {_accelerators()}"
-    )
-
-
-def system_metrics() -> dict[str, float]:
-    """Return how busy this machine is, under the names that MLflow's page of system metrics shows.
-
-    Utilization is since the call before; memory is of the whole machine and of this process, in megabytes.
-    """
-    memory = psutil.virtual_memory()
-    metrics = {
-        "cpu_utilization_percentage": psutil.cpu_percent(),
-        "system_memory_usage_megabytes": memory.used / 1e6,
-        "system_memory_usage_percentage": memory.percent,
-        "process_memory_megabytes": psutil.Process().memory_info().rss / 1e6,
-    }
-    if (monitor := _gpu_monitor()) is not None:
-        monitor.clear_metrics()
-        monitor.collect_metrics()
-        metrics.update(monitor.aggregate_metrics())
-    return {SYSTEM + name: float(value) for name, value in metrics.items()}
-
-
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return ""
-
-
-def _accelerators() -> str:
-    import torch
-
-    count = torch.cuda.device_count()
-    return f"{count} x {torch.cuda.get_device_name(0)}" if count else "no GPU"
-
-
-@cache
-def _gpu_monitor() -> Any:
-    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
-
-    try:
-        return GPUMonitor()  # type: ignore[no-untyped-call]
-    except (ImportError, RuntimeError):  # no nvidia-ml-py, or no GPU
-        return None

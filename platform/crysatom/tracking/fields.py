@@ -8,9 +8,6 @@ HARDWARE = "hardware"
 PACKAGE_VERSION = "version."
 """Prefix of the tags that hold package versions: ``version.torch``."""
 
-SYSTEM = "system/"
-"""Prefix under which MLflow shows a metric on the page of system metrics."""
-
 DIMENSIONS = "dimensions"
 ELEMENTS = "elements"
 HELD_OUT_LOSS = "held_out_loss"

@@ -14,8 +14,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m crysatom.tracking.flush", description=__doc__)
     parser.add_argument("folder", type=Path, help="the run's own folder")
     parser.add_argument("--tracking-uri", default="", help="MLflow; default: MLFLOW_TRACKING_URI, or mlflow.db here")
+    parser.add_argument(
+        "--new-run", action="store_true", help="if MLflow has the run no more: make another, and tell it everything"
+    )
     arguments = parser.parse_args()
-    sys.exit(0 if Tracker.at(arguments.folder, arguments.tracking_uri).flush() else 1)
+    tracker = Tracker.at(arguments.folder, arguments.tracking_uri)
+    sys.exit(0 if tracker.flush(new_run=arguments.new_run) else 1)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,10 @@ class Journal:
         """Keep MLflow's id of the run."""
         self._write_state({**self._state(), "run_id": run_id})
 
+    def forget_run(self) -> None:
+        """Keep that MLflow has no such run any more, so that all records are pending again."""
+        self._write_state({"run_id": "", "sent": 0})
+
     def mark_sent(self, end: int) -> None:
         """Keep that everything before a byte offset has been sent."""
         self._write_state({**self._state(), "sent": end})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from crysatom.tracking import send
 from crysatom.tracking.fields import FIGURES
 from crysatom.tracking.journal import Journal
-from crysatom.tracking.store import resolve_uri
+from crysatom.tracking.store import DeletedExperimentError, resolve_uri
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,8 @@ class Tracker:
     Everything goes to a journal in the run's folder first, and from there to MLflow, in order. While
     MLflow is away the journal grows; the next call, :meth:`finish`, or ``python -m
     crysatom.tracking.flush FOLDER`` later catches up. A metric of a step that the journal already holds is
-    left out, so that a resumed training may repeat its last epochs. Holds two strings and can be pickled
+    left out, so that a resumed training may repeat its last epochs. If the run is deleted in MLflow, a new one is
+    made and told everything from the beginning. Holds two strings and can be pickled
     to the process that reports; one process at a time may write.
 
     Attributes:
@@ -137,18 +138,33 @@ class Tracker:
             steps.setdefault(record["step"], {}).update(record["values"])
         return pd.DataFrame.from_dict(steps, orient="index").rename_axis("epoch").sort_index()
 
-    def flush(self) -> bool:
-        """Send what MLflow does not have yet, in order; return whether it now has everything."""
+    def flush(self, *, new_run: bool = False) -> bool:
+        """Send what MLflow does not have yet, in order; return whether it now has everything.
+
+        Args:
+            new_run: Make a new run, and tell it everything, if the store has no run of that id. Without it nothing
+                is sent then: it may be another store than the one that has the run.
+
+        """
+        replaced = (send.DeletedRunError, send.UnknownRunError) if new_run else send.DeletedRunError
         try:
-            for record, end in self._journal.pending():
-                send.send(self.uri, self._journal, record)
-                self._journal.mark_sent(end)
+            try:
+                self._send_pending()
+            except replaced as error:
+                logger.warning("MLflow at %s: %s. A new run is made, and told everything", self.uri, error)
+                self._journal.forget_run()
+                self._send_pending()
         except Exception as error:  # noqa: BLE001 - whatever MLflow raises, the training goes on
             self._warn(error)
             self._retry_at = time.monotonic() + RETRY_SECONDS
             return False
         self._retry_at = 0.0
         return True
+
+    def _send_pending(self) -> None:
+        for record, end in self._journal.pending():
+            send.send(self.uri, self._journal, record)
+            self._journal.mark_sent(end)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"uri": self.uri, "folder": self.folder, "_retry_at": 0.0, "_seen": None}
@@ -171,13 +187,16 @@ class Tracker:
 
     def _warn(self, error: Exception) -> None:
         level = logging.WARNING if self._retry_at == 0.0 else logging.DEBUG
+        answers = isinstance(error, DeletedExperimentError | send.UnknownRunError)
         logger.log(
             level,
-            "MLflow at %s does not answer (%s). Training goes on; what it should know is kept in %s and sent "
-            "when it is back, or by: python -m crysatom.tracking.flush %s --tracking-uri '%s'",
+            "MLflow at %s %s (%s). Training goes on; what it should know is kept in %s and sent "
+            "when %s, or by: python -m crysatom.tracking.flush %s --tracking-uri '%s'",
             self.uri,
+            "cannot be told" if answers else "does not answer",
             str(error).partition("\n")[0],
             self._journal.path,
+            "that is mended" if answers else "it is back",
             self.folder,
             self.uri,
         )

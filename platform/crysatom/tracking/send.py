@@ -8,32 +8,46 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from crysatom.tracking.journal import Journal, Record
-from crysatom.tracking.store import client, experiment_id
+from crysatom.tracking.store import client, experiment_id, require_active
 from crysatom.tracking.vectors import register_vectors
 
 logger = logging.getLogger(__name__)
 
 START, METRICS, TAGS, ARTIFACT, REGISTER, FINISH = "start", "metrics", "tags", "artifact", "register", "finish"
 
-_REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST"}
+_NOT_THERE = "RESOURCE_DOES_NOT_EXIST"
+_REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", _NOT_THERE}
 _BATCH = 100
 """Parameters, tags or metrics that MLflow takes in one call."""
+
+
+class DeletedRunError(RuntimeError):
+    """The run was deleted in the store."""
+
+
+class UnknownRunError(RuntimeError):
+    """The store has never had the run, or has it no more."""
 
 
 def send(uri: str, journal: Journal, record: Record) -> None:
     """Tell the store one record. What it refuses for good is logged and passed over, as it stays in the journal.
 
     Raises:
+        DeletedRunError: If the run was deleted: nothing more can be told to it.
+        DeletedExperimentError: If its experiment was deleted.
+        UnknownRunError: If the store has no such run.
         Exception: Whatever MLflow raises when the store cannot be reached; try again later.
 
     """
     if record["op"] == START:
         _start(uri, journal, record)
         return
+    if record["op"] in {ARTIFACT, REGISTER}:  # which MLflow takes for a deleted run, too
+        _require_run(uri, journal.run_id)
     try:
         _CALLS[record["op"]](uri, journal.run_id, record)
     except FileNotFoundError as error:
@@ -41,12 +55,14 @@ def send(uri: str, journal: Journal, record: Record) -> None:
     except MlflowException as error:
         if error.error_code not in _REFUSED:
             raise
+        _require_run(uri, journal.run_id)
         logger.warning("MLflow refused %r of run %s: %s", record["op"], journal.run_id, error)
 
 
 def _start(uri: str, journal: Journal, record: Record) -> None:
     mlflow = client(uri)
     if journal.run_id:
+        _require_run(uri, journal.run_id)
         mlflow.update_run(journal.run_id, status="RUNNING")
     else:
         experiment = experiment_id(uri, record["experiment"])
@@ -56,6 +72,22 @@ def _start(uri: str, journal: Journal, record: Record) -> None:
     known = mlflow.get_run(journal.run_id).data.params
     _log_params(mlflow, journal.run_id, {k: v for k, v in record["params"].items() if k not in known})
     _log_tags(mlflow, journal.run_id, record["tags"])
+
+
+def _require_run(uri: str, run_id: str) -> None:
+    try:
+        run = client(uri).get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != _NOT_THERE:
+            raise
+        raise UnknownRunError(
+            f"it has no run {run_id}, as which this one began: name the store that has it or, if the run was deleted "
+            "for good, add --new-run to the command below"
+        ) from error
+    if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
+        # With its experiment the run, too, will be taken back: a new one would double it
+        require_active(uri, client(uri).get_experiment(run.info.experiment_id))
+        raise DeletedRunError(f"run {run_id} was deleted")
 
 
 def _log_params(mlflow: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:

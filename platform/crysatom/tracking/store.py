@@ -8,11 +8,16 @@ import os
 from pathlib import Path
 
 from mlflow import MlflowClient
+from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 
 SQLITE = "sqlite:///"
 TRACKING_URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+
+
+class DeletedExperimentError(RuntimeError):
+    """The experiment was deleted in the store."""
 
 
 def resolve_uri(uri: str, directory: str | Path) -> str:
@@ -51,6 +56,10 @@ def experiment_id(uri: str, name: str) -> str:
     """Return the id of an experiment, which is made if missing.
 
     Artifacts of a sqlite store lie in ``mlartifacts`` beside the database; a server decides for itself.
+
+    Raises:
+        DeletedExperimentError: If it was deleted; MLflow makes no other of the same name.
+
     """
     mlflow = client(uri)
     if (known := mlflow.get_experiment_by_name(name)) is None:
@@ -60,7 +69,22 @@ def experiment_id(uri: str, name: str) -> str:
             known = mlflow.get_experiment_by_name(name)
             if known is None:
                 raise
+    require_active(uri, known)
     return str(known.experiment_id)
+
+
+def require_active(uri: str, experiment: Experiment) -> None:
+    """Raise if an experiment was deleted.
+
+    Raises:
+        DeletedExperimentError: If so; says how to take it back.
+
+    """
+    if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
+        raise DeletedExperimentError(
+            f"experiment {experiment.name!r} was deleted; take it back by: MLFLOW_TRACKING_URI='{uri}' "
+            f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+        )
 
 
 def _artifact_root(uri: str) -> str | None:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from crysatom import distributed
+from crysatom.training import machine
 from crysatom.training.checkpoints import newest
 
 Save = Callable[[Path], None]
@@ -51,6 +52,14 @@ class Context(ABC):
         Every worker calls this once per epoch.
         """
 
+    def hardware(self) -> str:
+        """Return one line on each kind of machine that the workers run on; all workers call this together."""
+        return machine.joined(distributed.gather_objects(machine.hardware()))
+
+    def usage(self) -> Metrics:
+        """Return how busy the workers' machines are, as one; all workers call this together."""
+        return machine.combined(distributed.gather_objects(machine.usage(self.device)))
+
     @abstractmethod
     def checkpoint(self) -> Any:
         """Return a context manager that yields the folder of the last checkpoint, or None."""
@@ -61,7 +70,7 @@ class PlainContext(Context):
 
     Args:
         folder: Where checkpoints are kept: the newest two.
-        on_report: Called by rank 0 with the metrics of each epoch.
+        on_report: Called by rank 0 with the metrics of each epoch, those of the workers' machines among them.
         device: Where to compute.
 
     """
@@ -70,11 +79,22 @@ class PlainContext(Context):
         self, folder: Path, on_report: Callable[[Metrics], None] = lambda _: None, device: str = "cpu"
     ) -> None:
         self.folder, self.on_report, self.device = folder, on_report, torch.device(device)
+        machine.usage(self.device)  # utilization is counted from here
 
     def report(self, metrics: Metrics, save: Save) -> None:
-        """Save to a temporary folder, rename it when it is whole, then publish."""
-        if distributed.rank() != 0:
-            return
+        """Save on rank 0, then publish."""
+        everything = metrics | self.usage()
+        if distributed.rank() == 0:
+            self._keep(metrics, save)
+        self.publish(everything)
+
+    def publish(self, metrics: Metrics) -> None:
+        """Hand on the metrics of an epoch that is saved."""
+        if distributed.rank() == 0:
+            self.on_report(metrics)
+
+    def _keep(self, metrics: Metrics, save: Save) -> None:
+        """Save to a temporary folder and rename it when it is whole."""
         final = self.folder / f"epoch-{int(metrics['epoch']):06d}"
         partial = self.folder / f".{final.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -84,7 +104,6 @@ class PlainContext(Context):
         partial.rename(final)
         for old in sorted(self.folder.glob("epoch-*"))[:-2]:
             shutil.rmtree(old)
-        self.on_report(metrics)
 
     @contextmanager
     def checkpoint(self) -> Iterator[Path | None]:

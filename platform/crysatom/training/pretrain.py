@@ -49,6 +49,7 @@ class PretrainOutcome:
         history: Metrics of each epoch.
         selected_epoch: The epoch that the vectors come from.
         cross_correlation: ``(d, d)`` for Barlow Twins, else None.
+        hardware: Of the workers, one line.
 
     """
 
@@ -56,6 +57,7 @@ class PretrainOutcome:
     history: list[dict[str, float]]
     selected_epoch: int
     cross_correlation: np.ndarray | None
+    hardware: str
 
 
 def resident_data(config: PretrainConfig, folder: Path, device: torch.device) -> PretrainData:
@@ -122,7 +124,11 @@ def pretrain(config: PretrainConfig, data: PretrainData, context: Context) -> Pr
         matrix = model.cross_correlation(next(iter(data.train.epoch(0))), epoch=config.epochs).cpu().numpy()
     vectors = recorder.to_vectors() if published else extract(model, data.everything)
     return PretrainOutcome(
-        vectors=vectors, history=history, selected_epoch=loop.selected_epoch, cross_correlation=matrix
+        vectors=vectors,
+        history=history,
+        selected_epoch=loop.selected_epoch,
+        cross_correlation=matrix,
+        hardware=context.hardware(),
     )
 
 

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from crysatom.names import CGCNN_BITS, ELEMENT_BINS
 from crysatom.vectors.files import read_vectors
 from crysatom.vectors.table import AtomVectors, rows_of
-
-ELEMENT_BINS = "elements"
-CGCNN_BITS = "cgcnn92"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,0 +1,74 @@
+"""Which rows of a crystal table have the id of an accepted crystal before them.
+
+The rule is that of :mod:`crysatom.crystals.ingest`: each crystal is judged by itself first, and of the accepted
+ones with the same id the first is kept. A row that is rejected for itself takes its id from nobody.
+
+Shards are made anywhere and in any order, so whether an earlier row is accepted must be known before. Only the
+rows whose id is not their own are judged for it, once, here; from a table that the ingest job wrote, none.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from crysatom.config import GraphSpec
+from crysatom.crystals.checks import Limits
+from crysatom.crystals.table import GRAPH_COLUMNS
+from crysatom.graphs.shard_task import ROW_GROUP_CRYSTALS, make_graphs
+from crysatom.names import MATERIAL_ID
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[Any]
+
+
+def duplicate_rows(table: Path, spec: GraphSpec, limits: Limits) -> Array:
+    """Return the rows whose id an earlier accepted row has, ascending; of the whole table only the ids are read.
+
+    Args:
+        table: Crystal table.
+        spec: How a crystal becomes a graph.
+        limits: What a crystal must keep to.
+
+    """
+    ids = pq.read_table(table, columns=[MATERIAL_ID], partitioning=None)[MATERIAL_ID].combine_chunks()
+    codes = ids.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    counts = np.bincount(codes[codes >= 0], minlength=1)
+    shared = np.flatnonzero((codes >= 0) & (counts[codes] > 1))
+    if len(shared):
+        logger.info("%d crystals share their ids with others: the first usable one of each id is kept", len(shared))
+    taken = np.zeros(len(counts), dtype=bool)
+    duplicates: list[int] = []
+    for rows, batch in _read(table, shared):
+        undecided = np.flatnonzero(~taken[codes[rows]])
+        verdicts, _ = make_graphs(batch.take(pa.array(undecided)), spec, limits)
+        usable = set(rows[undecided[verdicts.accepted]].tolist())
+        for row in rows.tolist():
+            if taken[codes[row]]:
+                duplicates.append(row)
+            elif row in usable:
+                taken[codes[row]] = True
+    return np.array(duplicates, dtype=np.int64)
+
+
+def _read(table: Path, rows: Array) -> Iterator[tuple[Array, pa.RecordBatch]]:
+    """Yield some rows of a table (ascending) with their numbers, reading the row groups that hold any."""
+    with pq.ParquetFile(table) as file:
+        end = 0
+        for group in range(file.num_row_groups):
+            start, end = end, end + file.metadata.row_group(group).num_rows
+            if not ((rows >= start) & (rows < end)).any():
+                continue
+            for batch in file.iter_batches(ROW_GROUP_CRYSTALS, row_groups=[group], columns=list(GRAPH_COLUMNS)):
+                chosen = rows[(rows >= start) & (rows < start + batch.num_rows)]
+                if len(chosen):
+                    yield chosen, batch.take(pa.array(chosen - start))
+                start += batch.num_rows

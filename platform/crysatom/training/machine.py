@@ -1,0 +1,74 @@
+"""The machine that a worker runs on: what it is, and how busy it was during an epoch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Sequence
+
+import psutil
+import torch
+
+from crysatom.names import SYSTEM
+
+UTILIZATION = "utilization_percentage"
+
+
+def hardware() -> str:
+    """Return one line on processor, memory and accelerators, as far as this process may use them."""
+    memory = psutil.virtual_memory().total / 2**30
+    return (
+        f"{os.cpu_count()} x {platform.processor() or platform.machine()}, {memory:.0f} GiB memory, {_accelerators()}"
+    )
+
+
+def usage(device: torch.device) -> dict[str, float]:
+    """Return how busy the machine is, under names that MLflow shows on its page of system metrics.
+
+    Utilization of the CPUs is since the call before; the first call only starts the clock. Memory is that of the
+    whole machine, of this process and of its GPU, in megabytes.
+    """
+    memory = psutil.virtual_memory()
+    metrics = {
+        f"cpu_{UTILIZATION}": psutil.cpu_percent(),
+        "system_memory_usage_megabytes": memory.used / 1e6,
+        "system_memory_usage_percentage": memory.percent,
+        "process_memory_megabytes": psutil.Process().memory_info().rss / 1e6,
+    }
+    if device.type == "cuda":
+        metrics |= _gpu_usage(device)
+    return {SYSTEM + name: float(value) for name, value in metrics.items()}
+
+
+def combined(usages: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the usage of several workers as one: mean utilization, and the memory of the worker that uses most.
+
+    The names do not depend on the number of workers, so that runs can be compared.
+    """
+    result = {}
+    for name in dict.fromkeys(name for usage in usages for name in usage):
+        values = [usage[name] for usage in usages if name in usage]
+        result[name] = sum(values) / len(values) if name.endswith(UTILIZATION) else max(values)
+    return result
+
+
+def joined(lines: Sequence[str]) -> str:
+    """Return the hardware of several workers as one line that names each kind once."""
+    return "; ".join(sorted(set(lines)))
+
+
+def _accelerators() -> str:
+    count = torch.cuda.device_count()
+    return f"{count} x {torch.cuda.get_device_name(0)}" if count else "no GPU"
+
+
+def _gpu_usage(device: torch.device) -> dict[str, float]:
+    free, total = torch.cuda.mem_get_info(device)
+    metrics = {
+        "gpu_memory_usage_megabytes": (total - free) / 1e6,
+        "gpu_memory_usage_percentage": 100 * (total - free) / total,
+    }
+    with contextlib.suppress(Exception):  # without nvidia-ml-py, or where the driver does not tell: one figure less
+        metrics[f"gpu_{UTILIZATION}"] = torch.cuda.utilization(device)
+    return metrics
