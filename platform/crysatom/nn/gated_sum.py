@@ -70,19 +70,19 @@ class _Statistics:
     basis: Tensor
 
 
-def _statistics(edges: Edges, center_term: Tensor, neighbor_term: Tensor, weight: Tensor) -> _Statistics:
+def _statistics(edges: Edges, terms: tuple[Tensor, Tensor, Tensor], weight: Tensor) -> _Statistics:
     """Return the statistics of u from sums over atoms.
 
     The variance is taken about this worker's own mean, then merged. S and T are taken about means of their own,
     so that no large products cancel in it.
     """
-    views = edges.num_views
+    views, (center_term, neighbor_term, edge_term) = edges.num_views, terms
     degrees = edges.in_degree[:, None], edges.out_degree[:, None]
     S, T, in_degree, out_degree = (_per_view(x, views) for x in (center_term, neighbor_term, *degrees))
     n = edges.edges_per_view.clamp(min=1).to(S.dtype)[:, None]
     level = (out_degree.mT @ T)[:, 0] / n
     T = T - level[:, None]
-    rest = edges.at_center(T.flatten(0, 1), edges.neighbor).addmm_(edges.center_basis, weight.T)
+    rest = edges.at_center(T.flatten(0, 1), edges.neighbor) + edges.at_center(edge_term, edges.row)
     Q = _per_view(rest, views)
     mean = ((in_degree.mT @ S)[:, 0] + Q.sum(1)) / n
     basis = T.mT @ _per_view(edges.neighbor_basis, views)
@@ -122,17 +122,13 @@ def _exponents(
             yield view, table, chunks
 
 
-def _cannot_overflow(table: Tensor, atoms: int) -> bool:
-    """Tell whether two to the power of any sum of a neighbor's, a center's and a distance's row is finite."""
-    parts = table[:atoms], table[atoms : 2 * atoms], table[2 * atoms :]
-    largest = torch.stack([part.amax() for part in parts]).sum()
-    return bool(largest < math.log2(torch.finfo(table.dtype).max) - 1)
+def _power_and_core(exponent: Tensor, small: bool) -> tuple[Tensor, Tensor]:
+    """Return [exp(-y_f), exp(y_c)] ``(e, 2D)``, which may replace the exponents, and softplus(y_c) ``(e, D)``.
 
-
-def _power_and_core(exponent: Tensor, safe: bool) -> tuple[Tensor, Tensor]:
-    """Return [exp(-y_f), exp(y_c)] ``(e, 2D)``, which may replace the exponents, and softplus(y_c) ``(e, D)``."""
+    If no y_c is above 88 (709 in float64), where its exponential overflows, softplus takes half the time.
+    """
     width = exponent.shape[1] // 2
-    if safe:
+    if small:
         power = exponent.exp2_()
         return power, torch.log1p(power[:, width:])
     return torch.exp2(exponent), F.softplus(exponent[:, width:] / LOG2_E)
@@ -155,7 +151,7 @@ def _gate_backward(power: Tensor, core: Tensor, grad_message: Tensor) -> Tensor:
     return power
 
 
-def _column_dots(a: Tensor, level: Tensor | float, b: Tensor) -> Tensor:
+def _column_dots(a: Tensor, level: Tensor, b: Tensor) -> Tensor:
     """Return the sum over rows of (a - level) * b, ``(C,)``."""
     total = b.new_zeros(b.shape[1])
     for part in blocks(*b.shape):
@@ -168,6 +164,21 @@ def _targets(edges: Edges) -> tuple[Tensor, int]:
     if edges.count is None:
         return edges.center, edges.num_atoms
     return torch.arange(len(edges.row), device=edges.row.device), len(edges.row)
+
+
+def _summed_messages(
+    edges: Edges, terms: tuple[Tensor, Tensor, Tensor], gain: Tensor, offset: Tensor, *, small: bool
+) -> Tensor:
+    """Return the sums of messages at their targets; not finite if ``small`` is claimed and does not hold."""
+    targets, num_targets = _targets(edges)
+    width = gain.shape[1] // 2
+    out = gain.new_zeros(num_targets, width)
+    for _, table, chunks in _exponents(edges, terms, gain, offset):
+        for chunk in chunks:
+            power, message = _power_and_core(sum_rows(table, edges.terms[chunk.edges]), small)
+            message /= power[:, :width].add_(1)
+            out.index_add_(0, targets[chunk.edges], message)
+    return out
 
 
 def _through_normalization(  # noqa: PLR0913 - the letters of the formula
@@ -207,25 +218,20 @@ class _GatedSum(torch.autograd.Function):
         statistics: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         edge_term = edges.basis @ weight.T
+        terms = center_term, neighbor_term, edge_term
         ctx.statistics = None
         if statistics is None:
-            ctx.statistics = _statistics(edges, center_term, neighbor_term, weight)
+            ctx.statistics = _statistics(edges, terms, weight)
             mean, variance = ctx.statistics.mean, ctx.statistics.variance
         else:
             mean, variance = (s.double().expand(edges.num_views, -1) for s in statistics)
         rstd = torch.rsqrt(variance + eps)
         gain, offset = (rstd * scale).to(scale.dtype), (shift - mean * rstd * scale).to(scale.dtype)
-        width = center_term.shape[1] // 2
-        targets, num_targets = _targets(edges)
-        out = center_term.new_zeros(num_targets, width)
-        ctx.safe = [False] * edges.num_views
-        for view, table, chunks in _exponents(edges, (center_term, neighbor_term, edge_term), gain, offset):
-            ctx.safe[view] = _cannot_overflow(table, len(center_term) // edges.num_views)
-            for chunk in chunks:
-                power, message = _power_and_core(sum_rows(table, edges.terms[chunk.edges]), ctx.safe[view])
-                message /= power[:, :width].add_(1)
-                out.index_add_(0, targets[chunk.edges], message)
-        ctx.edges = edges
+        ctx.edges, ctx.small = edges, True
+        out = _summed_messages(edges, terms, gain, offset, small=True)
+        if not torch.isfinite(out.sum()):
+            ctx.small = False
+            out = _summed_messages(edges, terms, gain, offset, small=False)
         ctx.save_for_backward(center_term, neighbor_term, weight, edge_term, mean, rstd, gain, offset)
         ctx.mark_non_differentiable(mean, variance)
         return out, mean, variance
@@ -240,31 +246,31 @@ class _GatedSum(torch.autograd.Function):
         S, T = _per_view(center_term, views), _per_view(neighbor_term, views)
         dy_center, dy_neighbor = torch.zeros_like(S), torch.zeros_like(T)
         dy_sum, dyx_sum = torch.zeros_like(mean64), torch.zeros_like(mean64)
-        grad_row, dy_row = torch.zeros_like(edge_term), torch.empty_like(edge_term)
+        grad_weight, dy_row = torch.zeros_like(weight), torch.empty_like(edge_term)
         for view, table, chunks in _exponents(edges, (center_term, neighbor_term, edge_term), gain, offset):
             dy_row.zero_()
             for chunk in chunks:
                 part = chunk.edges
-                power, core = _power_and_core(sum_rows(table, edges.terms[part]), ctx.safe[view])
+                power, core = _power_and_core(sum_rows(table, edges.terms[part]), ctx.small)
                 dy = _gate_backward(power, core, grad_out.index_select(0, targets[part]))
                 dy_center.view_as(center_term).index_add_(0, edges.center[part], dy)
                 dy_neighbor.view_as(center_term).index_add_(0, edges.neighbor[part], dy)
                 dy_row.index_add_(0, edges.row[part], dy)
-            grad_row.addcmul_(dy_row, gain[view])
+            dy_basis = dy_row.T @ edges.basis
+            grad_weight.addcmul_(dy_basis, gain[view, :, None])
             dy_sum[view] = dy_center[view].sum(0)
             dyx_sum[view] = rstd[view] * (
                 _column_dots(S[view], mean[view] - level[view], dy_center[view])
                 + _column_dots(T[view], level[view], dy_neighbor[view])
-                + _column_dots(edge_term, 0, dy_row)
+                + (weight * dy_basis).sum(1)
             )
-        grad_weight = grad_row.T @ edges.basis
         if stats is None:
             dy_center, dy_neighbor = dy_center * gain[:, None], dy_neighbor * gain[:, None]
         else:
             sums = distributed.all_reduce_sum(torch.stack([dy_sum, dyx_sum])) / stats.count.clamp(min=1)[:, None]
             means = sums.to(gain.dtype)
             k, kx = means[0], means[1] * rstd
-            rests = stats.rest, edges.at_neighbor(center_term, edges.center).addmm_(edges.neighbor_basis, weight.T)
+            rests = stats.rest, edges.at_neighbor(center_term, edges.center) + edges.at_neighbor(edge_term, edges.row)
             shifts = mean - level, mean
             degrees = edges.in_degree, edges.out_degree
             for view in range(views):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crysatom.names import SYMBOLS
-from crysatom.vectors.elements import ELEMENT_BINS, element_features
+from crysatom.names import ELEMENT_BINS, SYMBOLS
+from crysatom.vectors.elements import element_features
 from crysatom.vectors.scale import column_spread
 from crysatom.vectors.table import AtomVectors, element_name
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from crysatom.names import SYMBOLS
-from crysatom.vectors.elements import CGCNN_BITS, element_features
+from crysatom.names import CGCNN_BITS, SYMBOLS
+from crysatom.vectors.elements import element_features
 from crysatom.vectors.table import AtomVectors
 
 INSTALL = 'pip install "crysatom[vectors]"'
