@@ -26,6 +26,7 @@ from crysatom.graphs.featurize import featurize_plain
 from crysatom.tracking.environment import environment_tags
 from crysatom.training.context import PlainContext
 from crysatom.training.loop import Loop
+from crysatom.training.machine import hardware
 from crysatom.training.pretrain import build, resident_data
 from crysatom.vectors.elements import element_features
 
@@ -100,7 +101,7 @@ def main() -> None:
         "shares": {group: round(value / total, 3) for group, value in times.most_common()},
         "settings": {k: v for k, v in vars(arguments).items() if not isinstance(v, Path)},
         "date": time.strftime("%Y-%m-%d"),
-        "environment": environment_tags(),
+        "environment": environment_tags(hardware()),
     }
     print(json.dumps(result, indent=1))
     RESULTS.mkdir(exist_ok=True)
