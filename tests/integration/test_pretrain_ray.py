@@ -218,7 +218,7 @@ def test_a_killed_job_is_resumed_and_nothing_else_takes_its_folder(
     place: Path, tmp_path: Path, undisturbed: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = place / "job"
-    output = interrupt(job(place, cwd=tmp_path), folder, signal.SIGTERM, after="")
+    output = interrupt(job(place, "--num-workers", "0", cwd=tmp_path), folder, signal.SIGTERM, after="")
     first = checkpoints(folder)[-1]
     assert "SIGTERM" not in output, "a user who stops a job needs no stack trace"
     run_id = json.loads((folder / "tracking" / "state.json").read_text())["run_id"]
