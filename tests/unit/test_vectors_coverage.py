@@ -18,20 +18,6 @@ from crysatom.vectors.table import AtomVectors
 DATA = os.environ.get("CRYSATOM_TEST_DATA")
 
 
-@pytest.fixture
-def learned() -> AtomVectors:
-    """A table as pretraining leaves it: counts, errors, a large common component."""
-    rng = np.random.default_rng(3)
-    vectors = (5 + rng.normal(size=(6, 4))).astype(np.float32)
-    return AtomVectors(
-        atomic_numbers=np.array([1, 8, 11, 17, 26, 92]),
-        vectors=vectors,
-        site_counts=np.array([10, 20, 30, 40, 50, 60]),
-        standard_errors=np.abs(vectors) / 10,
-        provenance={"data_digest": "abc"},
-    )
-
-
 def test_missing_elements_are_named_with_their_crystals() -> None:
     table = table_of_rows({"Na": [1.0], "Cl": [2.0]})
     crystals = [[11, 17], [2, 2, 11], [17], [26, 2], [], *([[26]] * 6), [119]]

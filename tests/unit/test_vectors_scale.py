@@ -13,20 +13,6 @@ from crysatom.vectors.scale import scaled
 from crysatom.vectors.table import AtomVectors
 
 
-@pytest.fixture
-def learned() -> AtomVectors:
-    """A table as pretraining leaves it: counts, errors, a large common component."""
-    rng = np.random.default_rng(3)
-    vectors = (5 + rng.normal(size=(6, 4))).astype(np.float32)
-    return AtomVectors(
-        atomic_numbers=np.array([1, 8, 11, 17, 26, 92]),
-        vectors=vectors,
-        site_counts=np.array([10, 20, 30, 40, 50, 60]),
-        standard_errors=np.abs(vectors) / 10,
-        provenance={"data_digest": "abc"},
-    )
-
-
 @pytest.mark.parametrize("how", ["rms", "standardize"])
 def test_scaled_tables_start_a_linear_layer_with_equal_outputs(learned: AtomVectors, how: str) -> None:
     """The promise is about PyTorch's own initialization, so that is what is measured."""
