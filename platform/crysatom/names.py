@@ -51,6 +51,9 @@ CGCNN_BITS = "cgcnn92"
 
 SSLLoss = Literal["barlow_twins", "vicreg", "nt_xent", "none"]
 Recipe = Literal["default", "paper"]
+Optimizer = Literal["adam", "adamw"]
+Schedule = Literal["constant", "cosine", "step", "one_cycle"]
+Criterion = Literal["mae", "mse", "huber"]
 VectorScale = Literal["none", "rms", "standardize"]
 VECTOR_SCALES: tuple[VectorScale, ...] = get_args(VectorScale)
 
