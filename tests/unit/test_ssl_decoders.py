@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from crysatom.nn.pooling import pool
 from crysatom.ssl.decoders import (
     CLASS_WEIGHTS,
     ConnectivityDecoder,
@@ -22,7 +23,6 @@ from crysatom.ssl.decoders import (
     pair_ptr,
     size_buckets,
 )
-from crysatom.ssl.objective import pool
 from tests.synthetic import random_batch
 
 WIDTH = 6

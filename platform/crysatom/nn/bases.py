@@ -26,3 +26,17 @@ def gaussian_basis(distance: Tensor, centers: Tensor) -> Tensor:
     """
     spacing = centers[1] - centers[0]
     return torch.exp(-(((distance.to(centers.dtype)[:, None] - centers) / spacing) ** 2))
+
+
+def expand_different(distance: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the features ``(R, F)`` of the R different distances, and the row of each edge ``(E,)``.
+
+    In crystals most distances occur many times: some 5 in batches of JARVIS-DFT.
+
+    Args:
+        distance: ``(E,)`` in angstrom.
+        centers: ``(F,)`` in angstrom, evenly spaced.
+
+    """
+    different, row = torch.unique(distance, return_inverse=True)
+    return gaussian_basis(different, centers), row

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch_geometric.data import Batch
+
+from crysatom.nn.bases import expand_different
 
 CACHE_ELEMENTS = 2**18
 """Values of one temporary that still stay in a CPU core's second-level cache (1 MiB in float32)."""
@@ -76,6 +79,27 @@ class Edges:
     row: Tensor
     basis: Tensor
     count: Tensor | None = None
+
+    @classmethod
+    def of(cls, batch: Batch, centers: Tensor) -> Edges:
+        """Return the edges of a batch as one view.
+
+        Args:
+            batch: Crystals.
+            centers: ``(F,)`` of the Gaussians of distance, in angstrom.
+
+        """
+        neighbor, center = batch.edge_index
+        basis, row = expand_different(batch.distance, centers)
+        return cls(
+            num_views=1,
+            num_atoms=len(batch.batch),
+            edge_ptr=batch.edge_ptr,
+            center=center,
+            neighbor=neighbor,
+            row=row,
+            basis=basis,
+        )
 
     @cached_property
     def view_ptr(self) -> list[int]:

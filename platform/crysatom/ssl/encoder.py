@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from crysatom.names import MAX_ATOMIC_NUMBER
-from crysatom.nn.bases import gaussian_basis, gaussian_centers
+from crysatom.nn.bases import expand_different, gaussian_centers
 from crysatom.nn.edges import Edges
 from crysatom.nn.gated_conv import GatedConv
 
@@ -50,12 +50,8 @@ class Encoder(nn.Module):
         self.convs = nn.ModuleList(GatedConv(width, len(self.centers)) for _ in range(num_layers))
 
     def basis(self, distance: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features ``(R, F)`` of the R different distances, and the row of each edge ``(E,)``.
-
-        In crystals most distances occur many times: some 5 in batches of JARVIS-DFT.
-        """
-        different, row = torch.unique(distance, return_inverse=True)
-        return gaussian_basis(different, self.centers), row
+        """Return the features ``(R, F)`` of the R different distances, and the row of each edge ``(E,)``."""
+        return expand_different(distance, self.centers)
 
     def forward(self, atomic_numbers: Tensor, edges: Edges) -> Tensor:
         """Return the vectors ``(M, D)`` of atoms; atomic number 0 marks a masked atom."""

@@ -11,6 +11,7 @@ from torch_geometric.data import Batch
 
 from crysatom.config import PretrainConfig
 from crysatom.names import CONNECTIVITY, FEATURES, LOSS, MAX_ATOMIC_NUMBER, SSL
+from crysatom.nn.pooling import pool
 from crysatom.ssl.decoders import (
     ConnectivityDecoder,
     FeatureDecoder,
@@ -26,13 +27,6 @@ from crysatom.ssl.losses.vicreg import vicreg
 from crysatom.ssl.views import mask_atoms, mask_edges, mix, stack_views
 
 VIEWS = 2
-
-
-def pool(h: Tensor, batch: Batch) -> Tensor:
-    """Return the mean over each crystal's atoms, ``(B, D)`` from ``(N, D)`` (the paper's READOUT)."""
-    total = h.new_zeros(len(batch.ptr) - 1, h.shape[1]).index_add(0, batch.batch, h)
-    num_atoms: Tensor = batch.ptr.diff()
-    return total / num_atoms[:, None]
 
 
 def composition(batch: Batch) -> Tensor:

@@ -26,7 +26,8 @@ class MovingAverage:
     def update(self) -> None:
         """Take in the model's present weights."""
         for name, value in self.model.state_dict().items() if self.decay else ():
-            self.tensors[name].lerp_(value, 1 - self.decay)
+            if value.is_floating_point():  # an index is no quantity
+                self.tensors[name].lerp_(value, 1 - self.decay)
 
     @torch.no_grad()
     def apply(self) -> None:

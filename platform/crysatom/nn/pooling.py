@@ -1,0 +1,13 @@
+"""From atoms to crystals."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch_geometric.data import Batch
+
+
+def pool(h: Tensor, batch: Batch) -> Tensor:
+    """Return the mean over each crystal's atoms, ``(B, D)`` from ``(N, D)`` (the paper's READOUT)."""
+    total = h.new_zeros(len(batch.ptr) - 1, h.shape[1]).index_add(0, batch.batch, h)
+    num_atoms: Tensor = batch.ptr.diff()
+    return total / num_atoms[:, None]

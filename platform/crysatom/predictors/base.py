@@ -1,0 +1,176 @@
+"""What all predictors share: how one is described, what it takes and returns, and its table of atom vectors."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from crysatom.config import GraphSpec
+from crysatom.names import MAX_ATOMIC_NUMBER, Recipe
+from crysatom.vectors.table import AtomVectors
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorSpec:
+    """All that decides a predictor's architecture, beside the atom vectors; JSON values only.
+
+    Raises:
+        ValueError: If a value cannot be built.
+
+    """
+
+    predictor: str = "cgcnn"
+    """A name of ``crysatom.predictors.registry``."""
+
+    width: int = 64
+    """Length of an atom's vector in the convolutions."""
+
+    num_layers: int = 3
+    """Convolutions."""
+
+    hidden_dim: int = 128
+    """Width of the layers behind the pooling."""
+
+    num_hidden: int = 1
+    """Layers behind the pooling, before the output."""
+
+    cutoff: float = GraphSpec.cutoff
+    """Largest distance that Gaussians describe, in angstrom; that of the graphs."""
+
+    basis_step: float = 0.2
+    """Spacing and width of the Gaussians, in angstrom."""
+
+    train_vectors: bool = False
+    """Train the atom vectors with the rest; off: frozen, as published."""
+
+    outputs: int = 1
+    """1: a number; more: log-probabilities of so many classes."""
+
+    options: Mapping[str, float] = field(default_factory=dict)
+    """Options that only this predictor has, see its ``OPTIONS``; those not given have the defaults there."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "num_layers", "hidden_dim", "num_hidden", "outputs"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"{name} of the predictor must be at least 1, got {value}")
+        for name in ("cutoff", "basis_step"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} of the predictor must be a positive length in angstrom, got {value}")
+        if self.basis_step > self.cutoff:
+            raise ValueError(
+                f"basis_step {self.basis_step} angstrom exceeds the cutoff {self.cutoff} angstrom: distances would "
+                "be described by a single Gaussian; choose a smaller step"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values; ``PredictorSpec(**values)`` is equal to this one."""
+        return {**dataclasses.asdict(self), "options": dict(self.options)}
+
+
+class AtomTable(nn.Module):
+    """Vectors by element, frozen or trained.
+
+    They are part of the saved weights either way, so that weights never meet the vectors of other elements.
+
+    Args:
+        table: M elements, K dimensions.
+        trained: Whether they are parameters.
+
+    """
+
+    row: Tensor
+    vectors: Tensor
+
+    def __init__(self, table: AtomVectors, *, trained: bool) -> None:
+        super().__init__()
+        count = len(table.atomic_numbers)
+        row = torch.full((MAX_ATOMIC_NUMBER + 1,), count)
+        row[torch.from_numpy(table.atomic_numbers)] = torch.arange(count)
+        self.register_buffer("row", row)
+        vectors = torch.from_numpy(table.vectors).clone()
+        if trained:
+            self.vectors = nn.Parameter(vectors)
+        else:
+            self.register_buffer("vectors", vectors)
+
+    def forward(self, atomic_numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the vectors of the different elements ``(P, K)``, and which of them each atom is ``(N,)``.
+
+        Elements without a vector must have been refused before (``vectors.coverage.require_elements``). Should
+        one come this far, its vector is NaN, and so is the prediction: never silently zero. Elements
+        that no atom is are not returned, since zero times NaN is NaN in every gradient.
+
+        Args:
+            atomic_numbers: ``(N,)``.
+
+        """
+        present, kind = torch.unique(atomic_numbers, return_inverse=True)
+        unknown = self.vectors.new_full((1, self.vectors.shape[1]), math.nan)
+        return torch.cat([self.vectors, unknown])[self.row[present]], kind
+
+
+class Predictor(nn.Module, ABC):
+    """One property of crystals from their graphs and a table of atom vectors.
+
+    What comes out is normalized: the training knows the mean and the spread of its targets, the predictor does not.
+    In evaluation mode a crystal's prediction depends on no other crystal. In training mode all statistics
+    are over all workers (:mod:`crysatom.distributed`).
+
+    Subclasses are constructed with ``(spec, vectors)``.
+
+    Args:
+        spec: Architecture.
+        vectors: Table of atom vectors.
+
+    Raises:
+        ValueError: If the specification has an option that this predictor does not know.
+
+    """
+
+    OPTIONS: ClassVar[Mapping[str, float]] = {}
+    """Options of this predictor alone, with their defaults."""
+
+    def __init__(self, spec: PredictorSpec, vectors: AtomVectors) -> None:
+        super().__init__()
+        unknown = sorted(set(spec.options) - set(self.OPTIONS))
+        if unknown:
+            raise ValueError(
+                f"predictor {spec.predictor} has no option {', '.join(unknown)}; "
+                f"its options: {', '.join(sorted(self.OPTIONS)) or 'none'}"
+            )
+        self.spec = spec
+        self.options = {**self.OPTIONS, **spec.options}
+        self.table = AtomTable(vectors, trained=spec.train_vectors)
+
+    @classmethod
+    def graph(cls, recipe: Recipe) -> GraphSpec:
+        """Return the graphs that the predictor wants: in the paper's recipe those of CGCNN's code."""
+        if recipe == "paper":
+            return GraphSpec(ties="truncate", pad_short_lists=True)
+        return GraphSpec()
+
+    @abstractmethod
+    def atoms(self, batch: Batch) -> Tensor:
+        """Return the vectors of the atoms before they are pooled, ``(N, D)``."""
+
+    @abstractmethod
+    def readout(self, atoms: Tensor, batch: Batch) -> Tensor:
+        """Return the normalized prediction ``(B,)`` from atom vectors ``(N, D)``; for C classes ``(B, C)``."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the normalized prediction of B crystals, ``(B,)``; for C classes log-probabilities ``(B, C)``."""
+        return self.readout(self.atoms(batch), batch)
+
+    def penalty(self) -> Tensor:
+        """Return what is added to the training loss, a scalar; 0 unless a predictor says otherwise."""
+        return torch.zeros((), device=self.table.row.device)
