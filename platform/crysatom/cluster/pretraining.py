@@ -14,7 +14,7 @@ from crysatom.training.context import Context, Metrics
 from crysatom.training.pretrain import PretrainOutcome, pretrain, resident_data
 
 
-def pretrain_on_cluster(  # noqa: PLR0913 - see train_on_cluster
+def pretrain_on_cluster(
     config: PretrainConfig,
     shards: Path,
     checkpoints: Path,

@@ -119,7 +119,7 @@ def _worker(arguments: dict[str, Any]) -> Any:
         raise
 
 
-def train_on_cluster(  # noqa: PLR0913 - what a training needs of its surroundings
+def train_on_cluster(
     work: Callable[[Context], OutcomeT],
     workers: Workers,
     checkpoints: Path,
