@@ -9,12 +9,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from torch_geometric.data import Batch
 
 from crysatom.config import GraphSpec
 from crysatom.crystals.checks import Limits
 from crysatom.crystals.examine import examine
 from crysatom.crystals.sources import read_source
 from crysatom.crystals.table import STRUCTURE_FIELDS, Crystal, to_table
+from crysatom.graphs.batch import collate
+from crysatom.graphs.neighbors import neighbor_graphs
+from crysatom.graphs.screen import Structures
+from crysatom.graphs.shards import to_rows
 from crysatom.names import ATOMIC_NUMBERS, EMBEDDED_SOURCE, FRAC_COORDS, LATTICE, MATERIAL_ID
 
 
@@ -58,6 +63,34 @@ def random_transform(rng: np.random.Generator, size: int) -> np.ndarray:
     return lower @ upper
 
 
+def rotated(crystal: Crystal, rng: np.random.Generator) -> Crystal:
+    q, r = np.linalg.qr(rng.normal(size=(3, 3)))
+    return with_lattice(crystal, crystal.lattice @ (q * np.sign(np.diag(r))), crystal.frac_coords)
+
+
+def translated(crystal: Crystal, rng: np.random.Generator) -> Crystal:
+    return with_lattice(crystal, crystal.lattice, crystal.frac_coords + rng.normal(size=3))
+
+
+def unwrapped(crystal: Crystal, rng: np.random.Generator) -> Crystal:
+    cells = rng.integers(-3, 4, crystal.frac_coords.shape)
+    return with_lattice(crystal, crystal.lattice, crystal.frac_coords + cells)
+
+
+def in_another_cell(crystal: Crystal, rng: np.random.Generator) -> Crystal:
+    return other_cell(crystal, random_transform(rng, 2))
+
+
+def reordered(crystal: Crystal, order: np.ndarray) -> Crystal:
+    """The same crystal with its sites in another order."""
+    return Crystal(
+        material_id=crystal.material_id,
+        lattice=crystal.lattice,
+        frac_coords=crystal.frac_coords[order],
+        atomic_numbers=crystal.atomic_numbers[order],
+    )
+
+
 def supercell(crystal: Crystal, repeats: tuple[int, int, int]) -> Crystal:
     cells = np.array(list(itertools.product(*map(range, repeats))))
     frac = (crystal.frac_coords[:, None] + cells) / np.array(repeats)
@@ -67,6 +100,20 @@ def supercell(crystal: Crystal, repeats: tuple[int, int, int]) -> Crystal:
         frac_coords=frac.reshape(-1, 3),
         atomic_numbers=np.repeat(crystal.atomic_numbers, len(cells)),
     )
+
+
+def batch_of(crystals: list[Crystal], spec: GraphSpec) -> Batch:
+    """Featurize crystals and join them, without files."""
+    sizes = [len(c.atomic_numbers) for c in crystals]
+    structures = Structures(
+        material_ids=[c.material_id for c in crystals],
+        lattices=np.stack([c.lattice for c in crystals]),
+        frac_coords=np.concatenate([c.frac_coords for c in crystals]),
+        atom_ptr=np.concatenate([[0], np.cumsum(sizes)]),
+        atomic_numbers=np.concatenate([c.atomic_numbers for c in crystals]),
+    )
+    graphs = neighbor_graphs(structures.lattices, structures.frac_coords, structures.atom_ptr, spec)
+    return collate(to_rows(structures, graphs))
 
 
 def brute_force(crystal: Crystal, cutoff: float) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -16,38 +16,28 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch_geometric.data import Batch
 
-from crysatom.config import PretrainConfig
 from crysatom.crystals.table import Crystal
-from crysatom.graphs.batch import collate
-from crysatom.graphs.neighbors import neighbor_graphs
-from crysatom.graphs.screen import Structures
-from crysatom.graphs.shards import to_rows
 from crysatom.names import CONNECTIVITY, FEATURES, LOSS, SSL
 from crysatom.ssl.objective import Objective
 from crysatom.training import checkpoints
 from crysatom.training.pretrain import build
 from crysatom.vectors.elements import element_features
 from crysatom.vectors.extract import ElementMoments
-from tests.graph_crystals import other_cell, random_transform, small, supercell, with_lattice
+from tests.graph_crystals import (
+    batch_of,
+    in_another_cell,
+    reordered,
+    rotated,
+    small,
+    supercell,
+    translated,
+    unwrapped,
+    with_lattice,
+)
 from tests.small_runs import one_thread, tiny  # noqa: F401
 
 TOLERANCE = 1e-5
-
-
-def batch_of(crystals: list[Crystal], config: PretrainConfig) -> Batch:
-    """Featurize crystals and join them, without files."""
-    sizes = [len(c.atomic_numbers) for c in crystals]
-    structures = Structures(
-        material_ids=[c.material_id for c in crystals],
-        lattices=np.stack([c.lattice for c in crystals]),
-        frac_coords=np.concatenate([c.frac_coords for c in crystals]),
-        atom_ptr=np.concatenate([[0], np.cumsum(sizes)]),
-        atomic_numbers=np.concatenate([c.atomic_numbers for c in crystals]),
-    )
-    graphs = neighbor_graphs(structures.lattices, structures.frac_coords, structures.atom_ptr, config.graph)
-    return collate(to_rows(structures, graphs))
 
 
 @pytest.fixture(scope="module", name="crystals")
@@ -62,7 +52,7 @@ def _model(crystals: list[Crystal]) -> Objective:
     config = tiny(embedding_dim=24, num_layers=3, projection_dim=8)
     model = build(config, element_features(config.node_features))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    batch = batch_of(crystals, config)
+    batch = batch_of(crystals, config.graph)
     for epoch in range(20):
         optimizer.zero_grad()
         model(batch, epoch)[LOSS].backward()
@@ -71,26 +61,8 @@ def _model(crystals: list[Crystal]) -> Objective:
 
 
 def atom_vectors(model: Objective, crystals: list[Crystal]) -> list[Tensor]:
-    batch = batch_of(crystals, model.config)
+    batch = batch_of(crystals, model.config.graph)
     return list(model.atom_vectors(batch).split(batch.ptr.diff().tolist()))
-
-
-def rotated(crystal: Crystal, rng: np.random.Generator) -> Crystal:
-    q, r = np.linalg.qr(rng.normal(size=(3, 3)))
-    return with_lattice(crystal, crystal.lattice @ (q * np.sign(np.diag(r))), crystal.frac_coords)
-
-
-def translated(crystal: Crystal, rng: np.random.Generator) -> Crystal:
-    return with_lattice(crystal, crystal.lattice, crystal.frac_coords + rng.normal(size=3))
-
-
-def unwrapped(crystal: Crystal, rng: np.random.Generator) -> Crystal:
-    cells = rng.integers(-3, 4, crystal.frac_coords.shape)
-    return with_lattice(crystal, crystal.lattice, crystal.frac_coords + cells)
-
-
-def in_another_cell(crystal: Crystal, rng: np.random.Generator) -> Crystal:
-    return other_cell(crystal, random_transform(rng, 2))
 
 
 SAME_SITES: dict[str, Callable[[Crystal, np.random.Generator], Crystal]] = {
@@ -118,15 +90,7 @@ def test_another_description_has_the_same_atom_vectors(
 def test_vectors_follow_the_order_of_sites(model: Objective, crystals: list[Crystal]) -> None:
     rng = np.random.default_rng(2)
     orders = [rng.permutation(len(c.atomic_numbers)) for c in crystals]
-    shuffled = [
-        Crystal(
-            material_id=c.material_id,
-            lattice=c.lattice,
-            frac_coords=c.frac_coords[order],
-            atomic_numbers=c.atomic_numbers[order],
-        )
-        for c, order in zip(crystals, orders, strict=True)
-    ]
+    shuffled = [reordered(c, order) for c, order in zip(crystals, orders, strict=True)]
     expected = [v[torch.from_numpy(o)] for v, o in zip(atom_vectors(model, crystals), orders, strict=True)]
     assert largest_difference(atom_vectors(model, shuffled), expected) < TOLERANCE
 
@@ -144,7 +108,7 @@ def test_element_vectors_do_not_depend_on_descriptions(model: Objective, crystal
     rng = np.random.default_rng(3)
 
     def extracted(some: list[Crystal]) -> np.ndarray:
-        batch = batch_of(some, model.config)
+        batch = batch_of(some, model.config.graph)
         moments = ElementMoments.empty(model.config.embedding_dim)
         return moments.update(model.atom_vectors(batch), batch.atomic_numbers).to_vectors({}).vectors
 
@@ -192,7 +156,7 @@ OBJECTIVES = {
 def test_every_trainable_parameter_has_a_gradient(options: dict, crystals: list[Crystal]) -> None:
     config = tiny(**options)
     model = build(config, element_features(config.node_features))
-    model(batch_of(crystals, config), 0)[LOSS].backward()
+    model(batch_of(crystals, config.graph), 0)[LOSS].backward()
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad != name.endswith("fc_full.bias")
         if parameter.requires_grad:
@@ -205,7 +169,7 @@ def test_eight_crystals_can_be_learned_by_heart(crystals: list[Crystal]) -> None
     config = tiny(embedding_dim=32, lr=0.02)
     model = build(config, element_features(config.node_features))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0)
-    batch = batch_of(crystals[:8], config)
+    batch = batch_of(crystals[:8], config.graph)
     losses = []
     for epoch in range(60):
         terms = model(batch, epoch)

@@ -9,6 +9,7 @@ from crysatom.vectors.table import AtomVectors
 
 PREDICTORS: dict[str, str] = {
     "cgcnn": "crysatom.predictors.cgcnn:CGCNN",
+    "crysxpp": "crysatom.predictors.crysxpp:CrysXPP",
 }
 """Module and class, imported when first used: one may need a package that others do not."""
 
