@@ -99,6 +99,14 @@ TEST = "test"
 HELD_OUT = "held_out"
 """Metrics are named ``<split>/<term>``; MLflow folds them into one section per split."""
 
+VAL_SELECTED = "val_selected"
+TEST_TWIN_FREE = "test_twin_free"
+"""Validation crystals in the epoch that was selected; test crystals without a twin among the training crystals."""
+
+# Columns of predictions.csv, behind the id.
+TARGET = "target"
+PREDICTION = "prediction"
+
 # Metrics of predictions; errors have the unit of the property.
 NUM_CRYSTALS = "num_crystals"
 MAE = "mae"

@@ -27,10 +27,7 @@ class MovingAverage:
         """Take in the model's present weights."""
         for name, value in self.model.state_dict().items() if self.decay else ():
             if value.is_floating_point():  # an index is no quantity
-                if value.is_floating_point():
                 self.tensors[name].lerp_(value, 1 - self.decay)
-            else:
-                self.tensors[name].copy_(value)
 
     @torch.no_grad()
     def apply(self) -> None:

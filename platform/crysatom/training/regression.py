@@ -182,7 +182,7 @@ def labeled_data(config: DownstreamConfig, task: RegressionTask, device: torch.d
     """Load the graphs into memory; return a loader for each part of the split."""
     arrays = load(task.shards)
     tensors = GraphTensors.of(arrays).to(device)
-    targets = torch.from_numpy(task.labels).to(device)
+    targets = torch.tensor(task.labels, device=device)
     return {
         part: ResidentLoader(
             tensors,
