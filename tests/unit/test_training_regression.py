@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def test_the_reference_finds_what_each_element_contributes() -> None:
     ptr = np.array([0, 2, 5, 6, 8])
     contribution = np.zeros(119)
     contribution[[11, 17, 26]] = [-1.0, 3.0, 10.0]
-    targets = np.array([contribution[numbers[a:b]].mean() for a, b in zip(ptr, ptr[1:], strict=False)])
+    targets = np.array([contribution[numbers[a:b]].mean() for a, b in itertools.pairwise(ptr)])
     found = composition_reference(numbers, ptr, targets)
     assert found[[11, 17, 26]] == pytest.approx([-1.0, 3.0, 10.0])
     assert found[8] == pytest.approx(targets.mean()), "an element that no training crystal has"

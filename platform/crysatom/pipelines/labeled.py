@@ -172,8 +172,8 @@ def _covered(
         by_part = ", ".join(f"{count} of {part}" for part, count in left_out["part"].value_counts().items())
         first = ", ".join(left_out[MATERIAL_ID].head(NAMED_CRYSTALS))
         logger.warning(
-            "%d crystals hold elements without a vector in %s and are left out (%s), the first of them %s; errors "
-            "are then not those of the whole test set",
+            "%d crystals hold elements without a vector in %s and are left out (%s), the first of them %s; where test "
+            "crystals are, errors are not those of the whole test set",
             len(rows),
             config.vectors,
             by_part,

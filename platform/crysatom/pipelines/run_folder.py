@@ -87,7 +87,7 @@ class RunFolder:
 
     def _require_same(self, found: dict[str, Any], wanted: dict[str, str], config: Resumable) -> None:
         if found["config_digest"] != wanted["config_digest"]:
-            mine = dataclasses.asdict(config)
+            mine = json.loads(json.dumps(dataclasses.asdict(config)))  # as the note has it
             compared = (mine.keys() & found["config"].keys()) - NOT_IN_DIGEST
             differing = {k: (found["config"][k], mine[k]) for k in compared if found["config"][k] != mine[k]}
             text = ", ".join(f"{name} {was!r} -> {now!r}" for name, (was, now) in sorted(differing.items()))

@@ -106,7 +106,7 @@ def load_model(folder: str | Path) -> tuple[Regression, ModelInfo]:
     try:
         info = _info(content)
         return _model(info, state), info
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{folder}: {MODEL_JSON} and {MODEL_SAFETENSORS} do not fit together ({error})") from error
 
 
