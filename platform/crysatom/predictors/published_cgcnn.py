@@ -149,10 +149,11 @@ def _load(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([(_Ignored, name) for name in _IGNORED]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what a broken or hostile file makes torch raise is not documented
-        reason = str(error).partition("WeightsUnpickler error:")[2] or f"{type(error).__name__} {error}"
-        first_line = reason.strip().partition("\n")[0]
+        # torch's own message advises to switch the restriction off; what it was made from says what was found
+        cause = error.__context__ or error
+        reason = str(cause).partition("\n")[0].partition(". ")[0] or type(cause).__name__
         raise ValueError(
-            f"{path} cannot be read as weights, and nothing in it was run: {first_line}; "
+            f"{path} cannot be read as weights, and nothing in it was run: {reason.rstrip('.')}; "
             "a checkpoint of CGCNN's code holds tensors, numbers and texts only"
         ) from error
     if not isinstance(content, dict):

@@ -1,0 +1,120 @@
+"""Predictors that start from a pretrained encoder, and CrysXPP's feature selector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from crysatom.names import LOSS
+from crysatom.nn.edges import Edges
+from crysatom.predictors.base import PredictorSpec
+from crysatom.predictors.cgcnn import CGCNN
+from crysatom.predictors.crysxpp import CrysXPP
+from crysatom.predictors.transfer import load_convolutions
+from crysatom.ssl.objective import Objective
+from crysatom.training.pretrain import build
+from crysatom.vectors.elements import element_features
+from crysatom.vectors.given import given_vectors
+from tests.graph_crystals import batch_of, small
+from tests.small_runs import tiny
+
+
+@pytest.fixture(scope="module", name="pretrained")
+def _pretrained() -> Objective:
+    """An auto-encoder after a few steps: weights and statistics are not those of initialization."""
+    config = tiny(embedding_dim=8, num_layers=2)
+    model = build(config, element_features(config.node_features))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    batch = batch_of(small(8, 6), config.graph)
+    for epoch in range(3):
+        optimizer.zero_grad()
+        model(batch, epoch)[LOSS].backward()
+        optimizer.step()
+    return model
+
+
+def predictor(**changes: Any) -> CGCNN:
+    spec = PredictorSpec(**{"predictor": "crysxpp", "width": 8, "num_layers": 2, "hidden_dim": 6, **changes})
+    return CrysXPP(spec, given_vectors("onehot92"))
+
+
+@pytest.mark.parametrize("prefix", ["encoder.", ""], ids=["of an objective", "of an encoder"])
+def test_convolutions_are_those_of_the_encoder(prefix: str, pretrained: Objective) -> None:
+    weights = {
+        prefix + name.removeprefix("encoder."): value
+        for name, value in pretrained.state_dict().items()
+        if name.startswith("encoder.")
+    }
+    model = predictor()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    load_convolutions(model, weights | {"encoder.convs.0.bn1.num_batches_tracked": torch.tensor(3)})
+    edges = Edges.of(batch_of(small(8, 6), model.graph("default")), model.centers)
+    h = torch.randn(edges.num_atoms, 8)
+    for ours, theirs in zip(model.eval().convs, pretrained.eval().encoder.convs, strict=True):
+        assert ours(h, edges).equal(theirs(h, edges))
+    changed = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
+    assert changed == {name for name in before if name.startswith("convs.")}
+
+
+def test_the_pretrained_weights_stay_their_own(pretrained: Objective) -> None:
+    weights = pretrained.state_dict()
+    before = weights["encoder.convs.0.fc_full.weight"].clone()
+    model = predictor()
+    load_convolutions(model, weights)
+    with torch.no_grad():
+        model.convs[0].fc_full.weight.zero_()
+    assert weights["encoder.convs.0.fc_full.weight"].equal(before)
+    assert all(p.requires_grad != name.endswith("fc_full.bias") for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_layers": 3}, "has 2 convolutions, the predictor 3: set num_layers=2"),
+        ({"width": 16}, "has width 8, the predictor 16: set width=8"),
+        ({"cutoff": 6.0}, r"convs.0.fc_full.weight has shape \(16, 57\), the predictor's \(16, 47\): use the cutoff"),
+    ],
+    ids=["layers", "width", "Gaussians"],
+)
+def test_encoders_that_do_not_fit(changes: dict[str, Any], message: str, pretrained: Objective) -> None:
+    model = predictor(**changes)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        load_convolutions(model, pretrained.state_dict())
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items()), "nothing is loaded in part"
+
+
+def test_weights_that_are_none_of_an_encoder() -> None:
+    with pytest.raises(ValueError, match=r"none of the 1 entries is named encoder.convs"):
+        load_convolutions(predictor(), {"embedding.weight": torch.ones(3)})
+    foreign = {f"encoder.convs.{k}.bn2.weight": torch.ones(8) for k in range(2)}
+    with pytest.raises(ValueError, match=r"are not CGCNN's: missing \['0.bn1.bias'"):
+        load_convolutions(predictor(), foreign)
+
+
+def test_the_feature_selector_scales_the_components() -> None:
+    """Factors on the vectors are factors on the columns of the embedding."""
+    model = predictor().eval()
+    plain = CGCNN(PredictorSpec(width=8, num_layers=2, hidden_dim=6), given_vectors("onehot92")).eval()
+    mask = torch.linspace(-1, 2, 92)
+    with torch.no_grad():
+        model.mask.copy_(mask)
+    state = {k: v for k, v in model.state_dict().items() if k != "mask"}
+    plain.load_state_dict(state | {"embedding.weight": state["embedding.weight"] * mask})
+    batch = batch_of(small(8, 6), model.graph("default"))
+    # float32, sums of 9 terms of order one: a few units in the last place
+    torch.testing.assert_close(model(batch), plain(batch), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [None, 0.0, 0.5])
+def test_the_l1_term(weight: float | None) -> None:
+    model = predictor(options={} if weight is None else {"mask_penalty": weight})
+    with torch.no_grad():
+        model.mask.copy_(torch.linspace(-1, 1, 92))
+    mean = torch.linspace(-1, 1, 92).abs().mean()
+    expected: Tensor = mean * (0.01 if weight is None else weight)
+    torch.testing.assert_close(model.penalty(), expected)
+    assert CGCNN(PredictorSpec(), given_vectors("onehot92")).penalty() == 0
