@@ -105,7 +105,7 @@ def labeled(config: DownstreamConfig, shards: Path, table_path: Path) -> Labeled
     else:
         targets = targets_for(table, config.property, ids)
     split = _split(config, table, targets, ids).where(targets.labeled)
-    vectors = given_vectors(config.vectors, partial(load_vectors, tracking_uri=tracking_uri(config)))
+    vectors = given_vectors(_where_found(config.vectors), partial(load_vectors, tracking_uri=tracking_uri(config)))
     split, vectors, left_out = _covered(config, split, vectors, atoms)
     if config.train_fraction < 1:
         split = splits.train_fraction(split, config.train_fraction, seed=config.split_seed)
@@ -120,6 +120,11 @@ def labeled(config: DownstreamConfig, shards: Path, table_path: Path) -> Labeled
         data_digest=_data_digest(shards, task.labels, split),
         vectors_digest=_digest(vectors.atomic_numbers, vectors.vectors),
     )
+
+
+def _where_found(vectors: str) -> str:
+    """Return a path as it is found here, in a submitted job too; other names of vectors as they are."""
+    return str(find(vectors)) if "/" in vectors and find(vectors).exists() else vectors
 
 
 def tracking_uri(config: DownstreamConfig) -> str:
