@@ -101,6 +101,12 @@ def test_elements_are_held_out(folder: Path) -> None:
     assert elements_of(data, "test") & {8, 26}
 
 
+def test_a_part_without_crystals_is_refused(folder: Path, tmp_path: Path) -> None:
+    count = pq.read_metadata(folder / "crystals.parquet").num_rows
+    with pytest.raises(ValueError, match="split official:energy has no val crystals with a label; choose another"):
+        with_columns(folder, tmp_path, energy=[1.0, 2.0] * (count // 2), split_energy=["train", "test"] * (count // 2))
+
+
 def with_columns(folder: Path, tmp_path: Path, **columns: list[Any]) -> Labeled:
     """Read a table with further columns, of which the graphs are the same."""
     table = pq.read_table(folder / "crystals.parquet")

@@ -88,6 +88,17 @@ def test_loss_and_error_are_those_of_the_predictions(folder: Path, criterion: An
     assert float(terms[LOSS].detach()) == pytest.approx(float(wanted.mean()))
 
 
+def test_the_penalty_of_a_predictor_is_part_of_the_loss(folder: Path) -> None:
+    config = tiny(predictor="crysxpp", predictor_options={"mask_penalty": 0.5})
+    data = volumes(folder, config)
+    model = model_of(config, data).eval()
+    batch = next(iter(labeled_data(config, data.task, CPU)[TRAIN].epoch(0)))
+    terms = {name: float(value.detach()) for name, value in model(batch, 0).items()}
+    penalty = float(model.predictor.penalty().detach())
+    assert penalty > 0
+    assert terms[LOSS] == pytest.approx(terms[MAE] / data.task.normalizer.std + penalty)
+
+
 def test_a_reference_is_added_back(folder: Path) -> None:
     config = tiny(composition_reference=True)
     data = volumes(folder, config)
@@ -166,6 +177,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "default": {},
     "published": {"criterion": "mse", "optimizer": "adam", "schedule": "step", "milestones": (2,), "tail": "short"},
     "trained vectors, average": {"train_vectors": True, "ema_decay": 0.5, "schedule": "cosine"},
+    "crysxpp, clipped": {"predictor": "crysxpp", "predictor_options": {"mask_penalty": 0.1}, "gradient_clip": 0.5},
     "huber, reference": {"criterion": "huber", "composition_reference": True, "schedule": "constant"},
 }
 

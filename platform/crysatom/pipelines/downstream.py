@@ -39,6 +39,7 @@ from crysatom.pipelines.places import resolve
 from crysatom.pipelines.preparing import crystal_table, prepare
 from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
 from crysatom.pipelines.tracked import Publish, log_epochs, progress, require_gpu, tracked, where_to_look
+from crysatom.predictors.registry import build_predictor
 from crysatom.report.prediction_figures import learning_curve, parity_plot
 from crysatom.tracking import fields
 from crysatom.tracking.environment import environment_tags
@@ -47,6 +48,7 @@ from crysatom.training.context import PlainContext
 from crysatom.training.metrics import summary
 from crysatom.training.model_files import ModelInfo, save_model
 from crysatom.training.regression import RegressionOutcome, spec_of, train_predictor
+from crysatom.vectors.controls import one_hot
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +97,7 @@ def run(config: DownstreamConfig) -> list[FinishedRun]:
         NonFiniteLossError: If the loss of a batch is not a number.
 
     """
-    spec_of(config)
+    build_predictor(spec_of(config), one_hot())  # a name or option that does not exist is refused at once
     if config.num_workers > 0:
         from crysatom.cluster.resources import scaling
         from crysatom.cluster.session import start_ray

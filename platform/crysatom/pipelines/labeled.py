@@ -109,6 +109,7 @@ def labeled(config: DownstreamConfig, shards: Path, table_path: Path) -> Labeled
     split, vectors, left_out = _covered(config, split, vectors, atoms)
     if config.train_fraction < 1:
         split = splits.train_fraction(split, config.train_fraction, seed=config.split_seed)
+    _require_parts(split)
     vectors = scaled(vectors, config.vector_scale, atoms.of(split.train).atomic_numbers)
     task = _task(config, shards, targets, split, vectors, atoms)
     return Labeled(
@@ -144,6 +145,12 @@ def _split(config: DownstreamConfig, table: pa.Table, targets: Targets, ids: Arr
     if how == "composition":
         return splits.grouped_by_composition(table, ids, seed=seed)
     return splits.held_out_elements(table, ids, config.held_out, seed=seed)
+
+
+def _require_parts(split: Split) -> None:
+    for part in PARTS:
+        if not len(getattr(split, part)):
+            raise ValueError(f"split {split.name} has no {part} crystals with a label; choose another --split")
 
 
 def _covered(
