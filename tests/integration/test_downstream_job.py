@@ -127,6 +127,7 @@ def test_the_model_says_what_it_is(plain: FinishedRun) -> None:
     assert info.training["metrics"]["test/mae"] == plain.metrics["test/mae"]
     assert info.versions["torch"]
     assert info.vectors["vectors"] == "onehot"
+    assert set(info.trained_elements) < set(info.elements)
 
 
 def test_a_finished_run_is_not_done_again(place: Path, plain: FinishedRun) -> None:

@@ -26,6 +26,7 @@ def info_of(config: Any, data: Any) -> ModelInfo:
         graph=config.graph,
         normalizer=data.task.normalizer,
         elements=data.task.vectors.symbols,
+        trained_elements=("O", "Fe"),
         vectors=data.task.vectors.provenance,
         training={"seed": 0},
         versions={"torch": torch.__version__},

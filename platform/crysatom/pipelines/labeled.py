@@ -47,6 +47,7 @@ class Labeled:
         task: As workers need it.
         targets: The property, with its unit.
         split: Of the labeled crystals whose elements have vectors.
+        trained_elements: Atomic numbers of the elements that training crystals hold, ascending.
         new: Which test crystals have no twin among the training crystals.
         left_out: Crystals that hold elements without a vector, when those are to be left out: ``material_id``,
             ``part``, ``elements``.
@@ -58,6 +59,7 @@ class Labeled:
     task: RegressionTask
     targets: Targets
     split: Split
+    trained_elements: Array
     new: TwinFree
     left_out: pd.DataFrame
     data_digest: str
@@ -110,12 +112,14 @@ def labeled(config: DownstreamConfig, shards: Path, table_path: Path) -> Labeled
     if config.train_fraction < 1:
         split = splits.train_fraction(split, config.train_fraction, seed=config.split_seed)
     _require_parts(split)
-    vectors = scaled(vectors, config.vector_scale, atoms.of(split.train).atomic_numbers)
+    trained_elements = np.unique(atoms.of(split.train).atomic_numbers)
+    vectors = scaled(vectors, config.vector_scale, trained_elements)
     task = _task(config, shards, targets, split, vectors, atoms)
     return Labeled(
         task=task,
         targets=targets,
         split=split,
+        trained_elements=trained_elements,
         new=twin_free(table, split),
         left_out=left_out,
         data_digest=_data_digest(shards, task.labels, split),

@@ -33,7 +33,9 @@ def learning_curve(history: pd.DataFrame, selected_epoch: int, unit: str) -> Fig
         epochs = np.arange(1, len(values) + 1)
         axes.plot(epochs, values, color=color, linestyle=style, marker=marker, ms=3, lw=1.4, label=label)
     best = float(history[f"{VAL}/{MAE}"].iloc[selected_epoch])
-    axes.plot([selected_epoch + 1], [best], "o", mfc="none", mec=ORANGE, ms=8, label=f"epoch {selected_epoch + 1}")
+    axes.plot(
+        [selected_epoch + 1], [best], "o", mfc="none", mec=ORANGE, ms=8, label=f"kept: epoch {selected_epoch + 1}"
+    )
     clean(axes)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
     axes.set_xlabel("Epoch", fontsize=9)

@@ -41,6 +41,7 @@ class ModelInfo:
         graph: How a crystal becomes a graph.
         normalizer: Of the training targets.
         elements: Symbols of the elements that have a vector; others cannot be predicted.
+        trained_elements: Those of them that training crystals hold; of others the model has no experience.
         vectors: Provenance of the vectors.
         training: Facts about the training: data, split, seed, errors.
         versions: Of the packages that made it.
@@ -53,6 +54,7 @@ class ModelInfo:
     graph: GraphSpec
     normalizer: Normalizer
     elements: tuple[str, ...]
+    trained_elements: tuple[str, ...]
     vectors: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -117,6 +119,7 @@ def _info(content: Mapping[str, Any]) -> ModelInfo:
         "graph": GraphSpec(**content["graph"]),
         "normalizer": Normalizer(**content["normalizer"]),
         "elements": tuple(content["elements"]),
+        "trained_elements": tuple(content["trained_elements"]),
     }
     return ModelInfo(**{**plain, **typed})
 
