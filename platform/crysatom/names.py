@@ -51,6 +51,9 @@ CGCNN_BITS = "cgcnn92"
 
 SSLLoss = Literal["barlow_twins", "vicreg", "nt_xent", "none"]
 Recipe = Literal["default", "paper"]
+Optimizer = Literal["adam", "adamw"]
+Schedule = Literal["constant", "cosine", "step", "one_cycle"]
+Criterion = Literal["mae", "mse", "huber"]
 VectorScale = Literal["none", "rms", "standardize"]
 VECTOR_SCALES: tuple[VectorScale, ...] = get_args(VectorScale)
 
@@ -95,6 +98,14 @@ VAL = "val"
 TEST = "test"
 HELD_OUT = "held_out"
 """Metrics are named ``<split>/<term>``; MLflow folds them into one section per split."""
+
+VAL_SELECTED = "val_selected"
+TEST_TWIN_FREE = "test_twin_free"
+"""Validation crystals in the epoch that was selected; test crystals without a twin among the training crystals."""
+
+# Columns of predictions.csv, behind the id.
+TARGET = "target"
+PREDICTION = "prediction"
 
 # Metrics of predictions; errors have the unit of the property.
 NUM_CRYSTALS = "num_crystals"

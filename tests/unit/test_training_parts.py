@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,10 +32,28 @@ def test_the_cosine_rises_for_a_twentieth_and_then_falls_to_zero() -> None:
     assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
+def test_steps_fall_to_a_tenth_at_each_milestone() -> None:
+    rates = [learning_rate(0.5, step, 10, "step", [3, 7]) for step in range(10)]
+    assert rates == pytest.approx([0.5] * 3 + [0.05] * 4 + [0.005] * 3)
+
+
+def test_one_cycle_rises_for_three_tenths_and_then_falls_to_next_to_nothing() -> None:
+    rates = [learning_rate(0.02, step, 1000, "one_cycle") for step in range(1000)]
+    assert rates[0] == pytest.approx(0.02 / 25)
+    assert rates[150] == pytest.approx(0.02 * (1 + 1 / 25) / 2)
+    assert rates[300] == max(rates) == pytest.approx(0.02)
+    assert rates[650] == pytest.approx(0.02 / 2, rel=1e-4)
+    assert rates[:301] == sorted(rates[:301])
+    assert rates[300:] == sorted(rates[300:], reverse=True)
+    # one step before the end of half a cosine of 700
+    assert rates[-1] == pytest.approx(0.02 / 250_000 + 0.02 * (1 - math.cos(math.pi / 700)) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one_cycle"])
 @pytest.mark.parametrize("total", [1, 2, 3, 10])
-def test_short_runs_have_usable_rates(total: int) -> None:
-    rates = [learning_rate(1.0, step, total, "cosine") for step in range(total)]
-    assert rates[0] == 1.0
+def test_short_runs_have_usable_rates(total: int, schedule: Any) -> None:
+    rates = [learning_rate(1.0, step, total, schedule) for step in range(total)]
+    assert rates[0] == pytest.approx(1.0 if schedule == "cosine" else 1 / 25)
     assert all(0 < rate <= 1 for rate in rates)
 
 

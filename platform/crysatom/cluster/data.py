@@ -14,6 +14,7 @@ import torch
 from torch_geometric.data import Batch
 
 from crysatom import distributed
+from crysatom.cluster.train import STREAM
 from crysatom.config import PretrainConfig
 from crysatom.graphs.batch import collate
 from crysatom.graphs.shards import TRAINING_COLUMNS, iter_tables, shard_files
@@ -21,7 +22,6 @@ from crysatom.names import MATERIAL_ID, MATERIAL_KEY
 from crysatom.training.loaders import Loader, is_held_out
 from crysatom.training.pretrain import PretrainData
 
-STREAM = "train"
 SHUFFLE_BATCHES = 16
 """Batches in the buffer that rows are drawn from; the order of the files is shuffled as well."""
 

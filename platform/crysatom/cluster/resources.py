@@ -7,11 +7,11 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Timer
+from typing import Protocol
 
 from ray.train import ScalingConfig
 
 from crysatom.cluster.session import cluster_total, started_here
-from crysatom.config import PretrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,27 @@ LATE_SECONDS = 90.0
 FLAGS = {"CPU": "--num-workers or --threads-per-worker", "GPU": "--num-workers, or --no-use-gpu"}
 
 
-def scaling(config: PretrainConfig, *, streamed: bool) -> ScalingConfig:
+class Workers(Protocol):
+    """What is read of a job's configuration."""
+
+    @property
+    def num_workers(self) -> int:
+        """Data-parallel workers."""
+
+    @property
+    def use_gpu(self) -> bool:
+        """Whether each has a GPU."""
+
+    @property
+    def threads_per_worker(self) -> int:
+        """CPU threads of each."""
+
+    @property
+    def max_failures(self) -> int:
+        """Lost workers after which the run fails."""
+
+
+def scaling(config: Workers, *, streamed: bool) -> ScalingConfig:
     """Return what each worker reserves.
 
     Raises:
@@ -39,7 +59,7 @@ def scaling(config: PretrainConfig, *, streamed: bool) -> ScalingConfig:
     return ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=per_worker)
 
 
-def _share(config: PretrainConfig, cpus: float) -> float:
+def _share(config: Workers, cpus: float) -> float:
     """Return the CPUs that a worker reserves on a small cluster, so that Ray Data has some; both use all of them."""
     left = cluster_total("CPU") - STREAMING_CPUS
     if left <= 0 and started_here():

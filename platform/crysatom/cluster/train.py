@@ -1,8 +1,7 @@
-"""Pretraining under Ray Train: the same loop as in a plain process, on any number of workers."""
+"""Training under Ray Train: the same work as in a plain process, on any number of workers."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import traceback
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import ray.train
@@ -21,15 +20,17 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
 from crysatom import distributed
-from crysatom.cluster.data import STREAM, streamed_data, streamed_dataset
 from crysatom.cluster.failures import LostWorkersError, may_be_lost_worker, summary
 from crysatom.cluster.messages import messages_to
-from crysatom.cluster.resources import said_if_late, scaling
-from crysatom.config import PretrainConfig
-from crysatom.training.context import Metrics, PlainContext
-from crysatom.training.pretrain import PretrainOutcome, pretrain, resident_data
+from crysatom.cluster.resources import Workers, said_if_late, scaling
+from crysatom.training.context import Context, Metrics, PlainContext
 
 logger = logging.getLogger(__name__)
+
+OutcomeT = TypeVar("OutcomeT")
+
+STREAM = "train"
+"""What Ray Train calls the data that it splits between the workers."""
 
 COLLECTIVE_TIMEOUT_S = 300
 """A collective that takes longer means a lost worker; Ray's default of 30 minutes looks like a hang."""
@@ -104,85 +105,79 @@ class Observer(UserCallback):
         self.news.put(f"worker {workers} failed ({summary(worker_exceptions)}); training goes on from the last epoch")
 
 
-def _worker(arguments: dict[str, Any]) -> PretrainOutcome:
-    config: PretrainConfig = arguments["config"]
-    shards = Path(arguments["shards"])
+def _worker(arguments: dict[str, Any]) -> Any:
     context = RayContext(Path(arguments["checkpoints"]))
     if context.device.type == "cpu":
-        torch.set_num_threads(config.threads_per_worker)
+        torch.set_num_threads(arguments["threads"])
     if distributed.rank() == 0:
         how = "streamed" if arguments["streamed"] else "in memory"
         arguments["news"].put(f"training on {distributed.world_size()} x {context.device.type}, graphs {how}")
-    load = streamed_data if arguments["streamed"] else resident_data
     try:
-        return pretrain(config, load(config, shards, context.device), context)
+        return arguments["work"](context)
     except Exception as error:
         error.add_note(f"in worker {distributed.rank()}:\n{traceback.format_exc()}")  # a traceback does not travel
         raise
 
 
 def train_on_cluster(
-    config: PretrainConfig,
-    shards: Path,
+    work: Callable[[Context], OutcomeT],
+    workers: Workers,
     checkpoints: Path,
+    *,
     record: Callable[[Metrics, str], None],
     show: Callable[[Metrics | str], None],
-    *,
-    streamed: bool,
-) -> PretrainOutcome:
-    """Pretrain on ``config.num_workers`` Ray Train workers, from the newest checkpoint if there is one.
+    stream: ray.data.Dataset | None = None,
+) -> OutcomeT:
+    """Train on Ray Train workers, from the newest checkpoint if there is one.
 
     Args:
-        config: What to train.
-        shards: Folder of graph shards, readable by every worker.
+        work: What each worker does in its context; can be pickled, and finds what it needs wherever it runs.
+        workers: How many, and what each needs.
         checkpoints: Folder for checkpoints, writable by every worker.
         record: Called with the metrics of each epoch, and with the hardware of workers that report for the first
             time (else with an empty text), in the process that controls them.
         show: Called with the metrics of each epoch, and with sentences about lost workers, in this process.
-        streamed: Stream batches through Ray Data instead of holding all graphs in memory.
+        stream: Split between the workers as :data:`STREAM`; None: they hold all graphs in memory.
+
+    Returns:
+        What the work of the first worker returned.
 
     Raises:
         ValueError: If the machine cannot offer what the workers need.
         NonFiniteLossError: If the loss of a batch is not a number.
-        LostWorkersError: If workers were lost more than ``config.max_failures`` times.
+        LostWorkersError: If workers were lost more than ``workers.max_failures`` times.
 
     """
     os.environ.setdefault(POLL_VARIABLE, POLL_S)
-    resources = scaling(config, streamed=streamed)
+    streamed = stream is not None
+    resources = scaling(workers, streamed=streamed)
     with said_if_late(resources) as in_time, messages_to(show, in_time) as news:
-        arguments = {"shards": str(shards), "checkpoints": str(checkpoints), "streamed": streamed, "news": news}
+        arguments = {"work": work, "threads": workers.threads_per_worker, "streamed": streamed, "news": news}
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"config": _with_absolute_paths(config), **arguments},
-            torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
+            train_loop_config={"checkpoints": str(checkpoints), **arguments},
+            torch_config=TorchConfig(backend="nccl" if workers.use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
             scaling_config=resources,
-            datasets={STREAM: streamed_dataset(config, shards)} if streamed else None,
+            datasets={STREAM: stream} if streamed else None,
             run_config=RunConfig(
                 name=RAY_TRAIN,
                 storage_path=str(checkpoints.parent),
-                failure_config=FailureConfig(max_failures=config.max_failures),
+                failure_config=FailureConfig(max_failures=workers.max_failures),
                 callbacks=[Observer(record, news)],
                 logging_config=LoggingConfig(log_level="WARNING"),
             ),
         )
-        outcome = _fit(trainer, config)
-    assert isinstance(outcome, PretrainOutcome)
+        outcome: OutcomeT = _fit(trainer, workers.max_failures)
     return outcome
 
 
-def _fit(trainer: TorchTrainer, config: PretrainConfig) -> Any:
+def _fit(trainer: TorchTrainer, max_failures: int) -> Any:
     try:
         return trainer.fit().return_value
     except ControllerError as error:
         raise error.controller_failure from None
     except TrainingFailedError as error:
         raise LostWorkersError(
-            f"workers failed more than {config.max_failures} times (--max-failures), at last so: {summary(error)}; "
+            f"workers failed more than {max_failures} times (--max-failures), at last so: {summary(error)}; "
             "continue with --resume"
         ) from error
-
-
-def _with_absolute_paths(config: PretrainConfig) -> PretrainConfig:
-    """Return the configuration with a path that a worker finds too, whose working directory is another."""
-    path = Path(config.node_features)
-    return dataclasses.replace(config, node_features=str(path.resolve())) if path.exists() else config

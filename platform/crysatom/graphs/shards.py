@@ -163,6 +163,22 @@ def load(folder: str | Path, columns: Sequence[str] = TRAINING_COLUMNS, *, verif
     )
 
 
+def load_atoms(folder: str | Path) -> tuple[Array, Array, Array]:
+    """Read what crystals consist of, without their edges.
+
+    Returns:
+        ``(B,)`` ids, ``(B + 1,)`` first atom of each crystal, ``(N,)`` uint8 atomic numbers; B crystals in the order
+        of :func:`load`.
+
+    Raises:
+        ValueError: If the folder is not whole.
+
+    """
+    table = _read(shard_files(folder), (MATERIAL_ID, ATOMIC_NUMBERS))
+    numbers = table[ATOMIC_NUMBERS]
+    return table[MATERIAL_ID].to_numpy(), offsets(list_lengths(numbers)), np.array(flat_values(numbers))
+
+
 def _read(files: list[Path], columns: Sequence[str]) -> pa.Table:
     tables = (pq.read_table(path, columns=list(columns), partitioning=None) for path in files)
     return pa.concat_tables([SCHEMA.empty_table().select(list(columns)), *tables])

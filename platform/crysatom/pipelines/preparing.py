@@ -9,14 +9,15 @@ import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock
 
-from crysatom.config import FeaturizeConfig, GraphSpec, IngestConfig, PretrainConfig
+from crysatom.config import FeaturizeConfig, GraphSpec, IngestConfig
 from crysatom.crystals.ingest import TABLE_FILE, ingest_plain
 from crysatom.crystals.table import open_table
 from crysatom.graphs.featurize import featurize_plain
+from crysatom.graphs.folder import INGESTED
 from crysatom.graphs.shards import MANIFEST, file_sha256, read_manifest
 from crysatom.names import EMBEDDED_SOURCE
 from crysatom.pipelines.places import find
@@ -26,7 +27,35 @@ logger = logging.getLogger(__name__)
 CACHE = "data"
 
 
-def prepare(config: PretrainConfig, out: Path) -> Path:
+class Wanted(Protocol):
+    """What is read of a job's configuration."""
+
+    @property
+    def data(self) -> str:
+        """Graph shards, a crystal table, or a source."""
+
+    @property
+    def graph(self) -> GraphSpec:
+        """How a crystal becomes a graph."""
+
+    @property
+    def max_atoms(self) -> int:
+        """Of a cell."""
+
+    @property
+    def min_distance(self) -> float:
+        """Between atoms, in angstrom."""
+
+    @property
+    def num_workers(self) -> int:
+        """0: without Ray."""
+
+    @property
+    def resume(self) -> bool:
+        """Whether to go on with what the run began with."""
+
+
+def prepare(config: Wanted, out: Path) -> Path:
     """Return a folder of graph shards of ``config.data``, featurizing it first when needed.
 
     Args:
@@ -48,7 +77,29 @@ def prepare(config: PretrainConfig, out: Path) -> Path:
         return _build(config, given, cache)
 
 
-def _build(config: PretrainConfig, given: Path, cache: Path) -> Path:
+def crystal_table(config: Wanted, shards: Path) -> Path:
+    """Return the crystal table that graph shards were made of, which has what they do not hold: labels.
+
+    Args:
+        config: Its ``data`` may be that table.
+        shards: What :func:`prepare` returned.
+
+    Raises:
+        ValueError: If it is not where it was when the graphs were made, or is another one now.
+
+    """
+    manifest = read_manifest(shards)
+    places = [find(config.data), find(manifest["source"]), shards / INGESTED / TABLE_FILE]
+    for place in places:
+        if place.is_file() and file_sha256(place) == manifest["plan"]["source"]["sha256"]:
+            return place
+    raise ValueError(
+        f"the crystal table that the graphs in {shards} were made of is not at {manifest['source']}; name the table "
+        "itself as --data, since its columns hold the labels"
+    )
+
+
+def _build(config: Wanted, given: Path, cache: Path) -> Path:
     table = given.resolve() if given.suffix == ".parquet" else _ingest(config, given, cache)
     num_crystals = open_table(table).metadata.num_rows
     logger.info("building the graphs of %s, unless they are there ...", table)
@@ -68,7 +119,7 @@ def _build(config: PretrainConfig, given: Path, cache: Path) -> Path:
     return shards
 
 
-def _ingest(config: PretrainConfig, given: Path, cache: Path) -> Path:
+def _ingest(config: Wanted, given: Path, cache: Path) -> Path:
     source = str(given) if given.exists() else config.data
     logger.info("reading the crystals of %s ...", source)
     name = re.sub(r"[^A-Za-z0-9]+", "-", config.data).strip("-")[-40:]
@@ -90,7 +141,7 @@ def _ingest(config: PretrainConfig, given: Path, cache: Path) -> Path:
     return report.table
 
 
-def _limits(config: PretrainConfig) -> dict[str, Any]:
+def _limits(config: Wanted) -> dict[str, Any]:
     """Return what a crystal must keep to, as the flags of the jobs that ingest and featurize."""
     return {"max_atoms": config.max_atoms, "min_distance": config.min_distance}
 
@@ -109,7 +160,7 @@ def _require_same_graph(folder: Path, graph: GraphSpec) -> None:
         )
 
 
-def _require_limits_kept(folder: Path, config: PretrainConfig) -> None:
+def _require_limits_kept(folder: Path, config: Wanted) -> None:
     """Raise if shards may hold crystals that this run would quarantine; no graph is taken out of finished shards."""
     plan = read_manifest(folder)["plan"]
     if plan["max_atoms"] > config.max_atoms or plan["min_distance"] < config.min_distance:

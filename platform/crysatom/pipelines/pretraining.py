@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,12 @@ from crysatom.names import ATOMIC_NUMBERS, HELD_OUT, LOSS, LOSS_TERMS, MAX_ATOMI
 from crysatom.pipelines.places import default_tracking_uri, resolve
 from crysatom.pipelines.preparing import prepare
 from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
+from crysatom.pipelines.tracked import Publish, log_epochs, progress, require_gpu, tracked, where_to_look
 from crysatom.report.figures import cross_correlation, loss_curves, vector_map
 from crysatom.tracking.environment import environment_tags
-from crysatom.tracking.fields import CONFIG_DIGEST, DATA, DATA_DIGEST, DIMENSIONS, ELEMENTS, HARDWARE, HELD_OUT_LOSS
+from crysatom.tracking.fields import DATA_DIGEST, DIMENSIONS, ELEMENTS, HELD_OUT_LOSS
 from crysatom.tracking.runs import Tracker
-from crysatom.training.context import Metrics, PlainContext
-from crysatom.training.machine import hardware
+from crysatom.training.context import PlainContext
 from crysatom.training.pretrain import PretrainOutcome, pretrain, resident_data
 from crysatom.vectors.card import CARD_MD, CardFacts, card
 from crysatom.vectors.elements import element_features
@@ -93,73 +94,25 @@ def run(config: PretrainConfig) -> FinishedRun:
     if folder.claim(config, data_digest):
         return _finished(folder, tracker, again=True)
     folder.note(streamed=streamed)
-    here = "" if config.num_workers else hardware()  # workers will tell of theirs
-    identity = {DATA: config.data, DATA_DIGEST: data_digest, CONFIG_DIGEST: digest(config)}
-    tracker.start(
-        experiment=config.experiment,
-        run_name=folder.path.name,
-        params=dataclasses.asdict(config),
-        tags=identity | environment_tags(here),
-        resume=True,  # whether it may be is decided: the folder was claimed
-    )
     done = f"continuing after epoch {folder.epochs_done()} of " if folder.epochs_done() else ""
-    logger.info("%s: %s%d epochs, %d workers ...", folder.path, done, config.epochs, config.num_workers)
-    try:
-        outcome = _train(config, shards, folder.path, Publish(tracker, config.epochs), streamed=streamed)
-    except BaseException as error:
-        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
-        raise
-    for metrics in outcome.history:  # those of an epoch after whose checkpoint the run was killed
-        tracker.log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, int(metrics["epoch"]))
-    _write_results(config, shards, folder, tracker, outcome)
+    with tracked(folder, tracker, config, experiment=config.experiment, tags={}):
+        logger.info("%s: %s%d epochs, %d workers ...", folder.path, done, config.epochs, config.num_workers)
+        publish = Publish(tracker, partial(epoch_line, epochs=config.epochs))
+        outcome = _train(config, shards, folder.path, publish, streamed=streamed)
+        log_epochs(tracker, outcome.history)  # those of an epoch after whose checkpoint the run was killed
+        _write_results(config, shards, folder, tracker, outcome)
     folder.finish(run_id=tracker.run_id, seconds=sum(epoch["seconds"] for epoch in outcome.history))
     tracker.finish()
     return _finished(folder, tracker)
 
 
-@dataclass(frozen=True)
-class Publish:
-    """Tells the terminal and MLflow about an epoch; can be sent to the process that reports.
-
-    Attributes:
-        tracker: The run in MLflow.
-        epochs: Of the whole run.
-
-    """
-
-    tracker: Tracker
-    epochs: int
-
-    def __call__(self, metrics: Metrics) -> None:
-        """Do both, where one process does everything."""
-        self.show(metrics)
-        self.record(metrics)
-
-    def show(self, news: Metrics | str) -> None:
-        """Print a line on an epoch, or a sentence."""
-        print(news if isinstance(news, str) else epoch_line(news, self.epochs), flush=True)  # noqa: T201 - progress
-
-    def record(self, metrics: Metrics, hardware: str = "") -> None:
-        """Tell MLflow about an epoch and, if it is news, what the workers run on."""
-        if hardware:
-            self.tracker.log_tags({HARDWARE: hardware})
-        step = int(metrics["epoch"])
-        self.tracker.log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step)
-
-
 def epoch_line(metrics: Mapping[str, float], epochs: int) -> str:
     """Return one line on an epoch: losses, held-out loss, speed, time left."""
-    done = int(metrics["epoch"]) + 1
     losses = "  ".join(
         f"{term} {metrics[f'{TRAIN}/{term}']:.4f}" for term in LOSS_TERMS if f"{TRAIN}/{term}" in metrics
     )
     held_out = metrics.get(f"{HELD_OUT}/{LOSS}")
-    minutes, seconds = divmod(round(metrics["seconds"] * (epochs - done)), 60)
-    return (
-        f"epoch {done:>3}/{epochs}  {losses}"
-        + ("" if held_out is None else f"  held-out {held_out:.4f}")
-        + f"  {metrics['crystals_per_second']:,.0f} crystals/s  {minutes}:{seconds:02d} left"
-    )
+    return progress(metrics, epochs, losses + ("" if held_out is None else f"  held-out {held_out:.4f}"))
 
 
 def describe(finished: FinishedRun) -> str:
@@ -178,10 +131,7 @@ def describe(finished: FinishedRun) -> str:
     lines.append(
         f"{len(finished.vectors.symbols)} vectors of {finished.vectors.dim} dimensions: {finished.folder / VECTORS}"
     )
-    lines.append(
-        f"MLflow run {finished.run_id or '(not yet sent)'}; compare runs with: "
-        f"mlflow ui --backend-store-uri {finished.tracking_uri}"
-    )
+    lines.append(where_to_look(finished.tracking_uri, finished.run_id))
     return "\n".join(lines)
 
 
@@ -239,15 +189,16 @@ def _check_resources(config: PretrainConfig, *, streamed: bool) -> None:
         scaling(config, streamed=streamed)
     elif streamed:
         raise ValueError("the streamed loader needs Ray: set --num-workers to 1 or more")
-    elif config.use_gpu and not torch.cuda.is_available():
-        raise ValueError("--use-gpu: torch finds no CUDA device on this machine; use --no-use-gpu")
+    elif config.use_gpu:
+        require_gpu()
 
 
 def _train(config: PretrainConfig, shards: Path, folder: Path, publish: Publish, *, streamed: bool) -> PretrainOutcome:
     if config.num_workers > 0:
-        from crysatom.cluster.train import train_on_cluster
+        from crysatom.cluster.pretraining import pretrain_on_cluster
 
-        return train_on_cluster(config, shards, folder / CHECKPOINTS, publish.record, publish.show, streamed=streamed)
+        news: dict[str, Any] = {"record": publish.record, "show": publish.show}
+        return pretrain_on_cluster(config, shards, folder / CHECKPOINTS, **news, streamed=streamed)
     torch.set_num_threads(config.threads_per_worker)
     device = "cuda" if config.use_gpu else "cpu"
     context = PlainContext(folder / CHECKPOINTS, publish, device)

@@ -6,14 +6,24 @@ import dataclasses
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
-from crysatom.config import NOT_IN_DIGEST, PretrainConfig, digest
+from crysatom.config import NOT_IN_DIGEST, digest
 
 logger = logging.getLogger(__name__)
 
 RUN = "run.json"
 CHECKPOINTS = "checkpoints"
+
+
+class Resumable(Protocol):
+    """The configuration of a run, a dataclass, as far as its folder needs to know it."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def resume(self) -> bool:
+        """Whether to continue an unfinished run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +37,7 @@ class RunFolder:
 
     path: Path
 
-    def claim(self, config: PretrainConfig, data_digest: str) -> bool:
+    def claim(self, config: Resumable, data_digest: str) -> bool:
         """Make the folder this run's own; return whether the run in it is finished already.
 
         Raises:
@@ -75,9 +85,9 @@ class RunFolder:
         """Note that the run is finished."""
         self.note(finished=True, **facts)
 
-    def _require_same(self, found: dict[str, Any], wanted: dict[str, str], config: PretrainConfig) -> None:
+    def _require_same(self, found: dict[str, Any], wanted: dict[str, str], config: Resumable) -> None:
         if found["config_digest"] != wanted["config_digest"]:
-            mine = dataclasses.asdict(config)
+            mine = json.loads(json.dumps(dataclasses.asdict(config)))  # as the note has it
             compared = (mine.keys() & found["config"].keys()) - NOT_IN_DIGEST
             differing = {k: (found["config"][k], mine[k]) for k in compared if found["config"][k] != mine[k]}
             text = ", ".join(f"{name} {was!r} -> {now!r}" for name, (was, now) in sorted(differing.items()))

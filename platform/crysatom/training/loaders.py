@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch_geometric.data import Batch
 
 from crysatom import distributed
@@ -56,10 +57,12 @@ class ResidentLoader:
         batch_size: Crystals in a global batch.
         tail: See :func:`global_batches`.
         seed: Of the shuffling.
+        targets: Of all crystals ``(M,)``, NaN for those not to load. With them, batches have ``target`` (B,) and
+            ``crystal`` (B,), the indices.
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each with a name
         self,
         tensors: GraphTensors,
         crystals: np.ndarray,
@@ -68,9 +71,10 @@ class ResidentLoader:
         batch_size: int,
         tail: Literal["spread", "short"] = "spread",
         seed: int = 0,
+        targets: Tensor | None = None,
     ) -> None:
         self.tensors, self.crystals, self.ids = tensors, crystals, material_ids
-        self.batch_size, self.tail, self.seed = batch_size, tail, seed
+        self.batch_size, self.tail, self.seed, self.targets = batch_size, tail, seed, targets
 
     def num_steps(self) -> int:
         """Return the number of global batches in an epoch."""
@@ -80,8 +84,12 @@ class ResidentLoader:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield this worker's share of each global batch."""
         for crystals in global_batches(self.crystals, self.batch_size, self.tail, self.seed, epoch):
-            share = np.array_split(crystals, distributed.world_size())[distributed.rank()]
-            yield select(self.tensors, torch.from_numpy(share))
+            share = torch.from_numpy(np.array_split(crystals, distributed.world_size())[distributed.rank()])
+            batch = select(self.tensors, share)
+            if self.targets is not None:
+                batch.crystal = share.to(self.targets.device)
+                batch.target = self.targets[batch.crystal]
+            yield batch
 
     def material_ids(self, keys: list[int]) -> list[str]:
         """Return the ids of crystals by their keys, for messages."""

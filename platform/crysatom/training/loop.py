@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from crysatom import distributed
-from crysatom.names import HELD_OUT, LOSS, TRAIN
+from crysatom.names import HELD_OUT, LOSS, TRAIN, Optimizer, Schedule
 from crysatom.training import checkpoints
 from crysatom.training.averaging import MovingAverage
 from crysatom.training.context import Context
@@ -21,6 +21,9 @@ from crysatom.training.schedules import learning_rate
 
 HELD_OUT_EPOCH = -1
 """Masks of held-out crystals are the same in every epoch, so that their losses can be compared."""
+
+
+OPTIMIZERS: dict[Optimizer, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 class NonFiniteLossError(RuntimeError):
@@ -39,16 +42,24 @@ class Settings(Protocol):
         """Largest learning rate."""
 
     @property
-    def schedule(self) -> Literal["cosine", "constant"]:
+    def schedule(self) -> Schedule:
         """Course of the learning rate."""
 
     @property
+    def milestones(self) -> tuple[int, ...]:
+        """Epochs before which the schedule 'step' lowers the rate."""
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """Decays weights through the gradient ('adam') or apart from it ('adamw')."""
+
+    @property
     def adam_eps(self) -> float:
-        """Of AdamW."""
+        """Of the optimizer."""
 
     @property
     def weight_decay(self) -> float:
-        """Of AdamW."""
+        """Of the optimizer."""
 
     @property
     def gradient_clip(self) -> float:
@@ -59,8 +70,12 @@ class Settings(Protocol):
         """Decay of the moving average of the weights; 0: none."""
 
     @property
-    def selection(self) -> Literal["held_out", "train", "last"]:
-        """Which epoch's weights are left in the model."""
+    def selected_by(self) -> str:
+        """Metric whose least value marks the epoch whose weights are left in the model; empty: the last epoch."""
+
+    @property
+    def patience(self) -> int:
+        """Epochs without a better one after which the training stops; 0: it never does."""
 
 
 class Loop:
@@ -70,11 +85,12 @@ class Loop:
         model: Returns a dict with ``loss`` and further scalar terms, equal on all workers; other entries
             are for ``after_step``.
         train: Batches to learn from.
-        held_out: Batches to measure by, or None.
+        held_out: Batches to measure by after each epoch, or None.
         settings: Epochs, rates, selection.
         context: Where it runs.
         after_step: Called with each batch, the model's output and the epoch (the paper's vector extraction).
         extra: Further tensors that belong to the state, by name; kept in checkpoints, restored in place.
+        measured: What the metrics of ``held_out`` are called.
 
     Raises:
         ValueError: If the epoch is to be chosen by held-out crystals and there are none.
@@ -90,17 +106,18 @@ class Loop:
         context: Context,
         after_step: Callable[[Batch, dict[str, Tensor], int], None] | None = None,
         extra: dict[str, Tensor] | None = None,
+        measured: str = HELD_OUT,
     ) -> None:
-        if settings.selection == "held_out" and held_out is None:
+        if settings.selected_by.startswith(f"{measured}/") and held_out is None:
             raise ValueError(
                 "--selection held_out: by the hash of its id no crystal is held out; raise --holdout-fraction, or "
                 "choose --selection last"
             )
         self.model, self.train, self.held_out = model, train, held_out
         self.settings, self.context, self.after_step = settings, context, after_step
-        self.extra = extra or {}
+        self.extra, self.measured = extra or {}, measured
         self.trainable = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = OPTIMIZERS[settings.optimizer](
             self.trainable, lr=settings.lr, eps=settings.adam_eps, weight_decay=settings.weight_decay
         )
         self.average = MovingAverage(model, settings.ema_decay)
@@ -108,11 +125,12 @@ class Loop:
         self.best = math.inf
         self.selected_epoch = settings.epochs - 1
         self.best_tensors: dict[str, Tensor] = {}
-        self.first_epoch = 0
         self.step = 0
 
     def run(self) -> list[dict[str, float]]:
-        """Train to the last epoch, from the last checkpoint if there is one; leave the selected weights in the model.
+        """Train to the end, from the last checkpoint if there is one; leave the selected weights in the model.
+
+        The end is the last epoch, or where patience is exhausted: told from the history, which a checkpoint has.
 
         Returns:
             The metrics of each epoch.
@@ -125,7 +143,8 @@ class Loop:
             if folder is not None:
                 self._restore(*checkpoints.load(folder))
         wrapped = self.context.wrap(self.model)
-        for epoch in range(self.first_epoch, self.settings.epochs):
+        while not self._ended():
+            epoch = len(self.history)
             metrics = {"epoch": float(epoch), **self._train_epoch(wrapped, epoch)}
             with self.average.applied():
                 if self.held_out is not None:
@@ -135,6 +154,10 @@ class Loop:
             self.context.report(metrics, self._save)
         self._use_selected()
         return self.history
+
+    def _ended(self) -> bool:
+        done, patience = len(self.history), self.settings.patience
+        return done >= self.settings.epochs or 0 < patience < done - self.selected_epoch
 
     def _train_epoch(self, wrapped: nn.Module, epoch: int) -> dict[str, float]:
         self.model.train()
@@ -161,9 +184,11 @@ class Loop:
 
     def _step(self, wrapped: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         settings = self.settings
-        total_steps = settings.epochs * self.train.num_steps()
+        steps = self.train.num_steps()
+        milestones = [epoch * steps for epoch in settings.milestones]
+        rate = learning_rate(settings.lr, self.step, settings.epochs * steps, settings.schedule, milestones)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(settings.lr, self.step, total_steps, settings.schedule)
+            group["lr"] = rate
         terms: dict[str, Tensor] = wrapped(batch, epoch)
         self._check_finite("loss", terms[LOSS], batch, epoch)
         self.optimizer.zero_grad()
@@ -179,7 +204,7 @@ class Loop:
     @torch.no_grad()
     def _evaluate(self, loader: Loader) -> dict[str, float]:
         self.model.eval()
-        totals = _Averages(HELD_OUT)
+        totals = _Averages(self.measured)
         for batch in loader.epoch(0):
             totals.add(self.model(batch, HELD_OUT_EPOCH), batch.num_graphs)
         return totals.result()[0]
@@ -203,11 +228,8 @@ class Loop:
         )
 
     def _select(self, metrics: dict[str, float]) -> None:
-        if self.settings.selection == "last":
-            return
-        split = HELD_OUT if self.settings.selection == "held_out" else TRAIN
-        if metrics[f"{split}/{LOSS}"] < self.best:
-            self.best, self.selected_epoch = metrics[f"{split}/{LOSS}"], int(metrics["epoch"])
+        if self.settings.selected_by and metrics[self.settings.selected_by] < self.best:
+            self.best, self.selected_epoch = metrics[self.settings.selected_by], int(metrics["epoch"])
             self.best_tensors = {k: v.clone() for k, v in self._state_tensors().items()}
 
     def _state_tensors(self) -> dict[str, Tensor]:
@@ -248,8 +270,8 @@ class Loop:
         checkpoints.load_optimizer(self.optimizer, self.model, groups.get("optimizer", {}))
         self.best_tensors = groups.get("best", {})
         self.average.load(groups.get("average", {}))
-        self.first_epoch, self.step = state["epoch"], state["step"]
-        self.best, self.selected_epoch, self.history = state["best"], state["selected_epoch"], state["history"]
+        self.step, self.history = state["step"], state["history"]
+        self.best, self.selected_epoch = state["best"], state["selected_epoch"]
 
 
 class _Averages:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+
+from crysatom.names import Schedule
 
 WARMUP = 0.05
-"""Share of all steps over which the rate rises, with a schedule that decays."""
+"""Share of all steps over which the rate rises, with the cosine schedule."""
+
+STEP_FACTOR = 0.1
+"""Of the rate, at each milestone."""
+
+RISE = 0.3
+"""Share of all steps over which the rate rises, with the one-cycle schedule."""
+
+FIRST, LAST = 1 / 25, 1 / 250_000
+"""Of the largest rate: where the one-cycle schedule starts, and what it ends at."""
 
 
-def learning_rate(peak: float, step: int, total: int, schedule: Literal["cosine", "constant"]) -> float:
+def learning_rate(peak: float, step: int, total: int, schedule: Schedule, milestones: Sequence[int] = ()) -> float:
     """Return the rate of a step.
 
     Args:
@@ -17,12 +28,27 @@ def learning_rate(peak: float, step: int, total: int, schedule: Literal["cosine"
         step: 0 .. total - 1.
         total: Steps of the whole run.
         schedule: 'constant'; 'cosine' rises linearly, then follows half a cosine to zero
-            (Loshchilov & Hutter, ICLR 2017).
+            (Loshchilov & Hutter, ICLR 2017); 'step' falls to a tenth at each milestone; 'one_cycle' follows half a
+            cosine up and another down to next to nothing (Smith & Topin, arXiv 1708.07120, with the proportions of
+            torch's scheduler; the momentum stays).
+        milestones: Steps from which 'step' has a lower rate.
 
     """
     if schedule == "constant":
         return peak
+    if schedule == "step":
+        return float(peak * STEP_FACTOR ** sum(step >= milestone for milestone in milestones))
+    if schedule == "one_cycle":
+        rise = RISE * total
+        if step < rise:
+            return _between(peak * FIRST, peak, step / rise)
+        return _between(peak, peak * LAST, (step - rise) / (total - rise))
     warmup = max(1, round(WARMUP * total))
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def _between(start: float, end: float, share: float) -> float:
+    """Return the point of half a cosine from ``start`` to ``end``."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))

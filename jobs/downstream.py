@@ -1,0 +1,22 @@
+"""Train a property predictor: ``python jobs/downstream.py --data crystals.parquet --property bulk_modulus_kv``."""
+
+import sys
+
+import bootstrap  # makes crysatom importable
+from crysatom.config import DownstreamConfig, parse
+from crysatom.pipelines.downstream import describe, run
+
+
+def main() -> None:
+    """Run the job."""
+    config = parse(DownstreamConfig)
+    bootstrap.set_up_process()
+    try:
+        finished = run(config)
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    print(describe(finished))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""One frozen, keyword-only dataclass per job; presets are functions; flags come from the fields.
+
+A field's docstring is its help text on the command line. Validation happens in ``__post_init__``,
+so that a configuration that exists is one that can run.
+"""
+
+from crysatom.config.data import FeaturizeConfig, GraphSpec, IngestConfig
+from crysatom.config.downstream import DownstreamConfig
+from crysatom.config.flags import NOT_IN_DIGEST, digest, parse
+from crysatom.config.pretraining import RECIPES, PretrainConfig, default, paper
+
+__all__ = [
+    "NOT_IN_DIGEST",
+    "RECIPES",
+    "DownstreamConfig",
+    "FeaturizeConfig",
+    "GraphSpec",
+    "IngestConfig",
+    "PretrainConfig",
+    "default",
+    "digest",
+    "paper",
+    "parse",
+]

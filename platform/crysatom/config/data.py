@@ -1,0 +1,155 @@
+"""How crystals are read and become graphs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from crysatom.names import EMBEDDED_SOURCE
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise unless a setting is as it must be.
+
+    Raises:
+        ValueError: With the message.
+
+    """
+    if not condition:
+        raise ValueError(message)
+
+
+def require_each(config: Any, names: Sequence[str], accepted: Callable[[Any], bool], must: str) -> None:
+    """Raise unless each of some settings is as it must be.
+
+    Raises:
+        ValueError: Naming the first that is not.
+
+    """
+    for name in names:
+        value = getattr(config, name)
+        require(accepted(value), f"{name} must {must}, got {value}")
+
+
+def require_workers(config: Any) -> None:
+    """Raise unless a training can be done by as many workers as asked for.
+
+    Raises:
+        ValueError: Naming the setting that cannot be.
+
+    """
+    require_each(config, ("num_workers", "max_failures"), lambda value: value >= 0, "not be negative")
+    require(
+        config.batch_size >= config.num_workers,
+        f"batch_size {config.batch_size} is smaller than num_workers {config.num_workers}",
+    )
+
+
+def require_limits(max_atoms: int, min_distance: float) -> None:
+    """Raise unless limits of crystals can be kept.
+
+    Raises:
+        ValueError: Naming the one that cannot.
+
+    """
+    require(1 <= max_atoms <= 65_535, f"max_atoms must lie in [1, 65535], got {max_atoms}")
+    require(0 <= min_distance <= 5, f"min_distance must lie in [0, 5] angstrom, got {min_distance}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphSpec:
+    """How a crystal becomes a graph; two shards with equal specs hold equal graphs."""
+
+    cutoff: float = 8.0
+    """Neighbors farther than this are never connected, in angstrom."""
+
+    num_neighbors: int = 12
+    """Nearest neighbors each atom is connected to."""
+
+    ties: Literal["complete", "truncate"] = "complete"
+    """At the last place: 'complete' keeps the whole shell of equidistant neighbors (independent of site
+    order, cell choice and rotation); 'truncate' keeps the first in site order, as CGCNN's code does."""
+
+    tie_tolerance: float = 1e-3
+    """Distances closer than this to that of the last neighbor belong to its shell, in angstrom."""
+
+    pad_short_lists: bool = False
+    """Fill the list of an atom with too few neighbors with edges of length cutoff + 1 to the crystal's
+    first atom, as CGCNN's and CrysAtom's code does. Off: the atom simply has fewer edges."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.cutoff <= 50, f"cutoff must lie in (0, 50] angstrom, got {self.cutoff}")
+        require(1 <= self.num_neighbors <= 500, f"num_neighbors must lie in [1, 500], got {self.num_neighbors}")
+        require(
+            0 <= self.tie_tolerance <= 0.1, f"tie_tolerance must lie in [0, 0.1] angstrom, got {self.tie_tolerance}"
+        )
+
+
+def graph_of(config: Any) -> GraphSpec:
+    """Return the part of a job's configuration that decides the content of a graph."""
+    return GraphSpec(**{f.name: getattr(config, f.name) for f in dataclasses.fields(GraphSpec)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig:
+    """Read crystals from a source, check each one, write a crystal table and a quarantine."""
+
+    source: str = EMBEDDED_SOURCE
+    """aflow:prototypes | folder of CIFs (with optional id_prop.csv) | .parquet | .json/.jsonl(.gz) |
+    anything ASE reads (.xyz, .db, ...) | jarvis:dft_3d | mp:QUERY."""
+
+    out: str
+    """Folder for crystals.parquet and quarantine.parquet."""
+
+    max_atoms: int = 500
+    """Larger cells are quarantined."""
+
+    min_distance: float = 0.5
+    """Crystals with two atoms closer than this are quarantined, in angstrom."""
+
+    overwrite: bool = False
+    """Replace an existing table in the output folder."""
+
+    def __post_init__(self) -> None:
+        require_limits(self.max_atoms, self.min_distance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturizeConfig:
+    """Turn a crystal table into graph shards."""
+
+    data: str
+    """Crystal table (.parquet), or any source that the ingest job reads."""
+
+    out: str
+    """Folder for the shards, manifest.json and quarantine.parquet."""
+
+    cutoff: float = GraphSpec.cutoff
+    num_neighbors: int = GraphSpec.num_neighbors
+    ties: Literal["complete", "truncate"] = GraphSpec.ties
+    tie_tolerance: float = GraphSpec.tie_tolerance
+    pad_short_lists: bool = GraphSpec.pad_short_lists
+
+    crystals_per_shard: int = 4096
+    """Crystals in one Parquet file."""
+
+    max_atoms: int = 500
+    """Larger cells are quarantined."""
+
+    min_distance: float = 0.5
+    """Crystals with two atoms closer than this are quarantined, in angstrom."""
+
+    resume: bool = False
+    """Continue a run that was killed; finished shards are kept, the result has the same bytes."""
+
+    def __post_init__(self) -> None:
+        require(self.crystals_per_shard >= 1, f"crystals_per_shard must be positive, got {self.crystals_per_shard}")
+        require_limits(self.max_atoms, self.min_distance)
+        _ = self.graph
+
+    @property
+    def graph(self) -> GraphSpec:
+        """The part of the configuration that decides the content of a graph."""
+        return graph_of(self)

@@ -1,0 +1,259 @@
+"""The configuration of the training of a property predictor, and its recipes."""
+
+from __future__ import annotations
+
+import builtins
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from crysatom.config.data import (
+    FeaturizeConfig,
+    GraphSpec,
+    graph_of,
+    require,
+    require_each,
+    require_limits,
+    require_workers,
+)
+from crysatom.config.pretraining import PretrainConfig
+from crysatom.names import (
+    EMBEDDED_SOURCE,
+    MAE,
+    VAL,
+    VOLUME_PER_ATOM,
+    Criterion,
+    Optimizer,
+    Recipe,
+    Schedule,
+    VectorScale,
+)
+
+HELD_OUT_ELEMENTS = "held_out_elements:"
+"""How the name of a split begins that holds elements out: ``held_out_elements:Fe,Co``."""
+
+SPLITS = ("auto", "official", "random", "composition")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownstreamConfig:
+    """Train a predictor of one property on labeled crystals, with any atom vectors."""
+
+    # -- what to learn, and where results go
+    data: str = EMBEDDED_SOURCE
+    """Crystal table (.parquet), graph shards made of one, or any source that the ingest job reads."""
+
+    property: str = VOLUME_PER_ATOM
+    """Column of the crystal table, or volume_per_atom or density, which any table has."""
+
+    targets: str = ""
+    """Instead of a column: a CSV file with the columns material_id and one called like the property, whatever
+    --property says."""
+
+    out: str = "runs"
+    """Folder under which the runs' own folders are made."""
+
+    name: str = ""
+    """Name of the runs, to which each adds its seed; empty: made of predictor, property, vectors and digests."""
+
+    recipe: Recipe = "default"
+    """'default': what the evidence recommends; 'paper': CrysAtom's. Sets every default below."""
+
+    resume: bool = False
+    """Continue runs of this very configuration that were stopped, from their last checkpoints."""
+
+    max_atoms: int = FeaturizeConfig.max_atoms
+    """Larger cells are quarantined. Graph shards that may hold larger ones are refused."""
+
+    min_distance: float = FeaturizeConfig.min_distance
+    """Crystals with two atoms closer than this are quarantined, in angstrom. Graph shards made with a smaller
+    limit are refused."""
+
+    # -- which crystals are for what
+    split: str = "auto"
+    """'official': the published split of the property; 'random'; 'composition': no formula in two parts;
+    'held_out_elements:Fe,Co': crystals with one of these are the test set; 'auto': official where the table has it,
+    else random."""
+
+    split_seed: int = 0
+    """Of a split that is drawn, and of the train fraction; the same for all seeds of training."""
+
+    train_fraction: float = 1.0
+    """Share of the training crystals that is used, for learning curves."""
+
+    # -- atom vectors
+    vectors: str = "onehot92"
+    """onehot92 (CGCNN's features), onehot, random:SEED, permuted:OTHER, a name of ElementEmbeddings (skipatom,
+    mat2vec, ...), a vectors file or folder, runs:/ID of a pretraining, or models:/NAME/VERSION."""
+
+    vector_scale: VectorScale = "rms"
+    """Bring all tables to one scale over the elements of the training crystals: 'rms' by one factor, 'standardize'
+    column by column, 'none'."""
+
+    train_vectors: bool = False
+    """Train the vectors with the rest; off: frozen, as published."""
+
+    missing_vectors: Literal["error", "leave_out", "ridge"] = "error"
+    """Elements without a vector: refuse; leave the crystals that hold them out, and list them; or predict the
+    vectors from element properties."""
+
+    # -- graph
+    cutoff: float = GraphSpec.cutoff
+    num_neighbors: int = GraphSpec.num_neighbors
+    ties: Literal["complete", "truncate"] = GraphSpec.ties
+    tie_tolerance: float = GraphSpec.tie_tolerance
+    pad_short_lists: bool = GraphSpec.pad_short_lists
+
+    # -- predictor
+    predictor: str = "cgcnn"
+    """Name of a predictor."""
+
+    width: int = 64
+    """Length of an atom's vector in the convolutions."""
+
+    num_layers: int = 3
+    """Convolutions."""
+
+    hidden_dim: int = 128
+    """Width of the layers behind the pooling."""
+
+    num_hidden: int = 1
+    """Layers behind the pooling, before the output."""
+
+    basis_step: float = 0.2
+    """Spacing of the Gaussians that describe distances, in angstrom."""
+
+    predictor_options: Mapping[str, float] = field(default_factory=dict)
+    """Options that only this predictor has: NAME VALUE NAME VALUE ..."""
+
+    # -- optimization
+    composition_reference: bool = False
+    """Learn the difference from a sum over atoms of one number per element, fitted to the training crystals by least
+    squares: for energies per atom and the like."""
+
+    criterion: Criterion = "mae"
+    """Loss of the normalized target: mean absolute error, mean squared error, or Huber's with its corner at 1."""
+
+    optimizer: Optimizer = "adamw"
+    epochs: int = 100
+    batch_size: int = 64
+    """Crystals in a global batch, over all workers."""
+
+    tail: Literal["spread", "short"] = "spread"
+    """Crystals that do not fill a batch: spread over the others, or a short last batch."""
+
+    lr: float = 3e-3
+    schedule: Schedule = "one_cycle"
+    """'one_cycle': up for 30 % of the steps, then down; 'cosine': warm-up over 5 %, then down; 'step': to a tenth
+    at each milestone; 'constant'."""
+
+    milestones: tuple[int, ...] = (100,)
+    """Epochs at which the schedule 'step' lowers the rate."""
+
+    adam_eps: float = PretrainConfig.adam_eps
+    weight_decay: float = 1e-4
+    gradient_clip: float = 0.0
+    """Largest norm of the gradient; 0: not clipped."""
+
+    ema_decay: float = 0.0
+    """Decay of the moving average of the weights that is judged and kept; 0: the weights themselves."""
+
+    selection: Literal["val", "last"] = "val"
+    """The model is that of the epoch with the least validation MAE, or of the last."""
+
+    patience: int = 0
+    """Stop after so many epochs without a lower validation MAE; 0: never."""
+
+    # -- where it runs
+    seeds: tuple[int, ...] = (0,)
+    """Of initial weights and order of batches; each is a run of its own."""
+
+    num_workers: int = 1
+    """Data-parallel workers; 0 runs in this process, without Ray."""
+
+    use_gpu: bool = False
+    max_failures: int = 3
+    """Lost workers after which a run fails."""
+
+    threads_per_worker: int = 1
+    """CPU threads of a worker without GPU."""
+
+    tracking_uri: str = ""
+    """MLflow; empty: MLFLOW_TRACKING_URI, or mlflow.db in the working directory."""
+
+    experiment: str = ""
+    """Of MLflow; empty: one per data set."""
+
+    def __post_init__(self) -> None:
+        sizes = ("width", "num_layers", "hidden_dim", "num_hidden", "epochs", "batch_size", "threads_per_worker")
+        require_each(self, sizes, lambda value: value >= 1, "be at least 1")
+        require_workers(self)
+        require_each(self, ("lr", "adam_eps", "basis_step"), lambda value: value > 0, "be positive")
+        not_negative = ("gradient_clip", "weight_decay", "patience", "split_seed")
+        require_each(self, not_negative, lambda value: value >= 0, "not be negative")
+        require_each(self, ("ema_decay",), lambda value: 0 <= value < 1, "lie in [0, 1)")
+        require_each(self, ("train_fraction",), lambda value: 0 < value <= 1, "lie in (0, 1]")
+        different = bool(self.seeds) and len(set(self.seeds)) == len(self.seeds)
+        require(
+            different and all(0 <= seed < 2**63 for seed in self.seeds),
+            f"seeds must be different whole numbers in [0, 2**63), at least one, got {self.seeds}",
+        )
+        require(
+            self.split in SPLITS or re.fullmatch(HELD_OUT_ELEMENTS + "[A-Za-z,]+", self.split) is not None,
+            f"split must be one of {', '.join(SPLITS)}, or {HELD_OUT_ELEMENTS}Fe,Co, got {self.split!r}",
+        )
+        require(
+            not (self.patience and self.selection == "last"),
+            "patience waits for a better validation MAE: with selection 'last' set it to 0",
+        )
+        require_limits(self.max_atoms, self.min_distance)
+        _ = self.graph
+
+    # `property` is a field here
+    @builtins.property
+    def graph(self) -> GraphSpec:
+        """The part of the configuration that decides the content of a graph."""
+        return graph_of(self)
+
+    @builtins.property
+    def selected_by(self) -> str:
+        """The metric whose least value marks the epoch that the model comes from; empty: the last epoch."""
+        return f"{VAL}/{MAE}" if self.selection == "val" else ""
+
+    @builtins.property
+    def held_out(self) -> list[str]:
+        """Symbols of the elements that the split holds out."""
+        return [s for s in self.split.removeprefix(HELD_OUT_ELEMENTS).split(",") if s]
+
+
+def default() -> DownstreamConfig:
+    """Return the recipe that the evidence recommends (reference/science.md sections 1.2 and 7)."""
+    return DownstreamConfig()
+
+
+def paper() -> DownstreamConfig:
+    """Return the published procedure (CrysAtom, arXiv 2409.04737, section 4 and released code).
+
+    1,000 epochs and batches of 64 as the text says; rate, loss and schedule, on which it is silent, as the code has
+    them. Selection is on validation crystals and the scaler from training crystals, unlike there.
+    """
+    return DownstreamConfig(
+        recipe="paper",
+        ties="truncate",
+        pad_short_lists=True,
+        vector_scale="none",
+        criterion="mse",
+        optimizer="adam",
+        epochs=1000,
+        batch_size=64,
+        tail="short",
+        lr=0.01,
+        schedule="step",
+        milestones=(100,),
+        adam_eps=1e-8,
+        weight_decay=0.0,
+    )
+
+
+RECIPES = {"default": default, "paper": paper}

@@ -1,0 +1,236 @@
+"""From graphs and a crystal table to what a predictor learns: targets, a split, and vectors that cover both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from crysatom.config import DownstreamConfig
+from crysatom.crystals import splits
+from crysatom.crystals.splits import PARTS, Split, TwinFree, twin_free
+from crysatom.crystals.table import read_table
+from crysatom.crystals.targets import Targets, targets_for, targets_from_csv
+from crysatom.graphs.graph import offsets
+from crysatom.graphs.shards import load_atoms, read_manifest
+from crysatom.names import MATERIAL_ID, SPLIT_PREFIX, SYMBOLS
+from crysatom.pipelines.places import default_tracking_uri, find
+from crysatom.tracking.vectors import load_vectors
+from crysatom.training.normalizer import Normalizer, composition_reference
+from crysatom.training.regression import RegressionTask
+from crysatom.vectors.coverage import fill_missing, require_elements
+from crysatom.vectors.given import given_vectors
+from crysatom.vectors.scale import scaled
+from crysatom.vectors.table import AtomVectors
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[Any]
+
+NAMED_CRYSTALS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labeled:
+    """What a predictor is trained on and judged by.
+
+    Attributes:
+        task: As workers need it.
+        targets: The property, with its unit.
+        split: Of the labeled crystals whose elements have vectors.
+        trained_elements: Atomic numbers of the elements that training crystals hold, ascending.
+        new: Which test crystals have no twin among the training crystals.
+        left_out: Crystals that hold elements without a vector, when those are to be left out: ``material_id``,
+            ``part``, ``elements``.
+        data_digest: 16 hex digits for graphs, labels and split.
+        vectors_digest: 16 hex digits for the vectors as the predictor sees them.
+
+    """
+
+    task: RegressionTask
+    targets: Targets
+    split: Split
+    trained_elements: Array
+    new: TwinFree
+    left_out: pd.DataFrame
+    data_digest: str
+    vectors_digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Atoms:
+    """What M crystals consist of, see :func:`crysatom.graphs.shards.load_atoms`."""
+
+    material_ids: Array
+    atom_ptr: Array
+    atomic_numbers: Array
+
+    def of(self, crystals: Array) -> _Atoms:
+        """Return those of some crystals, in the given order."""
+        counts = np.diff(self.atom_ptr)[crystals]
+        ptr = offsets(counts)
+        atoms = np.repeat(self.atom_ptr[crystals] - ptr[:-1], counts) + np.arange(ptr[-1])
+        return _Atoms(material_ids=self.material_ids[crystals], atom_ptr=ptr, atomic_numbers=self.atomic_numbers[atoms])
+
+    def without_vector(self, table: AtomVectors) -> Array:
+        """Return ``(M,)`` bool, the crystals that hold an element which the table lacks."""
+        missing = ~np.isin(self.atomic_numbers, table.atomic_numbers)
+        return np.asarray(np.add.reduceat(missing, self.atom_ptr[:-1], dtype=np.int64) > 0)
+
+
+def labeled(config: DownstreamConfig, shards: Path, table_path: Path) -> Labeled:
+    """Read targets, draw the split, and bring the vectors into the form that the predictor sees.
+
+    Args:
+        config: Of the job.
+        shards: Folder of graph shards.
+        table_path: The crystal table that they were made of.
+
+    Raises:
+        ValueError: If property, split or vectors are not usable as asked.
+
+    """
+    table = read_table(table_path)
+    ids, ptr, numbers = load_atoms(shards)
+    atoms = _Atoms(material_ids=ids, atom_ptr=ptr, atomic_numbers=numbers)
+    if config.targets:
+        targets = targets_from_csv(find(config.targets), table, ids)
+    else:
+        targets = targets_for(table, config.property, ids)
+    split = _split(config, table, targets, ids).where(targets.labeled)
+    vectors = given_vectors(_where_found(config.vectors), partial(load_vectors, tracking_uri=tracking_uri(config)))
+    split, vectors, left_out = _covered(config, split, vectors, atoms)
+    if config.train_fraction < 1:
+        split = splits.train_fraction(split, config.train_fraction, seed=config.split_seed)
+    _require_parts(split)
+    trained_elements = np.unique(atoms.of(split.train).atomic_numbers)
+    vectors = scaled(vectors, config.vector_scale, trained_elements)
+    task = _task(config, shards, targets, split, vectors, atoms)
+    return Labeled(
+        task=task,
+        targets=targets,
+        split=split,
+        trained_elements=trained_elements,
+        new=twin_free(table, split),
+        left_out=left_out,
+        data_digest=_data_digest(shards, task.labels, split),
+        vectors_digest=_digest(vectors.atomic_numbers, vectors.vectors),
+    )
+
+
+def _where_found(vectors: str) -> str:
+    """Return a path as it is found here, in a submitted job too; other names of vectors as they are."""
+    return str(find(vectors)) if "/" in vectors and find(vectors).exists() else vectors
+
+
+def tracking_uri(config: DownstreamConfig) -> str:
+    """Return the store that a job tells of its runs, and gets vectors from."""
+    return default_tracking_uri(config.tracking_uri)
+
+
+def _split(config: DownstreamConfig, table: pa.Table, targets: Targets, ids: Array) -> Split:
+    seed, how = config.split_seed, config.split
+    if how == "auto":
+        how = "official" if SPLIT_PREFIX + targets.name in table.schema.names else "random"
+        logger.info("split: %s", how)
+    if how == "official":
+        return splits.official(table, targets.name, ids)
+    if how == "random":
+        return splits.random(ids, seed=seed)
+    if how == "composition":
+        return splits.grouped_by_composition(table, ids, seed=seed)
+    return splits.held_out_elements(table, ids, config.held_out, seed=seed)
+
+
+def _require_parts(split: Split) -> None:
+    for part in PARTS:
+        if not len(getattr(split, part)):
+            raise ValueError(f"split {split.name} has no {part} crystals with a label; choose another --split")
+
+
+def _covered(
+    config: DownstreamConfig, split: Split, vectors: AtomVectors, atoms: _Atoms
+) -> tuple[Split, AtomVectors, pd.DataFrame]:
+    """Return a split whose crystals all have vectors, the vectors, and the crystals that were left out."""
+    used = atoms.of(np.concatenate([getattr(split, part) for part in PARTS]))
+    nothing = pd.DataFrame(columns=[MATERIAL_ID, "part", "elements"])
+    if config.missing_vectors == "ridge":
+        return split, fill_missing(vectors, used.atomic_numbers), nothing
+    if config.missing_vectors == "error":
+        try:
+            require_elements(
+                vectors,
+                atomic_numbers=used.atomic_numbers,
+                atom_ptr=used.atom_ptr,
+                material_ids=used.material_ids,
+            )
+        except ValueError as error:
+            raise ValueError(f"{config.vectors}: {error}: --missing-vectors leave_out, or ridge") from error
+        return split, vectors, nothing
+    without = atoms.without_vector(vectors)
+    rows = [
+        {MATERIAL_ID: ids, "part": part, "elements": _missing_elements(atoms.of(np.array([crystal])), vectors)}
+        for part in PARTS
+        for crystal in getattr(split, part)[without[getattr(split, part)]]
+        for ids in [str(atoms.material_ids[crystal])]
+    ]
+    left_out = pd.DataFrame(rows) if rows else nothing
+    if rows:
+        by_part = ", ".join(f"{count} of {part}" for part, count in left_out["part"].value_counts().items())
+        first = ", ".join(left_out[MATERIAL_ID].head(NAMED_CRYSTALS))
+        logger.warning(
+            "%d crystals hold elements without a vector in %s and are left out (%s), the first of them %s; where test "
+            "crystals are, errors are not those of the whole test set",
+            len(rows),
+            config.vectors,
+            by_part,
+            first,
+        )
+    return split.where(~without), vectors, left_out
+
+
+def _missing_elements(crystal: _Atoms, vectors: AtomVectors) -> str:
+    missing = np.setdiff1d(crystal.atomic_numbers, vectors.atomic_numbers)
+    return " ".join(SYMBOLS[z - 1] for z in missing)
+
+
+def _task(
+    config: DownstreamConfig, shards: Path, targets: Targets, split: Split, vectors: AtomVectors, atoms: _Atoms
+) -> RegressionTask:
+    learned = targets.labels[split.train]
+    reference = None
+    if config.composition_reference:
+        train = atoms.of(split.train)
+        reference = composition_reference(train.atomic_numbers, train.atom_ptr, learned)
+        share = np.add.reduceat(reference[train.atomic_numbers], train.atom_ptr[:-1]) / np.diff(train.atom_ptr)
+        learned = learned - share
+    return RegressionTask(
+        shards=shards,
+        labels=targets.labels,
+        parts={part: getattr(split, part) for part in PARTS},
+        vectors=vectors,
+        normalizer=Normalizer.of(learned),
+        reference=reference,
+    )
+
+
+def _data_digest(shards: Path, labels: Array, split: Split) -> str:
+    graphs = [shard["sha256"] for shard in read_manifest(shards)["shards"]]
+    used = np.concatenate([getattr(split, part) for part in PARTS])
+    return _digest(np.frombuffer(json.dumps([graphs, split.digest()]).encode(), np.uint8), labels[used])
+
+
+def _digest(*arrays: Array) -> str:
+    content = hashlib.sha256()
+    for array in arrays:
+        content.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return content.hexdigest()[:16]

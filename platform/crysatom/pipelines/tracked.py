@@ -1,0 +1,110 @@
+"""What every run of a training does: tell MLflow and the terminal how it goes, and how it ended."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from crysatom.config import digest
+from crysatom.pipelines.run_folder import RunFolder
+from crysatom.tracking.environment import environment_tags
+from crysatom.tracking.fields import CONFIG_DIGEST, DATA, DATA_DIGEST, HARDWARE
+from crysatom.tracking.runs import Tracker
+from crysatom.training.context import Metrics
+from crysatom.training.machine import hardware
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Tells the terminal and MLflow about an epoch; can be sent to the process that reports.
+
+    Attributes:
+        tracker: The run in MLflow.
+        line: What the terminal shows of an epoch; can be pickled.
+
+    """
+
+    tracker: Tracker
+    line: Callable[[Metrics], str]
+
+    def __call__(self, metrics: Metrics) -> None:
+        """Do both, where one process does everything."""
+        self.show(metrics)
+        self.record(metrics)
+
+    def show(self, news: Metrics | str) -> None:
+        """Print a line on an epoch, or a sentence."""
+        print(news if isinstance(news, str) else self.line(news), flush=True)  # noqa: T201 - progress
+
+    def record(self, metrics: Metrics, hardware: str = "") -> None:
+        """Tell MLflow about an epoch and, if it is news, what the workers run on."""
+        if hardware:
+            self.tracker.log_tags({HARDWARE: hardware})
+        log_epochs(self.tracker, [metrics])
+
+
+@contextmanager
+def tracked(
+    folder: RunFolder, tracker: Tracker, config: Any, *, experiment: str, tags: Mapping[str, str]
+) -> Iterator[None]:
+    """Begin the run in MLflow, or go on with it; should what is done meanwhile fail, end it so.
+
+    Args:
+        folder: Of the run, claimed.
+        tracker: Of the run.
+        config: Of the job.
+        experiment: In MLflow.
+        tags: Beside those that every run has.
+
+    """
+    note = folder.read()
+    identity = {DATA: config.data, DATA_DIGEST: note["data_digest"], CONFIG_DIGEST: digest(config)}
+    here = "" if config.num_workers else hardware()  # workers will tell of theirs
+    tracker.start(
+        experiment=experiment,
+        run_name=folder.path.name,
+        params=dataclasses.asdict(config),
+        tags=identity | dict(tags) | environment_tags(here),
+        resume=True,  # whether it may be is decided: the folder was claimed
+    )
+    try:
+        yield
+    except BaseException as error:
+        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+        raise
+
+
+def log_epochs(tracker: Tracker, history: Sequence[Metrics]) -> None:
+    """Tell MLflow the metrics of epochs; what it knows already is left out."""
+    for metrics in history:
+        tracker.log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, int(metrics["epoch"]))
+
+
+def progress(metrics: Mapping[str, float], epochs: int, results: str) -> str:
+    """Return one line on an epoch: its number, its results, speed, time left."""
+    done = int(metrics["epoch"]) + 1
+    minutes, seconds = divmod(round(metrics["seconds"] * (epochs - done)), 60)
+    speed = f"{metrics['crystals_per_second']:,.0f} crystals/s"
+    return f"epoch {done:>3}/{epochs}  {results}  {speed}  {minutes}:{seconds:02d} left"
+
+
+def where_to_look(tracking_uri: str, run_id: str) -> str:
+    """Return the line that tells a user where a run is in MLflow."""
+    run = run_id or "(not yet sent)"
+    return f"MLflow run {run}; compare runs with: mlflow ui --backend-store-uri {tracking_uri}"
+
+
+def require_gpu() -> None:
+    """Check that this process can use a GPU.
+
+    Raises:
+        ValueError: If torch finds none.
+
+    """
+    if not torch.cuda.is_available():
+        raise ValueError("--use-gpu: torch finds no CUDA device on this machine; use --no-use-gpu")

@@ -1,0 +1,132 @@
+"""A trained model as a folder: ``model.safetensors`` and ``model.json``, so that loading one cannot run code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from crysatom.config import GraphSpec
+from crysatom.names import SYMBOLS
+from crysatom.predictors.base import PredictorSpec
+from crysatom.predictors.registry import build_predictor
+from crysatom.training.normalizer import Normalizer
+from crysatom.training.regression import Regression
+from crysatom.vectors.table import AtomVectors
+
+MODEL_JSON = "model.json"
+MODEL_SAFETENSORS = "model.safetensors"
+FORMAT_VERSION = 1
+
+_VECTORS = "predictor.table.vectors"
+_REFERENCE = "reference"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What a model is, beside its weights; JSON values only.
+
+    Attributes:
+        property: What it predicts.
+        unit: Of the prediction; empty if not known.
+        spec: Architecture.
+        graph: How a crystal becomes a graph.
+        normalizer: Of the training targets.
+        elements: Symbols of the elements that have a vector; others cannot be predicted.
+        trained_elements: Those of them that training crystals hold; of others the model has no experience.
+        vectors: Provenance of the vectors.
+        training: Facts about the training: data, split, seed, errors.
+        versions: Of the packages that made it.
+
+    """
+
+    property: str
+    unit: str
+    spec: PredictorSpec
+    graph: GraphSpec
+    normalizer: Normalizer
+    elements: tuple[str, ...]
+    trained_elements: tuple[str, ...]
+    vectors: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def save_model(folder: Path, state: Mapping[str, Tensor], info: ModelInfo) -> None:
+    """Write a model into a folder, which is made if missing.
+
+    Args:
+        folder: Where.
+        state: The ``state_dict`` of a :class:`Regression`.
+        info: What it is.
+
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, folder / MODEL_SAFETENSORS)
+    content = {
+        "format_version": FORMAT_VERSION,
+        **{f.name: getattr(info, f.name) for f in dataclasses.fields(info)},
+        "spec": info.spec.to_dict(),
+        "graph": dataclasses.asdict(info.graph),
+        "normalizer": dataclasses.asdict(info.normalizer),
+    }
+    (folder / MODEL_JSON).write_text(json.dumps(content, indent=1))
+
+
+def load_model(folder: str | Path) -> tuple[Regression, ModelInfo]:
+    """Read a model that :func:`save_model` wrote, ready to predict.
+
+    Returns:
+        The model in evaluation mode, on the CPU: ``model.predict(batch)`` gives the property in its unit, of crystals
+        whose graphs were made by ``info.graph`` and whose elements are among ``info.elements``.
+
+    Raises:
+        ValueError: If the folder holds no model, or a damaged one.
+
+    """
+    folder = Path(folder)
+    try:
+        content = json.loads((folder / MODEL_JSON).read_text(encoding="utf-8"))
+        state = load_file(folder / MODEL_SAFETENSORS)
+    except OSError as error:
+        raise ValueError(f"{folder} holds no model: {MODEL_JSON} and {MODEL_SAFETENSORS} must be there") from error
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(f"{folder} holds a damaged model ({error}); copy it again") from error
+    if content.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{folder} holds a model of format {content.get('format_version')}, this code reads {FORMAT_VERSION}; "
+            "use the version of crysatom that made it, which model.json names"
+        )
+    try:
+        info = _info(content)
+        return _model(info, state), info
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{folder}: {MODEL_JSON} and {MODEL_SAFETENSORS} do not fit together ({error})") from error
+
+
+def _info(content: Mapping[str, Any]) -> ModelInfo:
+    plain = {f.name: content[f.name] for f in dataclasses.fields(ModelInfo)}
+    typed = {
+        "spec": PredictorSpec(**content["spec"]),
+        "graph": GraphSpec(**content["graph"]),
+        "normalizer": Normalizer(**content["normalizer"]),
+        "elements": tuple(content["elements"]),
+        "trained_elements": tuple(content["trained_elements"]),
+    }
+    return ModelInfo(**{**plain, **typed})
+
+
+def _model(info: ModelInfo, state: Mapping[str, Tensor]) -> Regression:
+    numbers = torch.tensor([SYMBOLS.index(symbol) + 1 for symbol in info.elements])
+    table = AtomVectors(atomic_numbers=numbers.numpy(), vectors=state[_VECTORS].float().numpy())
+    model = Regression(build_predictor(info.spec, table), info.normalizer, state[_REFERENCE].numpy())
+    model.load_state_dict(dict(state))
+    return model.eval()

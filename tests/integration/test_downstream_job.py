@@ -1,0 +1,185 @@
+"""``jobs/downstream.py`` from the crystals that pymatgen carries to an error in MLflow, as users run it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from crysatom.config import DownstreamConfig
+from crysatom.crystals.table import read_table
+from crysatom.crystals.targets import targets_for
+from crysatom.names import VOLUME_PER_ATOM
+from crysatom.pipelines.downstream import FinishedRun, describe, run
+from crysatom.pipelines.preparing import crystal_table, prepare
+from crysatom.pipelines.run_folder import CHECKPOINTS
+from crysatom.tracking.store import client
+from crysatom.training import metrics
+from crysatom.training.model_files import load_model
+from tests.conftest import REPOSITORY
+from tests.small_runs import one_thread  # noqa: F401
+
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
+]
+
+SMALL: dict[str, Any] = {"vectors": "onehot", "width": 16, "num_layers": 2, "hidden_dim": 16, "epochs": 6}
+WAIT_S = 300.0
+
+
+@pytest.fixture(scope="module", name="place")
+def _place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("downstream")
+
+
+def config(place: Path, name: str, **changes: Any) -> DownstreamConfig:
+    settings = {"out": str(place), "name": name, "tracking_uri": f"sqlite:///{place}/mlflow.db", "num_workers": 0}
+    return DownstreamConfig(**{**SMALL, **settings, **changes})
+
+
+@pytest.fixture(scope="module", name="plain")
+def _plain(place: Path) -> FinishedRun:
+    [finished] = run(config(place, "plain"))
+    return finished
+
+
+def job(place: Path, name: str, *flags: str) -> subprocess.Popen[str]:
+    settings = dataclasses.asdict(config(place, name))
+    command = [sys.executable, str(REPOSITORY / "jobs" / "downstream.py"), *flags]
+    for field in (*SMALL, "out", "name", "tracking_uri", "num_workers"):
+        command += [f"--{field.replace('_', '-')}", str(settings[field])]
+    environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "RAY_ADDRESS"}}
+    return subprocess.Popen(
+        command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_the_job_does_the_whole_way_for_each_seed(place: Path, plain: FinishedRun) -> None:
+    process = job(place, "job", "--seeds", "0", "1")
+    output, _ = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0, output
+    assert "warning" not in output.replace("warning: twins are", "").lower()
+    assert output.count("epoch   6/6  train MAE ") == 2
+    assert "volume_per_atom, seed 0: validation MAE " in output
+    assert f"predictions: {place}/job-seed1/predictions.csv" in output
+    assert "test MAE over 2 seeds, mean +- standard deviation: " in output
+
+    folder = place / "job-seed0"
+    mine, theirs = (pd.read_csv(path / "predictions.csv") for path in (folder, plain.folder))
+    assert list(mine.columns) == ["material_id", "target", "prediction"]
+    pd.testing.assert_frame_equal(mine, theirs)  # the name of a run changes nothing
+    other = pd.read_csv(place / "job-seed1" / "predictions.csv")
+    assert other["material_id"].tolist() == mine["material_id"].tolist()
+    assert not np.allclose(other["prediction"], mine["prediction"])
+
+    table = read_table(crystal_table(config(place, "job"), prepare(config(place, "job"), place)))
+    volumes = targets_for(table, VOLUME_PER_ATOM, mine["material_id"].to_list())
+    np.testing.assert_allclose(mine["target"], volumes.labels)
+
+
+def test_the_reported_error_is_that_of_the_predictions(plain: FinishedRun) -> None:
+    table = pd.read_csv(plain.folder / "predictions.csv")
+    expected = metrics.summary(table["target"].to_numpy(), table["prediction"].to_numpy(), VOLUME_PER_ATOM)
+    assert {name: plain.metrics[f"test/{name}"] for name in expected} == pytest.approx(expected)
+    assert f"{plain.metrics['test/mae']:.4g} angstrom^3/atom" in describe([plain])
+    history = pd.read_csv(plain.folder / "history.csv")
+    assert plain.metrics["val_selected/mae"] == pytest.approx(history["val/mae"].min())
+    assert plain.selected_epoch == history["val/mae"].idxmin()
+    assert 0 < plain.metrics["test_twin_free/num_crystals"] <= plain.metrics["test/num_crystals"]
+
+
+def test_mlflow_has_everything(place: Path, plain: FinishedRun) -> None:
+    mlflow = client(f"sqlite:///{place}/mlflow.db")
+    found = mlflow.get_run(plain.run_id)
+    assert found.info.status == "FINISHED"
+    assert mlflow.get_experiment(found.info.experiment_id).name == "crysatom-aflow-prototypes"
+    tags = {"predictor": "cgcnn", "vectors": "onehot", "property": VOLUME_PER_ATOM, "seed": "0"}
+    assert {name: found.data.tags[name] for name in tags} == tags
+    assert len(found.data.tags["split_digest"]) == 64
+    assert len(found.data.tags["data_digest"]) == 16
+    assert found.data.params["width"] == "16"
+    assert found.data.metrics["test/mae"] == pytest.approx(plain.metrics["test/mae"])
+    assert len(mlflow.get_metric_history(plain.run_id, "val/mae")) == SMALL["epochs"]
+    artifacts = {item.path for item in mlflow.list_artifacts(plain.run_id)}
+    assert artifacts >= {"predictions.csv", "validation_predictions.csv", "history.csv", "figures", "model"}
+    figures = {item.path for item in mlflow.list_artifacts(plain.run_id, "figures")}
+    assert figures == {"figures/parity.png", "figures/learning_curve.png"}
+    model = {item.path for item in mlflow.list_artifacts(plain.run_id, "model")}
+    assert model == {"model/model.json", "model/model.safetensors"}
+
+
+def test_the_model_says_what_it_is(plain: FinishedRun) -> None:
+    _, info = load_model(plain.folder / "model")
+    assert (info.property, info.unit) == (VOLUME_PER_ATOM, "angstrom^3/atom")
+    assert info.training["metrics"]["test/mae"] == plain.metrics["test/mae"]
+    assert info.versions["torch"]
+    assert info.vectors["vectors"] == "onehot"
+    assert set(info.trained_elements) < set(info.elements)
+
+
+def test_a_finished_run_is_not_done_again(place: Path, plain: FinishedRun) -> None:
+    [again] = run(config(place, "plain"))
+    assert again == dataclasses.replace(plain, again=True)
+    with pytest.raises(ValueError, match=r"another configuration \(lr 0\.003 -> 0\.5\); give this one another --name"):
+        run(config(place, "plain", lr=0.5))
+    with pytest.raises(ValueError, match="holds a run on other data"):
+        run(config(place, "plain", vectors="random:0"))
+
+
+def test_a_killed_job_is_resumed_to_the_same_predictions(place: Path, plain: FinishedRun) -> None:
+    process = job(place, "killed")
+    folder = place / "killed-seed0"
+    deadline = time.monotonic() + WAIT_S
+    while process.poll() is None and not list((folder / CHECKPOINTS).glob("epoch-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=WAIT_S)
+    assert process.returncode == -signal.SIGKILL
+    assert not (folder / "predictions.csv").exists(), "it was killed after its work"
+    with pytest.raises(ValueError, match="unfinished run of this configuration; continue it with --resume"):
+        run(config(place, "killed"))
+    [finished] = run(config(place, "killed", resume=True))
+    assert finished.metrics == plain.metrics
+    mine, theirs = (pd.read_csv(path / "predictions.csv") for path in (folder, plain.folder))
+    pd.testing.assert_frame_equal(mine, theirs, check_exact=True)
+    history = client(f"sqlite:///{place}/mlflow.db").get_metric_history(finished.run_id, "val/mae")
+    assert sorted(metric.step for metric in history) == list(range(SMALL["epochs"]))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_workers_predict_what_a_process_does(
+    place: Path, plain: FinishedRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sums over crystals are taken in another order: float32 rounding, grown over the steps."""
+    [finished] = run(config(place, "two", num_workers=2))
+    shown = capsys.readouterr().out
+    assert "training on 2 x cpu, graphs in memory" in shown
+    assert shown.count(" val MAE ") == SMALL["epochs"]
+    for file in ("predictions.csv", "validation_predictions.csv"):
+        two, one = (pd.read_csv(path / file) for path in (finished.folder, plain.folder))
+        assert two["material_id"].tolist() == one["material_id"].tolist()
+        np.testing.assert_allclose(two["prediction"], one["prediction"], rtol=1e-3)
+    state = json.loads((finished.folder / "run.json").read_text())
+    assert state["finished"]
+
+
+def test_a_job_that_fails_says_why_in_one_line(place: Path) -> None:
+    process = job(place, "wrong", "--property", "hardness")
+    output, _ = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 1
+    assert output.splitlines()[-1].startswith("error: the crystal table has no column 'hardness'; columns of numbers")
+    assert "Traceback" not in output

@@ -1,0 +1,121 @@
+"""The configuration of property prediction: what is refused, what the digest covers, flags, recipes."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+
+from crysatom.config import NOT_IN_DIGEST, DownstreamConfig, GraphSpec, digest, parse
+from crysatom.config.downstream import default, paper
+from crysatom.training.regression import spec_of
+from tests.conftest import REPOSITORY
+
+FIELDS = {f.name: f for f in dataclasses.fields(DownstreamConfig)}
+HINTS = get_type_hints(DownstreamConfig)
+OTHERS: dict[str, Any] = {
+    "split": "composition",
+    "seeds": (3, 4),
+    "milestones": (5, 7),
+    "predictor_options": {"l1": 0.5},
+    "train_fraction": 0.5,
+}
+
+
+def other_value(name: str) -> Any:
+    """A value that the field accepts and that is not its default."""
+    if name in OTHERS:
+        return OTHERS[name]
+    was = FIELDS[name].default
+    if get_origin(HINTS[name]) is Literal:
+        return next(v for v in get_args(HINTS[name]) if v != was)
+    if isinstance(was, bool):
+        return not was
+    if isinstance(was, int):
+        return was + 1
+    return was / 2 + 0.01 if isinstance(was, float) else f"{was}x"
+
+
+def flags(name: str) -> list[str]:
+    value, flag = other_value(name), "--" + name.replace("_", "-")
+    if isinstance(value, dict):
+        return [flag, *(str(part) for item in value.items() for part in item)]
+    if isinstance(value, tuple):
+        return [flag, *map(str, value)]
+    return [flag] if value is True else [flag, str(value)]
+
+
+REFUSED: dict[str, list[Any]] = {
+    "width": [0],
+    "epochs": [0],
+    "batch_size": [0],
+    "lr": [0.0],
+    "basis_step": [0.0],
+    "weight_decay": [-1.0],
+    "patience": [-1],
+    "ema_decay": [1.0],
+    "train_fraction": [0.0, 1.5],
+    "seeds": [(), (1, 1), (-1,)],
+    "split": ["published", "held_out_elements:", "held_out_elements:8"],
+    "num_workers": [-1],
+    "max_atoms": [0],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in REFUSED.items() for v in values])
+def test_refusals_name_the_field_and_the_value(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{name} .*{re.escape(str(value))}"):
+        DownstreamConfig(**{name: value})
+
+
+def test_refusals_of_combinations_say_what_to_do() -> None:
+    with pytest.raises(ValueError, match="batch_size 4 is smaller than num_workers 5"):
+        DownstreamConfig(batch_size=4, num_workers=5)
+    with pytest.raises(ValueError, match="with selection 'last' set it to 0"):
+        DownstreamConfig(patience=3, selection="last")
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_the_digest_covers_what_a_run_computes_and_nothing_else(name: str) -> None:
+    changed = dataclasses.replace(default(), **{name: other_value(name)})
+    assert (digest(changed) == digest(default())) == (name in NOT_IN_DIGEST)
+
+
+def test_every_field_has_a_flag() -> None:
+    names = [name for name in FIELDS if name not in {"recipe", "selection"}]  # patience does not go with 'last'
+    argv = [flag for name in names for flag in flags(name)]
+    assert parse(DownstreamConfig, argv) == DownstreamConfig(**{name: other_value(name) for name in names})
+    assert parse(DownstreamConfig, flags("selection")).selected_by == ""
+
+
+@pytest.mark.parametrize("recipe", [default, paper])
+def test_a_recipe_sets_the_defaults_and_flags_override_them(recipe: Any) -> None:
+    assert recipe().recipe == recipe.__name__
+    argv = ["--epochs", "3", f"--recipe={recipe.__name__}", "--property", "mbj_bandgap"]
+    assert parse(DownstreamConfig, argv) == dataclasses.replace(recipe(), epochs=3, property="mbj_bandgap")
+
+
+def test_the_published_settings() -> None:
+    """CrysAtom, arXiv 2409.04737, section 4, and the released code (reference/science.md section 3, row 9)."""
+    config = paper()
+    assert (config.epochs, config.batch_size, config.lr, config.optimizer) == (1000, 64, 0.01, "adam")
+    assert (config.schedule, config.milestones, config.criterion, config.weight_decay) == ("step", (100,), "mse", 0)
+    assert config.graph == GraphSpec(ties="truncate", pad_short_lists=True)
+    assert (config.width, config.num_layers, config.hidden_dim, config.num_hidden) == (64, 3, 128, 1)
+    assert config.selected_by == "val/mae", "not by the test set, unlike there"
+
+
+def test_the_predictor_is_described_by_the_configuration() -> None:
+    spec = spec_of(DownstreamConfig(width=5, cutoff=6.0, basis_step=0.5, train_vectors=True))
+    assert (spec.width, spec.cutoff, spec.basis_step, spec.train_vectors) == (5, 6.0, 0.5, True)
+
+
+def test_elements_to_hold_out() -> None:
+    assert DownstreamConfig(split="held_out_elements:Fe,Co").held_out == ["Fe", "Co"]
+
+
+def test_the_job_is_short() -> None:
+    assert len(Path(REPOSITORY / "jobs" / "downstream.py").read_text().splitlines()) <= 40
