@@ -13,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: help
 help:  ## Show what can be made
-	@grep -hE '^[a-z.]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 .PHONY: demo
 demo: $(INSTALLED)  ## Pretrain on the real crystals inside pymatgen, with two workers; no GPU, no network
@@ -22,6 +22,10 @@ demo: $(INSTALLED)  ## Pretrain on the real crystals inside pymatgen, with two w
 .PHONY: test
 test: $(INSTALLED)  ## Run the tests; ARGS="-k name" selects
 	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-all
+test-all: $(INSTALLED)  ## Run the slow tests too
+	$(BIN)/python -m pytest -m "" $(ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED)  ## Check format, style, types and the direction of imports

@@ -160,6 +160,7 @@ def test_a_killed_job_is_resumed_to_the_same_predictions(place: Path, plain: Fin
     assert sorted(metric.step for metric in history) == list(range(SMALL["epochs"]))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_workers_predict_what_a_process_does(
     place: Path, plain: FinishedRun, capsys: pytest.CaptureFixture[str]
