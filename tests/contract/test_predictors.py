@@ -184,7 +184,9 @@ def test_every_trainable_parameter_has_a_gradient(name: str, kind: str, trained:
         assert moved == set(batch.atomic_numbers.tolist()), "the vectors of the elements of the batch, and no others"
 
 
-@pytest.mark.parametrize("kind", VECTORS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (k > 0)) for k, kind in enumerate(VECTORS)]
+)
 @pytest.mark.parametrize("name", PREDICTORS)
 def test_eight_crystals_can_be_learned_by_heart(name: str, kind: str, crystals: list[Crystal]) -> None:
     model = build_predictor(tiny(name, width=16, hidden_dim=16), VECTORS[kind]())

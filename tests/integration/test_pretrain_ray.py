@@ -194,7 +194,7 @@ def job(place: Path, *flags: str, cwd: Path) -> subprocess.Popen[str]:
     )
 
 
-def interrupt(process: subprocess.Popen[str], folder: Path, number: int, *, after: str, num_workers: int) -> str:
+def interrupt(process: subprocess.Popen[str], folder: Path, number: int, *, after: str) -> str:
     """Send a signal once the job has finished an epoch after the given checkpoint; return its output."""
     family = psutil.Process(process.pid)
     try:
@@ -206,7 +206,7 @@ def interrupt(process: subprocess.Popen[str], folder: Path, number: int, *, afte
         output, _ = process.communicate(timeout=WAIT_S)
         assert process.returncode not in (0, -signal.SIGABRT)
         assert checkpoints(folder)[-1] < f"epoch-{EPOCHS - 1:06d}", "it was interrupted after its work"
-        assert len(workers) == num_workers
+        assert len(workers) == 2
         assert not psutil.wait_procs(workers, timeout=60)[1], "they would go on writing checkpoints"
         for process_of_ray in psutil.wait_procs(descendants, timeout=5)[1]:
             process_of_ray.kill()  # its agents take a while to see that they are alone
@@ -219,7 +219,7 @@ def test_a_killed_job_is_resumed_and_nothing_else_takes_its_folder(
     place: Path, tmp_path: Path, undisturbed: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = place / "job"
-    output = interrupt(job(place, "--num-workers", "0", cwd=tmp_path), folder, signal.SIGTERM, after="", num_workers=0)
+    output = interrupt(job(place, cwd=tmp_path), folder, signal.SIGTERM, after="")
     first = checkpoints(folder)[-1]
     assert "SIGTERM" not in output, "a user who stops a job needs no stack trace"
     run_id = json.loads((folder / "tracking" / "state.json").read_text())["run_id"]
@@ -227,7 +227,7 @@ def test_a_killed_job_is_resumed_and_nothing_else_takes_its_folder(
 
     with pytest.raises(ValueError, match="unfinished run of this configuration; continue it with --resume"):
         run(config(place, "job"))
-    output = interrupt(job(place, "--resume", cwd=tmp_path), folder, signal.SIGKILL, after=first, num_workers=2)
+    output = interrupt(job(place, "--resume", cwd=tmp_path), folder, signal.SIGKILL, after=first)
     assert f"continuing after epoch {int(first[-6:]) + 1} of 6" in output
 
     with pytest.raises(ValueError, match=r"holds a run of another configuration \(lr 0.003 -> 0.001\)"):
