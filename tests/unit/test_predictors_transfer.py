@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from crysatom.names import LOSS
+from crysatom.nn.bases import expand_different
 from crysatom.nn.edges import Edges
 from crysatom.predictors.base import PredictorSpec
 from crysatom.predictors.cgcnn import CGCNN
@@ -51,7 +52,8 @@ def test_convolutions_are_those_of_the_encoder(prefix: str, pretrained: Objectiv
     model = predictor()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     load_convolutions(model, weights | {"encoder.convs.0.bn1.num_batches_tracked": torch.tensor(3)})
-    edges = Edges.of(batch_of(small(8, 6), model.graph("default")), model.centers)
+    batch = batch_of(small(8, 6), model.graph("default"))
+    edges, _ = Edges.of(batch, expand_different(batch.distance, model.centers))
     h = torch.randn(edges.num_atoms, 8)
     for ours, theirs in zip(model.eval().convs, pretrained.eval().encoder.convs, strict=True):
         assert ours(h, edges).equal(theirs(h, edges))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from crysatom.ssl.views import lowest_per_segment, mask_atoms, mask_edges, mix, stack_views
+from crysatom.nn.hashing import mix
+from crysatom.ssl.views import lowest_per_segment, mask_atoms, mask_edges, stack_views
 from tests.synthetic import make_batch, random_batch, take
 
 MASK64 = 2**64 - 1
@@ -146,11 +147,11 @@ def stacked(batch: Batch, *, reroute: bool) -> tuple[Tensor, list[tuple[Tensor, 
     basis = torch.rand(len(batch.distance), 5) + 0.1
     features = (basis, torch.arange(len(basis)))
     numbers, edges = stack_views(batch, features, [a for a, _ in masks], [e for _, e in masks], reroute=reroute)
-    assert edges.num_views == 3
+    assert edges.num_views == 2
     assert torch.equal(edges.center, torch.arange(edges.num_atoms).repeat_interleave(edges.edge_ptr.diff()))
     found = list(zip(edges.neighbor.tolist(), edges.center.tolist(), edges.basis[edges.row].tolist(), strict=True))
     expected = []
-    for view, mask in enumerate([torch.zeros_like(masks[0][1]), masks[0][1], masks[1][1]]):
+    for view, (_, mask) in enumerate(masks):
         for k, (source, center) in enumerate(batch.edge_index.T.tolist()):
             offset = view * batch.num_nodes
             if not mask[k]:
@@ -165,10 +166,8 @@ def stacked(batch: Batch, *, reroute: bool) -> tuple[Tensor, list[tuple[Tensor, 
 def test_removed_edges_are_absent_and_masked_atoms_are_number_zero() -> None:
     batch = random_batch(6)
     numbers, masks, found = stacked(batch, reroute=False)
-    assert len(found) < 3 * len(batch.distance)
-    rows = numbers.view(3, -1)
-    assert torch.equal(rows[0], batch.atomic_numbers)
-    for row, (atoms, _) in zip(rows[1:], masks, strict=True):
+    assert len(found) < 2 * len(batch.distance)
+    for row, (atoms, _) in zip(numbers.view(2, -1), masks, strict=True):
         assert torch.equal(row == 0, atoms)
         assert torch.equal(row[~atoms], batch.atomic_numbers[~atoms])
 
@@ -176,4 +175,4 @@ def test_removed_edges_are_absent_and_masked_atoms_are_number_zero() -> None:
 def test_rerouted_edges_lead_to_the_first_atom_without_features() -> None:
     batch = random_batch(6)
     _, _, found = stacked(batch, reroute=True)
-    assert len(found) == 3 * len(batch.distance)
+    assert len(found) == 2 * len(batch.distance)

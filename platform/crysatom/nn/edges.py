@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from crysatom.nn.bases import expand_different
+from crysatom.nn.equivalence import EquivalentAtoms
 
 CACHE_ELEMENTS = 2**18
 """Values of one temporary that still stay in a CPU core's second-level cache (1 MiB in float32)."""
@@ -68,6 +68,9 @@ class Edges:
         row: ``(E,)`` row of ``basis`` that describes it.
         basis: ``(R, F)`` distance features; edges of equal length, in all views, share a row.
         count: ``(E,)`` how many equal edges each stands for, in the type of ``basis``; None: one.
+        multiplicity: ``(M,)`` how many equivalent atoms each stands for, in the type of ``basis``; None: one.
+            The ``count`` of an edge then is that of its center.
+        apart: Messages are wanted per edge, not summed at the atoms.
 
     """
 
@@ -79,27 +82,37 @@ class Edges:
     row: Tensor
     basis: Tensor
     count: Tensor | None = None
+    multiplicity: Tensor | None = None
+    apart: bool = False
 
     @classmethod
-    def of(cls, batch: Batch, centers: Tensor) -> Edges:
-        """Return the edges of a batch as one view.
+    def of(cls, batch: Batch, features: tuple[Tensor, Tensor]) -> tuple[Edges, EquivalentAtoms]:
+        """Return the edges of a batch as one view, of equivalent atoms one.
 
         Args:
             batch: Crystals.
-            centers: ``(F,)`` of the Gaussians of distance, in angstrom.
+            features: Distance features ``(R, F)`` and the row of each edge ``(E,)``.
 
         """
-        neighbor, center = batch.edge_index
-        basis, row = expand_different(batch.distance, centers)
-        return cls(
+        basis, row = features
+        atoms = EquivalentAtoms.of(batch, row)
+        degree = batch.degree[atoms.first].long()
+        edge_ptr = F.pad(degree.cumsum(0), (1, 0))
+        center = torch.arange(len(degree), device=row.device).repeat_interleave(degree)
+        taken = torch.arange(len(center), device=row.device) + (batch.edge_ptr[atoms.first] - edge_ptr[:-1])[center]
+        multiplicity = atoms.size.to(basis.dtype)
+        edges = cls(
             num_views=1,
-            num_atoms=len(batch.batch),
-            edge_ptr=batch.edge_ptr,
+            num_atoms=len(degree),
+            edge_ptr=edge_ptr,
             center=center,
-            neighbor=neighbor,
-            row=row,
+            neighbor=atoms.which[batch.edge_index[0, taken]],
+            row=row[taken],
             basis=basis,
+            count=multiplicity[center],
+            multiplicity=multiplicity,
         )
+        return edges, atoms
 
     @cached_property
     def view_ptr(self) -> list[int]:
@@ -211,7 +224,7 @@ class Edges:
         view = torch.arange(self.num_views, device=kind.device).repeat_interleave(self.num_atoms // self.num_views)
         place = view * num_kinds + kind
         key = (place[self.center] * num_kinds + kind[self.neighbor]) * len(self.basis) + self.row
-        different, which, count = torch.unique(key, return_inverse=True, return_counts=True)
+        different, which, copies = torch.unique(key, return_inverse=True, return_counts=True)
         pair, row = different // len(self.basis), different % len(self.basis)
         center = pair // num_kinds
         size = self.num_views * num_kinds
@@ -223,9 +236,10 @@ class Edges:
             neighbor=center // num_kinds * num_kinds + pair % num_kinds,
             row=row,
             basis=self.basis,
-            count=count.to(self.basis.dtype),
+            count=self._counts(which, len(different)),
+            apart=True,
         )
-        ptr = F.pad(count.cumsum(0), (1, 0))
+        ptr = F.pad(copies.cumsum(0), (1, 0))
         return edges, EdgeClasses(which, self.edge_ptr, self.center[torch.argsort(which)], ptr)
 
 

@@ -36,7 +36,7 @@ class GatedConv(nn.Module):
         self.bn1 = ViewBatchNorm(2 * width)
         self.bn2 = ViewBatchNorm(width)
 
-    def forward(self, h: Tensor, edges: Edges, kind: Tensor | None = None) -> Tensor:
+    def forward(self, h: Tensor, edges: Edges, kind: Tensor | None = None, *, track: bool = True) -> Tensor:
         """Update atom vectors.
 
         Args:
@@ -44,6 +44,7 @@ class GatedConv(nn.Module):
             edges: Edges between the M atoms.
             kind: ``(M,)`` row of ``h`` of each atom; None: the atom's own. With few kinds the linear maps
                 are evaluated once for each, and messages once for edges that are equal.
+            track: Let the running statistics follow.
 
         Returns:
             ``(M, D)``.
@@ -67,8 +68,8 @@ class GatedConv(nn.Module):
             eps=self.bn1.eps,
             statistics=None if self.training else (self.bn1.running_mean, self.bn1.running_var),
         )
-        if self.training:
+        if self.training and track:
             self.bn1.track(mean, variance)
         if kind is not None:
             h, messages = h.index_select(0, kind), classes.sum_messages(messages)
-        return F.softplus(h + self.bn2(messages, edges.num_views))
+        return F.softplus(h + self.bn2(messages, edges.num_views, edges.multiplicity, track=track))

@@ -161,9 +161,9 @@ def _column_dots(a: Tensor, level: Tensor, b: Tensor) -> Tensor:
 
 def _targets(edges: Edges) -> tuple[Tensor, int]:
     """Return the row of the output that takes the message of each edge, and the number of rows."""
-    if edges.count is None:
-        return edges.center, edges.num_atoms
-    return torch.arange(len(edges.row), device=edges.row.device), len(edges.row)
+    if edges.apart:
+        return torch.arange(len(edges.row), device=edges.row.device), len(edges.row)
+    return edges.center, edges.num_atoms
 
 
 def _summed_messages(
@@ -327,7 +327,7 @@ def gated_sum(  # noqa: PLR0913 - what the formula holds
         statistics: Mean and variance ``(2D,)`` to normalize by; None: those of each view's edges.
 
     Returns:
-        Summed messages ``(M, D)``, or where edges have counts the message of each, ``(E, D)``; mean and (biased)
+        Summed messages ``(M, D)``, or where they are wanted apart that of each edge, ``(E, D)``; mean and (biased)
         variance used per view, ``(V, 2D)`` float64.
 
     """

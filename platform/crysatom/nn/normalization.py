@@ -39,30 +39,28 @@ class _Normalize(torch.autograd.Function):
     """(x - mean) / std of each view, with the gradient through mean and std."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        rows = torch.full((len(x),), x.shape[1], dtype=torch.float64, device=x.device)
-        local_mean = x.sum(1).double() / rows.clamp(min=1)[:, None]
-        squares = (x - local_mean.to(x.dtype)[:, None]).square().sum(1).double()
+    def forward(ctx: Any, x: Tensor, eps: float, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows = weight.sum(1).double()
+        local_mean = (weight[:, None] @ x)[:, 0].double() / rows.clamp(min=1)[:, None]
+        squares = (weight[:, None] @ (x - local_mean.to(x.dtype)[:, None]).square())[:, 0].double()
         count, mean, variance = merge_statistics(rows, local_mean, squares)
         rstd = torch.rsqrt(variance + eps)
         normalized = (x - mean.to(x.dtype)[:, None]) * rstd.to(x.dtype)[:, None]
-        ctx.save_for_backward(normalized, rstd, count)
+        ctx.save_for_backward(normalized, rstd, count, weight)
         ctx.mark_non_differentiable(mean, variance)
         return normalized, mean, variance
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         grad = grads[0]
-        normalized, rstd, count = ctx.saved_tensors
+        normalized, rstd, count, weight = ctx.saved_tensors
         sums = torch.stack([grad.sum(1), (grad * normalized).sum(1)]).double()
         k, kx = (distributed.all_reduce_sum(sums) / count.clamp(min=1)[:, None]).to(grad.dtype)[..., None, :]
-        return (grad - k - normalized * kx) * rstd.to(grad.dtype)[:, None], None
+        return (grad - weight[..., None] * (k + normalized * kx)) * rstd.to(grad.dtype)[:, None], None, None
 
 
 class ViewBatchNorm(nn.Module):
     """Batch normalization of ``(V * N, C)`` rows, per view, over all workers.
-
-    Running statistics follow the first view, the unmasked crystals, since those are what is evaluated.
 
     Args:
         num_channels: C.
@@ -82,12 +80,24 @@ class ViewBatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(num_channels))
         self.register_buffer("running_var", torch.ones(num_channels))
 
-    def forward(self, x: Tensor, num_views: int) -> Tensor:
-        """Normalize ``(V * N, C)``; in evaluation mode by the running statistics."""
+    def forward(self, x: Tensor, num_views: int, weight: Tensor | None = None, *, track: bool = True) -> Tensor:
+        """Normalize rows; in evaluation mode by the running statistics.
+
+        Args:
+            x: ``(V * N, C)``.
+            num_views: V.
+            weight: ``(V * N,)`` how many rows each stands for; None: one.
+            track: Let the running statistics follow the first view.
+
+        """
         if self.training:
             views = x.view(num_views, len(x) // num_views, x.shape[1])
-            normalized, mean, variance = _Normalize.apply(views, self.eps)  # type: ignore[no-untyped-call]
-            self.track(mean, variance)
+            weight = x.new_ones(len(x)) if weight is None else weight
+            normalized, mean, variance = _Normalize.apply(  # type: ignore[no-untyped-call]
+                views, self.eps, weight.view(views.shape[:2])
+            )
+            if track:
+                self.track(mean, variance)
             x = normalized.view_as(x)
         else:
             x = (x - self.running_mean) * torch.rsqrt(self.running_var + self.eps)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from crysatom.nn.bases import gaussian_centers
+from crysatom.nn.bases import expand_different, gaussian_centers
 from crysatom.nn.edges import Edges
 from crysatom.nn.gated_conv import GatedConv
 from crysatom.nn.pooling import pool
@@ -44,13 +44,13 @@ class CGCNN(Predictor):
 
     def atoms(self, batch: Batch) -> Tensor:
         """Return the vectors of the atoms after the convolutions, ``(N, width)``."""
-        different, kind = self.inputs(batch.atomic_numbers)
-        edges = Edges.of(batch, self.centers)
+        edges, atoms = Edges.of(batch, expand_different(batch.distance, self.centers))
+        different, kind = self.inputs(batch.atomic_numbers[atoms.first])
         first, *others = self.convs
         h: Tensor = first(self.embedding(different), edges, kind=kind)
         for conv in others:
             h = conv(h, edges)
-        return h
+        return h.index_select(0, atoms.which)
 
     def readout(self, atoms: Tensor, batch: Batch) -> Tensor:
         """Return the normalized prediction ``(B,)``; for C classes log-probabilities ``(B, C)``."""

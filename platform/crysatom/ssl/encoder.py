@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.data import Batch
 
 from crysatom.names import MAX_ATOMIC_NUMBER
 from crysatom.nn.bases import expand_different, gaussian_centers
@@ -53,12 +54,28 @@ class Encoder(nn.Module):
         """Return the features ``(R, F)`` of the R different distances, and the row of each edge ``(E,)``."""
         return expand_different(distance, self.centers)
 
-    def forward(self, atomic_numbers: Tensor, edges: Edges) -> Tensor:
-        """Return the vectors ``(M, D)`` of atoms; atomic number 0 marks a masked atom."""
+    def unmasked(self, batch: Batch, features: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the vectors ``(N, D)`` of a batch's atoms from what :meth:`basis` returns."""
+        edges, atoms = Edges.of(batch, features)
+        h: Tensor = self(batch.atomic_numbers[atoms.first].long(), edges)
+        return h.index_select(0, atoms.which)
+
+    def forward(self, atomic_numbers: Tensor, edges: Edges, *, track: bool = True) -> Tensor:
+        """Return the vectors of atoms.
+
+        Args:
+            atomic_numbers: ``(M,)``; 0 marks a masked atom.
+            edges: Edges between them.
+            track: Let running statistics follow; those are what unmasked crystals are evaluated by.
+
+        Returns:
+            ``(M, D)``.
+
+        """
         table = self.embedding(self.features)
         if self.mask_vector is not None:
             table = torch.cat([self.mask_vector[None], table[1:]])
-        h: Tensor = self.convs[0](table, edges, kind=atomic_numbers)
+        h: Tensor = self.convs[0](table, edges, kind=atomic_numbers, track=track)
         for conv in list(self.convs)[1:]:
-            h = conv(h, edges)
+            h = conv(h, edges, track=track)
         return h

@@ -96,16 +96,19 @@ class Objective(nn.Module):
     def encode(self, batch: Batch, epoch: int) -> Tensor:
         """Return atom vectors of the unmasked crystals and, with an SSL loss, of two views, ``(V, N, D)``."""
         config = self.config
+        features = self.encoder.basis(batch.distance)
+        unmasked = self.encoder.unmasked(batch, features)
+        if config.ssl_loss == "none":
+            return unmasked[None]
         padding_from = config.cutoff if config.pad_short_lists else math.inf
         atoms, edges = [], []
-        for view in range(VIEWS if config.ssl_loss != "none" else 0):
+        for view in range(VIEWS):
             stream = mix(mix(mix(batch.material_key, config.seed), epoch), view)
             atoms.append(mask_atoms(batch, stream, config.atom_mask_fraction))
             edges.append(mask_edges(batch, mix(stream, 1), config.edge_mask_fraction, padding_from))
-        features = self.encoder.basis(batch.distance)
         numbers, stacked = stack_views(batch, features, atoms, edges, reroute=config.masked_edges == "rerouted")
-        h: Tensor = self.encoder(numbers, stacked)
-        return h.view(stacked.num_views, batch.num_nodes, config.embedding_dim)
+        h: Tensor = self.encoder(numbers, stacked, track=False)
+        return torch.cat([unmasked[None], h.view(VIEWS, batch.num_nodes, config.embedding_dim)])
 
     def project(self, h: Tensor, batch: Batch) -> Tensor:
         """Return the projections ``(B, d)`` of a view's atom vectors ``(N, D)``."""
@@ -133,6 +136,4 @@ class Objective(nn.Module):
     @torch.no_grad()
     def atom_vectors(self, batch: Batch) -> Tensor:
         """Return the encoder's vectors ``(N, D)`` of the unmasked crystals' atoms."""
-        numbers, edges = stack_views(batch, self.encoder.basis(batch.distance), [], [], reroute=False)
-        h: Tensor = self.encoder(numbers, edges)
-        return h
+        return self.encoder.unmasked(batch, self.encoder.basis(batch.distance))

@@ -13,24 +13,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from crysatom.nn.edges import Edges
-
-_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15
-_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
-_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
-
-
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Shift without sign, which torch lacks for int64."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def mix(state: Tensor, counter: Tensor | int) -> Tensor:
-    """Return pseudo-random int64 for each state and counter (SplitMix64; Steele, Lea & Flood, OOPSLA 2014)."""
-    z = state + (torch.as_tensor(counter, device=state.device) + 1) * _GOLDEN
-    z = (z ^ _shift_right(z, 30)) * _MIX_1
-    z = (z ^ _shift_right(z, 27)) * _MIX_2
-    return z ^ _shift_right(z, 31)
-
+from crysatom.nn.hashing import mix
 
 def lowest_per_segment(values: Tensor, segment: Tensor, ptr: Tensor, count: Tensor) -> Tensor:
     """Mark the ``count[s]`` lowest values of each segment s.
@@ -98,17 +81,17 @@ def stack_views(
     *,
     reroute: bool,
 ) -> tuple[Tensor, Edges]:
-    """Join the unmasked crystals and their views into one disjoint graph.
+    """Join views of a batch into one disjoint graph.
 
     Args:
         batch: Crystals with N atoms and E edges.
         features: Distance features ``(R, F)`` and the row of each edge ``(E,)``.
-        masked_atoms: ``(N,)`` bool of each view.
+        masked_atoms: ``(N,)`` bool of each of V views.
         masked_edges: ``(E,)`` bool of each view.
         reroute: Keep masked edges, as edges without features to their crystal's first atom (published).
 
     Returns:
-        Atomic numbers ``((1 + views) N,)`` with 0 at masked atoms, and the edges.
+        Atomic numbers ``(V N,)`` with 0 at masked atoms, and the edges.
 
     """
     source, center = batch.edge_index
@@ -116,15 +99,14 @@ def stack_views(
     num_atoms = batch.num_nodes
     numbers = batch.atomic_numbers.long()
     first_atom = batch.ptr[batch.batch]
-    all_numbers, neighbors, centers, all_rows, degrees = [numbers], [source], [center], [rows], [batch.degree.long()]
-    for view, (atoms, edges) in enumerate(zip(masked_atoms, masked_edges, strict=True), start=1):
+    neighbors, centers, all_rows, degrees = [], [], [], []
+    for view, edges in enumerate(masked_edges):
         offset = view * num_atoms
-        all_numbers.append(numbers.masked_fill(atoms, 0))
         if reroute:
             neighbors.append(torch.where(edges, first_atom[center], source) + offset)
             all_rows.append(rows.masked_fill(edges, len(basis)))
             centers.append(center + offset)
-            degrees.append(degrees[0])
+            degrees.append(batch.degree.long())
         else:
             kept = (~edges).nonzero()[:, 0]
             neighbors.append(source[kept] + offset)
@@ -136,12 +118,12 @@ def stack_views(
     if reroute:
         basis = torch.cat([basis, basis.new_zeros(1, basis.shape[1])])
     stacked = Edges(
-        num_views=len(all_numbers),
-        num_atoms=len(all_numbers) * num_atoms,
+        num_views=len(masked_edges),
+        num_atoms=len(masked_edges) * num_atoms,
         edge_ptr=edge_ptr,
         center=torch.cat(centers),
         neighbor=torch.cat(neighbors),
         row=torch.cat(all_rows),
         basis=basis,
     )
-    return torch.cat(all_numbers), stacked
+    return torch.cat([numbers.masked_fill(atoms, 0) for atoms in masked_atoms]), stacked

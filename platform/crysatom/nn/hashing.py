@@ -1,0 +1,23 @@
+"""Pseudo-random numbers from counters, the same on every device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15
+_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Shift without sign, which torch lacks for int64."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def mix(state: Tensor, counter: Tensor | int) -> Tensor:
+    """Return pseudo-random int64 for each state and counter (SplitMix64; Steele, Lea & Flood, OOPSLA 2014)."""
+    z = state + (torch.as_tensor(counter, device=state.device) + 1) * _GOLDEN
+    z = (z ^ _shift_right(z, 30)) * _MIX_1
+    z = (z ^ _shift_right(z, 27)) * _MIX_2
+    return z ^ _shift_right(z, 31)

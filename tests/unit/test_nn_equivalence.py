@@ -1,0 +1,124 @@
+"""Equivalent atoms evaluated once give what all atoms give: values, gradients and running statistics."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from crysatom.config import GraphSpec
+from crysatom.nn.bases import expand_different, gaussian_centers
+from crysatom.nn.edges import Edges
+from crysatom.nn.equivalence import EquivalentAtoms
+from crysatom.nn.gated_conv import GatedConv
+from tests.graph_crystals import batch_of, prototypes, small, supercell
+from tests.synthetic import random_batch, take
+
+TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
+WIDTH, LAYERS = 6, 3
+
+
+@pytest.fixture(scope="module", name="batch")
+def _batch() -> Batch:
+    """Real crystals, some of them as supercells."""
+    crystals = small(12, 24)
+    return batch_of([*crystals, *(supercell(c, (2, 1, 1)) for c in crystals[:4])], GraphSpec())
+
+
+def features(batch: Batch) -> tuple[Tensor, Tensor]:
+    return expand_different(batch.distance, gaussian_centers(8.0, 1.0))
+
+
+def plain_edges(batch: Batch) -> Edges:
+    basis, row = features(batch)
+    neighbor, center = batch.edge_index
+    return Edges(
+        num_views=1,
+        num_atoms=batch.num_nodes,
+        edge_ptr=batch.edge_ptr,
+        center=center,
+        neighbor=neighbor,
+        row=row,
+        basis=basis,
+    )
+
+
+def layers() -> nn.ModuleList:
+    made = nn.ModuleList(GatedConv(WIDTH, 9) for _ in range(LAYERS)).double()
+    for name, parameter in made.named_parameters():
+        if ".bn" in name:
+            parameter.data = torch.rand_like(parameter) + 0.5
+    return made
+
+
+def evaluate(convs: nn.ModuleList, table: Tensor, numbers: Tensor, edges: Edges) -> Tensor:
+    first, *others = convs
+    h = first(table, edges, kind=numbers.long())
+    for conv in others:
+        h = conv(h, edges)
+    return h
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_one_atom_for_all_equivalent_ones_gives_the_same(batch: Batch, training: bool) -> None:
+    one = layers().train(training)
+    all_ = copy.deepcopy(one)
+    table = torch.randn(100, WIDTH, dtype=torch.float64, requires_grad=True)
+    cotangent = torch.randn(batch.num_nodes, WIDTH, dtype=torch.float64)  # equivalent atoms may differ in it
+    edges, atoms = Edges.of(batch, features(batch))
+    assert len(atoms.first) < 0.8 * batch.num_nodes
+    found = evaluate(one, table, batch.atomic_numbers[atoms.first], edges)[atoms.which]
+    expected = evaluate(all_, table, batch.atomic_numbers, plain_edges(batch))
+    torch.testing.assert_close(found, expected, **TOLERANCE)
+    trained = [[p for p in convs.parameters() if p.requires_grad] for convs in (one, all_)]
+    gradients = (
+        torch.autograd.grad(out, [table, *weights], cotangent)
+        for out, weights in zip((found, expected), trained, strict=True)
+    )
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, **TOLERANCE)
+    for ours, theirs in zip(one.buffers(), all_.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, **TOLERANCE)
+
+
+def test_classes_are_those_of_a_refinement_written_out(batch: Batch) -> None:
+    """Colors as nested tuples instead of hashes."""
+    _, row = features(batch)
+    atoms = EquivalentAtoms.of(batch, row)
+    colors = [int(z) for z in batch.atomic_numbers]
+    for _ in range(8):  # more than these crystals need
+        lists = [[] for _ in colors]
+        for (source, center), length in zip(batch.edge_index.T.tolist(), row.tolist(), strict=True):
+            lists[center].append((colors[source], length))
+        seen = [(color, tuple(sorted(around))) for color, around in zip(colors, lists, strict=True)]
+        names = {color: number for number, color in enumerate(sorted(set(seen)))}
+        colors = [names[color] for color in seen]
+    pairs = set(zip(colors, atoms.which.tolist(), strict=True))
+    assert len(pairs) == len(set(colors)) == len(atoms.first)
+    assert torch.equal(atoms.which[atoms.first], torch.arange(len(atoms.first)))
+    assert atoms.first.equal(atoms.first.sort().values)
+    assert torch.equal(atoms.size, torch.bincount(atoms.which))
+
+
+def test_atoms_of_an_element_with_the_same_neighbors_at_other_distances_differ() -> None:
+    crystals = [c for c in prototypes() if len(set(c.atomic_numbers.tolist())) == 1 and len(c.atomic_numbers) >= 4]
+    batch = batch_of(crystals, GraphSpec())
+    atoms = EquivalentAtoms.of(batch, features(batch)[1])
+    assert len(atoms.first) > len({int(z) for z in batch.atomic_numbers})
+
+
+def test_atoms_without_any_equivalent_stay_as_they_are() -> None:
+    batch = random_batch(5)
+    edges, atoms = Edges.of(batch, expand_different(batch.distance, gaussian_centers(8.0)))
+    assert len(atoms.first) == batch.num_nodes
+    assert torch.equal(edges.neighbor, batch.edge_index[0])
+    assert torch.equal(edges.center, batch.edge_index[1])
+
+
+def test_no_crystal_at_all() -> None:
+    batch = take(random_batch(2), 0, 0)
+    edges, atoms = Edges.of(batch, expand_different(batch.distance, gaussian_centers(8.0)))
+    assert edges.num_atoms == len(edges.row) == len(atoms.which) == 0
