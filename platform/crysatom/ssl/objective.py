@@ -11,6 +11,7 @@ from torch_geometric.data import Batch
 
 from crysatom.config import PretrainConfig
 from crysatom.names import CONNECTIVITY, FEATURES, LOSS, MAX_ATOMIC_NUMBER, SSL
+from crysatom.nn.hashing import mix
 from crysatom.nn.pooling import pool
 from crysatom.ssl.decoders import (
     ConnectivityDecoder,
@@ -24,7 +25,7 @@ from crysatom.ssl.encoder import Encoder
 from crysatom.ssl.losses.barlow_twins import barlow_twins, cross_correlation
 from crysatom.ssl.losses.nt_xent import nt_xent
 from crysatom.ssl.losses.vicreg import vicreg
-from crysatom.ssl.views import mask_atoms, mask_edges, mix, stack_views
+from crysatom.ssl.views import mask_atoms, mask_edges, stack_views
 
 VIEWS = 2
 

@@ -15,6 +15,7 @@ from torch_geometric.data import Batch
 from crysatom.nn.edges import Edges
 from crysatom.nn.hashing import mix
 
+
 def lowest_per_segment(values: Tensor, segment: Tensor, ptr: Tensor, count: Tensor) -> Tensor:
     """Mark the ``count[s]`` lowest values of each segment s.
 
