@@ -4,13 +4,14 @@ import sys
 
 import bootstrap  # makes crysatom importable
 from crysatom.config import DownstreamConfig, parse
-from crysatom.pipelines.downstream import describe, run
 
 
 def main() -> None:
     """Run the job."""
     config = parse(DownstreamConfig)
     bootstrap.set_up_process()
+    from crysatom.pipelines.downstream import describe, run
+
     try:
         finished = run(config)
     except (ValueError, RuntimeError) as error:

@@ -5,14 +5,15 @@ import logging
 import sys
 
 import bootstrap  # makes crysatom importable
-from crysatom.cluster.featurize import featurize
 from crysatom.config import FeaturizeConfig, parse
-from crysatom.pipelines.places import find, resolve
 
 
 def main() -> None:
     """Run the job."""
     config = parse(FeaturizeConfig)
+    from crysatom.cluster.featurize import featurize
+    from crysatom.pipelines.places import find, resolve
+
     config = dataclasses.replace(config, data=str(find(config.data)), out=str(resolve(config.out)))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     bootstrap.start_ray()

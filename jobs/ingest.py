@@ -5,19 +5,20 @@ import logging
 import sys
 
 import bootstrap  # makes crysatom importable
-from crysatom.cluster.ingest import ingest
 from crysatom.config import IngestConfig, parse
-from crysatom.crystals.quarantine import describe_reasons
-from crysatom.pipelines.places import find, resolve
 
 NOTHING_ACCEPTED = 2
 
 
 def main() -> int:
     """Run the job; return its exit code: 0, or 2 if no crystal was accepted."""
+    config = parse(IngestConfig)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("crysatom").setLevel(logging.INFO)
-    config = parse(IngestConfig)
+    from crysatom.cluster.ingest import ingest
+    from crysatom.crystals.quarantine import describe_reasons
+    from crysatom.pipelines.places import find, resolve
+
     config = dataclasses.replace(config, source=str(find(config.source)), out=str(resolve(config.out)))
     try:
         report = ingest(config, bootstrap.start_ray)

@@ -4,13 +4,14 @@ import sys
 
 import bootstrap  # makes crysatom importable
 from crysatom.config import PretrainConfig, parse
-from crysatom.pipelines.pretraining import describe, run
 
 
 def main() -> None:
     """Run the job."""
     config = parse(PretrainConfig)
     bootstrap.set_up_process()
+    from crysatom.pipelines.pretraining import describe, run
+
     try:
         finished = run(config)
     except (ValueError, RuntimeError) as error:
