@@ -186,11 +186,15 @@ def command_of(place: Path, **changes: Any) -> list[str]:
     return command
 
 
-def job(place: Path, *flags: str, cwd: Path) -> subprocess.Popen[str]:
+def job(place: Path, name: str, cwd: Path) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "RAY_ADDRESS"}}
-    command = [*command_of(place, name="job"), *flags]
     return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command_of(place, name=name),
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -215,34 +219,33 @@ def interrupt(process: subprocess.Popen[str], folder: Path, number: int, *, afte
     return output
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_killed_job_is_resumed_and_nothing_else_takes_its_folder(
-    place: Path, tmp_path: Path, undisturbed: FinishedRun, capsys: pytest.CaptureFixture[str]
+    number: signal.Signals, place: Path, tmp_path: Path, undisturbed: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = place / "job"
-    output = interrupt(job(place, cwd=tmp_path), folder, signal.SIGTERM, after="")
-    first = checkpoints(folder)[-1]
+    name = f"job-{number.value}"
+    folder = place / name
+    output = interrupt(job(place, name, cwd=tmp_path), folder, number, after="")
     assert "SIGTERM" not in output, "a user who stops a job needs no stack trace"
     run_id = json.loads((folder / "tracking" / "state.json").read_text())["run_id"]
-    assert client(store(place)).get_run(run_id).info.status == "KILLED"
+    status = "KILLED" if number == signal.SIGTERM else "RUNNING"
+    assert client(store(place)).get_run(run_id).info.status == status
 
     with pytest.raises(ValueError, match="unfinished run of this configuration; continue it with --resume"):
-        run(config(place, "job"))
-    output = interrupt(job(place, "--resume", cwd=tmp_path), folder, signal.SIGKILL, after=first)
-    assert f"continuing after epoch {int(first[-6:]) + 1} of 6" in output
-
+        run(config(place, name))
     with pytest.raises(ValueError, match=r"holds a run of another configuration \(lr 0.003 -> 0.001\)"):
-        run(config(place, "job", resume=True, lr=0.001))
+        run(config(place, name, resume=True, lr=0.001))
     with other_crystals(place / "graphs"), pytest.raises(ValueError, match="holds a run on other data"):
-        run(config(place, "job", resume=True))
+        run(config(place, name, resume=True))
     capsys.readouterr()
-    finished = run(config(place, "job", resume=True))
+    finished = run(config(place, name, resume=True))
     assert "epoch   1/6" not in capsys.readouterr().out
     assert finished.run_id == run_id
     assert difference(finished, undisturbed) <= 1e-6
     assert epochs_in_mlflow(finished) == list(range(EPOCHS))
     assert client(store(place)).get_run(run_id).info.status == "FINISHED"
 
-    again = run(config(place, "job", num_workers=1))
+    again = run(config(place, name, num_workers=1))
     assert again.again
     assert difference(again, finished) == 0
 

@@ -23,6 +23,7 @@ from crysatom import distributed
 from crysatom.cluster.failures import LostWorkersError, may_be_lost_worker, summary
 from crysatom.cluster.messages import messages_to
 from crysatom.cluster.resources import Workers, said_if_late, scaling
+from crysatom.cluster.session import started_here
 from crysatom.training.context import Context, Metrics, PlainContext
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,9 @@ COLLECTIVE_TIMEOUT_S = 300
 POLL_VARIABLE, POLL_S = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2"
 """How often Ray Train asks workers for reports. A worker waits until its last report was fetched, so that Ray's
 default of 2 s would be the least time of an epoch."""
+
+WATCHER_VARIABLE = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+"""Ray Train watches by a process of its own whether machines are about to be taken away; a laptop is not."""
 
 RAY_TRAIN = "ray_train"
 """Folder of the run in which Ray Train keeps its own notes."""
@@ -149,6 +153,8 @@ def train_on_cluster(
 
     """
     os.environ.setdefault(POLL_VARIABLE, POLL_S)
+    if started_here():
+        os.environ.setdefault(WATCHER_VARIABLE, "0")
     streamed = stream is not None
     resources = scaling(workers, streamed=streamed)
     with said_if_late(resources) as in_time, messages_to(show, in_time) as news:
