@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.data import Batch
 
 from crysatom.names import MAX_ATOMIC_NUMBER
 from crysatom.nn.bases import expand_different, gaussian_centers
 from crysatom.nn.edges import Edges
 from crysatom.nn.gated_conv import GatedConv
+from crysatom.ssl.views import stack_views
 
 
 class Encoder(nn.Module):
@@ -52,6 +54,12 @@ class Encoder(nn.Module):
     def basis(self, distance: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features ``(R, F)`` of the R different distances, and the row of each edge ``(E,)``."""
         return expand_different(distance, self.centers)
+
+    def unmasked(self, batch: Batch, features: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the vectors ``(N, D)`` of a batch's atoms from what :meth:`basis` returns."""
+        numbers, edges = stack_views(batch, features, [], [], reroute=False)
+        h: Tensor = self(numbers, edges)
+        return h
 
     def forward(self, atomic_numbers: Tensor, edges: Edges) -> Tensor:
         """Return the vectors ``(M, D)`` of atoms; atomic number 0 marks a masked atom."""

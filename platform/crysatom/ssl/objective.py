@@ -133,6 +133,4 @@ class Objective(nn.Module):
     @torch.no_grad()
     def atom_vectors(self, batch: Batch) -> Tensor:
         """Return the encoder's vectors ``(N, D)`` of the unmasked crystals' atoms."""
-        numbers, edges = stack_views(batch, self.encoder.basis(batch.distance), [], [], reroute=False)
-        h: Tensor = self.encoder(numbers, edges)
-        return h
+        return self.encoder.unmasked(batch, self.encoder.basis(batch.distance))
