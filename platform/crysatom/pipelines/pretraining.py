@@ -27,7 +27,7 @@ from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
 from crysatom.pipelines.tracked import Publish, log_epochs, progress, require_gpu, tracked, where_to_look
 from crysatom.report.figures import cross_correlation, loss_curves, vector_map
 from crysatom.tracking.environment import environment_tags
-from crysatom.tracking.fields import DATA_DIGEST, DIMENSIONS, ELEMENTS, HELD_OUT_LOSS
+from crysatom.tracking.fields import DATA_DIGEST, DIMENSIONS, ELEMENTS, HELD_OUT_LOSS, OBJECTIVE
 from crysatom.tracking.runs import Tracker
 from crysatom.training.context import PlainContext
 from crysatom.training.encoder_files import ENCODER, save_encoder
@@ -242,6 +242,7 @@ def _write_results(
         tracker.log_figure(cross_correlation(outcome.cross_correlation), "cross_correlation")
     if config.register:
         tags = {DIMENSIONS: str(vectors.dim), ELEMENTS: str(len(vectors.symbols)), DATA_DIGEST: note["data_digest"]}
+        tags |= {OBJECTIVE: config.objective}
         held_out = selected.get(f"{HELD_OUT}/{LOSS}")
         tags |= {} if held_out is None else {HELD_OUT_LOSS: f"{held_out:.6g}"}
         tracker.register_vectors(config.register, tags, folder.path / VECTORS)

@@ -11,6 +11,7 @@ PACKAGE_VERSION = "version."
 DIMENSIONS = "dimensions"
 ELEMENTS = "elements"
 HELD_OUT_LOSS = "held_out_loss"
+OBJECTIVE = "objective"
 
 PREDICTOR = "predictor"
 PROPERTY = "property"
