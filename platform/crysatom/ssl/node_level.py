@@ -44,7 +44,8 @@ def context_loss(centers: Tensor, contexts: Tensor) -> Tensor:
     .. math:: \frac{1}{2n} \sum_i -\log \sigma(h_i \cdot c_i) - \log \sigma(-h_i \cdot c_{i+1})
 
     The mean over pairs of the binary cross-entropy, with one negative per positive: the context in the next crystal
-    of the global batch, that of the first for the last. A single crystal has no negative.
+    of the global batch, that of the first for the last (half of what the authors' code takes, which adds the means of
+    positives and negatives). A single crystal has no negative.
 
     Args:
         centers: ``(n, D)`` vector of one atom of each crystal of this worker.
