@@ -49,6 +49,7 @@ ELEMENT_BINS = "elements"
 CGCNN_BITS = "cgcnn92"
 """Element features that have a name; all others are read from a file."""
 
+PretrainObjective = Literal["crysatom", "masking", "context", "masking_context"]
 SSLLoss = Literal["barlow_twins", "vicreg", "nt_xent", "none"]
 Recipe = Literal["default", "paper"]
 Optimizer = Literal["adam", "adamw"]
@@ -92,6 +93,15 @@ CONNECTIVITY = "connectivity"
 FEATURES = "features"
 SSL = "ssl"
 LOSS_TERMS = (LOSS, CONNECTIVITY, FEATURES, SSL)
+"""Of CrysAtom's objective."""
+
+MASKING = "masking"
+CONTEXT = "context"
+ALL_LOSS_TERMS = (*LOSS_TERMS, MASKING, CONTEXT)
+"""Of any objective."""
+
+DISTILLATION = "distillation"
+"""Term of a distilled predictor's training loss."""
 
 TRAIN = "train"
 VAL = "val"

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from crysatom import distributed
 from crysatom.config import PretrainConfig, paper
 from crysatom.names import LOSS
+from crysatom.ssl.node_level import NodeLevelObjective
 from crysatom.ssl.objective import Objective
 from tests.gloo import run_workers
 from tests.synthetic import random_batch, take
@@ -25,10 +26,11 @@ SMALL = {"embedding_dim": 7, "num_layers": 2, "projection_dim": 6, "batch_size":
 SPLITS = {"even over 2": [6, 6], "uneven over 2": [9, 3], "uneven over 3": [7, 1, 4], "one idle of 3": [7, 5, 0]}
 
 
-def model_and_batch(config: dict[str, Any]) -> tuple[Objective, Any]:
+def model_and_batch(config: dict[str, Any]) -> tuple[torch.nn.Module, Any]:
     torch.manual_seed(1)
     features = (torch.rand(100, 20) < 0.2).float()
-    model = Objective(PretrainConfig(**config), features, torch.arange(1, 101)).double()
+    objective = NodeLevelObjective if "objective" in config else Objective
+    model = objective(PretrainConfig(**config), features, torch.arange(1, 101)).double()
     return model, random_batch(12, dtype=torch.float64)
 
 
@@ -60,6 +62,9 @@ CONFIGS = {
     "reconstruction only": {"ssl_loss": "none"},
     "pairs": {"ssl_loss": "none", "connectivity_mean": "pairs"},
     "published": published(),
+    "masking": {"objective": "masking"},
+    "context": {"objective": "context"},
+    "masking and context": {"objective": "masking_context", "masked_atoms": "zero"},
 }
 
 

@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from crysatom import distributed
-from crysatom.names import LOSS, MAE
+from crysatom.names import DISTILLATION, LOSS, MAE
 from crysatom.nn.bases import gaussian_centers
 from crysatom.predictors.base import PredictorSpec
 from crysatom.predictors.registry import build_predictor
+from crysatom.ssl.encoder import Encoder
+from crysatom.training.distillation import Distillation
 from crysatom.training.normalizer import Normalizer
 from crysatom.training.regression import Regression, predictions
 from crysatom.vectors.controls import one_hot
@@ -29,14 +31,22 @@ SPLITS = {"even over 2": [6, 6], "uneven over 3": [7, 1, 4], "one idle of 3": [7
 TARGETS = np.random.default_rng(0).normal(40, 10, 12)
 
 
-def model_and_batch(criterion: Any) -> tuple[Regression, Any]:
+def teacher_of(width: int) -> Encoder:
+    features = (torch.rand(100, 20) < 0.3).float()
+    shape = {"width": width, "num_layers": 2, "cutoff": 8.0, "learned_mask": False}
+    return Encoder(features, torch.arange(1, 101), **shape).eval().requires_grad_(False)
+
+
+def model_and_batch(criterion: Any, teacher_width: int = 0) -> tuple[Regression, Any]:
     torch.manual_seed(1)
     spec = PredictorSpec(width=7, num_layers=2, hidden_dim=6, train_vectors=True)
     predictor: Any = build_predictor(spec, one_hot()).double()
     predictor.centers = gaussian_centers(spec.cutoff, spec.basis_step)
     batch = random_batch(12, dtype=torch.float64)
     batch.target, batch.crystal = torch.from_numpy(TARGETS), torch.arange(12)
-    return Regression(predictor, Normalizer(mean=40.0, std=10.0), np.arange(119.0), criterion), batch
+    distillation = Distillation(teacher_of(teacher_width), 7, 0.4).double() if teacher_width else None
+    normalizer = Normalizer(mean=40.0, std=10.0)
+    return Regression(predictor, normalizer, np.arange(119.0), criterion, distillation), batch
 
 
 def share_of(batch: Any, split: list[int]) -> Any:
@@ -47,9 +57,9 @@ def share_of(batch: Any, split: list[int]) -> Any:
     return part
 
 
-def evaluate(criterion: Any, split: list[int] | None) -> dict[str, Tensor]:
+def evaluate(criterion: Any, split: list[int] | None, teacher_width: int = 0) -> dict[str, Tensor]:
     """Return loss, error, parameter gradients and running statistics after one step's backward pass."""
-    model, batch = model_and_batch(criterion)
+    model, batch = model_and_batch(criterion, teacher_width)
     wrapped: torch.nn.Module = model
     if split is not None:
         batch = share_of(batch, split)
@@ -58,19 +68,31 @@ def evaluate(criterion: Any, split: list[int] | None) -> dict[str, Tensor]:
     terms[LOSS].backward()
     gradients = {f"grad {name}": p.grad for name, p in model.named_parameters() if p.requires_grad}
     statistics = {name: b for name, b in model.named_buffers() if "running" in name}
-    return {LOSS: terms[LOSS].detach(), MAE: terms[MAE]} | gradients | statistics
+    return {name: value.detach() for name, value in terms.items()} | gradients | statistics
+
+
+def require_equal(answers: list[dict[str, Any]], reference: dict[str, Tensor]) -> None:
+    assert all(value.abs().max() > 0 for value in reference.values())
+    for answer in answers:
+        assert answer.keys() == reference.keys()
+        for name, value in reference.items():
+            difference = (torch.as_tensor(answer[name]) - value).abs().max()
+            assert difference <= TOLERANCE * max(1e-3, float(value.abs().max())), (name, float(difference))
 
 
 @pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS.keys())
 @pytest.mark.parametrize("criterion", ["mae", "mse", "huber"])
 def test_workers_equal_one_process(criterion: str, split: list[int]) -> None:
-    reference = evaluate(criterion, None)
-    assert all(value.abs().max() > 0 for value in reference.values())
-    for answer in run_workers(evaluate, len(split), criterion, split):
-        assert answer.keys() == reference.keys()
-        for name, value in reference.items():
-            difference = (torch.as_tensor(answer[name]) - value).abs().max()
-            assert difference <= TOLERANCE * max(1e-3, float(value.abs().max())), (name, float(difference))
+    require_equal(run_workers(evaluate, len(split), criterion, split), evaluate(criterion, None))
+
+
+@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS.keys())
+@pytest.mark.parametrize("teacher_width", [7, 5], ids=["as wide", "through a map"])
+def test_distilling_workers_equal_one_process(teacher_width: int, split: list[int]) -> None:
+    reference = evaluate("mae", None, teacher_width)
+    assert {LOSS, MAE, DISTILLATION} <= reference.keys()
+    assert ("grad distillation.map.weight" in reference) == (teacher_width != 7)
+    require_equal(run_workers(evaluate, len(split), "mae", split, teacher_width), reference)
 
 
 class _OneBatch:

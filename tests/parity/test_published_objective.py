@@ -19,8 +19,9 @@ from torch_geometric.data import Batch
 from crysatom.config import PretrainConfig, paper
 from crysatom.names import CONNECTIVITY, FEATURES, LOSS, SSL
 from crysatom.nn.bases import gaussian_centers
+from crysatom.nn.hashing import mix
 from crysatom.ssl.objective import Objective
-from crysatom.ssl.views import mask_atoms, mask_edges, mix
+from crysatom.ssl.views import mask_atoms, mask_edges
 from tests.synthetic import make_batch
 
 WIDTH = 10

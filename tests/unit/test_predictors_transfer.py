@@ -11,10 +11,11 @@ from torch import Tensor
 from crysatom.names import LOSS
 from crysatom.nn.bases import expand_different
 from crysatom.nn.edges import Edges
-from crysatom.predictors.base import PredictorSpec
+from crysatom.predictors.base import Predictor, PredictorSpec
 from crysatom.predictors.cgcnn import CGCNN
 from crysatom.predictors.crysxpp import CrysXPP
-from crysatom.predictors.transfer import load_convolutions
+from crysatom.predictors.registry import build_predictor
+from crysatom.predictors.transfer import load_convolutions, start_from_encoder
 from crysatom.ssl.objective import Objective
 from crysatom.training.pretrain import build
 from crysatom.vectors.elements import element_features
@@ -87,6 +88,41 @@ def test_encoders_that_do_not_fit(changes: dict[str, Any], message: str, pretrai
     with pytest.raises(ValueError, match=message):
         load_convolutions(model, pretrained.state_dict())
     assert all(value.equal(before[name]) for name, value in model.state_dict().items()), "nothing is loaded in part"
+
+
+def elements() -> tuple[Tensor, Tensor]:
+    features = element_features("elements")
+    return torch.from_numpy(features.features), torch.from_numpy(features.atomic_numbers)
+
+
+@pytest.mark.parametrize("name", ["cgcnn", "crysxpp"])
+def test_on_the_same_features_a_predictor_starts_as_the_encoder(name: str, pretrained: Objective) -> None:
+    model = build_predictor(PredictorSpec(predictor=name, width=8, num_layers=2), given_vectors("elements"))
+    assert start_from_encoder(model, pretrained.encoder.state_dict(), *elements())
+    batch = batch_of(small(8, 6), model.graph("default"))
+    # float32: a linear map of rows in another order
+    torch.testing.assert_close(model.eval().atoms(batch), pretrained.eval().atom_vectors(batch), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("vectors", ["onehot92", "onehot", "permuted:elements"])
+def test_on_other_vectors_the_embedding_stays_random(vectors: str, pretrained: Objective) -> None:
+    model: Any = build_predictor(PredictorSpec(width=8, num_layers=2), given_vectors(vectors))
+    before = model.embedding.weight.clone()
+    assert not start_from_encoder(model, pretrained.encoder.state_dict(), *elements())
+    assert model.embedding.weight.equal(before)
+
+
+def test_a_predictor_without_such_convolutions_is_refused(pretrained: Objective) -> None:
+    class Other(Predictor):
+        def atoms(self, batch: Any) -> Tensor:
+            return torch.zeros(len(batch.batch), 3)
+
+        def readout(self, atoms: Tensor, batch: Any) -> Tensor:
+            return atoms[: batch.num_graphs, 0]
+
+    model = Other(PredictorSpec(predictor="other"), given_vectors("onehot"))
+    with pytest.raises(ValueError, match=r"predictor other has no convolutions .*choose cgcnn or crysxpp"):
+        start_from_encoder(model, pretrained.encoder.state_dict(), *elements())
 
 
 def test_weights_that_are_none_of_an_encoder() -> None:

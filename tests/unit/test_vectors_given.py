@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from crysatom.vectors.controls import permuted, random_vectors
+from crysatom.vectors.elements import element_features
 from crysatom.vectors.files import write_vectors
 from crysatom.vectors.given import given_vectors
 from crysatom.vectors.published import published_names, table_of_rows
@@ -126,7 +127,7 @@ def test_the_store_is_read_by_whoever_can(learned: AtomVectors) -> None:
         ("permuted:3", "permuted:NAME or permuted:SEED:NAME"),
         ("permuted:3:", "permuted:NAME or permuted:SEED:NAME"),
         ("permuted:x:onehot", "no vectors are known as 'x:onehot'"),
-        ("one-hot", "no vectors are known as 'one-hot'.*onehot92, random:SEED"),
+        ("one-hot", "no vectors are known as 'one-hot'.*onehot92, elements, random:SEED"),
         ("", "no vectors are known as ''"),
         ("absent.csv", "no such vectors file"),
         ("absent/", "no such vectors file"),
@@ -202,3 +203,9 @@ def test_published_names_are_names_not_paths() -> None:
     names = published_names()
     assert {"skipatom", "mat2vec", "magpie", "mace_mp0", "orb_v2"} <= set(names)
     assert not [name for name in names if set(name) & set("./:\\")], "the form of a text tells a path from a name"
+
+
+def test_what_pretraining_reads_of_an_element() -> None:
+    table, features = given_vectors("elements"), element_features("elements")
+    assert np.array_equal(table.lookup([8, 26, 118]), features.lookup([8, 26, 118]))
+    assert len(table.symbols) == 118

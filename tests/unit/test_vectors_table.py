@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -161,6 +162,10 @@ def test_card_tells_counts_absences_and_how_to_load(table: AtomVectors, tmp_path
     parts = '1,288 crystals;`abc123`;| Na | 3 | 4 |;| held_out/loss | 1.25 |;"epochs": 2;2409.04737;`r1`'
     for part in parts.split(";"):
         assert part in text
+    rival = card(table, dataclasses.replace(facts, config={"objective": "masking"}))
+    assert rival.startswith("# Vectors by masking: ")
+    assert "1905.12265" in rival
+    assert "2409.04737" not in rival
     absent = next(line for line in text.splitlines() if line.startswith("Never seen"))
     assert " He," in absent
     assert " Na," not in absent

@@ -84,8 +84,9 @@ class DownstreamConfig:
 
     # -- atom vectors
     vectors: str = "onehot92"
-    """onehot92 (CGCNN's features), onehot, random:SEED, permuted:OTHER, a name of ElementEmbeddings (skipatom,
-    mat2vec, ...), a vectors file or folder, runs:/ID of a pretraining, or models:/NAME/VERSION."""
+    """onehot92 (CGCNN's features), onehot, elements (what pretraining reads), random:SEED, permuted:OTHER, a name of
+    ElementEmbeddings (skipatom, mat2vec, ...), a vectors file or folder, runs:/ID of a pretraining, or
+    models:/NAME/VERSION."""
 
     vector_scale: VectorScale = "rms"
     """Bring all tables to one scale over the elements of the training crystals: 'rms' by one factor, 'standardize'
@@ -126,6 +127,17 @@ class DownstreamConfig:
 
     predictor_options: Mapping[str, float] = field(default_factory=dict)
     """Options that only this predictor has: NAME VALUE NAME VALUE ..."""
+
+    # -- pretraining of the whole encoder, beside its vectors
+    init_encoder: str = ""
+    """Pretraining whose encoder's convolutions the predictor's start from, to be trained further: a run's folder,
+    runs:/ID, or models:/NAME/VERSION. Width and num_layers must be the encoder's. Empty: random."""
+
+    distill: str = ""
+    """Pretraining, likewise, whose frozen encoder's atom vectors the predictor's are drawn to while it is trained."""
+
+    distill_weight: float = 0.5
+    """Share of the distillation in the training loss; the property has the rest (published: 0.5)."""
 
     # -- optimization
     composition_reference: bool = False
@@ -193,6 +205,7 @@ class DownstreamConfig:
         not_negative = ("gradient_clip", "weight_decay", "patience", "split_seed")
         require_each(self, not_negative, lambda value: value >= 0, "not be negative")
         require_each(self, ("ema_decay",), lambda value: 0 <= value < 1, "lie in [0, 1)")
+        require_each(self, ("distill_weight",), lambda value: 0 < value < 1, "lie in (0, 1)")
         require_each(self, ("train_fraction",), lambda value: 0 < value <= 1, "lie in (0, 1]")
         different = bool(self.seeds) and len(set(self.seeds)) == len(self.seeds)
         require(

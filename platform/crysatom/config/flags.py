@@ -15,9 +15,9 @@ from crysatom.names import CGCNN_BITS, ELEMENT_BINS
 
 ConfigT = TypeVar("ConfigT")
 
-WHAT_IS_READ = frozenset({"data", "max_atoms", "min_distance", "targets", "vectors"})
-"""Fields that decide what is read: crystals, labels, vectors. Those, not the way to them, are what a run depends on:
-they are identified by their content, in the data digest, wherever they lie and however they were chosen."""
+WHAT_IS_READ = frozenset({"data", "max_atoms", "min_distance", "targets", "vectors", "init_encoder", "distill"})
+"""Fields that decide what is read: crystals, labels, vectors, encoders. Those, not the way to them, are what a run
+depends on: they are identified by their content, in the data digest, wherever they lie and however they were chosen."""
 
 NOT_IN_DIGEST = WHAT_IS_READ | frozenset(
     {

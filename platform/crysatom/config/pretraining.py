@@ -14,12 +14,12 @@ from crysatom.config.data import (
     require_limits,
     require_workers,
 )
-from crysatom.names import EMBEDDED_SOURCE, HELD_OUT, LOSS, TRAIN, Recipe, SSLLoss
+from crysatom.names import EMBEDDED_SOURCE, HELD_OUT, LOSS, TRAIN, PretrainObjective, Recipe, SSLLoss
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Learn element vectors from crystals: auto-encoder plus self-supervised loss."""
+    """Learn element vectors, and an encoder, from crystals without labels."""
 
     # -- what to learn from, and where results go
     data: str = EMBEDDED_SOURCE
@@ -67,6 +67,11 @@ class PretrainConfig:
     for every element), 'cgcnn92' (CGCNN's 92 bits, read from jarvis-tools), or a vectors file."""
 
     # -- objective
+    objective: PretrainObjective = "crysatom"
+    """'crysatom': auto-encoder plus self-supervised loss; 'masking': elements of masked atoms; 'context': which
+    surroundings belong to an atom; 'masking_context': the sum of both. Of the options below the last three read only
+    atom_mask_fraction and masked_atoms."""
+
     ssl_loss: SSLLoss = "barlow_twins"
     """Self-supervised loss between two masked views; 'none' trains the auto-encoder alone."""
 
@@ -175,6 +180,14 @@ class PretrainConfig:
         require_each(self, fractions, lambda value: 0 <= value < 1, "lie in [0, 1)")
         require(
             self.ssl_loss in get_args(SSLLoss), f"ssl_loss must be one of {get_args(SSLLoss)}, got {self.ssl_loss!r}"
+        )
+        require(
+            self.objective in get_args(PretrainObjective),
+            f"objective must be one of {get_args(PretrainObjective)}, got {self.objective!r}",
+        )
+        require(
+            not (self.objective.startswith("masking") and self.atom_mask_fraction == 0),
+            f"objective {self.objective!r} predicts masked atoms: set atom_mask_fraction above 0",
         )
         require(
             not (self.selection == "held_out" and self.holdout_fraction == 0),

@@ -35,6 +35,7 @@ from crysatom.names import (
     VAL,
     VAL_SELECTED,
 )
+from crysatom.pipelines.encoders import pretrained_encoders, starts_with_embedding
 from crysatom.pipelines.labeled import Labeled, labeled, tracking_uri
 from crysatom.pipelines.places import resolve
 from crysatom.pipelines.preparing import crystal_table, prepare
@@ -99,6 +100,7 @@ def run(config: DownstreamConfig) -> list[FinishedRun]:
 
     """
     build_predictor(spec_of(config), one_hot())  # a name or option that does not exist is refused at once
+    init, teacher = pretrained_encoders(config)
     if config.num_workers > 0:
         from crysatom.cluster.resources import scaling
         from crysatom.cluster.session import start_ray
@@ -111,6 +113,8 @@ def run(config: DownstreamConfig) -> list[FinishedRun]:
     out = resolve(config.out)
     shards = prepare(config, out)
     data = labeled(config, shards, crystal_table(config, shards))
+    data = dataclasses.replace(data, task=dataclasses.replace(data.task, init=init, teacher=teacher))
+    _tell_of_encoders(config, data)
     counts = ", ".join(f"{len(crystals):,} {part}" for part, crystals in data.task.parts.items())
     logger.info("%s of %s crystals, split %s", data.targets.name, counts, data.split.name)
     name = config.name or default_name(config, data)
@@ -118,6 +122,14 @@ def run(config: DownstreamConfig) -> list[FinishedRun]:
         _run(dataclasses.replace(config, seeds=(seed,)), data, RunFolder(out / f"{name}-seed{seed}"))
         for seed in config.seeds
     ]
+
+
+def _tell_of_encoders(config: DownstreamConfig, data: Labeled) -> None:
+    if (init := data.task.init) is not None:
+        too = starts_with_embedding(config, init, data.task.vectors)
+        logger.info("%d convolutions%s start from %s", init.num_layers, " and the embedding" * too, config.init_encoder)
+    if data.task.teacher is not None:
+        logger.info("distilled from %s, %g of the loss", config.distill, config.distill_weight)
 
 
 def _run(config: DownstreamConfig, data: Labeled, folder: RunFolder) -> FinishedRun:
@@ -188,7 +200,8 @@ def _describe_one(finished: FinishedRun) -> list[str]:
 def default_name(config: DownstreamConfig, data: Labeled) -> str:
     """Return the name of runs that were given none; their seeds are added to it."""
     settings = digest(dataclasses.replace(config, seeds=(0,)))
-    parts = (config.predictor, data.targets.name, _slug(config.vectors), settings, _identity(data)[:8])
+    pretrained = [f"{use}{digest[:8]}" for use, digest in _encoder_digests(data).items()]
+    parts = (config.predictor, data.targets.name, _slug(config.vectors), settings, _identity(data)[:8], *pretrained)
     return "-".join(parts)
 
 
@@ -204,10 +217,17 @@ def _slug(text: str) -> str:
 
 def _identity(data: Labeled) -> str:
     """Return what a run's folder knows its data by."""
-    return f"{data.vectors_digest}{data.data_digest}"
+    return "".join([data.vectors_digest, data.data_digest, *(f"-{k}-{v}" for k, v in _encoder_digests(data).items())])
+
+
+def _encoder_digests(data: Labeled) -> dict[str, str]:
+    """Return the digests of the pretrained encoders in use, by what they are for."""
+    encoders = {"init": data.task.init, "distill": data.task.teacher}
+    return {use: encoder.digest for use, encoder in encoders.items() if encoder is not None}
 
 
 def _tags(config: DownstreamConfig, data: Labeled) -> dict[str, str]:
+    encoders = _encoder_digests(data)
     return {
         fields.PREDICTOR: config.predictor,
         fields.VECTORS: config.vectors,
@@ -220,6 +240,8 @@ def _tags(config: DownstreamConfig, data: Labeled) -> dict[str, str]:
         fields.SPLIT: data.split.name,
         fields.SPLIT_DIGEST: data.split.digest(),
         fields.DATA_DIGEST: data.data_digest,
+        fields.INIT_DIGEST: encoders.get("init", ""),
+        fields.DISTILL_DIGEST: encoders.get("distill", ""),
     }
 
 

@@ -20,16 +20,17 @@ import torch
 from crysatom.config import PretrainConfig, digest
 from crysatom.graphs.columns import flat_values, list_lengths
 from crysatom.graphs.shards import iter_tables, read_manifest
-from crysatom.names import ATOMIC_NUMBERS, HELD_OUT, LOSS, LOSS_TERMS, MAX_ATOMIC_NUMBER, SYMBOLS, TRAIN
+from crysatom.names import ALL_LOSS_TERMS, ATOMIC_NUMBERS, HELD_OUT, LOSS, MAX_ATOMIC_NUMBER, SYMBOLS, TRAIN
 from crysatom.pipelines.places import default_tracking_uri, resolve
 from crysatom.pipelines.preparing import prepare
 from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
 from crysatom.pipelines.tracked import Publish, log_epochs, progress, require_gpu, tracked, where_to_look
 from crysatom.report.figures import cross_correlation, loss_curves, vector_map
 from crysatom.tracking.environment import environment_tags
-from crysatom.tracking.fields import DATA_DIGEST, DIMENSIONS, ELEMENTS, HELD_OUT_LOSS
+from crysatom.tracking.fields import DATA_DIGEST, DIMENSIONS, ELEMENTS, HELD_OUT_LOSS, OBJECTIVE
 from crysatom.tracking.runs import Tracker
 from crysatom.training.context import PlainContext
+from crysatom.training.encoder_files import ENCODER, save_encoder
 from crysatom.training.pretrain import PretrainOutcome, pretrain, resident_data
 from crysatom.vectors.card import CARD_MD, CardFacts, card
 from crysatom.vectors.elements import element_features
@@ -109,7 +110,7 @@ def run(config: PretrainConfig) -> FinishedRun:
 def epoch_line(metrics: Mapping[str, float], epochs: int) -> str:
     """Return one line on an epoch: losses, held-out loss, speed, time left."""
     losses = "  ".join(
-        f"{term} {metrics[f'{TRAIN}/{term}']:.4f}" for term in LOSS_TERMS if f"{TRAIN}/{term}" in metrics
+        f"{term} {metrics[f'{TRAIN}/{term}']:.4f}" for term in ALL_LOSS_TERMS if f"{TRAIN}/{term}" in metrics
     )
     held_out = metrics.get(f"{HELD_OUT}/{LOSS}")
     return progress(metrics, epochs, losses + ("" if held_out is None else f"  held-out {held_out:.4f}"))
@@ -120,7 +121,7 @@ def describe(finished: FinishedRun) -> str:
     lines = ["Nothing to do: this run is finished."] if finished.again else []
     first, last = finished.history.iloc[0], finished.history.iloc[-1]
     for split in (TRAIN, HELD_OUT):
-        shown = [term for term in LOSS_TERMS if f"{split}/{term}" in finished.history]
+        shown = [term for term in ALL_LOSS_TERMS if f"{split}/{term}" in finished.history]
         changes = ", ".join(f"{term} {first[f'{split}/{term}']:.4f} -> {last[f'{split}/{term}']:.4f}" for term in shown)
         if changes:
             lines.append(f"{split} losses, first -> last epoch: {changes}")
@@ -220,6 +221,7 @@ def _write_results(
     history = pd.DataFrame(outcome.history)
     history.to_csv(folder.path / HISTORY, index=False)
     write_vectors(vectors, folder.path / VECTORS)
+    save_encoder(folder.path / ENCODER, outcome.encoder, provenance)
     selected = outcome.history[outcome.selected_epoch]
     losses = {k: v for k, v in selected.items() if k.startswith((TRAIN, HELD_OUT))}
     facts = CardFacts(
@@ -233,12 +235,14 @@ def _write_results(
     )
     (folder.path / VECTORS / CARD_MD).write_text(card(vectors, facts))
     tracker.log_artifact(folder.path / HISTORY)
+    tracker.log_artifact(folder.path / ENCODER, to=ENCODER)
     tracker.log_figure(loss_curves(history), "losses")
     tracker.log_figure(vector_map(vectors), "vector_map")
     if outcome.cross_correlation is not None:
         tracker.log_figure(cross_correlation(outcome.cross_correlation), "cross_correlation")
     if config.register:
         tags = {DIMENSIONS: str(vectors.dim), ELEMENTS: str(len(vectors.symbols)), DATA_DIGEST: note["data_digest"]}
+        tags |= {OBJECTIVE: config.objective}
         held_out = selected.get(f"{HELD_OUT}/{LOSS}")
         tags |= {} if held_out is None else {HELD_OUT_LOSS: f"{held_out:.6g}"}
         tracker.register_vectors(config.register, tags, folder.path / VECTORS)

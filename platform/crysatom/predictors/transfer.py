@@ -7,12 +7,57 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from crysatom.predictors.base import Predictor
 from crysatom.predictors.cgcnn import CGCNN
 
 CONVOLUTIONS = "convs."
 ENCODER = "encoder."
 UNUSED = "num_batches_tracked"
 """Written by torch's own batch norm, which the published models use; nothing depends on it."""
+
+
+def start_from_encoder(
+    predictor: Predictor, weights: Mapping[str, Tensor], features: Tensor, atomic_numbers: Tensor
+) -> bool:
+    """Start a predictor from a pretrained encoder: its convolutions and, where it can be, its embedding.
+
+    The embedding belongs to the encoder's own element features. It is taken over if those are the predictor's atom
+    vectors, which then start at the encoder's own output; else it stays random, as CrysXPP's does.
+
+    Args:
+        predictor: Changed in place.
+        weights: Of the encoder, see :func:`load_convolutions`.
+        features: ``(M, K)``, what the encoder reads of an element.
+        atomic_numbers: ``(M,)``, of which elements.
+
+    Returns:
+        Whether the embedding was taken over.
+
+    Raises:
+        ValueError: If the predictor has no such convolutions, or the weights do not fit it.
+
+    """
+    if not isinstance(predictor, CGCNN):
+        raise ValueError(  # noqa: TRY004 - a user's choice of flags
+            f"predictor {predictor.spec.predictor} has no convolutions that a pretrained encoder could start; "
+            "choose cgcnn or crysxpp for --init-encoder, or use the encoder by --vectors or --distill"
+        )
+    load_convolutions(predictor, weights)
+    same = _reads(predictor, features, atomic_numbers)
+    if same:
+        with torch.no_grad():
+            predictor.embedding.weight.copy_(weights["embedding.weight"])
+            predictor.embedding.bias.zero_()
+    return same
+
+
+def _reads(predictor: CGCNN, features: Tensor, atomic_numbers: Tensor) -> bool:
+    """Tell whether the predictor's atom vectors are these features of these elements."""
+    row, vectors = predictor.table.row, predictor.table.vectors
+    known = row[atomic_numbers] < len(vectors)
+    if int(known.sum()) < len(vectors) or vectors.shape[1] != features.shape[1]:
+        return False
+    return torch.equal(vectors[row[atomic_numbers[known]]], features[known].to(vectors.dtype))
 
 
 @torch.no_grad()

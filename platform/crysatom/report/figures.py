@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from crysatom.names import CONNECTIVITY, FEATURES, HELD_OUT, LOSS, LOSS_TERMS, SSL, TRAIN
+from crysatom.names import ALL_LOSS_TERMS, CONNECTIVITY, CONTEXT, FEATURES, HELD_OUT, LOSS, MASKING, SSL, TRAIN
 from crysatom.report.labels import line_end, place_labels
 from crysatom.report.style import (
     BLUE,
@@ -30,6 +30,8 @@ TITLES = {
     CONNECTIVITY: "Connectivity reconstruction",
     FEATURES: "Feature reconstruction",
     SSL: "Self-supervised",
+    MASKING: "Masked elements",
+    CONTEXT: "Context",
 }
 
 
@@ -44,7 +46,7 @@ def loss_curves(history: pd.DataFrame) -> Figure:
         ValueError: If there is no column of a loss term, or no epoch.
 
     """
-    terms = [term for term in LOSS_TERMS if f"{TRAIN}/{term}" in history or f"{HELD_OUT}/{term}" in history]
+    terms = [term for term in ALL_LOSS_TERMS if f"{TRAIN}/{term}" in history or f"{HELD_OUT}/{term}" in history]
     if not terms or history.empty:
         raise ValueError(f"no losses to draw: columns {list(history.columns)}, {len(history)} epochs")
     rows = -(-len(terms) // 2)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from crysatom.names import MODELS_URI, RUNS_URI
@@ -75,14 +76,24 @@ def _source(mlflow: MlflowClient, uri: str) -> str:
     if uri.startswith(RUNS_URI):
         run_id = uri.removeprefix(RUNS_URI).partition("/")[0]
         return f"{mlflow.get_run(run_id).info.artifact_uri}/{VECTORS}/{VECTORS_SAFETENSORS}"
+    found = model_version(mlflow, uri)
+    return f"{mlflow.get_model_version_download_uri(found.name, str(found.version))}/{VECTORS_SAFETENSORS}"
+
+
+def model_version(mlflow: MlflowClient, uri: str) -> ModelVersion:
+    """Return the version of a registered model that ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS`` names.
+
+    Raises:
+        ValueError: If the name says no version.
+
+    """
     name, at, alias = uri.removeprefix(MODELS_URI).partition("@")
     if at:
-        version = mlflow.get_model_version_by_alias(name, alias).version
-    else:
-        name, _, version = name.partition("/")
-    if not str(version).isdecimal():
+        return mlflow.get_model_version_by_alias(name, alias)
+    name, _, version = name.partition("/")
+    if not version.isdecimal():
         raise ValueError(f"{uri}: say which version: models:/NAME/1, or an alias: models:/NAME@ALIAS")
-    return f"{mlflow.get_model_version_download_uri(name, str(version))}/{VECTORS_SAFETENSORS}"
+    return mlflow.get_model_version(name, version)
 
 
 def _versions(mlflow: MlflowClient, name: str, run_id: str) -> list[str]:

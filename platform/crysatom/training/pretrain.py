@@ -15,8 +15,10 @@ from crysatom.config import PretrainConfig
 from crysatom.graphs.batch import GraphTensors
 from crysatom.graphs.shards import load
 from crysatom.names import MAX_ATOMIC_NUMBER
+from crysatom.ssl.node_level import NodeLevelObjective
 from crysatom.ssl.objective import Objective
 from crysatom.training.context import Context
+from crysatom.training.encoder_files import PretrainedEncoder
 from crysatom.training.loaders import Loader, ResidentLoader, is_held_out
 from crysatom.training.loop import Loop
 from crysatom.vectors.elements import ElementFeatures, element_features
@@ -46,6 +48,7 @@ class PretrainOutcome:
 
     Attributes:
         vectors: One vector per element.
+        encoder: What the vectors come from.
         history: Metrics of each epoch.
         selected_epoch: The epoch that the vectors come from.
         cross_correlation: ``(d, d)`` for Barlow Twins, else None.
@@ -54,6 +57,7 @@ class PretrainOutcome:
     """
 
     vectors: AtomVectors
+    encoder: PretrainedEncoder
     history: list[dict[str, float]]
     selected_epoch: int
     cross_correlation: np.ndarray | None
@@ -93,10 +97,11 @@ def resident_data(config: PretrainConfig, folder: Path, device: torch.device) ->
     )
 
 
-def build(config: PretrainConfig, features: ElementFeatures) -> Objective:
+def build(config: PretrainConfig, features: ElementFeatures) -> Objective | NodeLevelObjective:
     """Return the model with its seeded initial weights, equal on every machine."""
     torch.manual_seed(config.seed)
-    return Objective(config, torch.from_numpy(features.features), torch.from_numpy(features.atomic_numbers))
+    objective = Objective if config.objective == "crysatom" else NodeLevelObjective
+    return objective(config, torch.from_numpy(features.features), torch.from_numpy(features.atomic_numbers))
 
 
 def pretrain(config: PretrainConfig, data: PretrainData, context: Context) -> PretrainOutcome:
@@ -106,7 +111,8 @@ def pretrain(config: PretrainConfig, data: PretrainData, context: Context) -> Pr
         NonFiniteLossError: If the loss of a batch is not a number.
 
     """
-    model = build(config, element_features(config.node_features)).to(context.device)
+    features = element_features(config.node_features)
+    model = build(config, features).to(context.device)
     recorder = Algorithm1Recorder(config.embedding_dim, context.device)
     published = config.extraction == "algorithm_1"
     loop = Loop(
@@ -120,11 +126,13 @@ def pretrain(config: PretrainConfig, data: PretrainData, context: Context) -> Pr
     )
     history = loop.run()
     matrix = None
-    if config.ssl_loss == "barlow_twins":
+    if isinstance(model, Objective) and config.ssl_loss == "barlow_twins":
         matrix = model.cross_correlation(next(iter(data.train.epoch(0))), epoch=config.epochs).cpu().numpy()
     vectors = recorder.to_vectors() if published else extract(model, data.everything)
+    elements = torch.from_numpy(features.features), torch.from_numpy(features.atomic_numbers)
     return PretrainOutcome(
         vectors=vectors,
+        encoder=PretrainedEncoder.of(model.encoder, config.graph, *elements),
         history=history,
         selected_epoch=loop.selected_epoch,
         cross_correlation=matrix,
@@ -133,7 +141,7 @@ def pretrain(config: PretrainConfig, data: PretrainData, context: Context) -> Pr
 
 
 @torch.no_grad()
-def extract(model: Objective, everything: Loader) -> AtomVectors:
+def extract(model: Objective | NodeLevelObjective, everything: Loader) -> AtomVectors:
     """Return the mean over all sites of each element, in evaluation mode, merged over workers."""
     model.eval()
     moments = ElementMoments.empty(model.config.embedding_dim, next(model.parameters()).device)

@@ -17,11 +17,14 @@ from crysatom import distributed
 from crysatom.config import DownstreamConfig
 from crysatom.graphs.batch import GraphTensors
 from crysatom.graphs.shards import load
-from crysatom.names import LOSS, MAE, MAX_ATOMIC_NUMBER, TEST, TRAIN, VAL, Criterion
+from crysatom.names import DISTILLATION, LOSS, MAE, MAX_ATOMIC_NUMBER, TEST, TRAIN, VAL, Criterion
 from crysatom.nn.pooling import pool
 from crysatom.predictors.base import Predictor, PredictorSpec
 from crysatom.predictors.registry import build_predictor
+from crysatom.predictors.transfer import start_from_encoder
 from crysatom.training.context import Context
+from crysatom.training.distillation import Distillation
+from crysatom.training.encoder_files import PretrainedEncoder
 from crysatom.training.loaders import Loader, ResidentLoader
 from crysatom.training.loop import Loop
 from crysatom.training.normalizer import Normalizer
@@ -43,6 +46,8 @@ class Regression(nn.Module):
         normalizer: Of the training targets less the reference.
         reference: ``(119,)``, what each element contributes, by atomic number; None: nothing.
         criterion: Loss of the normalized target.
+        distillation: Part of the training loss, by a pretrained teacher; None: no part. Not part of the model that
+            is kept.
 
     """
 
@@ -56,9 +61,10 @@ class Regression(nn.Module):
         normalizer: Normalizer,
         reference: Array | None = None,
         criterion: Criterion = "mae",
+        distillation: Distillation | None = None,
     ) -> None:
         super().__init__()
-        self.predictor, self.criterion = predictor, criterion
+        self.predictor, self.criterion, self.distillation = predictor, criterion, distillation
         contributions = np.zeros(MAX_ATOMIC_NUMBER + 1) if reference is None else reference
         self.register_buffer("mean", torch.tensor(normalizer.mean, dtype=torch.float64))
         self.register_buffer("std", torch.tensor(normalizer.std, dtype=torch.float64))
@@ -67,19 +73,26 @@ class Regression(nn.Module):
     def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:  # noqa: ARG002 - the loop's signature
         """Return the loss, and the mean absolute error in the unit of the property, over the global batch.
 
+        In training mode the loss of a distilled predictor is (1 - w) of its own plus w of the distillation's.
+
         Args:
             batch: With ``target`` (B,).
             epoch: Of no importance here.
 
         """
         target = (batch.target - self.baseline(batch)) / self.std
-        error: Tensor = self.predictor(batch).double() - target
+        atoms = self.predictor.atoms(batch)
+        error: Tensor = self.predictor.readout(atoms, batch).double() - target
         count = error.new_tensor(len(error))
         total = distributed.all_reduce_sum(torch.stack([self._loss(error).sum(), error.abs().sum(), count]))
-        return {
+        terms = {
             LOSS: total[0] / total[2] + self.predictor.penalty(),
             MAE: (total[1] / total[2] * self.std).detach(),
         }
+        if self.training and self.distillation is not None:
+            terms[DISTILLATION] = self.distillation(atoms, batch)
+            terms[LOSS] = torch.lerp(terms[LOSS], terms[DISTILLATION], self.distillation.weight)
+        return terms
 
     def predict(self, batch: Batch) -> Tensor:
         """Return the property of B crystals, ``(B,)`` float64, in its unit."""
@@ -127,6 +140,8 @@ class RegressionTask:
         vectors: As the predictor is to see them.
         normalizer: Of the training targets, less the reference.
         reference: ``(119,)``, or None.
+        init: Encoder whose weights the predictor starts from, or None.
+        teacher: Encoder that it is distilled from, or None.
 
     """
 
@@ -136,6 +151,8 @@ class RegressionTask:
     vectors: AtomVectors
     normalizer: Normalizer
     reference: Array | None
+    init: PretrainedEncoder | None = None
+    teacher: PretrainedEncoder | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +164,7 @@ class RegressionOutcome:
         selected_epoch: The epoch that the model is of.
         predictions: Of the crystals of ``val`` and ``test``, in the order of the task's parts.
         state: The model's tensors, on the CPU.
-        num_parameters: Numbers that were trained.
+        num_parameters: Numbers of the model that were trained.
         hardware: Of the workers, one line.
 
     """
@@ -172,10 +189,17 @@ def spec_of(config: DownstreamConfig) -> PredictorSpec:
 
 
 def build_regression(config: DownstreamConfig, task: RegressionTask) -> Regression:
-    """Return the model with its seeded initial weights, equal on every machine."""
+    """Return the model with its seeded initial weights, equal on every machine.
+
+    Pretrained weights replace some; the others are those that it would have without.
+    """
     torch.manual_seed(config.seeds[0])
     predictor = build_predictor(spec_of(config), task.vectors)
-    return Regression(predictor, task.normalizer, task.reference, config.criterion)
+    if task.init is not None:
+        start_from_encoder(predictor, task.init.weights, task.init.features, task.init.atomic_numbers)
+    teacher = task.teacher
+    distillation = None if teacher is None else Distillation(teacher.build(), config.width, config.distill_weight)
+    return Regression(predictor, task.normalizer, task.reference, config.criterion, distillation)
 
 
 def labeled_data(config: DownstreamConfig, task: RegressionTask, device: torch.device) -> dict[str, ResidentLoader]:
@@ -213,6 +237,7 @@ def train_predictor(config: DownstreamConfig, task: RegressionTask, context: Con
     model = build_regression(config, task).to(context.device)
     loop = Loop(model, data[TRAIN], data[VAL], config, context, measured=VAL)
     history = loop.run()
+    model.distillation = None
     return RegressionOutcome(
         history=history,
         selected_epoch=loop.selected_epoch if config.selected_by else len(history) - 1,

@@ -46,7 +46,8 @@ def card(vectors: AtomVectors, facts: CardFacts) -> str:
 
 def _heading(vectors: AtomVectors, facts: CardFacts) -> str:
     run = f"\n- MLflow run: `{facts.run_id}`" if facts.run_id else ""
-    return f"""# CrysAtom vectors: {len(vectors.atomic_numbers)} elements, {vectors.dim} dimensions
+    name = "CrysAtom vectors" if _is_crysatom(facts) else f"Vectors by {facts.config['objective']}"
+    return f"""# {name}: {len(vectors.atomic_numbers)} elements, {vectors.dim} dimensions
 
 One vector per chemical element, learned from crystal structures without labels.
 
@@ -101,10 +102,18 @@ Configuration:
 """
 
 
+CRYSATOM = """"CrysAtom: Distributed Representation of Atoms for Crystal Property Prediction",
+Learning on Graphs Conference 2024, arXiv:2409.04737"""
+NODE_LEVEL = """"Strategies for Pre-training Graph Neural Networks", ICLR 2020, arXiv:1905.12265"""
+
+
+def _is_crysatom(facts: CardFacts) -> bool:
+    return str(facts.config.get("objective", "crysatom")) == "crysatom"
+
+
 def _citation(facts: CardFacts) -> str:
     return f"""## How to cite
 
-The method: "CrysAtom: Distributed Representation of Atoms for Crystal Property Prediction",
-Learning on Graphs Conference 2024, arXiv:2409.04737. The software: CrysAtom Platform {facts.version}
+The method: {CRYSATOM if _is_crysatom(facts) else NODE_LEVEL}. The software: CrysAtom Platform {facts.version}
 (CITATION.cff). And the source of the crystals, whose license also holds for what is made from them.
 """

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from crysatom.names import MODELS_URI, RUNS_URI
+from crysatom.names import ELEMENT_BINS, MODELS_URI, RUNS_URI
 from crysatom.vectors.controls import one_hot, permuted, random_vectors
+from crysatom.vectors.elements import element_features
 from crysatom.vectors.files import read_vectors
 from crysatom.vectors.published import cgcnn_bits, published_names, published_vectors
 from crysatom.vectors.table import AtomVectors
@@ -25,11 +26,17 @@ DEFAULT_DIM = 200
 """Of random vectors: that of CrysAtom, SkipAtom and mat2vec."""
 
 CHOICES = (
-    f"{ONE_HOT}, {ONE_HOT_92}, random:SEED[:DIM], permuted:[SEED:]NAME, a name of ElementEmbeddings (mat2vec), "
-    f"a vectors file, a folder written with a slash (./vectors), {RUNS_URI}ID, or {MODELS_URI}NAME/VERSION"
+    f"{ONE_HOT}, {ONE_HOT_92}, {ELEMENT_BINS}, random:SEED[:DIM], permuted:[SEED:]NAME, a name of ElementEmbeddings "
+    f"(mat2vec), a vectors file, a folder written with a slash (./vectors), {RUNS_URI}ID, or {MODELS_URI}NAME/VERSION"
 )
 
-_FIXED = {ONE_HOT: one_hot, ONE_HOT_92: cgcnn_bits}
+
+def _element_bins() -> AtomVectors:
+    features = element_features(ELEMENT_BINS)
+    return AtomVectors(atomic_numbers=features.atomic_numbers, vectors=features.features)
+
+
+_FIXED = {ONE_HOT: one_hot, ONE_HOT_92: cgcnn_bits, ELEMENT_BINS: _element_bins}
 _RANDOM = re.compile(r"random(?::([0-9]+))?(?::([0-9]+))?")
 _PERMUTED = re.compile(r"permuted:(?:([0-9]+):)?(?![0-9]*:?$)(.+)")
 
@@ -40,6 +47,7 @@ def given_vectors(name: str, fetch: Fetch | None = None) -> AtomVectors:
     ======================== ==========================================================================
     ``onehot``               one bit per element, all 118
     ``onehot92``             CGCNN's 92 bits, read from jarvis-tools
+    ``elements``             ten facts in bins, what pretraining reads of an element
     ``random:SEED[:DIM]``    standard normal components; ``random`` is ``random:0:200``
     ``permuted:NAME``        any other of these with its rows handed from element to element;
                              ``permuted:SEED:NAME`` by another seed than 0

@@ -1,0 +1,157 @@
+"""A pretrained encoder as a folder: ``encoder.safetensors`` and ``encoder.json``, so that loading one runs no code."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from crysatom.config import GraphSpec
+from crysatom.ssl.encoder import Encoder
+
+ENCODER = "encoder"
+"""Folder of a pretraining's encoder, among its results and among its artifacts in MLflow."""
+
+ENCODER_JSON = "encoder.json"
+ENCODER_SAFETENSORS = "encoder.safetensors"
+FORMAT_VERSION = 1
+
+_FEATURES, _NUMBERS = "elements.features", "elements.atomic_numbers"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PretrainedEncoder:
+    """What a pretraining learned, with the element features that it reads; on the CPU, can be sent to workers.
+
+    Attributes:
+        width: D, length of an atom's vector.
+        num_layers: Convolutions.
+        learned_mask: Whether masked atoms have a learned vector.
+        graph: How the crystals that it learned from became graphs.
+        features: ``(M, K)`` float32, what it reads of an element.
+        atomic_numbers: ``(M,)`` int64, of which elements.
+        weights: By their names in :class:`Encoder`.
+
+    """
+
+    width: int
+    num_layers: int
+    learned_mask: bool
+    graph: GraphSpec
+    features: Tensor
+    atomic_numbers: Tensor
+    weights: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, encoder: Encoder, graph: GraphSpec, features: Tensor, atomic_numbers: Tensor) -> PretrainedEncoder:
+        """Return what is to be kept of an encoder; see the attributes."""
+        return cls(
+            width=encoder.embedding.out_features,
+            num_layers=len(encoder.convs),
+            learned_mask=encoder.mask_vector is not None,
+            graph=graph,
+            features=features,
+            atomic_numbers=atomic_numbers,
+            weights={name: tensor.detach().cpu().clone() for name, tensor in encoder.state_dict().items()},
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits for all that it computes by, wherever it was read from."""
+        content = hashlib.sha256(json.dumps(self.architecture, sort_keys=True).encode())
+        for name, tensor in sorted(self.tensors.items()):
+            content.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+        return content.hexdigest()[:16]
+
+    def build(self) -> Encoder:
+        """Return the encoder, frozen and in evaluation mode."""
+        encoder = Encoder(
+            self.features,
+            self.atomic_numbers,
+            width=self.width,
+            num_layers=self.num_layers,
+            cutoff=self.graph.cutoff,
+            learned_mask=self.learned_mask,
+        )
+        encoder.load_state_dict(dict(self.weights))
+        return encoder.eval().requires_grad_(requires_grad=False)
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What decides the shapes, and the graphs it is meant for; JSON values."""
+        names = ("width", "num_layers", "learned_mask")
+        return {**{name: getattr(self, name) for name in names}, "graph": dataclasses.asdict(self.graph)}
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and element features by the names they have in a file."""
+        return {**self.weights, _FEATURES: self.features, _NUMBERS: self.atomic_numbers}
+
+
+def save_encoder(folder: Path, encoder: PretrainedEncoder, training: Mapping[str, Any]) -> None:
+    """Write an encoder into a folder, which is made if missing.
+
+    Args:
+        folder: Where.
+        encoder: What.
+        training: Facts about the pretraining, JSON values; for people, not read back.
+
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in encoder.tensors.items()}, folder / ENCODER_SAFETENSORS)
+    content = {"format_version": FORMAT_VERSION, **encoder.architecture, "training": dict(training)}
+    (folder / ENCODER_JSON).write_text(json.dumps(content, indent=1))
+
+
+def load_encoder(folder: str | Path) -> PretrainedEncoder:
+    """Read an encoder that :func:`save_encoder` wrote.
+
+    Args:
+        folder: The encoder's own, or that of the pretraining run.
+
+    Raises:
+        ValueError: If there is no encoder, or a damaged one.
+
+    """
+    given = Path(folder)
+    folder = given / ENCODER if (given / ENCODER).is_dir() else given
+    try:
+        content = json.loads((folder / ENCODER_JSON).read_text(encoding="utf-8"))
+        tensors = load_file(folder / ENCODER_SAFETENSORS)
+    except OSError as error:
+        raise ValueError(
+            f"{given} holds no pretrained encoder ({ENCODER}/{ENCODER_JSON} and {ENCODER}/{ENCODER_SAFETENSORS}); "
+            "give the folder of a finished pretraining run, or pretrain again if its version kept no encoders"
+        ) from error
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(f"{folder} holds a damaged encoder ({error}); copy it again") from error
+    if content.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{folder} holds an encoder of format {content.get('format_version')}, this code reads {FORMAT_VERSION}; "
+            "use the version of crysatom that made it"
+        )
+    try:
+        found = PretrainedEncoder(
+            width=content["width"],
+            num_layers=content["num_layers"],
+            learned_mask=content["learned_mask"],
+            graph=GraphSpec(**content["graph"]),
+            features=tensors.pop(_FEATURES),
+            atomic_numbers=tensors.pop(_NUMBERS),
+            weights=tensors,
+        )
+        with torch.random.fork_rng(devices=()):  # building draws weights, and reading should change no seed
+            found.build()
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{folder}: {ENCODER_JSON} and {ENCODER_SAFETENSORS} do not fit together ({error})") from error
+    return found
