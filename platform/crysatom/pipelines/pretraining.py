@@ -241,7 +241,7 @@ def _write_results(
         tags = {DIMENSIONS: str(vectors.dim), ELEMENTS: str(len(vectors.symbols)), DATA_DIGEST: note["data_digest"]}
         held_out = selected.get(f"{HELD_OUT}/{LOSS}")
         tags |= {} if held_out is None else {HELD_OUT_LOSS: f"{held_out:.6g}"}
-        tracker.register_vectors(config.register, tags, folder.path / VECTORS)
+        tracker.register(config.register, tags, folder.path / VECTORS, to=VECTORS)
 
 
 def crystals_per_element(shards: Path) -> dict[int, int]:

@@ -11,6 +11,8 @@ PACKAGE_VERSION = "version."
 DIMENSIONS = "dimensions"
 ELEMENTS = "elements"
 HELD_OUT_LOSS = "held_out_loss"
+TEST_MAE = "test_mae"
+"""Tags of versions of registered models, beside those below."""
 
 PREDICTOR = "predictor"
 PROPERTY = "property"
