@@ -1,8 +1,8 @@
 """Predictions per second of CIFs, and the account of broken ones: ``python benchmarks/predict_throughput.py TABLE``.
 
-Writes crystals of a crystal table as CIFs into a temporary folder, breaks some of them in different ways, trains a small
-model on other crystals of the table, and runs the predict job as a user would: first on the CIFs with the broken ones
-among them, then again without Ray. Figures go to predict_throughput.md, between the markers there.
+Writes crystals of a crystal table as CIFs into a temporary folder, breaks some of them in different ways, trains a
+small model on other crystals of the table, and runs the predict job on the CIFs as a user would: in one process, then
+on Ray. Figures go to predict_throughput.md, between the markers there.
 """
 
 from __future__ import annotations
