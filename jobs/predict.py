@@ -19,9 +19,10 @@ def main() -> int:
     except (ValueError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     print(describe(report))
-    if report.predicted and report.rejected:
-        return SOME_REJECTED
-    return 0 if report.predicted else NOTHING_PREDICTED
+    if report.predicted:
+        return SOME_REJECTED if report.rejected else 0
+    print("error: no crystal was predicted; see the quarantine", file=sys.stderr)
+    return NOTHING_PREDICTED
 
 
 if __name__ == "__main__":

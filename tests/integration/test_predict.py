@@ -99,7 +99,7 @@ def test_exit_codes_and_what_is_left_behind(place: Path) -> None:
     assert (good.returncode, good.stderr) == (0, "")
     assert not (place / "p.quarantine.csv").exists()
     bad = job(place, "--model", "model", "cifs/a1b0.cif", "--out", "p.csv")
-    assert bad.returncode == 2
+    assert (bad.returncode, bad.stderr) == (2, "error: no crystal was predicted; see the quarantine\n")
     assert (place / "p.csv").read_text() == "material_id,prediction,property,unit,untrained_elements\n"
     before = (place / "p.csv").read_bytes()
     wrong = job(place, "--model", "nothing", "cifs", "--out", "p.csv")
