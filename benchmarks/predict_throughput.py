@@ -11,6 +11,7 @@ import argparse
 import importlib.metadata
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -96,15 +97,17 @@ def write_cifs(table: pa.Table, folder: Path, num_broken: int) -> dict[str, str]
     return reasons
 
 
-def run(job: str, *flags: str, cwd: Path, accepted: tuple[int, ...] = (0,)) -> tuple[str, float]:
-    """Run a job as a user does; return what it said and the seconds of the whole process."""
+def run(job: str, *flags: str, cwd: Path, accepted: tuple[int, ...] = (0,)) -> tuple[str, float, float]:
+    """Run a job as a user does; return what it said, and the seconds and CPU seconds of the whole process."""
     environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "RAY_ADDRESS"}}
     command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *flags]
-    started = time.perf_counter()
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode not in accepted:
         sys.exit(f"{job} ended with {done.returncode}\n{done.stdout}{done.stderr}")
-    return done.stdout, time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return done.stdout, time.perf_counter() - started, cpu
 
 
 def train(table: pa.Table, folder: Path) -> None:
@@ -118,7 +121,7 @@ def measure(cifs: Path, workers: int, reasons: dict[str, str]) -> str:
     """Predict, check that every broken crystal got its reason, and return a row of the table."""
     out = f"p{workers}.csv"
     flags = ["--model", "runs/model-seed0", str(cifs), "--out", out, "--num-workers", str(workers)]
-    said, seconds = run("predict", *flags, cwd=cifs.parent, accepted=(3,))
+    said, seconds, cpu = run("predict", *flags, cwd=cifs.parent, accepted=(3,))
     print(said)
     predictions = pd.read_csv(cifs.parent / out)
     quarantine = pd.read_csv(cifs.parent / f"p{workers}.quarantine.csv").set_index(MATERIAL_ID)
@@ -128,7 +131,9 @@ def measure(cifs: Path, workers: int, reasons: dict[str, str]) -> str:
     assert found
     read = len(predictions) + len(quarantine)
     way = f"{workers} Ray workers, with their start" if workers else "one process"
-    return f"| {way} | {read:,} | {len(predictions):,} | {len(quarantine)} | {found[1]} | {found[2]} | {seconds:.0f} |"
+    spent = "" if workers else f"{cpu:.1f}"  # that of Ray's processes is not known here
+    cells = [way, f"{read:,}", f"{len(predictions):,}", len(quarantine), found[1], found[2], f"{seconds:.0f}", spent]
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def main() -> None:
@@ -152,8 +157,8 @@ def main() -> None:
     figures = [
         f"{time.strftime('%Y-%m-%d')}; {psutil.cpu_count()} CPUs, load average {load:.1f} before; {versions}.",
         "",
-        "| run | read | predicted | rejected | seconds | crystals/s | whole process (s) |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| run | read | predicted | rejected | seconds | crystals/s | whole process (s) | its CPU (s) |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         *rows,
         "",
         f"Rejected, each with the reason that fits what was done to it: {counted}.",
