@@ -152,7 +152,7 @@ def test_models_of_other_properties_are_refused_before_anything_is_written(place
     assert not (place / "p.csv").exists()
 
 
-def test_a_published_checkpoint_and_a_crystal_table(place: Path) -> None:
+def test_a_published_checkpoint_of_cgcnn(place: Path) -> None:
     written(place, checkpoint())
     report = predict("aflow:prototypes", model="model.pth.tar", out="p.csv")
     assert (report.predicted, report.property, report.unit) == (288, "energy", "")
