@@ -117,6 +117,14 @@ TEST_TWIN_FREE = "test_twin_free"
 TARGET = "target"
 PREDICTION = "prediction"
 
+# Further columns where crystals without a target are predicted.
+SPREAD = "spread"
+PROPERTY = "property"
+UNIT = "unit"
+UNTRAINED_ELEMENTS = "untrained_elements"
+VALUE = "value"
+PROBLEM = "problem"
+
 # Metrics of predictions; errors have the unit of the property.
 NUM_CRYSTALS = "num_crystals"
 MAE = "mae"

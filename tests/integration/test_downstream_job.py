@@ -12,28 +12,39 @@ import time
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from crysatom.config import DownstreamConfig
+from crysatom.config import DownstreamConfig, GraphSpec
+from crysatom.crystals.checks import Limits
+from crysatom.crystals.examine import examine
+from crysatom.crystals.sources import read_source
 from crysatom.crystals.table import read_table
 from crysatom.crystals.targets import targets_for
 from crysatom.names import VOLUME_PER_ATOM
 from crysatom.pipelines.downstream import FinishedRun, describe, run
 from crysatom.pipelines.preparing import crystal_table, prepare
 from crysatom.pipelines.run_folder import CHECKPOINTS
+from crysatom.tracking.journal import Journal
+from crysatom.tracking.models import fetch_model
+from crysatom.tracking.runs import Tracker
 from crysatom.tracking.store import client
 from crysatom.training import metrics
 from crysatom.training.model_files import load_model
 from tests.conftest import REPOSITORY
+from tests.graph_crystals import batch_of
 from tests.small_runs import one_thread  # noqa: F401
+from tests.unit.broken_inputs import cif, structure
 
 pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning"),  # mlflow.pyfunc about a class of its own
 ]
 
 SMALL: dict[str, Any] = {"vectors": "onehot", "width": 16, "num_layers": 2, "hidden_dim": 16, "epochs": 6}
@@ -102,23 +113,95 @@ def test_the_reported_error_is_that_of_the_predictions(plain: FinishedRun) -> No
 
 
 def test_mlflow_has_everything(place: Path, plain: FinishedRun) -> None:
-    mlflow = client(f"sqlite:///{place}/mlflow.db")
-    found = mlflow.get_run(plain.run_id)
+    store = client(f"sqlite:///{place}/mlflow.db")
+    found = store.get_run(plain.run_id)
     assert found.info.status == "FINISHED"
-    assert mlflow.get_experiment(found.info.experiment_id).name == "crysatom-aflow-prototypes"
+    assert store.get_experiment(found.info.experiment_id).name == "crysatom-aflow-prototypes"
     tags = {"predictor": "cgcnn", "vectors": "onehot", "property": VOLUME_PER_ATOM, "seed": "0"}
     assert {name: found.data.tags[name] for name in tags} == tags
     assert len(found.data.tags["split_digest"]) == 64
     assert len(found.data.tags["data_digest"]) == 16
     assert found.data.params["width"] == "16"
     assert found.data.metrics["test/mae"] == pytest.approx(plain.metrics["test/mae"])
-    assert len(mlflow.get_metric_history(plain.run_id, "val/mae")) == SMALL["epochs"]
-    artifacts = {item.path for item in mlflow.list_artifacts(plain.run_id)}
+    assert len(store.get_metric_history(plain.run_id, "val/mae")) == SMALL["epochs"]
+    artifacts = {item.path for item in store.list_artifacts(plain.run_id)}
     assert artifacts >= {"predictions.csv", "validation_predictions.csv", "history.csv", "figures", "model"}
-    figures = {item.path for item in mlflow.list_artifacts(plain.run_id, "figures")}
+    figures = {item.path for item in store.list_artifacts(plain.run_id, "figures")}
     assert figures == {"figures/parity.png", "figures/learning_curve.png"}
-    model = {item.path for item in mlflow.list_artifacts(plain.run_id, "model")}
-    assert model == {"model/model.json", "model/model.safetensors"}
+    model = {item.path for item in store.list_artifacts(plain.run_id, "model")}
+    files = ("MLmodel", "model.json", "model.safetensors", "python_env.yaml", "requirements.txt", "served.py")
+    assert model == {f"model/{file}" for file in files}
+
+
+def test_the_model_is_registered_once_for_each_run(place: Path, plain: FinishedRun) -> None:
+    """Also of the run that another test kills and resumes, whose registration is repeated here."""
+    store = client(f"sqlite:///{place}/mlflow.db")
+    name, version = plain.registered.removeprefix("models:/").split("/")
+    assert name == "crysatom-volume_per_atom-cgcnn"
+    assert f"registered as {plain.registered}" in describe([plain])
+    tags = store.get_model_version(name, version).tags
+    assert (tags["unit"], tags["vectors"], float(tags["test_mae"])) == (
+        "angstrom^3/atom",
+        "onehot",
+        pytest.approx(plain.metrics["test/mae"], rel=1e-5),
+    )
+    journal = Journal(plain.folder / "tracking")
+    journal.mark_sent(0)  # as if MLflow had been away all the time
+    assert Tracker.at(plain.folder, plain.tracking_uri).flush()
+    found = store.search_model_versions(f"name = '{name}' and run_id = '{plain.run_id}'")
+    assert [str(found_version.version) for found_version in found] == [version]
+
+
+def test_a_model_that_is_not_to_be_registered_is_with_its_run(place: Path) -> None:
+    [finished] = run(config(place, "unregistered", register="", epochs=1, lr=0.002))
+    assert finished.registered == ""
+    assert "registered as" not in describe([finished])
+    assert fetch_model(finished.run_id, finished.tracking_uri).property == VOLUME_PER_ATOM
+
+
+CIF = cif(cell=(5, 5, 5, 90, 90, 90))
+STRUCTURE = structure([{"element": "Na", "occu": 1}], [{"element": "Cl", "occu": 1}])
+
+
+def test_mlflow_loads_the_model_without_unpickling_and_it_says_what_it_cannot_predict(
+    place: Path, plain: FinishedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    mlflow.set_tracking_uri(plain.tracking_uri)
+    mlflow.set_registry_uri(plain.tracking_uri)
+    inner, _ = load_model(plain.folder / "model")
+    for uri in (plain.registered, f"runs:/{plain.run_id}/model", str(plain.folder / "model")):
+        model = mlflow.pyfunc.load_model(uri)
+        answer = model.predict([CIF, "no CIF", STRUCTURE, 3.0])
+        assert answer.columns.tolist() == ["value", "unit", "problem"]
+        assert answer["value"].isna().tolist() == [False, True, False, True]
+        assert answer["unit"].tolist() == ["angstrom^3/atom"] * 4
+        assert answer["problem"].tolist() == [
+            "",
+            "crystal 1: not a CIF, it has no data_ block; is it a web page or another format?",
+            "",
+            "crystal 3: a float is neither the text of a CIF nor a dictionary as of Structure.as_dict()",
+        ]
+    for same in (pd.Series([CIF, CIF], index=["a", "b"]), pd.DataFrame({"cif": [CIF, CIF]}, index=["a", "b"])):
+        column = model.predict(same)
+        assert column.index.tolist() == ["a", "b"]
+        assert column["value"].tolist() == pytest.approx([answer["value"][0]] * 2, rel=1e-5)
+    assert model.predict(CIF)["value"].tolist() == model.predict([CIF])["value"].tolist()
+    assert model.predict([STRUCTURE, STRUCTURE])["problem"].tolist() == ["", ""]
+    with pytest.raises(ValueError, match="a table of 2 columns; give the one column that holds the crystals"):
+        model.predict(pd.DataFrame({"cif": [CIF], "id": ["a"]}))
+    assert model.metadata.metadata == {"property": VOLUME_PER_ATOM, "unit": "angstrom^3/atom"}
+    assert model.metadata.get_output_schema().input_names() == ["value", "unit", "problem"]
+    assert not [path for path in (plain.folder / "model").iterdir() if path.suffix in {".pkl", ".pickle", ".pt"}]
+    with torch.no_grad():
+        crystals = [examine(record, Limits()) for record in read_source(str(write(place, CIF)))]
+        expected = inner.predict(batch_of(crystals, GraphSpec()))
+    assert answer["value"][0] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def write(place: Path, text: str) -> Path:
+    (place / "one.cif").write_text(text)
+    return place / "one.cif"
 
 
 def test_the_model_says_what_it_is(plain: FinishedRun) -> None:

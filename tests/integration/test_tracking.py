@@ -108,9 +108,9 @@ def test_a_run_from_start_to_finish(directory: Path) -> None:
 def test_registered_vectors_read_back_equal(directory: Path) -> None:
     tracker = started(directory / "runs" / "a")
     write_vectors(TABLE, directory / "vectors")
-    tracker.register_vectors("crysatom-vectors", {"dimensions": "3"}, directory / "vectors")
+    tracker.register("crysatom-vectors", {"dimensions": "3"}, directory / "vectors", to="vectors")
     second = started(directory / "runs" / "b")
-    second.register_vectors("crysatom-vectors", {"dimensions": "3"}, directory / "vectors")
+    second.register("crysatom-vectors", {"dimensions": "3"}, directory / "vectors", to="vectors")
     mlflow = client(tracker.uri)
     mlflow.set_registered_model_alias("crysatom-vectors", "best", "2")
     uris = ["models:/crysatom-vectors/1", "models:/crysatom-vectors@best", f"runs:/{tracker.run_id}"]
@@ -130,7 +130,7 @@ def test_registered_vectors_read_back_equal(directory: Path) -> None:
 def test_sending_the_registration_again_makes_no_second_version(directory: Path) -> None:
     tracker = started(directory / "runs" / "a")
     write_vectors(TABLE, directory / "vectors")
-    tracker.register_vectors("crysatom-vectors", {}, directory / "vectors")
+    tracker.register("crysatom-vectors", {}, directory / "vectors", to="vectors")
     journal = Journal(directory / "runs" / "a" / "tracking")
     for record, _ in list(journal.records()):
         send.send(tracker.uri, journal, record)
@@ -262,7 +262,7 @@ def test_server_that_comes_late_gets_everything(
     assert tracker.run_id == ""
     processes.append(serve(directory, port))
     tracker.log_metrics({"train/loss": 1.0}, 1)  # within the pause: kept
-    tracker.register_vectors("crysatom-vectors", {"dimensions": "3"}, directory / "vectors")
+    tracker.register("crysatom-vectors", {"dimensions": "3"}, directory / "vectors", to="vectors")
     assert tracker.finish()
     assert points(tracker, "train/loss") == [(0, 2.0), (1, 1.0)]
     for name in ("models:/crysatom-vectors/1", f"runs:/{tracker.run_id}"):
@@ -301,7 +301,7 @@ def test_a_deleted_run_is_replaced_by_one_with_everything(
     elif next_record == "artifact":
         tracker.log_artifact(directory / "vectors", to="again")
     elif next_record == "vectors":
-        tracker.register_vectors("crysatom-vectors", {}, directory / "vectors")
+        tracker.register("crysatom-vectors", {}, directory / "vectors", to="vectors")
     tracker.log_metrics({"train/loss": 0.0}, 2)
     assert tracker.finish()
     assert f"run {deleted} was deleted. A new run is made, and told everything" in caplog.text

@@ -119,3 +119,14 @@ def test_elements_to_hold_out() -> None:
 
 def test_the_job_is_short() -> None:
     assert len(Path(REPOSITORY / "jobs" / "downstream.py").read_text().splitlines()) <= 40
+
+
+def test_the_registered_model_is_called_after_what_is_learned() -> None:
+    assert DownstreamConfig().model_name("density") == "crysatom-density-cgcnn"
+    assert DownstreamConfig(register="mine").model_name("density") == "mine"
+    assert DownstreamConfig().model_name("a/b:c") == "crysatom-a-b-c-cgcnn", "MLflow's names have neither"
+    assert DownstreamConfig(register="").model_name("density") == ""
+    with pytest.raises(
+        ValueError, match=r"register may have the fields \{property\} and \{predictor\}, got '\{seed\}'"
+    ):
+        DownstreamConfig(register="{seed}")

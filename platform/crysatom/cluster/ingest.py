@@ -45,7 +45,7 @@ def _examine(start: Callable[[], None] | None, batches: Iterator[pa.Table], limi
 
 
 def _examine_on_cluster(batches: Iterator[pa.Table], limits: Limits) -> Iterator[pa.Table]:
-    for window in _windows(batches):
+    for window in windows(batches):
         dataset = ray.data.from_arrow(window)
         dataset.context.execution_options.preserve_order = True
         dataset.context.enable_progress_bars = False
@@ -54,7 +54,7 @@ def _examine_on_cluster(batches: Iterator[pa.Table], limits: Limits) -> Iterator
         yield from outcomes.iter_batches(batch_format="pyarrow", batch_size=None)
 
 
-def _windows(batches: Iterator[pa.Table]) -> Iterator[list[pa.Table]]:
+def windows(batches: Iterator[pa.Table]) -> Iterator[list[pa.Table]]:
     """Yield batches in runs of about :data:`WINDOW_BYTES`."""
     window: list[pa.Table] = []
     size = 0

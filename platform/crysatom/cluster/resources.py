@@ -55,7 +55,7 @@ def scaling(config: Workers, *, streamed: bool) -> ScalingConfig:
         cpus = _share(config, cpus)
     per_worker = {"CPU": cpus} | ({"GPU": 1.0} if config.use_gpu else {})
     for resource, amount in per_worker.items():
-        _check(resource, config.num_workers, amount)
+        require(resource, config.num_workers, amount)
     return ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=per_worker)
 
 
@@ -67,7 +67,13 @@ def _share(config: Workers, cpus: float) -> float:
     return min(cpus, math.floor(100 * left / config.num_workers) / 100) if left > 0 else cpus
 
 
-def _check(resource: str, num_workers: int, amount: float) -> None:
+def require(resource: str, num_workers: int, amount: float) -> None:
+    """Check that the cluster has what its workers reserve, or may grow to have it.
+
+    Raises:
+        ValueError: If Ray runs on this machine alone and it has too little.
+
+    """
     wanted, total = num_workers * amount, cluster_total(resource)
     if wanted <= total:
         return

@@ -7,6 +7,7 @@ so that a configuration that exists is one that can run.
 from crysatom.config.data import FeaturizeConfig, GraphSpec, IngestConfig
 from crysatom.config.downstream import DownstreamConfig
 from crysatom.config.flags import NOT_IN_DIGEST, digest, parse
+from crysatom.config.predicting import PredictConfig
 from crysatom.config.pretraining import RECIPES, PretrainConfig, default, paper
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "FeaturizeConfig",
     "GraphSpec",
     "IngestConfig",
+    "PredictConfig",
     "PretrainConfig",
     "default",
     "digest",

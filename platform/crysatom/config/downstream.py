@@ -197,6 +197,10 @@ class DownstreamConfig:
     experiment: str = ""
     """Of MLflow; empty: one per data set."""
 
+    register: str = "crysatom-{property}-{predictor}"
+    """Registered model that the models become versions of, {property} and {predictor} filled in; empty: not
+    registered."""
+
     def __post_init__(self) -> None:
         sizes = ("width", "num_layers", "hidden_dim", "num_hidden", "epochs", "batch_size", "threads_per_worker")
         require_each(self, sizes, lambda value: value >= 1, "be at least 1")
@@ -220,6 +224,7 @@ class DownstreamConfig:
             not (self.patience and self.selection == "last"),
             "patience waits for a better validation MAE: with selection 'last' set it to 0",
         )
+        _ = self.model_name(self.property)
         require_limits(self.max_atoms, self.min_distance)
         _ = self.graph
 
@@ -238,6 +243,21 @@ class DownstreamConfig:
     def held_out(self) -> list[str]:
         """Symbols of the elements that the split holds out."""
         return [s for s in self.split.removeprefix(HELD_OUT_ELEMENTS).split(",") if s]
+
+    def model_name(self, learned: str) -> str:
+        """Return the name of the registered model, given the property that is learned; empty: none.
+
+        Raises:
+            ValueError: If the setting has other fields than those that can be filled in.
+
+        """
+        try:
+            name = self.register.format(property=learned, predictor=self.predictor)
+        except (LookupError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"register may have the fields {{property}} and {{predictor}}, got {self.register!r}"
+            ) from error
+        return re.sub(r"[/:]", "-", name)  # which MLflow's names cannot hold
 
 
 def default() -> DownstreamConfig:

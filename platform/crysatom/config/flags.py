@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from crysatom.config import downstream, pretraining
+from crysatom.config import downstream, predicting, pretraining
 from crysatom.names import CGCNN_BITS, ELEMENT_BINS
 
 ConfigT = TypeVar("ConfigT")
@@ -65,13 +65,18 @@ def parse(config_type: type[ConfigT], argv: Sequence[str] | None = None) -> Conf
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     preset: Any = None
+    marks: tuple[Any, ...] = ()
+    if config_type is predicting.PredictConfig:  # inputs stand alone, and a flag is repeated, so that it takes none
+        marks = (tyro.conf.PositionalRequiredArgs, tyro.conf.UseAppendAction)
     if config_type in RECIPES:
         recipes = RECIPES[config_type]
         chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         chooser.add_argument("--recipe", choices=sorted(recipes), default="default")
         preset = recipes[chooser.parse_known_args(arguments)[0].recipe]()
     try:
-        config: ConfigT = tyro.cli(config_type, args=arguments, default=preset, description=config_type.__doc__)
+        config: ConfigT = tyro.cli(
+            config_type, args=arguments, default=preset, description=config_type.__doc__, config=marks
+        )
     except ValueError as error:
         sys.exit(f"error: {error}")
     return config

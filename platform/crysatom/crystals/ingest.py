@@ -22,7 +22,7 @@ from crysatom.crystals.checks import Limits
 from crysatom.crystals.computed import COMPUTED_COLUMNS, COMPUTED_FIELDS, computed_column
 from crysatom.crystals.examine import examine_batch
 from crysatom.crystals.properties import PropertyTypes, property_array
-from crysatom.crystals.quarantine import Reason, Rejected, Rejection, count_reasons, quarantine_table
+from crysatom.crystals.quarantine import FirstOfEachId, Rejected, count_reasons, quarantine_table
 from crysatom.crystals.raw import PROPERTIES_JSON, to_batch
 from crysatom.crystals.sources import Source, open_source
 from crysatom.crystals.table import STRUCTURE_COLUMNS, STRUCTURE_FIELDS, write_table
@@ -84,7 +84,7 @@ def run_ingest(config: IngestConfig, examine_all: ExamineAll) -> IngestReport:
     out = Path(config.out).expanduser()
     _require_free(out, overwrite=config.overwrite)
     source = open_source(config.source)
-    read = _ReadCount()
+    read = ReadCount()
     limits = Limits(max_atoms=config.max_atoms, min_distance=config.min_distance)
     outcomes = examine_all(read.batches(source), limits)
     report = _collect(outcomes, source, read, out)
@@ -103,20 +103,21 @@ def _require_free(out: Path, *, overwrite: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
 
-class _ReadCount:
+class ReadCount:
     """Counts the records as they leave the source, before anything else happens to them."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def batches(self, source: Source) -> Iterator[pa.Table]:
+        """Yield the records of a source, :data:`BATCH_RECORDS` at a time."""
         records = source.records()
         while batch := list(islice(records, BATCH_RECORDS)):
             self.count += len(batch)
             yield to_batch(batch)
 
 
-def _collect(outcomes: Iterable[pa.Table], source: Source, read: _ReadCount, out: Path) -> IngestReport:
+def _collect(outcomes: Iterable[pa.Table], source: Source, read: ReadCount, out: Path) -> IngestReport:
     """Write the outcomes: to a spool while they come, then as a table, once the property columns are known."""
     spool = out / f".{TABLE_FILE}.spool"
     sorter = _Sorter(source)
@@ -148,7 +149,7 @@ class _Sorter:
     def __init__(self, source: Source) -> None:
         self.rejected: list[Rejected] = []
         self.types = PropertyTypes(source.fields)
-        self._origin: dict[str, str] = {}
+        self._ids = FirstOfEachId()
         self._total = source.total
         self._started = self._told = time.monotonic()
 
@@ -172,24 +173,16 @@ class _Sorter:
                 Rejected(material_id=material_id, source=source, reason=row[REASON], detail=row[DETAIL])
             )
             return False
-        if material_id in self._origin:
-            message = (
-                f"its id {material_id} was already read from {self._origin[material_id]}, which is kept; "
-                "give one of them another id"
-            )
-            self.rejected.append(
-                Rejected.because(Rejection(Reason.DUPLICATE_ID, message), material_id=material_id, source=source)
-            )
-            return False
-        self._origin[material_id] = source
-        return True
+        if duplicate := self._ids.claim(material_id, source):
+            self.rejected.append(duplicate)
+        return duplicate is None
 
     def _tell(self) -> None:
         now = time.monotonic()
         if now - self._told < PROGRESS_SECONDS:
             return
         self._told = now
-        done = len(self._origin) + len(self.rejected)
+        done = len(self._ids) + len(self.rejected)
         of_all = f" of {self._total:,}" if self._total else ""
         rate = done / (now - self._started)
         logger.info(

@@ -40,6 +40,8 @@ class Reason(StrEnum):
     DUPLICATE_ID = "duplicate_id"
     MISSING_FILE = "missing_file"
     UNLISTED_FILE = "unlisted_file"
+    NO_VECTOR = "no_vector"
+    NOT_FINITE = "not_finite"
 
 
 class Rejection(ValueError):  # noqa: N818 - a verdict on an input, not an error of the program
@@ -80,6 +82,27 @@ def quarantine_table(rejected: Iterable[Rejected]) -> pa.Table:
     """Return the rows as a table with :data:`QUARANTINE_SCHEMA`."""
     rows = [{MATERIAL_ID: r.material_id, SOURCE: r.source, REASON: r.reason, DETAIL: r.detail} for r in rejected]
     return pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA)
+
+
+class FirstOfEachId:
+    """Of the accepted inputs with the same id the first is kept: remembers which ids are taken, and from where."""
+
+    def __init__(self) -> None:
+        self._origin: dict[str, str] = {}
+
+    def claim(self, material_id: str, source: str) -> Rejected | None:
+        """Take an id; return the row of the quarantine if another input has it already."""
+        if material_id not in self._origin:
+            self._origin[material_id] = source
+            return None
+        message = (
+            f"its id {material_id} was already read from {self._origin[material_id]}, which is kept; "
+            "give one of them another id"
+        )
+        return Rejected.because(Rejection(Reason.DUPLICATE_ID, message), material_id=material_id, source=source)
+
+    def __len__(self) -> int:
+        return len(self._origin)
 
 
 def count_reasons(rejected: Iterable[Rejected]) -> dict[str, int]:

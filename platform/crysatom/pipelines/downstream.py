@@ -45,8 +45,10 @@ from crysatom.predictors.registry import build_predictor
 from crysatom.report.prediction_figures import learning_curve, parity_plot
 from crysatom.tracking import fields
 from crysatom.tracking.environment import environment_tags
+from crysatom.tracking.models import describe_to_mlflow
 from crysatom.tracking.runs import Tracker
 from crysatom.training.context import PlainContext
+from crysatom.training.inference import MODEL_FOLDER as MODEL
 from crysatom.training.metrics import summary
 from crysatom.training.model_files import ModelInfo, save_model
 from crysatom.training.regression import RegressionOutcome, spec_of, train_predictor
@@ -58,7 +60,6 @@ HISTORY = "history.csv"
 PREDICTIONS = {TEST: "predictions.csv", VAL: "validation_predictions.csv"}
 LEFT_OUT = "left_out.csv"
 RESULTS = "results.json"
-MODEL = "model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,7 @@ class FinishedRun:
         epochs: How many were trained.
         tracking_uri: MLflow store.
         run_id: MLflow run; empty if MLflow was away.
+        registered: ``models:/NAME/VERSION``; empty if MLflow was away, or the model was not to be registered.
         again: True if the run had been finished before and nothing was done now.
 
     """
@@ -88,6 +90,7 @@ class FinishedRun:
     epochs: int
     tracking_uri: str
     run_id: str
+    registered: str = ""
     again: bool = False
 
 
@@ -145,6 +148,7 @@ def _run(config: DownstreamConfig, data: Labeled, folder: RunFolder) -> Finished
         _write_results(config, data, folder, tracker, outcome)
     folder.finish(run_id=tracker.run_id, seconds=sum(epoch["seconds"] for epoch in outcome.history))
     tracker.finish()
+    folder.note(registered=tracker.registered(config.model_name(data.targets.name)))
     return _finished(folder, tracker)
 
 
@@ -193,7 +197,9 @@ def _describe_one(finished: FinishedRun) -> list[str]:
                 f"MAE/MAD {metrics[f'{part}/{MAE_OVER_MAD}']:.3f}, {metrics[f'{part}/num_crystals']:,.0f} crystals"
             )
     lines.append(f"  predictions: {finished.folder / PREDICTIONS[TEST]}")
-    lines.append(f"  model: {finished.folder / MODEL}")
+    registered = f", registered as {finished.registered}" if finished.registered else ""
+    lines.append(f"  model: {finished.folder / MODEL}{registered}")
+    lines.append(f"  to predict: python jobs/predict.py --model {finished.folder} CIFS")
     return lines
 
 
@@ -285,8 +291,10 @@ def _write_results(
         versions=versions,
     )
     save_model(folder.path / MODEL, outcome.state, info)
+    describe_to_mlflow(folder.path / MODEL, info)
     (folder.path / RESULTS).write_text(json.dumps(results, indent=1))
     _tell(folder, tracker, data, outcome, history, metrics)
+    _tell_of_model(config, data, folder, tracker, metrics)
 
 
 def judge(data: Labeled, outcome: RegressionOutcome) -> dict[str, float]:
@@ -321,7 +329,6 @@ def _tell(
     tracker.log_metrics(sizes, outcome.selected_epoch)
     for file in (HISTORY, RESULTS, *PREDICTIONS.values(), *([LEFT_OUT] if len(data.left_out) else [])):
         tracker.log_artifact(folder.path / file)
-    tracker.log_artifact(folder.path / MODEL, to=MODEL)
     name, unit = data.targets.name, data.targets.unit
     label = PROPERTIES[name].label if name in PROPERTIES else name
     remark = f"MAE {metrics[f'{TEST}/{MAE}']:.4g} {unit}\n{len(data.split.test):,} test crystals"
@@ -330,6 +337,23 @@ def _tell(
     tracker.log_figure(learning_curve(history, outcome.selected_epoch, unit), "learning_curve")
 
 
+def _tell_of_model(
+    config: DownstreamConfig, data: Labeled, folder: RunFolder, tracker: Tracker, metrics: Mapping[str, float]
+) -> None:
+    name = config.model_name(data.targets.name)
+    if name:
+        tags = _tags(config, data) | {fields.TEST_MAE: f"{metrics[f'{TEST}/{MAE}']:.6g}"}
+        tracker.register(name, tags, folder.path / MODEL, to=MODEL)
+    else:
+        tracker.log_artifact(folder.path / MODEL, to=MODEL)
+
+
 def _finished(folder: RunFolder, tracker: Tracker) -> FinishedRun:
     results: dict[str, Any] = json.loads((folder.path / RESULTS).read_text())
-    return FinishedRun(folder=folder.path, tracking_uri=tracker.uri, run_id=tracker.run_id, **results)
+    return FinishedRun(
+        folder=folder.path,
+        tracking_uri=tracker.uri,
+        run_id=tracker.run_id,
+        registered=folder.read().get("registered", ""),
+        **results,
+    )

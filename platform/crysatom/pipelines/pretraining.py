@@ -245,7 +245,7 @@ def _write_results(
         tags |= {OBJECTIVE: config.objective}
         held_out = selected.get(f"{HELD_OUT}/{LOSS}")
         tags |= {} if held_out is None else {HELD_OUT_LOSS: f"{held_out:.6g}"}
-        tracker.register_vectors(config.register, tags, folder.path / VECTORS)
+        tracker.register(config.register, tags, folder.path / VECTORS, to=VECTORS)
 
 
 def crystals_per_element(shards: Path) -> dict[int, int]:

@@ -12,6 +12,8 @@ DIMENSIONS = "dimensions"
 ELEMENTS = "elements"
 HELD_OUT_LOSS = "held_out_loss"
 OBJECTIVE = "objective"
+TEST_MAE = "test_mae"
+"""Tags of versions of registered models, beside those below."""
 
 PREDICTOR = "predictor"
 PROPERTY = "property"

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crysatom.names import MODELS_URI
 from crysatom.tracking import send
 from crysatom.tracking.fields import FIGURES
 from crysatom.tracking.journal import Journal
+from crysatom.tracking.registry import version_of
 from crysatom.tracking.store import DeletedExperimentError, resolve_uri
 
 if TYPE_CHECKING:
@@ -118,9 +120,20 @@ class Tracker:
         self.log_artifact(path, to=FIGURES)
         return path
 
-    def register_vectors(self, name: str, tags: Mapping[str, str], folder: str | Path) -> None:
-        """Upload the vectors in a folder and make them the next version of the registered model ``name``."""
-        self._tell(op=send.REGISTER, name=name, tags=dict(tags), folder=str(Path(folder).resolve()))
+    def register(self, name: str, tags: Mapping[str, str], folder: str | Path, to: str) -> None:
+        """Upload a folder to ``to`` among the run's artifacts, and make it the next version of a registered model."""
+        self._tell(op=send.REGISTER, name=name, tags=dict(tags), folder=str(Path(folder).resolve()), to=to)
+
+    def registered(self, name: str) -> str:
+        """Return ``models:/NAME/VERSION`` of this run's version of a registered model; empty if MLflow has none yet."""
+        if not name or next(self._journal.pending(), None) is not None:
+            return ""
+        try:
+            version = version_of(self.uri, name, self.run_id)
+        except Exception as error:  # noqa: BLE001 - whatever MLflow raises, the run is finished
+            logger.warning("MLflow at %s does not say which version of %s this is: %s", self.uri, name, error)
+            return ""
+        return f"{MODELS_URI}{name}/{version}" if version else ""
 
     def finish(self, status: str = "FINISHED") -> bool:
         """End the run as FINISHED, FAILED or KILLED; return whether MLflow has everything."""

@@ -11,9 +11,10 @@ from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from crysatom.tracking.fields import VECTORS
 from crysatom.tracking.journal import Journal, Record
+from crysatom.tracking.registry import register
 from crysatom.tracking.store import client, experiment_id, require_active
-from crysatom.tracking.vectors import register_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,8 @@ def _artifact(uri: str, run_id: str, record: Record) -> None:
 
 
 def _register(uri: str, run_id: str, record: Record) -> None:
-    register_vectors(uri, record["name"], run_id, record["folder"], record["tags"])
+    to = record.get("to", VECTORS)  # journals of the time when only vectors were registered do not say
+    register(uri, record["name"], run_id, record["folder"], to, record["tags"])
 
 
 def _finish(uri: str, run_id: str, record: Record) -> None:

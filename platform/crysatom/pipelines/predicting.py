@@ -1,0 +1,230 @@
+"""Prediction of new crystals from beginning to end: models, crystals, a file of predictions and one of rejections."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from crysatom.config import PredictConfig
+from crysatom.crystals.checks import Limits
+from crysatom.crystals.ingest import PROGRESS_SECONDS, ReadCount
+from crysatom.crystals.quarantine import (
+    QUARANTINE_SCHEMA,
+    FirstOfEachId,
+    Rejected,
+    count_reasons,
+    describe_reasons,
+)
+from crysatom.crystals.sources import Source, open_source
+from crysatom.graphs.atomic import replacing
+from crysatom.names import (
+    DETAIL,
+    MATERIAL_ID,
+    PREDICTION,
+    PROPERTY,
+    REASON,
+    SOURCE,
+    SPREAD,
+    UNIT,
+    UNTRAINED_ELEMENTS,
+)
+from crysatom.pipelines.places import default_tracking_uri, find, resolve
+from crysatom.pipelines.tracked import require_gpu
+from crysatom.tracking.models import fetch_model, is_in_mlflow
+from crysatom.training.inference import Ensemble, SavedModel, open_model
+
+logger = logging.getLogger(__name__)
+
+NAMED_REJECTIONS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictReport:
+    """What became of the inputs.
+
+    Attributes:
+        models: Names of the models, in the order of their columns.
+        property: What was predicted.
+        unit: Of the predictions; empty if not known.
+        predicted: Rows of the predictions.
+        rejected: Rows of the quarantine, in order.
+        read: Records that the inputs held; ``read == predicted + len(rejected)``.
+        seconds: From the first record read to the last row written, with the start of the workers.
+        out: The predictions.
+        quarantine: The quarantine; None if nothing was rejected, and then there is no such file.
+
+    """
+
+    models: tuple[str, ...]
+    property: str
+    unit: str
+    predicted: int
+    rejected: tuple[Rejected, ...]
+    read: int
+    seconds: float
+    out: Path
+    quarantine: Path | None
+
+
+def run(config: PredictConfig) -> PredictReport:
+    """Predict all crystals of the inputs, in order.
+
+    Raises:
+        ValueError: If a model or an input cannot be opened, or the models do not belong together.
+
+    """
+    source = _inputs(config.inputs)
+    models = tuple(_model(name, config.tracking_uri) for name in config.model)
+    ensemble = Ensemble(models, Limits(max_atoms=config.max_atoms, min_distance=config.min_distance))
+    out = resolve(config.out)
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; --out must name a file")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    logger.info("predicting %s%s ...", models[0].property, f" in {models[0].unit}" if models[0].unit else "")
+    read, started = ReadCount(), time.perf_counter()
+    sorter = _Sorter(models, source.total)
+    with replacing(out, out.parent) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_columns(models))
+        for outcome in _predict_all(config, ensemble, read.batches(source)):
+            writer.writerows(sorter.predicted(outcome))
+    assert read.count == sorter.count + len(sorter.rejected), "a crystal was lost"
+    return PredictReport(
+        models=config.model,
+        property=models[0].property,
+        unit=models[0].unit,
+        predicted=sorter.count,
+        rejected=tuple(sorter.rejected),
+        read=read.count,
+        seconds=time.perf_counter() - started,
+        out=out,
+        quarantine=_write_quarantine(sorter.rejected, out.with_name(f"{out.stem}.quarantine.csv")),
+    )
+
+
+def describe(report: PredictReport) -> str:
+    """Return what a user wants to know at the end."""
+    counts = f"read {report.read:,} = predicted {report.predicted:,} + rejected {len(report.rejected):,}"
+    speed = f"in {report.seconds:.1f} s, {report.read / report.seconds:,.0f} crystals/s"
+    lines = [f"{counts}, {speed}", f"predictions: {report.out}"]
+    if len(report.models) > 1:
+        lines += [f"  {PREDICTION}_{k}: {name}" for k, name in enumerate(report.models, start=1)]
+    if report.quarantine:
+        lines.append(f"quarantine:  {report.quarantine} (id, source, reason and advice for each)")
+        lines.append(describe_reasons(count_reasons(report.rejected)))
+        named = report.rejected[:NAMED_REJECTIONS]
+        lines.append("rejected:" if len(named) == len(report.rejected) else f"the first {len(named)} rejected:")
+        lines += [f"  {rejected.material_id}: {rejected.detail}" for rejected in named]
+    return "\n".join(lines)
+
+
+def _inputs(names: Sequence[str]) -> Source:
+    """Return all inputs as one source, in the given order."""
+    sources = [open_source(str(find(name))) for name in names]
+    totals = [source.total for source in sources]
+    return Source(
+        name=", ".join(names),
+        records=lambda: chain.from_iterable(source.records() for source in sources),
+        total=None if None in totals else sum(total or 0 for total in totals),
+    )
+
+
+def _model(name: str, tracking_uri: str) -> SavedModel:
+    if find(name).exists():
+        return open_model(find(name), name)
+    if is_in_mlflow(name):
+        return fetch_model(name, default_tracking_uri(tracking_uri))
+    raise ValueError(
+        f"model {name!r} does not exist; name the folder of a run or of its model, runs:/ID, models:/NAME/VERSION, "
+        "models:/NAME@ALIAS, or a .pth.tar of CGCNN's code"
+    )
+
+
+def _predict_all(config: PredictConfig, ensemble: Ensemble, batches: Iterator[pa.Table]) -> Iterable[pa.Table]:
+    """Yield outcomes in order; a single batch is predicted here sooner than the processes of a cluster are started."""
+    first = list(islice(batches, 2))
+    batches = chain(first, batches)
+    if config.num_workers > 0 and len(first) > 1:
+        from crysatom.cluster.predict import predict_on_cluster
+        from crysatom.cluster.session import start_ray
+
+        logger.info("starting Ray ...")
+        start_ray()
+        return predict_on_cluster(config, ensemble, batches)
+    if config.use_gpu:
+        require_gpu()
+    torch.set_num_threads(config.threads_per_worker)
+    return map(ensemble.to("cuda" if config.use_gpu else "cpu").predict_records, batches)
+
+
+def _columns(models: Sequence[SavedModel]) -> list[str]:
+    """Return the header; with several models the prediction is their mean, beside it what each of them says."""
+    each = [SPREAD, *(f"{PREDICTION}_{k}" for k in range(1, len(models) + 1))] if len(models) > 1 else []
+    return [MATERIAL_ID, PREDICTION, *each, PROPERTY, UNIT, UNTRAINED_ELEMENTS]
+
+
+class _Sorter:
+    """Makes rows of predictions of crystals with distinct ids, keeps the rejected ones, and tells how it goes."""
+
+    def __init__(self, models: Sequence[SavedModel], total: int | None) -> None:
+        self.rejected: list[Rejected] = []
+        self._what = (models[0].property, models[0].unit)
+        self._ids = FirstOfEachId()
+        self._total = total
+        self._started = self._told = time.monotonic()
+
+    @property
+    def count(self) -> int:
+        """Rows made."""
+        return len(self._ids)
+
+    def predicted(self, outcome: pa.Table) -> Iterator[list[Any]]:
+        for row in outcome.to_pylist():
+            if row[REASON] is not None:
+                fields = {name: row[name] for name in QUARANTINE_SCHEMA.names}
+                self.rejected.append(Rejected(**fields))
+            elif duplicate := self._ids.claim(row[MATERIAL_ID], row[SOURCE]):
+                self.rejected.append(duplicate)
+            else:
+                yield [row[MATERIAL_ID], *_numbers(row[PREDICTION]), *self._what, row[UNTRAINED_ELEMENTS]]
+        self._tell()
+
+    def _tell(self) -> None:
+        now, done = time.monotonic(), self.count + len(self.rejected)
+        if now - self._told < PROGRESS_SECONDS:
+            return
+        self._told = now
+        rate = done / (now - self._started)
+        of_all = f" of {self._total:,}" if self._total else ""
+        left = f", {(self._total - done) / rate:.0f} s left" if self._total else ""
+        told = (f"{done:,}", of_all, f"{len(self.rejected):,}", rate, left)
+        logger.info("predict: %s%s read, %s rejected, %.0f crystals/s%s", *told)
+
+
+def _numbers(values: Sequence[float]) -> list[float]:
+    """Return the prediction and, of several models, the sample standard deviation and what each says."""
+    if len(values) == 1:
+        return list(values)
+    return [float(np.mean(values)), float(np.std(values, ddof=1)), *values]
+
+
+def _write_quarantine(rejected: Sequence[Rejected], path: Path) -> Path | None:
+    """Write what was rejected; if nothing was, remove what an earlier run left there."""
+    if not rejected:
+        path.unlink(missing_ok=True)
+        return None
+    with replacing(path, path.parent) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow((MATERIAL_ID, SOURCE, REASON, DETAIL))
+        writer.writerows((r.material_id, r.source, r.reason, r.detail) for r in rejected)
+    return path

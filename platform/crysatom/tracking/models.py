@@ -1,0 +1,103 @@
+"""Predictors in MLflow: a model's folder is at the same time an MLflow model of the flavor pyfunc.
+
+Models from code: MLflow runs the few lines of ``served.py`` in the folder, which read safetensors and JSON. Nothing is
+pickled. The package itself is not copied: ``crysatom`` must be installed where the model is loaded, and it is not among
+the requirements since no index has it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from mlflow.models.model import Model
+from mlflow.models.signature import ModelSignature
+from mlflow.types.schema import ColSpec, DataType, Schema
+
+from crysatom.names import MODELS_URI, PROBLEM, PROPERTY, RUNS_URI, UNIT, VALUE
+from crysatom.tracking.registry import download
+from crysatom.training.inference import MODEL_FOLDER, SavedModel, open_model
+from crysatom.training.model_files import ModelInfo
+
+MLMODEL = "MLmodel"
+CODE, REQUIREMENTS, ENVIRONMENT = "served.py", "requirements.txt", "python_env.yaml"
+
+PACKAGES = (
+    "filelock",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "pymatgen",
+    "safetensors",
+    "torch",
+    "torch-geometric",
+)
+"""What a prediction needs beside crysatom."""
+
+SIGNATURE = ModelSignature(
+    outputs=Schema(
+        [
+            ColSpec(DataType.double, VALUE, required=False),
+            ColSpec(DataType.string, UNIT),
+            ColSpec(DataType.string, PROBLEM),
+        ]
+    )
+)
+"""What comes out. What goes in is judged by the model, crystal by crystal: the types of MLflow's schemas would turn
+a list of dictionaries into a table of their keys."""
+
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def describe_to_mlflow(folder: Path, info: ModelInfo) -> None:
+    """Add to the folder of a saved model what makes it one that ``mlflow.pyfunc.load_model`` reads.
+
+    Args:
+        folder: What :func:`crysatom.training.model_files.save_model` wrote.
+        info: What the model is.
+
+    """
+    shutil.copyfile(Path(__file__).with_name("model_code.py"), folder / CODE)
+    (folder / REQUIREMENTS).write_text("".join(f"{name}=={_version(name)}\n" for name in PACKAGES))
+    environment = {"python": platform.python_version(), "dependencies": [f"-r {REQUIREMENTS}"]}
+    (folder / ENVIRONMENT).write_text(json.dumps(environment, indent=1) + "\n")  # JSON is YAML
+    description = Model(signature=SIGNATURE, metadata={PROPERTY: info.property, UNIT: info.unit})
+    description.add_flavor(  # as mlflow.pyfunc.add_to_model does, whose import takes seconds
+        "python_function",
+        loader_module="mlflow.pyfunc.loaders.code_model",
+        model_code_path=CODE,
+        env={"virtualenv": ENVIRONMENT},
+        python_version=platform.python_version(),
+    )
+    description.save(str(folder / MLMODEL))
+
+
+def _version(name: str) -> str:
+    return importlib.metadata.version(name).partition("+")[0]  # no index has torch's 2.13.0+cpu under this name
+
+
+def is_in_mlflow(name: str) -> bool:
+    """Tell whether the name of a model is one of MLflow's: of a run, or of a version of a registered model."""
+    return name.startswith((MODELS_URI, RUNS_URI)) or _RUN_ID.fullmatch(name) is not None
+
+
+def fetch_model(name: str, tracking_uri: str = "") -> SavedModel:
+    """Read a model from ``models:/NAME/VERSION``, ``models:/NAME@ALIAS``, ``runs:/ID``, or the ID alone.
+
+    Args:
+        name: See :func:`is_in_mlflow`.
+        tracking_uri: Store; empty: ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the working directory.
+
+    Raises:
+        ValueError: If the store holds no model of that name, or a damaged one.
+
+    """
+    uri = name if name.startswith((MODELS_URI, RUNS_URI)) else RUNS_URI + name
+    with tempfile.TemporaryDirectory() as folder:
+        return open_model(download(uri, tracking_uri, MODEL_FOLDER, "", folder), name)

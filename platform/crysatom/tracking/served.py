@@ -1,0 +1,84 @@
+"""What ``mlflow.pyfunc.load_model`` returns for one of our models, and ``mlflow models serve`` asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.pyfunc.model import PythonModel
+
+from crysatom.crystals.checks import Limits
+from crysatom.crystals.quarantine import Reason, Rejected
+from crysatom.crystals.raw import Raw, to_batch
+from crysatom.crystals.sources.base import rejected
+from crysatom.crystals.sources.records import to_raw
+from crysatom.names import DETAIL, PREDICTION, PROBLEM, UNIT, VALUE
+from crysatom.training.inference import Ensemble, open_model
+
+
+class ServedModel(PythonModel):
+    """Predicts crystals that are given as the text of a CIF or as a dictionary, as of ``Structure.as_dict()``.
+
+    Args:
+        folder: Of the model.
+
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def load_context(self, context: Any) -> None:  # noqa: ARG002 - MLflow's signature
+        """Read the model; no code is in its files."""
+        self.ensemble = Ensemble((open_model(self.folder),), Limits())
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:  # noqa: ARG002
+        """Return the prediction for each crystal, or why there is none.
+
+        Args:
+            context: Of no importance here.
+            model_input: A list, a column, or a table of one column of crystals; or a single one.
+
+            params: Of no importance here.
+
+        Returns:
+            ``value`` (NaN where there is none), ``unit`` and ``problem`` (empty where there is none), in order and, for
+            a column or a table, with its index.
+
+        Raises:
+            ValueError: If it is a table of several columns.
+
+        """
+        crystals, index = _crystals(model_input)
+        records = [_record(crystal, number) for number, crystal in enumerate(crystals)]
+        outcome = self.ensemble.predict_records(to_batch(records))
+        values = [float("nan") if value is None else value[0] for value in outcome[PREDICTION].to_pylist()]
+        problems = [problem or "" for problem in outcome[DETAIL].to_pylist()]
+        unit = self.ensemble.models[0].unit
+        return pd.DataFrame({VALUE: pd.Series(values, dtype=float), UNIT: unit, PROBLEM: problems}).set_axis(index)
+
+
+def _crystals(given: Any) -> tuple[list[Any], Any]:
+    """Return the crystals, and the index of the answer."""
+    if isinstance(given, pd.DataFrame):
+        if given.shape[1] != 1:
+            raise ValueError(
+                f"a table of {given.shape[1]} columns; give the one column that holds the crystals: their CIFs, or "
+                "dictionaries as of Structure.as_dict()"
+            )
+        given = given.iloc[:, 0]
+    if isinstance(given, pd.Series):
+        return given.to_list(), given.index
+    crystals = [given] if isinstance(given, str | Mapping) else list(given)
+    return crystals, pd.RangeIndex(len(crystals))
+
+
+def _record(crystal: Any, number: int) -> Raw | Rejected:
+    name = f"crystal {number}"
+    if isinstance(crystal, str):
+        return Raw(material_id=name, source=name, format="cif", content=crystal.encode())
+    if isinstance(crystal, Mapping):
+        return to_raw(dict(crystal), name, name)
+    message = f"a {type(crystal).__name__} is neither the text of a CIF nor a dictionary as of Structure.as_dict()"
+    return rejected(Reason.UNREADABLE, message, material_id=name, source=name)

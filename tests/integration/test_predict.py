@@ -1,0 +1,174 @@
+"""``jobs/predict.py`` as users run it, and prediction on a cluster against that in one process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from crysatom.config import PredictConfig
+from crysatom.pipelines.predicting import describe, run
+from tests.conftest import REPOSITORY
+from tests.saved_models import ALL, write_model
+from tests.unit.broken_inputs import cif
+from tests.unit.test_predictors_published import checkpoint, written
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
+]
+
+BROKEN = {
+    "b0": ("nothing", "unreadable"),
+    "b1": (cif("Na Na1 0 0 0 0.8\nCl Cl1 0.5 0.5 0.5 1\n"), "disordered"),
+    "b2": (cif("Na Na1 0 0 0 1\nCl Cl1 0.02 0 0 1\n"), "overlapping_atoms"),
+    "b3": (cif("Pu Pu1 0 0 0 1\n"), "no_vector"),
+}
+WITHOUT_PU = [symbol for symbol in ALL if symbol != "Pu"]
+
+
+@pytest.fixture(name="place")
+def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """300 CIFs, more than two batches, with four broken ones among them, and a model."""
+    cifs = tmp_path / "cifs"
+    cifs.mkdir()
+    for i in range(296):
+        (cifs / f"a{i:03}.cif").write_text(cif(cell=(4 + i / 100, 4, 4, 90, 90, 90)))
+    for name, (text, _) in BROKEN.items():
+        (cifs / f"a1{name}.cif").write_text(text)  # between a199 and a200
+    write_model(tmp_path / "model", elements=WITHOUT_PU, trained=["Na"])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def job(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "RAY_ADDRESS"}}
+    command = [sys.executable, str(REPOSITORY / "jobs" / "predict.py"), *arguments]
+    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+
+def predict(*inputs: str, model: str | tuple[str, ...] = "model", **options: Any) -> Any:
+    models = (model,) if isinstance(model, str) else model
+    return run(PredictConfig(inputs=inputs, model=models, **{"num_workers": 0, **options}))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_workers_write_the_bytes_of_one_process(place: Path) -> None:
+    write_model(place / "other", 1)
+    models = ("model", "other")
+    plain = predict("cifs", model=models, out="plain.csv")
+    two = predict("cifs", model=models, out="two.csv", num_workers=2)
+    assert (two.read, two.predicted, len(two.rejected)) == (plain.read, plain.predicted, len(plain.rejected))
+    for kind in ("", ".quarantine"):
+        assert (place / f"two{kind}.csv").read_bytes() == (place / f"plain{kind}.csv").read_bytes()
+
+
+def test_the_job_predicts_what_it_can_and_says_what_it_cannot(place: Path) -> None:
+    done = job(place, "--model", "model", "cifs", "--out", "results/p.csv", "--num-workers", "2")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "starting Ray ..." in done.stdout
+    assert "read 300 = predicted 296 + rejected 4, in " in done.stdout
+    assert "crystals/s" in done.stdout
+    assert "  a1b1: cifs/a1b1.cif: site 1 has occupancy 0.8; only ordered crystals can be used" in done.stdout
+
+    table = pd.read_csv(place / "results" / "p.csv")
+    assert list(table.columns) == ["material_id", "prediction", "property", "unit", "untrained_elements"]
+    assert table["material_id"].tolist() == [f"a{i:03}" for i in range(296)]
+    assert np.isfinite(table["prediction"]).all()
+    assert table["prediction"].nunique() > 200
+    assert set(table["property"]) == {"bulk_modulus_kv"}
+    assert set(table["unit"]) == {"GPa"}
+    assert set(table["untrained_elements"]) == {"Cl"}
+    quarantine = pd.read_csv(place / "results" / "p.quarantine.csv")
+    assert list(quarantine.columns) == ["material_id", "source", "reason", "detail"]
+    assert quarantine["material_id"].tolist() == [f"a1{name}" for name in BROKEN]
+    assert quarantine["reason"].tolist() == [reason for _, reason in BROKEN.values()]
+    assert quarantine["source"].tolist() == [f"cifs/a1{name}.cif" for name in BROKEN]
+    assert "model has no vector for Pu" in quarantine["detail"].iloc[-1]
+    assert {path.name for path in (place / "results").iterdir()} == {"p.csv", "p.quarantine.csv"}
+
+
+def test_exit_codes_and_what_is_left_behind(place: Path) -> None:
+    good = job(place, "--model", "model", "cifs/a000.cif", "cifs/a001.cif", "--out", "p.csv")
+    assert (good.returncode, good.stderr) == (0, "")
+    assert not (place / "p.quarantine.csv").exists()
+    bad = job(place, "--model", "model", "cifs/a1b0.cif", "--out", "p.csv")
+    assert (bad.returncode, bad.stderr) == (2, "error: no crystal was predicted; see the quarantine\n")
+    assert (place / "p.csv").read_text() == "material_id,prediction,property,unit,untrained_elements\n"
+    before = (place / "p.csv").read_bytes()
+    wrong = job(place, "--model", "nothing", "cifs", "--out", "p.csv")
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("error: model 'nothing' does not exist; name the folder of a run")
+    assert (place / "p.csv").read_bytes() == before
+    assert job(place, "cifs").returncode == 2
+    assert predict("cifs/a000.cif", out="p.csv").quarantine is None
+    assert not (place / "p.quarantine.csv").exists(), "it was of an earlier run"
+
+
+def test_several_inputs_come_in_the_order_given_and_ids_are_taken_once(place: Path) -> None:
+    (place / "more").mkdir()
+    (place / "more" / "a005.cif").write_text(cif(cell=(9, 9, 9, 90, 90, 90)))
+    (place / "more" / "z.cif").write_text(cif())
+    report = predict("cifs/a007.cif", "more", "cifs/a005.cif", "cifs/a1b0.cif", "cifs/a007.cif", out="p.csv")
+    table = pd.read_csv(place / "p.csv")
+    assert table["material_id"].tolist() == ["a007", "a005", "z"]
+    assert [(rejected.material_id, rejected.reason) for rejected in report.rejected] == [
+        ("a005", "duplicate_id"),
+        ("a1b0", "unreadable"),
+        ("a007", "duplicate_id"),
+    ]
+    assert report.rejected[0].detail.startswith("cifs/a005.cif: its id a005 was already read from more/a005.cif")
+    assert report.read == 6
+
+
+def test_an_ensemble_gives_mean_and_spread_and_each_prediction(place: Path) -> None:
+    models = ("model", str(write_model(place / "b", 1)), str(write_model(place / "run" / "model", 2).parent))
+    report = predict("cifs", model=models, out="p.csv")
+    table = pd.read_csv(place / "p.csv")
+    each = [f"prediction_{k}" for k in (1, 2, 3)]
+    assert list(table.columns)[:6] == ["material_id", "prediction", "spread", *each]
+    np.testing.assert_allclose(table["prediction"], table[each].mean(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(table["spread"], table[each].std(axis=1), rtol=1e-9)
+    assert (table["spread"] > 0).all()
+    for column, model in zip(each, models, strict=True):
+        predict("cifs", model=model, out="one.csv")
+        alone = pd.read_csv(place / "one.csv").set_index("material_id")["prediction"]
+        np.testing.assert_allclose(table[column], alone[table["material_id"]], rtol=1e-5)
+        assert f"  {column}: {model}" in describe(report)
+
+
+def test_models_of_other_properties_are_refused_before_anything_is_written(place: Path) -> None:
+    write_model(place / "other", property="ehull", unit="eV/atom")
+    failed = job(place, "--model", "model", "--model", "other", "cifs", "--out", "p.csv")
+    assert failed.returncode == 1
+    expected = "these predict: model bulk_modulus_kv (GPa), other ehull (eV/atom); run them one at a time\n"
+    assert failed.stderr.endswith(expected)
+    assert not (place / "p.csv").exists()
+
+
+def test_a_published_checkpoint_of_cgcnn(place: Path) -> None:
+    written(place, checkpoint())
+    report = predict("aflow:prototypes", model="model.pth.tar", out="p.csv")
+    assert (report.predicted, report.property, report.unit) == (288, "energy", "")
+    table = pd.read_csv(place / "p.csv", keep_default_na=False)
+    assert set(table["unit"]) == {""}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inputs": ()}, "say what to predict"),
+        ({"model": ()}, "say by which model"),
+        ({"out": "folder"}, "out must name a .csv file, got 'folder'"),
+        ({"num_workers": -1}, "num_workers must not be negative"),
+    ],
+)
+def test_settings_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PredictConfig(**{"inputs": ("a.cif",), "model": ("model",), **options})
