@@ -113,6 +113,11 @@ VAL_SELECTED = "val_selected"
 TEST_TWIN_FREE = "test_twin_free"
 """Validation crystals in the epoch that was selected; test crystals without a twin among the training crystals."""
 
+# Files of a finished training of a predictor.
+RUN_JSON = "run.json"
+RESULTS_JSON = "results.json"
+PREDICTIONS_CSV = "predictions.csv"
+
 # Columns of predictions.csv, behind the id.
 TARGET = "target"
 PREDICTION = "prediction"

@@ -89,6 +89,25 @@ def test_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_small_benchmark")
+def test_a_finished_run_becomes_a_contribution_with_its_mae(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    targets = VALUES + np.array([1.0, -2.0, 0.5, 0.0])
+    table = pd.DataFrame({"material_id": IDS, "target": targets, "prediction": VALUES})
+    table.to_csv(run / "predictions.csv", index=False)
+    with pytest.raises(ValueError, match="holds no finished run"):
+        leaderboard.of_run(run)
+    (run / "results.json").write_text(json.dumps({"property": "ehull"}))
+    (run / "run.json").write_text(json.dumps({"seconds": 12.34}))
+    made, found = leaderboard.of_run(run)
+    write(tmp_path / "contribution", made)
+    assert json.loads((tmp_path / "contribution" / "metadata.json").read_text())["time_taken_seconds"] == {
+        FILE.removesuffix(".zip"): 12.3
+    }
+    assert score(tmp_path / "contribution", "ehull", found) == pytest.approx(0.875)
+
+
+@pytest.mark.usefixtures("_small_benchmark")
 def test_bytes_are_those_of_the_predictions(tmp_path: Path) -> None:
     """Neither the time nor the order of rows is in them."""
     write(tmp_path / "a")

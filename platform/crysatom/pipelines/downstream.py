@@ -26,7 +26,9 @@ from crysatom.names import (
     MAE_OVER_MAD,
     MATERIAL_ID,
     PREDICTION,
+    PREDICTIONS_CSV,
     PROPERTIES,
+    RESULTS_JSON,
     SYMBOLS,
     TARGET,
     TEST,
@@ -57,9 +59,8 @@ from crysatom.vectors.controls import one_hot
 logger = logging.getLogger(__name__)
 
 HISTORY = "history.csv"
-PREDICTIONS = {TEST: "predictions.csv", VAL: "validation_predictions.csv"}
+PREDICTIONS = {TEST: PREDICTIONS_CSV, VAL: "validation_predictions.csv"}
 LEFT_OUT = "left_out.csv"
-RESULTS = "results.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,7 +293,7 @@ def _write_results(
     )
     save_model(folder.path / MODEL, outcome.state, info)
     describe_to_mlflow(folder.path / MODEL, info)
-    (folder.path / RESULTS).write_text(json.dumps(results, indent=1))
+    (folder.path / RESULTS_JSON).write_text(json.dumps(results, indent=1))
     _tell(folder, tracker, data, outcome, history, metrics)
     _tell_of_model(config, data, folder, tracker, metrics)
 
@@ -327,7 +328,7 @@ def _tell(
     tracker.log_metrics({**metrics, "num_parameters": float(outcome.num_parameters)}, outcome.selected_epoch)
     sizes = {f"num_{part}": float(len(data.task.parts[part])) for part in PARTS}
     tracker.log_metrics(sizes, outcome.selected_epoch)
-    for file in (HISTORY, RESULTS, *PREDICTIONS.values(), *([LEFT_OUT] if len(data.left_out) else [])):
+    for file in (HISTORY, RESULTS_JSON, *PREDICTIONS.values(), *([LEFT_OUT] if len(data.left_out) else [])):
         tracker.log_artifact(folder.path / file)
     name, unit = data.targets.name, data.targets.unit
     label = PROPERTIES[name].label if name in PROPERTIES else name
@@ -349,7 +350,7 @@ def _tell_of_model(
 
 
 def _finished(folder: RunFolder, tracker: Tracker) -> FinishedRun:
-    results: dict[str, Any] = json.loads((folder.path / RESULTS).read_text())
+    results: dict[str, Any] = json.loads((folder.path / RESULTS_JSON).read_text())
     return FinishedRun(
         folder=folder.path,
         tracking_uri=tracker.uri,

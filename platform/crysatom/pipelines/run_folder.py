@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from crysatom.config import NOT_IN_DIGEST, digest
+from crysatom.names import RUN_JSON
 
 logger = logging.getLogger(__name__)
 
-RUN = "run.json"
 CHECKPOINTS = "checkpoints"
 
 
@@ -68,14 +68,14 @@ class RunFolder:
 
     def read(self) -> dict[str, Any]:
         """Return what is noted about the run; empty if there is none."""
-        file = self.path / RUN
+        file = self.path / RUN_JSON
         return json.loads(file.read_text()) if file.exists() else {}
 
     def write(self, content: dict[str, Any]) -> None:
         """Replace the note, in one step."""
-        partial = self.path / f".{RUN}.partial"
+        partial = self.path / f".{RUN_JSON}.partial"
         partial.write_text(json.dumps(content, indent=1))
-        partial.replace(self.path / RUN)
+        partial.replace(self.path / RUN_JSON)
 
     def note(self, **facts: Any) -> None:
         """Add to what is noted about the run."""

@@ -21,6 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from crysatom.crystals.splits import ids_digest
+from crysatom.names import MATERIAL_ID, PREDICTION, PREDICTIONS_CSV, RESULTS_JSON, RUN_JSON, TARGET
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,30 @@ class About:
         empty = [name for name, value in asdict(self).items() if not value]
         if empty:
             raise ValueError(f"a contribution must say its {', '.join(empty)}")
+
+
+def of_run(folder: str | Path) -> tuple[Predictions, dict[str, float]]:
+    """Return the test predictions of a finished run of ``jobs/downstream.py``, and the targets by id.
+
+    Args:
+        folder: Of the run.
+
+    Raises:
+        ValueError: If it holds no finished run.
+
+    """
+    folder = Path(folder)
+    try:
+        run, results = (json.loads((folder / file).read_text()) for file in (RUN_JSON, RESULTS_JSON))
+        rows = pd.read_csv(folder / PREDICTIONS_CSV, dtype={MATERIAL_ID: str})
+        seconds = float(run["seconds"])
+    except (OSError, KeyError) as error:
+        raise ValueError(f"{folder} holds no finished run of jobs/downstream.py ({error})") from error
+    ids = rows[MATERIAL_ID].tolist()
+    made = Predictions(
+        name=results["property"], material_ids=ids, prediction=rows[PREDICTION].to_numpy(), seconds=seconds
+    )
+    return made, dict(zip(ids, rows[TARGET].tolist(), strict=True))
 
 
 def csv_name(name: str) -> str:
