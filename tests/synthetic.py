@@ -29,6 +29,24 @@ def random_batch(num_crystals: int, seed: int = 0, max_atoms: int = 9, dtype: to
     )
 
 
+def with_copies(batch: Batch) -> Batch:
+    """Return crystals that hold the given ones' atoms twice, in two parts that no edge joins: each has its equal."""
+    atoms, edges = batch.batch.repeat(2).sort(stable=True).indices, batch.batch[batch.edge_index[1]]
+    atoms, edges = atoms % batch.num_nodes, edges.repeat(2).sort(stable=True).indices
+    copy, edges = edges // len(batch.distance), edges % len(batch.distance)
+    crystal = batch.batch[batch.edge_index[1, edges]]
+    shift = batch.ptr[crystal] + copy * batch.ptr.diff()[crystal]
+    return make_batch(
+        ptr=2 * batch.ptr,
+        atomic_numbers=batch.atomic_numbers[atoms],
+        degree=batch.degree[atoms],
+        edge_ptr=_offsets(batch.degree[atoms]),
+        edge_index=batch.edge_index[:, edges] + shift,
+        distance=batch.distance[edges],
+        material_key=batch.material_key,
+    )
+
+
 def make_batch(
     *,
     ptr: Tensor,

@@ -16,10 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 from crysatom import distributed
 from crysatom.config import PretrainConfig, paper
 from crysatom.names import LOSS
+from crysatom.nn.equivalence import EquivalentAtoms
 from crysatom.ssl.node_level import NodeLevelObjective
 from crysatom.ssl.objective import Objective
 from tests.gloo import run_workers
-from tests.synthetic import random_batch, take
+from tests.synthetic import random_batch, take, with_copies
 
 TOLERANCE = 1e-9
 SMALL = {"embedding_dim": 7, "num_layers": 2, "projection_dim": 6, "batch_size": 12}
@@ -31,7 +32,7 @@ def model_and_batch(config: dict[str, Any]) -> tuple[torch.nn.Module, Any]:
     features = (torch.rand(100, 20) < 0.2).float()
     objective = NodeLevelObjective if "objective" in config else Objective
     model = objective(PretrainConfig(**config), features, torch.arange(1, 101)).double()
-    return model, random_batch(12, dtype=torch.float64)
+    return model, with_copies(random_batch(12, dtype=torch.float64, max_atoms=5))
 
 
 def evaluate(config: dict[str, Any], split: list[int] | None) -> dict[str, Tensor]:
@@ -85,3 +86,9 @@ def test_the_reference_has_a_gradient_for_every_parameter() -> None:
         for name, value in evaluate({**SMALL, **options}, None).items():
             assert torch.isfinite(value).all()
             assert value.abs().max() > 0, name
+
+
+def test_the_crystals_have_equivalent_atoms() -> None:
+    batch = model_and_batch({**SMALL})[1]
+    atoms = EquivalentAtoms.of(batch, torch.unique(batch.distance, return_inverse=True)[1])
+    assert set(atoms.size.tolist()) == {2}

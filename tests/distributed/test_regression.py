@@ -24,7 +24,7 @@ from crysatom.training.normalizer import Normalizer
 from crysatom.training.regression import Regression, predictions
 from crysatom.vectors.controls import one_hot
 from tests.gloo import run_workers
-from tests.synthetic import random_batch, take
+from tests.synthetic import random_batch, take, with_copies
 
 TOLERANCE = 1e-9
 SPLITS = {"even over 2": [6, 6], "uneven over 3": [7, 1, 4], "one idle of 3": [7, 5, 0]}
@@ -42,7 +42,7 @@ def model_and_batch(criterion: Any, teacher_width: int = 0) -> tuple[Regression,
     spec = PredictorSpec(width=7, num_layers=2, hidden_dim=6, train_vectors=True)
     predictor: Any = build_predictor(spec, one_hot()).double()
     predictor.centers = gaussian_centers(spec.cutoff, spec.basis_step)
-    batch = random_batch(12, dtype=torch.float64)
+    batch = with_copies(random_batch(12, dtype=torch.float64, max_atoms=5))
     batch.target, batch.crystal = torch.from_numpy(TARGETS), torch.arange(12)
     distillation = Distillation(teacher_of(teacher_width), 7, 0.4).double() if teacher_width else None
     normalizer = Normalizer(mean=40.0, std=10.0)

@@ -15,7 +15,7 @@ from crysatom.names import DISTILLATION
 from crysatom.pipelines import downstream, pretraining
 from crysatom.tracking.encoders import fetch_encoder
 from crysatom.tracking.store import client
-from crysatom.training.encoder_files import ENCODER, load_encoder
+from crysatom.training.encoder_files import ENCODER, load_encoder, save_encoder
 from crysatom.training.model_files import load_model
 from tests.graph_crystals import batch_of, small, write_table
 from tests.small_runs import one_thread  # noqa: F401
@@ -68,7 +68,7 @@ def test_a_pretraining_leaves_its_encoder(place: Path, pretrained: pretraining.F
         assert fetch_encoder(uri, store).digest == here.digest
     artifacts = {item.path for item in client(store).list_artifacts(pretrained.run_id, ENCODER)}
     assert artifacts == {"encoder/encoder.json", "encoder/encoder.safetensors"}
-    with pytest.raises(ValueError, match="runs:/nothing: no pretrained encoder found in sqlite"):
+    with pytest.raises(ValueError, match="runs:/nothing: not found in sqlite"):
         fetch_encoder("runs:/nothing", store)
 
 
@@ -172,3 +172,14 @@ def test_what_does_not_fit_is_refused_at_once(
 def test_a_folder_without_an_encoder_is_refused(place: Path, plain: downstream.FinishedRun) -> None:
     with pytest.raises(ValueError, match="holds no pretrained encoder"):
         downstream.run(config(place, distill=str(plain.folder)))
+
+
+def test_a_teacher_that_does_not_know_an_element_is_refused(
+    place: Path, tmp_path: Path, pretrained: pretraining.FinishedRun
+) -> None:
+    whole = load_encoder(pretrained.folder)
+    known = whole.atomic_numbers != 8
+    ignorant = dataclasses.replace(whole, features=whole.features[known], atomic_numbers=whole.atomic_numbers[known])
+    save_encoder(tmp_path / "encoder", ignorant, {})
+    with pytest.raises(ValueError, match="has no features of O, which training crystals hold"):
+        downstream.run(config(place, distill=str(tmp_path / "encoder")))

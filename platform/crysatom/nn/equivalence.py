@@ -1,6 +1,6 @@
 """Atoms that no network of messages can tell apart, so that one of them is evaluated for all.
 
-Most crystals are symmetric: of the 562,055 atoms of JARVIS-DFT 316,175 remain. What a
+Most crystals are symmetric: of the 562,055 atoms of JARVIS-DFT 316,179 remain. What a
 message-passing network makes of an atom depends on its element and on what arrives along its edges, so two atoms
 get equal vectors if color refinement gives them equal colors (Weisfeiler & Leman 1968; Xu et al., ICLR 2019,
 lemma 2). This includes symmetry-equivalent atoms and the copies of a supercell. Nothing is approximated.

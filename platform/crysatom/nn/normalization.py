@@ -41,8 +41,12 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows = weight.sum(1).double()
-        local_mean = (weight[:, None] @ x)[:, 0].double() / rows.clamp(min=1)[:, None]
-        squares = (weight[:, None] @ (x - local_mean.to(x.dtype)[:, None]).square())[:, 0].double()
+        weight_row, number = weight[:, None], rows.clamp(min=1)[:, None]
+        local_mean = (weight_row @ x)[:, 0].double() / number
+        rest = x - local_mean.to(x.dtype)[:, None]
+        error = (weight_row @ rest)[:, 0].double() / number  # of a float32 running sum: 1e-5 of the spread
+        local_mean = local_mean.to(x.dtype).double() + error
+        squares = (weight_row @ rest.square())[:, 0].double() - rows[:, None] * error.square()
         count, mean, variance = merge_statistics(rows, local_mean, squares)
         rstd = torch.rsqrt(variance + eps)
         normalized = (x - mean.to(x.dtype)[:, None]) * rstd.to(x.dtype)[:, None]

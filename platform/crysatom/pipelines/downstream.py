@@ -37,7 +37,7 @@ from crysatom.names import (
     VAL,
     VAL_SELECTED,
 )
-from crysatom.pipelines.encoders import pretrained_encoders, starts_with_embedding
+from crysatom.pipelines.encoders import pretrained_encoders, require_known, starts_with_embedding
 from crysatom.pipelines.labeled import Labeled, labeled, tracking_uri
 from crysatom.pipelines.places import resolve
 from crysatom.pipelines.preparing import crystal_table, prepare
@@ -118,7 +118,7 @@ def run(config: DownstreamConfig) -> list[FinishedRun]:
     shards = prepare(config, out)
     data = labeled(config, shards, crystal_table(config, shards))
     data = dataclasses.replace(data, task=dataclasses.replace(data.task, init=init, teacher=teacher))
-    _tell_of_encoders(config, data)
+    _check_encoders(config, data)
     counts = ", ".join(f"{len(crystals):,} {part}" for part, crystals in data.task.parts.items())
     logger.info("%s of %s crystals, split %s", data.targets.name, counts, data.split.name)
     name = config.name or default_name(config, data)
@@ -128,11 +128,18 @@ def run(config: DownstreamConfig) -> list[FinishedRun]:
     ]
 
 
-def _tell_of_encoders(config: DownstreamConfig, data: Labeled) -> None:
+def _check_encoders(config: DownstreamConfig, data: Labeled) -> None:
+    """Say what pretrained encoders are used for.
+
+    Raises:
+        ValueError: If one would have to read an element that it has no features of.
+
+    """
     if (init := data.task.init) is not None:
         too = starts_with_embedding(config, init, data.task.vectors)
         logger.info("%d convolutions%s start from %s", init.num_layers, " and the embedding" * too, config.init_encoder)
     if data.task.teacher is not None:
+        require_known(config.distill, data.task.teacher, data.trained_elements)
         logger.info("distilled from %s, %g of the loss", config.distill, config.distill_weight)
 
 

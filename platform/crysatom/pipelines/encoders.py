@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 from crysatom.config import DownstreamConfig
-from crysatom.names import MODELS_URI, RUNS_URI
+from crysatom.names import MODELS_URI, RUNS_URI, SYMBOLS
 from crysatom.pipelines.labeled import tracking_uri
 from crysatom.pipelines.places import find
 from crysatom.predictors.registry import build_predictor
@@ -26,7 +27,6 @@ def pretrained_encoders(config: DownstreamConfig) -> tuple[PretrainedEncoder | N
     """
     init = given_encoder(config.init_encoder, config) if config.init_encoder else None
     if init is not None:
-        _require_shape(config, init)
         starts_with_embedding(config, init, one_hot())  # refused now rather than after the graphs are built
     return init, given_encoder(config.distill, config) if config.distill else None
 
@@ -62,13 +62,27 @@ def starts_with_embedding(config: DownstreamConfig, encoder: PretrainedEncoder, 
 
     """
     predictor = build_predictor(spec_of(config), vectors)
-    return start_from_encoder(predictor, encoder.weights, encoder.features, encoder.atomic_numbers)
+    try:
+        return start_from_encoder(predictor, encoder.weights, encoder.features, encoder.atomic_numbers)
+    except ValueError as error:
+        raise ValueError(f"{config.init_encoder}: {error}") from error
 
 
-def _require_shape(config: DownstreamConfig, encoder: PretrainedEncoder) -> None:
-    if (encoder.width, encoder.num_layers) != (config.width, config.num_layers):
+def require_known(name: str, encoder: PretrainedEncoder, atomic_numbers: Iterable[int]) -> None:
+    """Check that an encoder has features of all elements: of others it would read zeros.
+
+    Args:
+        name: Of the encoder, for the message.
+        encoder: From a pretraining.
+        atomic_numbers: Of the elements that it is to read.
+
+    Raises:
+        ValueError: Naming the elements that it has no features of.
+
+    """
+    unknown = sorted(set(atomic_numbers) - set(encoder.atomic_numbers.tolist()))
+    if unknown:
         raise ValueError(
-            f"{config.init_encoder}: the encoder has {encoder.num_layers} convolutions of width {encoder.width}, "
-            f"the predictor {config.num_layers} of width {config.width}; give --width {encoder.width} "
-            f"--num-layers {encoder.num_layers}"
+            f"{name}: the encoder has no features of {', '.join(SYMBOLS[z - 1] for z in unknown)}, which training "
+            "crystals hold; pretrain with --node-features that cover them"
         )

@@ -11,9 +11,6 @@ from crysatom.predictors.base import Predictor
 from crysatom.predictors.cgcnn import CGCNN
 
 CONVOLUTIONS = "convs."
-ENCODER = "encoder."
-UNUSED = "num_batches_tracked"
-"""Written by torch's own batch norm, which the published models use; nothing depends on it."""
 
 
 def start_from_encoder(
@@ -69,23 +66,13 @@ def load_convolutions(predictor: CGCNN, weights: Mapping[str, Tensor]) -> None:
 
     Args:
         predictor: Changed in place. Needs the encoder's width, number of layers and Gaussians.
-        weights: Entries ``encoder.convs.<layer>.<name>`` of the pretraining's objective, or
-            ``convs.<layer>.<name>``; others are ignored.
+        weights: Entries ``convs.<layer>.<name>``; others are ignored.
 
     Raises:
-        ValueError: If there are no such entries, or they do not fit the predictor.
+        ValueError: If they do not fit the predictor.
 
     """
-    found = {
-        name.removeprefix(ENCODER).removeprefix(CONVOLUTIONS): value
-        for name, value in weights.items()
-        if name.removeprefix(ENCODER).startswith(CONVOLUTIONS) and not name.endswith(UNUSED)
-    }
-    if not found:
-        raise ValueError(
-            f"no convolutions among the pretrained weights: none of the {len(weights)} entries is named "
-            f"{ENCODER}{CONVOLUTIONS}<layer>.<name>; give the weights of a pretraining run"
-        )
+    found = {name.removeprefix(CONVOLUTIONS): value for name, value in weights.items() if name.startswith(CONVOLUTIONS)}
     expected = predictor.convs.state_dict()
     _check_architecture(found, expected)
     for name, value in expected.items():
@@ -94,17 +81,18 @@ def load_convolutions(predictor: CGCNN, weights: Mapping[str, Tensor]) -> None:
 
 def _check_architecture(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Compare names and shapes; say what to change."""
-    layers, wanted = (len({name.partition(".")[0] for name in names}) for names in (found, expected))
-    if layers != wanted:
+    (layers, width), (my_layers, my_width) = (
+        (len({name.partition(".")[0] for name in names}), len(names.get("0.bn2.weight", ())))
+        for names in (found, expected)
+    )
+    if (layers, width) != (my_layers, my_width):
         raise ValueError(
-            f"the pretrained encoder has {layers} convolutions, the predictor {wanted}: set num_layers={layers}"
+            f"the encoder has {layers} convolutions of width {width}, the predictor {my_layers} of width {my_width}; "
+            f"give --width {width} --num-layers {layers}"
         )
     if found.keys() != expected.keys():
         missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
         raise ValueError(f"the pretrained convolutions are not CGCNN's: missing {missing}, unknown {extra}")
-    width, wanted = (len(names["0.bn2.weight"]) for names in (found, expected))
-    if width != wanted:
-        raise ValueError(f"the pretrained encoder has width {width}, the predictor {wanted}: set width={width}")
     for name, value in expected.items():
         if found[name].shape != value.shape:
             raise ValueError(
