@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,8 @@ from crysatom.vectors.table import AtomVectors
 logger = logging.getLogger(__name__)
 
 Array = NDArray[Any]
+
+_PERMUTED = re.compile(r"^permuted:(?:[0-9]+:)?")
 
 NAMED_CRYSTALS = 5
 
@@ -128,8 +131,10 @@ def labeled(config: DownstreamConfig, shards: Path, table_path: Path) -> Labeled
 
 
 def _where_found(vectors: str) -> str:
-    """Return a path as it is found here, in a submitted job too; other names of vectors as they are."""
-    return str(find(vectors)) if "/" in vectors and find(vectors).exists() else vectors
+    """Return a path, permuted or not, as it is found here, in a submitted job too; other names as they are."""
+    path = _PERMUTED.sub("", vectors, count=1)
+    control = vectors.removesuffix(path)
+    return f"{control}{find(path)}" if "/" in path and find(path).exists() else vectors
 
 
 def tracking_uri(config: DownstreamConfig) -> str:
