@@ -4,7 +4,6 @@ import sys
 
 import bootstrap  # makes crysatom importable
 from crysatom.config import PredictConfig, parse
-from crysatom.pipelines.predicting import describe, run
 
 NOTHING_PREDICTED = 2
 SOME_REJECTED = 3
@@ -14,6 +13,8 @@ def main() -> int:
     """Run the job; return its exit code: 0, 3 if some crystals were rejected, or 2 if none was predicted."""
     config = parse(PredictConfig)
     bootstrap.set_up_process()
+    from crysatom.pipelines.predicting import describe, run
+
     try:
         report = run(config)
     except (ValueError, RuntimeError) as error:
