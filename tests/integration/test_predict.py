@@ -78,8 +78,9 @@ def test_the_job_predicts_what_it_can_and_says_what_it_cannot(place: Path) -> No
     assert "  a1b1: cifs/a1b1.cif: site 1 has occupancy 0.8; only ordered crystals can be used" in done.stdout
 
     table = pd.read_csv(place / "results" / "p.csv")
-    assert list(table.columns) == ["material_id", "prediction", "property", "unit", "untrained_elements"]
+    assert list(table.columns) == ["material_id", "source", "prediction", "property", "unit", "untrained_elements"]
     assert table["material_id"].tolist() == [f"a{i:03}" for i in range(296)]
+    assert table["source"].tolist() == [f"cifs/a{i:03}.cif" for i in range(296)]
     assert np.isfinite(table["prediction"]).all()
     assert table["prediction"].nunique() > 200
     assert set(table["property"]) == {"bulk_modulus_kv"}
@@ -100,7 +101,7 @@ def test_exit_codes_and_what_is_left_behind(place: Path) -> None:
     assert not (place / "p.quarantine.csv").exists()
     bad = job(place, "--model", "model", "cifs/a1b0.cif", "--out", "p.csv")
     assert (bad.returncode, bad.stderr) == (2, "error: no crystal was predicted; see the quarantine\n")
-    assert (place / "p.csv").read_text() == "material_id,prediction,property,unit,untrained_elements\n"
+    assert (place / "p.csv").read_text() == "material_id,source,prediction,property,unit,untrained_elements\n"
     before = (place / "p.csv").read_bytes()
     wrong = job(place, "--model", "nothing", "cifs", "--out", "p.csv")
     assert wrong.returncode == 1
@@ -111,20 +112,31 @@ def test_exit_codes_and_what_is_left_behind(place: Path) -> None:
     assert not (place / "p.quarantine.csv").exists(), "it was of an earlier run"
 
 
-def test_several_inputs_come_in_the_order_given_and_ids_are_taken_once(place: Path) -> None:
+def test_several_inputs_come_in_the_order_given_and_ids_may_repeat(place: Path) -> None:
     (place / "more").mkdir()
     (place / "more" / "a005.cif").write_text(cif(cell=(9, 9, 9, 90, 90, 90)))
     (place / "more" / "z.cif").write_text(cif())
     report = predict("cifs/a007.cif", "more", "cifs/a005.cif", "cifs/a1b0.cif", "cifs/a007.cif", out="p.csv")
     table = pd.read_csv(place / "p.csv")
-    assert table["material_id"].tolist() == ["a007", "a005", "z"]
-    assert [(rejected.material_id, rejected.reason) for rejected in report.rejected] == [
-        ("a005", "duplicate_id"),
-        ("a1b0", "unreadable"),
-        ("a007", "duplicate_id"),
-    ]
-    assert report.rejected[0].detail.startswith("cifs/a005.cif: its id a005 was already read from more/a005.cif")
+    assert table["material_id"].tolist() == ["a007", "a005", "z", "a005", "a007"]
+    files = ["cifs/a007.cif", "more/a005.cif", "more/z.cif", "cifs/a005.cif", "cifs/a007.cif"]
+    assert table["source"].tolist() == files
+    assert table["prediction"][1] != table["prediction"][3], "crystals of one id are crystals nevertheless"
+    assert [(rejected.material_id, rejected.reason) for rejected in report.rejected] == [("a1b0", "unreadable")]
     assert report.read == 6
+
+
+def test_files_of_one_name_in_several_folders_are_told_apart(place: Path) -> None:
+    """As calculations have them: ids that are made from the name of the file are the same."""
+    poscar = "NaCl\n1\n{a} 0 0\n0 4 0\n0 0 4\nNa Cl\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n"
+    for k in range(2):
+        (place / f"calc{k}").mkdir()
+        (place / f"calc{k}" / "POSCAR").write_text(poscar.format(a=4 + k))
+    report = predict("calc0/POSCAR", "calc1/POSCAR", out="p.csv")
+    assert (report.read, report.predicted, report.rejected) == (2, 2, ())
+    table = pd.read_csv(place / "p.csv")
+    assert table["material_id"].tolist() == ["POSCAR-1", "POSCAR-1"]
+    assert table["source"].tolist() == ["calc0/POSCAR#1", "calc1/POSCAR#1"]
 
 
 def test_an_ensemble_gives_mean_and_spread_and_each_prediction(place: Path) -> None:
@@ -132,7 +144,7 @@ def test_an_ensemble_gives_mean_and_spread_and_each_prediction(place: Path) -> N
     report = predict("cifs", model=models, out="p.csv")
     table = pd.read_csv(place / "p.csv")
     each = [f"prediction_{k}" for k in (1, 2, 3)]
-    assert list(table.columns)[:6] == ["material_id", "prediction", "spread", *each]
+    assert list(table.columns)[:7] == ["material_id", "source", "prediction", "spread", *each]
     np.testing.assert_allclose(table["prediction"], table[each].mean(axis=1), rtol=1e-12)
     np.testing.assert_allclose(table["spread"], table[each].std(axis=1), rtol=1e-9)
     assert (table["spread"] > 0).all()

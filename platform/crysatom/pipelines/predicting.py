@@ -20,7 +20,6 @@ from crysatom.crystals.checks import Limits
 from crysatom.crystals.ingest import PROGRESS_SECONDS, ReadCount
 from crysatom.crystals.quarantine import (
     QUARANTINE_SCHEMA,
-    FirstOfEachId,
     Rejected,
     count_reasons,
     describe_reasons,
@@ -170,33 +169,31 @@ def _predict_all(config: PredictConfig, ensemble: Ensemble, batches: Iterator[pa
 def _columns(models: Sequence[SavedModel]) -> list[str]:
     """Return the header; with several models the prediction is their mean, beside it what each of them says."""
     each = [SPREAD, *(f"{PREDICTION}_{k}" for k in range(1, len(models) + 1))] if len(models) > 1 else []
-    return [MATERIAL_ID, PREDICTION, *each, PROPERTY, UNIT, UNTRAINED_ELEMENTS]
+    return [MATERIAL_ID, SOURCE, PREDICTION, *each, PROPERTY, UNIT, UNTRAINED_ELEMENTS]
 
 
 class _Sorter:
-    """Makes rows of predictions of crystals with distinct ids, keeps the rejected ones, and tells how it goes."""
+    """Makes rows of predictions, keeps what was rejected, and tells how it goes.
+
+    Two crystals may have one id: files of several folders are often called the same, and rows say where each is from.
+    """
 
     def __init__(self, models: Sequence[SavedModel], total: int | None) -> None:
         self.rejected: list[Rejected] = []
+        self.count = 0
         self._what = (models[0].property, models[0].unit)
-        self._ids = FirstOfEachId()
         self._total = total
         self._started = self._told = time.monotonic()
-
-    @property
-    def count(self) -> int:
-        """Rows made."""
-        return len(self._ids)
 
     def predicted(self, outcome: pa.Table) -> Iterator[list[Any]]:
         for row in outcome.to_pylist():
             if row[REASON] is not None:
                 fields = {name: row[name] for name in QUARANTINE_SCHEMA.names}
                 self.rejected.append(Rejected(**fields))
-            elif duplicate := self._ids.claim(row[MATERIAL_ID], row[SOURCE]):
-                self.rejected.append(duplicate)
             else:
-                yield [row[MATERIAL_ID], *_numbers(row[PREDICTION]), *self._what, row[UNTRAINED_ELEMENTS]]
+                self.count += 1
+                where = (row[MATERIAL_ID], row[SOURCE])
+                yield [*where, *_numbers(row[PREDICTION]), *self._what, row[UNTRAINED_ELEMENTS]]
         self._tell()
 
     def _tell(self) -> None:
