@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 
 from crysatom.config import PredictConfig
+from crysatom.pipelines import predicting
 from crysatom.pipelines.predicting import describe, run
 from tests.conftest import REPOSITORY
 from tests.saved_models import ALL, write_model
@@ -124,6 +126,20 @@ def test_several_inputs_come_in_the_order_given_and_ids_may_repeat(place: Path) 
     assert table["prediction"][1] != table["prediction"][3], "crystals of one id are crystals nevertheless"
     assert [(rejected.material_id, rejected.reason) for rejected in report.rejected] == [("a1b0", "unreadable")]
     assert report.read == 6
+
+
+@pytest.mark.usefixtures("place")
+def test_long_reads_are_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """On a cluster a whole window is read before the first crystal is predicted."""
+    monkeypatch.setattr(predicting, "PROGRESS_SECONDS", 0)
+    monkeypatch.setattr(
+        predicting, "_predict_all", lambda _, ensemble, batches: map(ensemble.predict_records, list(batches))
+    )
+    caplog.set_level("INFO")
+    predict("cifs", out="p.csv")
+    told = [message for message in caplog.messages if message.startswith("predict: ")]
+    assert told[:2] == [f"predict: {read} of 300 read, 0 predicted, 0 rejected" for read in (128, 256)]
+    assert re.fullmatch(r"predict: 300 of 300 read, 296 predicted, 4 rejected, [\d,]+ crystals/s, 0 s left", told[-1])
 
 
 def test_files_of_one_name_in_several_folders_are_told_apart(place: Path) -> None:

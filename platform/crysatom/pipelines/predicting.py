@@ -91,11 +91,11 @@ def run(config: PredictConfig) -> PredictReport:
     out.parent.mkdir(parents=True, exist_ok=True)
     logger.info("predicting %s%s ...", models[0].property, f" in {models[0].unit}" if models[0].unit else "")
     read, started = ReadCount(), time.perf_counter()
-    sorter = _Sorter(models, source.total)
+    sorter = _Sorter(models, source.total, read)
     with replacing(out, out.parent) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_columns(models))
-        for outcome in _predict_all(config, ensemble, read.batches(source)):
+        for outcome in _predict_all(config, ensemble, sorter.telling(read.batches(source))):
             writer.writerows(sorter.predicted(outcome))
     assert read.count == sorter.count + len(sorter.rejected), "a crystal was lost"
     return PredictReport(
@@ -178,12 +178,19 @@ class _Sorter:
     Two crystals may have one id: files of several folders are often called the same, and rows say where each is from.
     """
 
-    def __init__(self, models: Sequence[SavedModel], total: int | None) -> None:
+    def __init__(self, models: Sequence[SavedModel], total: int | None, read: ReadCount) -> None:
         self.rejected: list[Rejected] = []
         self.count = 0
         self._what = (models[0].property, models[0].unit)
         self._total = total
+        self._read = read
         self._started = self._told = time.monotonic()
+
+    def telling(self, batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        """Pass on what is read: on a cluster that is much, and takes minutes, before anything is predicted."""
+        for batch in batches:
+            self._tell()
+            yield batch
 
     def predicted(self, outcome: pa.Table) -> Iterator[list[Any]]:
         for row in outcome.to_pylist():
@@ -201,11 +208,12 @@ class _Sorter:
         if now - self._told < PROGRESS_SECONDS:
             return
         self._told = now
-        rate = done / (now - self._started)
         of_all = f" of {self._total:,}" if self._total else ""
-        left = f", {(self._total - done) / rate:.0f} s left" if self._total else ""
-        told = (f"{done:,}", of_all, f"{len(self.rejected):,}", rate, left)
-        logger.info("predict: %s%s read, %s rejected, %.0f crystals/s%s", *told)
+        line = f"{self._read.count:,}{of_all} read, {self.count:,} predicted, {len(self.rejected):,} rejected"
+        if done:
+            rate = done / (now - self._started)
+            line += f", {rate:,.0f} crystals/s" + (f", {(self._total - done) / rate:.0f} s left" if self._total else "")
+        logger.info("predict: %s", line)
 
 
 def _numbers(values: Sequence[float]) -> list[float]:
