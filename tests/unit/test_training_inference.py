@@ -85,6 +85,22 @@ def test_models_of_other_properties_or_units_are_no_ensemble(tmp_path: Path) -> 
         ensemble(first, write_model(tmp_path / "c", unit=""))
 
 
+@pytest.mark.parametrize("options", [["root_dir"], ["root_dir", "more", "energy"], []], ids=["plain", "other", "none"])
+def test_a_checkpoint_that_does_not_say_what_it_predicts_is_no_part_of_an_ensemble(
+    options: list[str], tmp_path: Path
+) -> None:
+    """CGCNN's main.py calls every best model the same: a gap and a density would be averaged."""
+    files = []
+    for kind in ("gap", "density"):
+        (tmp_path / kind).mkdir()
+        path = written(tmp_path / kind, checkpoint(args={"task": "regression", "data_options": options}))
+        files.append(path.rename(path.with_name("model_best.pth.tar")))
+    assert [(open_model(file).property, open_model(file).unit) for file in files] == [("model_best", "")] * 2
+    assert len(ensemble(files[0]).models) == 1
+    with pytest.raises(ValueError, match=r"does not say what it is of: \S+gap/model_best.pth.tar, \S+density/model_be"):
+        ensemble(*files)
+
+
 def test_elements_without_vector_are_rejected_and_those_training_never_saw_are_named(tmp_path: Path) -> None:
     known = [symbol for symbol in ALL if symbol not in {"Na", "Fe"}]
     trained = [symbol for symbol in known if symbol not in {"Cl", "O"}]

@@ -90,7 +90,8 @@ class SavedModel:
 
     Attributes:
         name: As the user wrote it.
-        property: What it predicts.
+        property: What it predicts; of a checkpoint that does not tell, the name of its file.
+        told: Whether the model itself tells it.
         unit: Of the prediction; empty if not known.
         graph: How a crystal becomes a graph.
         elements: Atomic numbers of the elements that have a vector.
@@ -106,6 +107,7 @@ class SavedModel:
     elements: frozenset[int]
     trained: frozenset[int] | None
     module: Regression | PublishedModel
+    told: bool = True
 
 
 def open_model(path: str | Path, name: str = "") -> SavedModel:
@@ -144,6 +146,7 @@ def _published(path: Path, name: str) -> SavedModel:
     return SavedModel(
         name=name,
         property=published.target or path.name.removesuffix(CHECKPOINT),
+        told=bool(published.target),
         unit="probability" if published.task == "classification" else "",
         graph=GRAPH,
         elements=frozenset(cgcnn_bits().atomic_numbers.tolist()),
@@ -161,7 +164,7 @@ class Ensemble:
         limits: What a crystal must keep to.
 
     Raises:
-        ValueError: If the models predict different properties, or in different units.
+        ValueError: If the models predict different properties, or in different units, or one does not tell what.
 
     """
 
@@ -175,6 +178,11 @@ class Ensemble:
             raise ValueError(
                 f"the models of an ensemble must predict one property in one unit, and these predict: {what}; "
                 "run them one at a time"
+            )
+        if len(self.models) > 1 and (silent := ", ".join(m.name for m in self.models if not m.told)):
+            raise ValueError(
+                "the models of an ensemble must predict one property, and the file does not say what it is of: "
+                f"{silent}; run them one at a time"
             )
 
     def to(self, device: str) -> Ensemble:
