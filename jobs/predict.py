@@ -17,7 +17,7 @@ def main() -> int:
 
     try:
         report = run(config)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"error: {error}")
     print(describe(report))
     if report.predicted:

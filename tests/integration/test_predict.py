@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,32 @@ def test_several_inputs_come_in_the_order_given_and_ids_may_repeat(place: Path) 
     assert table["prediction"][1] != table["prediction"][3], "crystals of one id are crystals nevertheless"
     assert [(rejected.material_id, rejected.reason) for rejected in report.rejected] == [("a1b0", "unreadable")]
     assert report.read == 6
+
+
+def test_what_cannot_be_written_is_an_error_in_one_line_and_replaces_nothing(place: Path) -> None:
+    (place / "p.csv").write_text("of an earlier run")
+    (place / "p.quarantine.csv").mkdir()
+    for out, inputs in (("p.csv", "cifs"), ("p.csv", "cifs/a000.cif"), ("model/model.json/p.csv", "cifs/a000.cif")):
+        failed = job(place, "--model", "model", inputs, "--out", out)
+        assert failed.returncode == 1
+        assert re.fullmatch(r"error: [^\n]*(p.quarantine.csv|model.json)[^\n]*\n", failed.stderr), failed.stderr
+        assert (place / "p.csv").read_text() == "of an earlier run"
+        assert not list(place.glob("*.tmp"))
+
+
+def test_a_full_disk_leaves_the_earlier_results(place: Path) -> None:
+    for name in ("p.csv", "p.quarantine.csv"):
+        (place / name).write_text("of an earlier run")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # the predictions take twice as much
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            predict("cifs", out="p.csv")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    for name in ("p.csv", "p.quarantine.csv"):
+        assert (place / name).read_text() == "of an earlier run"
+    assert not list(place.glob("*.tmp"))
 
 
 @pytest.mark.usefixtures("place")

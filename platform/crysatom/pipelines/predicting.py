@@ -80,6 +80,7 @@ def run(config: PredictConfig) -> PredictReport:
 
     Raises:
         ValueError: If a model or an input cannot be opened, or the models do not belong together.
+        OSError: If the results cannot be written; then those that were there are left.
 
     """
     source = _inputs(config.inputs)
@@ -92,12 +93,14 @@ def run(config: PredictConfig) -> PredictReport:
     logger.info("predicting %s%s ...", models[0].property, f" in {models[0].unit}" if models[0].unit else "")
     read, started = ReadCount(), time.perf_counter()
     sorter = _Sorter(models, source.total, read)
-    with replacing(out, out.parent) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_columns(models))
-        for outcome in _predict_all(config, ensemble, sorter.telling(read.batches(source))):
-            writer.writerows(sorter.predicted(outcome))
-    assert read.count == sorter.count + len(sorter.rejected), "a crystal was lost"
+    with replacing(out, out.parent) as temporary:  # predictions appear last: what is wrong before leaves the old ones
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(_columns(models))
+            for outcome in _predict_all(config, ensemble, sorter.telling(read.batches(source))):
+                writer.writerows(sorter.predicted(outcome))
+        assert read.count == sorter.count + len(sorter.rejected), "a crystal was lost"
+        quarantine = _write_quarantine(sorter.rejected, out.with_name(f"{out.stem}.quarantine.csv"))
     return PredictReport(
         models=config.model,
         property=models[0].property,
@@ -107,7 +110,7 @@ def run(config: PredictConfig) -> PredictReport:
         read=read.count,
         seconds=time.perf_counter() - started,
         out=out,
-        quarantine=_write_quarantine(sorter.rejected, out.with_name(f"{out.stem}.quarantine.csv")),
+        quarantine=quarantine,
     )
 
 
