@@ -85,6 +85,14 @@ def test_models_of_other_properties_or_units_are_no_ensemble(tmp_path: Path) -> 
         ensemble(first, write_model(tmp_path / "c", unit=""))
 
 
+def test_a_model_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    """By its weights: a run and the version that it registered have different names."""
+    first, copy, other = write_model(tmp_path / "a"), write_model(tmp_path / "b"), write_model(tmp_path / "c", 1)
+    assert len(ensemble(first, other).models) == 2
+    with pytest.raises(ValueError, match=r"\S+/a and \S+/b are the same model, .*; give each model once"):
+        ensemble(first, other, copy)
+
+
 @pytest.mark.parametrize("options", [["root_dir"], ["root_dir", "more", "energy"], []], ids=["plain", "other", "none"])
 def test_a_checkpoint_that_does_not_say_what_it_predicts_is_no_part_of_an_ensemble(
     options: list[str], tmp_path: Path

@@ -164,7 +164,8 @@ class Ensemble:
         limits: What a crystal must keep to.
 
     Raises:
-        ValueError: If the models predict different properties, or in different units, or one does not tell what.
+        ValueError: If the models predict different properties, or in different units, or one does not tell what, or
+            two are the same.
 
     """
 
@@ -184,6 +185,12 @@ class Ensemble:
                 "the models of an ensemble must predict one property, and the file does not say what it is of: "
                 f"{silent}; run them one at a time"
             )
+        for one, other in itertools.combinations(self.models, 2):
+            if _same(one, other):
+                raise ValueError(
+                    f"{one.name} and {other.name} are the same model, which would make the spread too small; "
+                    "give each model once"
+                )
 
     def to(self, device: str) -> Ensemble:
         """Move the models to a device; return this."""
@@ -234,6 +241,16 @@ class Ensemble:
         by_all = frozenset.intersection(frozenset(range(MAX_ATOMIC_NUMBER + 1)), *trained)
         untrained = [_symbols(elements - by_all) for elements in held]
         return values, untrained, verdicts
+
+
+def _same(one: SavedModel, other: SavedModel) -> bool:
+    """Tell whether two models have the same weights, and read the same graphs."""
+    states = (one.module.state_dict(), other.module.state_dict())
+    return (
+        one.graph == other.graph
+        and states[0].keys() == states[1].keys()
+        and all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    )
 
 
 def _reject_without_vector(model: SavedModel, held: list[frozenset[int]], verdicts: Verdicts) -> None:
