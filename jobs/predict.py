@@ -22,7 +22,8 @@ def main() -> int:
     print(describe(report))
     if report.predicted:
         return SOME_REJECTED if report.rejected else 0
-    print("error: no crystal was predicted; see the quarantine", file=sys.stderr)
+    why = f"see {report.quarantine}" if report.read else "there was none in the input"
+    print(f"error: no crystal was predicted; {why}", file=sys.stderr)
     return NOTHING_PREDICTED
 
 

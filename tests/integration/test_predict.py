@@ -103,7 +103,8 @@ def test_exit_codes_and_what_is_left_behind(place: Path) -> None:
     assert (good.returncode, good.stderr) == (0, "")
     assert not (place / "p.quarantine.csv").exists()
     bad = job(place, "--model", "model", "cifs/a1b0.cif", "--out", "p.csv")
-    assert (bad.returncode, bad.stderr) == (2, "error: no crystal was predicted; see the quarantine\n")
+    quarantine = place / "p.quarantine.csv"
+    assert (bad.returncode, bad.stderr) == (2, f"error: no crystal was predicted; see {quarantine}\n")
     assert (place / "p.csv").read_text() == "material_id,source,prediction,property,unit,untrained_elements\n"
     before = (place / "p.csv").read_bytes()
     wrong = job(place, "--model", "nothing", "cifs", "--out", "p.csv")
@@ -127,6 +128,21 @@ def test_several_inputs_come_in_the_order_given_and_ids_may_repeat(place: Path) 
     assert table["prediction"][1] != table["prediction"][3], "crystals of one id are crystals nevertheless"
     assert [(rejected.material_id, rejected.reason) for rejected in report.rejected] == [("a1b0", "unreadable")]
     assert report.read == 6
+
+
+def test_an_input_without_crystals_is_named(place: Path) -> None:
+    (place / "none.json").write_text("[]")
+    empty = job(place, "--model", "model", "none.json", "--out", "p.csv")
+    assert (empty.returncode, empty.stderr) == (2, "error: no crystal was predicted; there was none in the input\n")
+    assert "warning: none.json: there is no crystal in it" in empty.stdout
+    assert not (place / "p.quarantine.csv").exists()
+
+
+def test_a_model_that_is_not_in_mlflow_makes_no_store(place: Path) -> None:
+    failed = job(place, "--model", "models:/mistyped/1", "cifs/a000.cif", "--out", "p.csv")
+    assert failed.returncode == 1
+    assert failed.stderr.startswith(f"error: models:/mistyped/1: not found in sqlite:///{place}/mlflow.db (there is no")
+    assert not list(place.glob("*.db"))
 
 
 def test_what_cannot_be_written_is_an_error_in_one_line_and_replaces_nothing(place: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,24 @@ def test_models_of_other_properties_or_units_are_no_ensemble(tmp_path: Path) -> 
         ensemble(first, other)
     with pytest.raises(ValueError, match=r"a bulk_modulus_kv \(GPa\), \S*c bulk_modulus_kv \(unit not known\); run"):
         ensemble(first, write_model(tmp_path / "c", unit=""))
+
+
+def test_a_checkpoint_of_other_features_is_named(tmp_path: Path) -> None:
+    content = checkpoint()
+    content["state_dict"]["embedding.weight"] = torch.rand(8, 90)
+    path = written(tmp_path, content)
+    with pytest.raises(ValueError, match=r"model.pth.tar reads 90 features per element; only .*92, can") as caught:
+        open_model(path)
+    assert "onehot92" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["elements", "trained_elements"])
+def test_elements_that_do_not_exist_are_named(field: str, tmp_path: Path) -> None:
+    file = write_model(tmp_path / "m") / "model.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, field: ["Na", "Xx"]}))
+    with pytest.raises(ValueError, match=r"m: model.json and .* do not fit together \(no element is called 'Xx'\)"):
+        open_model(tmp_path / "m")
 
 
 def test_a_model_that_is_given_twice_is_refused(tmp_path: Path) -> None:

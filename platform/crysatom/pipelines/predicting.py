@@ -24,6 +24,7 @@ from crysatom.crystals.quarantine import (
     count_reasons,
     describe_reasons,
 )
+from crysatom.crystals.raw import Raw
 from crysatom.crystals.sources import Source, open_source
 from crysatom.graphs.atomic import replacing
 from crysatom.names import (
@@ -136,9 +137,17 @@ def _inputs(names: Sequence[str]) -> Source:
     totals = [source.total for source in sources]
     return Source(
         name=", ".join(names),
-        records=lambda: chain.from_iterable(source.records() for source in sources),
+        records=lambda: chain.from_iterable(map(_records, sources)),
         total=None if None in totals else sum(total or 0 for total in totals),
     )
+
+
+def _records(source: Source) -> Iterator[Raw | Rejected]:
+    number = 0
+    for number, record in enumerate(source.records(), start=1):  # noqa: B007 - counted to its end
+        yield record
+    if not number:
+        logger.warning("%s: there is no crystal in it", source.name)
 
 
 def _model(name: str, tracking_uri: str) -> SavedModel:

@@ -143,6 +143,11 @@ def _numbers(symbols: Iterable[str]) -> frozenset[int]:
 
 def _published(path: Path, name: str) -> SavedModel:
     published = read_published(path)
+    if published.num_features != (known := cgcnn_bits().dim):
+        raise ValueError(
+            f"{name} reads {published.num_features} features per element; only models that were trained with the "
+            f"atom_init.json of CGCNN's authors, which has {known}, can predict here"
+        )
     return SavedModel(
         name=name,
         property=published.target or path.name.removesuffix(CHECKPOINT),
