@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from crysatom.config import PredictConfig
 from crysatom.pipelines import predicting
@@ -169,6 +170,16 @@ def test_a_full_disk_leaves_the_earlier_results(place: Path) -> None:
     for name in ("p.csv", "p.quarantine.csv"):
         assert (place / name).read_text() == "of an earlier run"
     assert not list(place.glob("*.tmp"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_few_crystals_for_workers_with_gpus_are_predicted_here(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert predict("cifs/a000.cif", out="p.csv", use_gpu=True, num_workers=2).predicted == 1
+    assert "no CUDA device here: they are predicted on the CPU" in caplog.text
+    with pytest.raises(ValueError, match="torch finds no CUDA device"):
+        predict("cifs/a000.cif", out="q.csv", use_gpu=True)
+    assert not (place / "q.csv").exists()
 
 
 @pytest.mark.usefixtures("place")

@@ -84,6 +84,8 @@ def run(config: PredictConfig) -> PredictReport:
         OSError: If the results cannot be written; then those that were there are left.
 
     """
+    if config.use_gpu and not config.num_workers:
+        require_gpu()
     source = _inputs(config.inputs)
     models = tuple(_model(name, config.tracking_uri) for name in config.model)
     ensemble = Ensemble(models, Limits(max_atoms=config.max_atoms, min_distance=config.min_distance))
@@ -172,10 +174,11 @@ def _predict_all(config: PredictConfig, ensemble: Ensemble, batches: Iterator[pa
         logger.info("starting Ray ...")
         start_ray()
         return predict_on_cluster(config, ensemble, batches)
-    if config.use_gpu:
-        require_gpu()
+    device = "cuda" if config.use_gpu and torch.cuda.is_available() else "cpu"
+    if config.use_gpu and device == "cpu":  # the workers that were asked for may have GPUs
+        logger.info("too few crystals for the cluster, and no CUDA device here: they are predicted on the CPU")
     torch.set_num_threads(config.threads_per_worker)
-    return map(ensemble.to("cuda" if config.use_gpu else "cpu").predict_records, batches)
+    return map(ensemble.to(device).predict_records, batches)
 
 
 def _columns(models: Sequence[SavedModel]) -> list[str]:
