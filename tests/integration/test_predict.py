@@ -112,7 +112,9 @@ def test_exit_codes_and_what_is_left_behind(place: Path) -> None:
     assert wrong.returncode == 1
     assert wrong.stderr.startswith("error: model 'nothing' does not exist; name the folder of a run")
     assert (place / "p.csv").read_bytes() == before
-    assert job(place, "cifs").returncode == 2
+    flags = job(place, "cifs")
+    assert flags.returncode == 2
+    assert "say by which model to predict: --model" in flags.stderr
     assert predict("cifs/a000.cif", out="p.csv").quarantine is None
     assert not (place / "p.quarantine.csv").exists(), "it was of an earlier run"
 
