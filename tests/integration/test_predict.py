@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from crysatom.config import PredictConfig
+from crysatom.pipelines import predicting
 from crysatom.pipelines.predicting import describe, run
 from tests.conftest import REPOSITORY
 from tests.saved_models import ALL, write_model
@@ -78,8 +82,9 @@ def test_the_job_predicts_what_it_can_and_says_what_it_cannot(place: Path) -> No
     assert "  a1b1: cifs/a1b1.cif: site 1 has occupancy 0.8; only ordered crystals can be used" in done.stdout
 
     table = pd.read_csv(place / "results" / "p.csv")
-    assert list(table.columns) == ["material_id", "prediction", "property", "unit", "untrained_elements"]
+    assert list(table.columns) == ["material_id", "source", "prediction", "property", "unit", "untrained_elements"]
     assert table["material_id"].tolist() == [f"a{i:03}" for i in range(296)]
+    assert table["source"].tolist() == [f"cifs/a{i:03}.cif" for i in range(296)]
     assert np.isfinite(table["prediction"]).all()
     assert table["prediction"].nunique() > 200
     assert set(table["property"]) == {"bulk_modulus_kv"}
@@ -99,32 +104,111 @@ def test_exit_codes_and_what_is_left_behind(place: Path) -> None:
     assert (good.returncode, good.stderr) == (0, "")
     assert not (place / "p.quarantine.csv").exists()
     bad = job(place, "--model", "model", "cifs/a1b0.cif", "--out", "p.csv")
-    assert (bad.returncode, bad.stderr) == (2, "error: no crystal was predicted; see the quarantine\n")
-    assert (place / "p.csv").read_text() == "material_id,prediction,property,unit,untrained_elements\n"
+    quarantine = place / "p.quarantine.csv"
+    assert (bad.returncode, bad.stderr) == (2, f"error: no crystal was predicted; see {quarantine}\n")
+    assert (place / "p.csv").read_text() == "material_id,source,prediction,property,unit,untrained_elements\n"
     before = (place / "p.csv").read_bytes()
     wrong = job(place, "--model", "nothing", "cifs", "--out", "p.csv")
     assert wrong.returncode == 1
     assert wrong.stderr.startswith("error: model 'nothing' does not exist; name the folder of a run")
     assert (place / "p.csv").read_bytes() == before
-    assert job(place, "cifs").returncode == 2
+    flags = job(place, "cifs")
+    assert flags.returncode == 2
+    assert "say by which model to predict: --model" in flags.stderr
     assert predict("cifs/a000.cif", out="p.csv").quarantine is None
     assert not (place / "p.quarantine.csv").exists(), "it was of an earlier run"
 
 
-def test_several_inputs_come_in_the_order_given_and_ids_are_taken_once(place: Path) -> None:
+def test_several_inputs_come_in_the_order_given_and_ids_may_repeat(place: Path) -> None:
     (place / "more").mkdir()
     (place / "more" / "a005.cif").write_text(cif(cell=(9, 9, 9, 90, 90, 90)))
     (place / "more" / "z.cif").write_text(cif())
     report = predict("cifs/a007.cif", "more", "cifs/a005.cif", "cifs/a1b0.cif", "cifs/a007.cif", out="p.csv")
     table = pd.read_csv(place / "p.csv")
-    assert table["material_id"].tolist() == ["a007", "a005", "z"]
-    assert [(rejected.material_id, rejected.reason) for rejected in report.rejected] == [
-        ("a005", "duplicate_id"),
-        ("a1b0", "unreadable"),
-        ("a007", "duplicate_id"),
-    ]
-    assert report.rejected[0].detail.startswith("cifs/a005.cif: its id a005 was already read from more/a005.cif")
+    assert table["material_id"].tolist() == ["a007", "a005", "z", "a005", "a007"]
+    files = ["cifs/a007.cif", "more/a005.cif", "more/z.cif", "cifs/a005.cif", "cifs/a007.cif"]
+    assert table["source"].tolist() == files
+    assert table["prediction"][1] != table["prediction"][3], "crystals of one id are crystals nevertheless"
+    assert [(rejected.material_id, rejected.reason) for rejected in report.rejected] == [("a1b0", "unreadable")]
     assert report.read == 6
+
+
+def test_an_input_without_crystals_is_named(place: Path) -> None:
+    (place / "none.json").write_text("[]")
+    empty = job(place, "--model", "model", "none.json", "--out", "p.csv")
+    assert (empty.returncode, empty.stderr) == (2, "error: no crystal was predicted; there was none in the input\n")
+    assert "warning: none.json: there is no crystal in it" in empty.stdout
+    assert not (place / "p.quarantine.csv").exists()
+
+
+def test_a_model_that_is_not_in_mlflow_makes_no_store(place: Path) -> None:
+    failed = job(place, "--model", "models:/mistyped/1", "cifs/a000.cif", "--out", "p.csv")
+    assert failed.returncode == 1
+    assert failed.stderr.startswith(f"error: models:/mistyped/1: not found in sqlite:///{place}/mlflow.db (there is no")
+    assert not list(place.glob("*.db"))
+
+
+def test_what_cannot_be_written_is_an_error_in_one_line_and_replaces_nothing(place: Path) -> None:
+    (place / "p.csv").write_text("of an earlier run")
+    (place / "p.quarantine.csv").mkdir()
+    for out, inputs in (("p.csv", "cifs"), ("p.csv", "cifs/a000.cif"), ("model/model.json/p.csv", "cifs/a000.cif")):
+        failed = job(place, "--model", "model", inputs, "--out", out)
+        assert failed.returncode == 1
+        assert re.fullmatch(r"error: [^\n]*(p.quarantine.csv|model.json)[^\n]*\n", failed.stderr), failed.stderr
+        assert (place / "p.csv").read_text() == "of an earlier run"
+        assert not list(place.glob("*.tmp"))
+
+
+def test_a_full_disk_leaves_the_earlier_results(place: Path) -> None:
+    for name in ("p.csv", "p.quarantine.csv"):
+        (place / name).write_text("of an earlier run")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # the predictions take twice as much
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            predict("cifs", out="p.csv")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    for name in ("p.csv", "p.quarantine.csv"):
+        assert (place / name).read_text() == "of an earlier run"
+    assert not list(place.glob("*.tmp"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_few_crystals_for_workers_with_gpus_are_predicted_here(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert predict("cifs/a000.cif", out="p.csv", use_gpu=True, num_workers=2).predicted == 1
+    assert "no CUDA device here: they are predicted on the CPU" in caplog.text
+    with pytest.raises(ValueError, match="torch finds no CUDA device"):
+        predict("cifs/a000.cif", out="q.csv", use_gpu=True)
+    assert not (place / "q.csv").exists()
+
+
+@pytest.mark.usefixtures("place")
+def test_long_reads_are_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """On a cluster a whole window is read before the first crystal is predicted."""
+    monkeypatch.setattr(predicting, "PROGRESS_SECONDS", 0)
+    monkeypatch.setattr(
+        predicting, "_predict_all", lambda _, ensemble, batches: map(ensemble.predict_records, list(batches))
+    )
+    caplog.set_level("INFO")
+    predict("cifs", out="p.csv")
+    told = [message for message in caplog.messages if message.startswith("predict: ")]
+    assert told[:2] == [f"predict: {read} of 300 read, 0 predicted, 0 rejected" for read in (128, 256)]
+    assert re.fullmatch(r"predict: 300 of 300 read, 296 predicted, 4 rejected, [\d,]+ crystals/s, 0 s left", told[-1])
+
+
+def test_files_of_one_name_in_several_folders_are_told_apart(place: Path) -> None:
+    """As calculations have them: ids that are made from the name of the file are the same."""
+    poscar = "NaCl\n1\n{a} 0 0\n0 4 0\n0 0 4\nNa Cl\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n"
+    for k in range(2):
+        (place / f"calc{k}").mkdir()
+        (place / f"calc{k}" / "POSCAR").write_text(poscar.format(a=4 + k))
+    report = predict("calc0/POSCAR", "calc1/POSCAR", out="p.csv")
+    assert (report.read, report.predicted, report.rejected) == (2, 2, ())
+    table = pd.read_csv(place / "p.csv")
+    assert table["material_id"].tolist() == ["POSCAR-1", "POSCAR-1"]
+    assert table["source"].tolist() == ["calc0/POSCAR#1", "calc1/POSCAR#1"]
 
 
 def test_an_ensemble_gives_mean_and_spread_and_each_prediction(place: Path) -> None:
@@ -132,7 +216,7 @@ def test_an_ensemble_gives_mean_and_spread_and_each_prediction(place: Path) -> N
     report = predict("cifs", model=models, out="p.csv")
     table = pd.read_csv(place / "p.csv")
     each = [f"prediction_{k}" for k in (1, 2, 3)]
-    assert list(table.columns)[:6] == ["material_id", "prediction", "spread", *each]
+    assert list(table.columns)[:7] == ["material_id", "source", "prediction", "spread", *each]
     np.testing.assert_allclose(table["prediction"], table[each].mean(axis=1), rtol=1e-12)
     np.testing.assert_allclose(table["spread"], table[each].std(axis=1), rtol=1e-9)
     assert (table["spread"] > 0).all()

@@ -23,6 +23,7 @@ from mlflow.entities import Experiment, ViewType
 from crysatom.tracking import send
 from crysatom.tracking.environment import environment_tags
 from crysatom.tracking.journal import Journal
+from crysatom.tracking.models import fetch_model
 from crysatom.tracking.runs import Tracker
 from crysatom.tracking.store import client, resolve_uri
 from crysatom.tracking.vectors import load_vectors
@@ -30,6 +31,7 @@ from crysatom.vectors.controls import permuted
 from crysatom.vectors.files import write_vectors
 from crysatom.vectors.given import given_vectors
 from crysatom.vectors.table import AtomVectors
+from tests.saved_models import write_model
 
 # MLflow uses a loader option that SQLAlchemy 2.1 deprecates
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -122,9 +124,21 @@ def test_registered_vectors_read_back_equal(directory: Path) -> None:
     named = given_vectors("permuted:models:/crysatom-vectors@best", load_vectors)
     np.testing.assert_array_equal(named.vectors, permuted(TABLE, 0).vectors)
     assert named.provenance["of"]["of"] == TABLE.provenance
+    for uri in ("models:/crysatom-vectors/1", "models:/crysatom-vectors@best"):
+        with pytest.raises(ValueError, match=f"^{uri} holds no model of a property: .* is it a version of vectors"):
+            fetch_model(uri)
     version = mlflow.get_model_version("crysatom-vectors", "1")
     assert version.run_id == tracker.run_id
     assert version.tags == {"dimensions": "3"}
+
+
+def test_a_damaged_model_is_called_by_the_name_that_was_given(directory: Path) -> None:
+    tracker = started(directory / "runs" / "a")
+    folder = write_model(directory / "model")
+    (folder / "model.safetensors").write_bytes(b"half")
+    tracker.register("broken", {}, folder, to="model")
+    with pytest.raises(ValueError, match=r"^models:/broken/1 holds a damaged model"):
+        fetch_model("models:/broken/1")
 
 
 def test_sending_the_registration_again_makes_no_second_version(directory: Path) -> None:

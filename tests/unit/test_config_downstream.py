@@ -124,6 +124,7 @@ def test_the_job_is_short() -> None:
 def test_the_registered_model_is_called_after_what_is_learned() -> None:
     assert DownstreamConfig().model_name("density") == "crysatom-density-cgcnn"
     assert DownstreamConfig(register="mine").model_name("density") == "mine"
+    assert DownstreamConfig(register="{property}").model_name('Young\'s "E"') == "Young-s -E-"
     assert DownstreamConfig().model_name("a/b:c") == "crysatom-a-b-c-cgcnn", "MLflow's names have neither"
     assert DownstreamConfig(register="").model_name("density") == ""
     with pytest.raises(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -127,3 +128,26 @@ def test_readme_names_only_targets_that_make_knows() -> None:
 def _code(markdown: str) -> list[str]:
     """Return what stands in code blocks and between backquotes."""
     return re.findall(r"```.*?```|`[^`\n]+`", markdown, re.DOTALL)
+
+
+_HELP = """
+import runpy, sys
+job, sys.argv = sys.argv[1], [sys.argv[1], "--help"]
+try:
+    runpy.run_path(job, run_name="__main__")
+except SystemExit as ended:
+    assert not ended.code, ended.code
+else:
+    raise AssertionError("--help did not end it")
+loaded = {"torch", "ray", "mlflow", "pymatgen"} & sys.modules.keys()
+assert not loaded, f"loaded: {loaded}"
+"""
+
+
+@pytest.mark.parametrize("name", sorted({path.stem for path in (ROOT / "jobs").glob("[!_]*.py")} - {"bootstrap"}))
+def test_help_loads_nothing_heavy(name: str) -> None:
+    command = [sys.executable, "-c", _HELP, str(ROOT / "jobs" / f"{name}.py")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "jobs")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout.lower()

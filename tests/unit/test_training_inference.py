@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from crysatom.config import GraphSpec
 from crysatom.crystals.checks import Limits
 from crysatom.crystals.raw import Raw, to_batch
 from crysatom.crystals.sources import read_source
-from crysatom.names import ATOMIC_NUMBERS, EMBEDDED_SOURCE, SYMBOLS
+from crysatom.names import EMBEDDED_SOURCE, SYMBOLS
 from crysatom.predictors.published_cgcnn import GRAPH, read_published
 from crysatom.training import inference
 from crysatom.training.inference import Ensemble, open_model
@@ -85,6 +86,48 @@ def test_models_of_other_properties_or_units_are_no_ensemble(tmp_path: Path) -> 
         ensemble(first, write_model(tmp_path / "c", unit=""))
 
 
+def test_a_checkpoint_of_other_features_is_named(tmp_path: Path) -> None:
+    content = checkpoint()
+    content["state_dict"]["embedding.weight"] = torch.rand(8, 90)
+    path = written(tmp_path, content)
+    with pytest.raises(ValueError, match=r"model.pth.tar reads 90 features per element; only .*92, can") as caught:
+        open_model(path)
+    assert "onehot92" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["elements", "trained_elements"])
+def test_elements_that_do_not_exist_are_named(field: str, tmp_path: Path) -> None:
+    file = write_model(tmp_path / "m") / "model.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, field: ["Na", "Xx"]}))
+    with pytest.raises(ValueError, match=r"m: model.json and .* do not fit together \(no element is called 'Xx'\)"):
+        open_model(tmp_path / "m")
+
+
+def test_a_model_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    """By its weights: a run and the version that it registered have different names."""
+    first, copy, other = write_model(tmp_path / "a"), write_model(tmp_path / "b"), write_model(tmp_path / "c", 1)
+    assert len(ensemble(first, other).models) == 2
+    with pytest.raises(ValueError, match=r"\S+/a and \S+/b are the same model, .*; give each model once"):
+        ensemble(first, other, copy)
+
+
+@pytest.mark.parametrize("options", [["root_dir"], ["root_dir", "more", "energy"], []], ids=["plain", "other", "none"])
+def test_a_checkpoint_that_does_not_say_what_it_predicts_is_no_part_of_an_ensemble(
+    options: list[str], tmp_path: Path
+) -> None:
+    """CGCNN's main.py calls every best model the same: a gap and a density would be averaged."""
+    files = []
+    for kind in ("gap", "density"):
+        (tmp_path / kind).mkdir()
+        path = written(tmp_path / kind, checkpoint(args={"task": "regression", "data_options": options}))
+        files.append(path.rename(path.with_name("model_best.pth.tar")))
+    assert [(open_model(file).property, open_model(file).unit) for file in files] == [("model_best", "")] * 2
+    assert len(ensemble(files[0]).models) == 1
+    with pytest.raises(ValueError, match=r"does not say what it is of: \S+gap/model_best.pth.tar, \S+density/model_be"):
+        ensemble(*files)
+
+
 def test_elements_without_vector_are_rejected_and_those_training_never_saw_are_named(tmp_path: Path) -> None:
     known = [symbol for symbol in ALL if symbol not in {"Na", "Fe"}]
     trained = [symbol for symbol in known if symbol not in {"Cl", "O"}]
@@ -148,5 +191,4 @@ def test_a_published_checkpoint_predicts_on_its_own_graphs(tmp_path: Path) -> No
     heavy = raw(cif("Es Es1 0 0 0 1\nLr Lr1 0.5 0.5 0.5 1\n"))
     [row] = Ensemble((model,), LIMITS).predict_records(heavy).to_pylist()
     assert "has no vector for Lr;" in row["detail"]
-    assert heavy.num_rows == 1
-    assert ATOMIC_NUMBERS not in outcome.schema.names
+    assert (row["reason"], row["prediction"], row["untrained_elements"]) == ("no_vector", None, None)

@@ -257,7 +257,7 @@ class DownstreamConfig:
             raise ValueError(
                 f"register may have the fields {{property}} and {{predictor}}, got {self.register!r}"
             ) from error
-        return re.sub(r"[/:]", "-", name)  # which MLflow's names cannot hold
+        return re.sub(r"[/:'\"]", "-", name)  # which MLflow's names, or its filters by name, cannot hold
 
 
 def default() -> DownstreamConfig:

@@ -20,11 +20,11 @@ from crysatom.crystals.checks import Limits
 from crysatom.crystals.ingest import PROGRESS_SECONDS, ReadCount
 from crysatom.crystals.quarantine import (
     QUARANTINE_SCHEMA,
-    FirstOfEachId,
     Rejected,
     count_reasons,
     describe_reasons,
 )
+from crysatom.crystals.raw import Raw
 from crysatom.crystals.sources import Source, open_source
 from crysatom.graphs.atomic import replacing
 from crysatom.names import (
@@ -81,8 +81,11 @@ def run(config: PredictConfig) -> PredictReport:
 
     Raises:
         ValueError: If a model or an input cannot be opened, or the models do not belong together.
+        OSError: If the results cannot be written; then those that were there are left.
 
     """
+    if config.use_gpu and not config.num_workers:
+        require_gpu()
     source = _inputs(config.inputs)
     models = tuple(_model(name, config.tracking_uri) for name in config.model)
     ensemble = Ensemble(models, Limits(max_atoms=config.max_atoms, min_distance=config.min_distance))
@@ -92,13 +95,15 @@ def run(config: PredictConfig) -> PredictReport:
     out.parent.mkdir(parents=True, exist_ok=True)
     logger.info("predicting %s%s ...", models[0].property, f" in {models[0].unit}" if models[0].unit else "")
     read, started = ReadCount(), time.perf_counter()
-    sorter = _Sorter(models, source.total)
-    with replacing(out, out.parent) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_columns(models))
-        for outcome in _predict_all(config, ensemble, read.batches(source)):
-            writer.writerows(sorter.predicted(outcome))
-    assert read.count == sorter.count + len(sorter.rejected), "a crystal was lost"
+    sorter = _Sorter(models, source.total, read)
+    with replacing(out, out.parent) as temporary:  # predictions appear last: what is wrong before leaves the old ones
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(_columns(models))
+            for outcome in _predict_all(config, ensemble, sorter.telling(read.batches(source))):
+                writer.writerows(sorter.predicted(outcome))
+        assert read.count == sorter.count + len(sorter.rejected), "a crystal was lost"
+        quarantine = _write_quarantine(sorter.rejected, out.with_name(f"{out.stem}.quarantine.csv"))
     return PredictReport(
         models=config.model,
         property=models[0].property,
@@ -108,7 +113,7 @@ def run(config: PredictConfig) -> PredictReport:
         read=read.count,
         seconds=time.perf_counter() - started,
         out=out,
-        quarantine=_write_quarantine(sorter.rejected, out.with_name(f"{out.stem}.quarantine.csv")),
+        quarantine=quarantine,
     )
 
 
@@ -134,9 +139,17 @@ def _inputs(names: Sequence[str]) -> Source:
     totals = [source.total for source in sources]
     return Source(
         name=", ".join(names),
-        records=lambda: chain.from_iterable(source.records() for source in sources),
+        records=lambda: chain.from_iterable(map(_records, sources)),
         total=None if None in totals else sum(total or 0 for total in totals),
     )
+
+
+def _records(source: Source) -> Iterator[Raw | Rejected]:
+    number = 0
+    for number, record in enumerate(source.records(), start=1):  # noqa: B007 - counted to its end
+        yield record
+    if not number:
+        logger.warning("%s: there is no crystal in it", source.name)
 
 
 def _model(name: str, tracking_uri: str) -> SavedModel:
@@ -161,42 +174,48 @@ def _predict_all(config: PredictConfig, ensemble: Ensemble, batches: Iterator[pa
         logger.info("starting Ray ...")
         start_ray()
         return predict_on_cluster(config, ensemble, batches)
-    if config.use_gpu:
-        require_gpu()
+    device = "cuda" if config.use_gpu and torch.cuda.is_available() else "cpu"
+    if config.use_gpu and device == "cpu":  # the workers that were asked for may have GPUs
+        logger.info("too few crystals for the cluster, and no CUDA device here: they are predicted on the CPU")
     torch.set_num_threads(config.threads_per_worker)
-    return map(ensemble.to("cuda" if config.use_gpu else "cpu").predict_records, batches)
+    return map(ensemble.to(device).predict_records, batches)
 
 
 def _columns(models: Sequence[SavedModel]) -> list[str]:
     """Return the header; with several models the prediction is their mean, beside it what each of them says."""
     each = [SPREAD, *(f"{PREDICTION}_{k}" for k in range(1, len(models) + 1))] if len(models) > 1 else []
-    return [MATERIAL_ID, PREDICTION, *each, PROPERTY, UNIT, UNTRAINED_ELEMENTS]
+    return [MATERIAL_ID, SOURCE, PREDICTION, *each, PROPERTY, UNIT, UNTRAINED_ELEMENTS]
 
 
 class _Sorter:
-    """Makes rows of predictions of crystals with distinct ids, keeps the rejected ones, and tells how it goes."""
+    """Makes rows of predictions, keeps what was rejected, and tells how it goes.
 
-    def __init__(self, models: Sequence[SavedModel], total: int | None) -> None:
+    Two crystals may have one id: files of several folders are often called the same, and rows say where each is from.
+    """
+
+    def __init__(self, models: Sequence[SavedModel], total: int | None, read: ReadCount) -> None:
         self.rejected: list[Rejected] = []
+        self.count = 0
         self._what = (models[0].property, models[0].unit)
-        self._ids = FirstOfEachId()
         self._total = total
+        self._read = read
         self._started = self._told = time.monotonic()
 
-    @property
-    def count(self) -> int:
-        """Rows made."""
-        return len(self._ids)
+    def telling(self, batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        """Pass on what is read: on a cluster that is much, and takes minutes, before anything is predicted."""
+        for batch in batches:
+            self._tell()
+            yield batch
 
     def predicted(self, outcome: pa.Table) -> Iterator[list[Any]]:
         for row in outcome.to_pylist():
             if row[REASON] is not None:
                 fields = {name: row[name] for name in QUARANTINE_SCHEMA.names}
                 self.rejected.append(Rejected(**fields))
-            elif duplicate := self._ids.claim(row[MATERIAL_ID], row[SOURCE]):
-                self.rejected.append(duplicate)
             else:
-                yield [row[MATERIAL_ID], *_numbers(row[PREDICTION]), *self._what, row[UNTRAINED_ELEMENTS]]
+                self.count += 1
+                where = (row[MATERIAL_ID], row[SOURCE])
+                yield [*where, *_numbers(row[PREDICTION]), *self._what, row[UNTRAINED_ELEMENTS]]
         self._tell()
 
     def _tell(self) -> None:
@@ -204,11 +223,12 @@ class _Sorter:
         if now - self._told < PROGRESS_SECONDS:
             return
         self._told = now
-        rate = done / (now - self._started)
         of_all = f" of {self._total:,}" if self._total else ""
-        left = f", {(self._total - done) / rate:.0f} s left" if self._total else ""
-        told = (f"{done:,}", of_all, f"{len(self.rejected):,}", rate, left)
-        logger.info("predict: %s%s read, %s rejected, %.0f crystals/s%s", *told)
+        line = f"{self._read.count:,}{of_all} read, {self.count:,} predicted, {len(self.rejected):,} rejected"
+        if done:
+            rate = done / (now - self._started)
+            line += f", {rate:,.0f} crystals/s" + (f", {(self._total - done) / rate:.0f} s left" if self._total else "")
+        logger.info("predict: %s", line)
 
 
 def _numbers(values: Sequence[float]) -> list[float]:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -132,10 +132,15 @@ def read_published(path: str | Path) -> PublishedCGCNN:
         mean=mean,
         std=std,
         task="classification" if task == "classification" else "regression",
-        target=str(options[2]) if len(options) > 2 else "",
+        target=_target(options),
         epoch=int(epoch),
         best=float(best) if isinstance(best, (int, float)) else None,
     )
+
+
+def _target(options: list[Any]) -> str:
+    """Return what a model was trained on; only the files whose data options are (file, task, target) say it."""
+    return str(options[2]) if len(options) > 2 and options[1] in get_args(Task) else ""
 
 
 def _not_ours(path: str | Path, reason: str) -> str:

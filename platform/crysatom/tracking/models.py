@@ -22,7 +22,7 @@ from mlflow.types.schema import ColSpec, DataType, Schema
 from crysatom.names import MODELS_URI, PROBLEM, PROPERTY, RUNS_URI, UNIT, VALUE
 from crysatom.tracking.registry import download
 from crysatom.training.inference import MODEL_FOLDER, SavedModel, open_model
-from crysatom.training.model_files import ModelInfo
+from crysatom.training.model_files import MODEL_JSON, ModelInfo
 
 MLMODEL = "MLmodel"
 CODE, REQUIREMENTS, ENVIRONMENT = "served.py", "requirements.txt", "python_env.yaml"
@@ -100,4 +100,12 @@ def fetch_model(name: str, tracking_uri: str = "") -> SavedModel:
     """
     uri = name if name.startswith((MODELS_URI, RUNS_URI)) else RUNS_URI + name
     with tempfile.TemporaryDirectory() as folder:
-        return open_model(download(uri, tracking_uri, MODEL_FOLDER, "", folder), name)
+        path = download(uri, tracking_uri, MODEL_FOLDER, "", folder)
+        if not (path / MODEL_JSON).is_file():
+            raise ValueError(
+                f"{name} holds no model of a property: it has no {MODEL_JSON}; is it a version of vectors?"
+            )
+        try:
+            return open_model(path, name)
+        except ValueError as error:  # which names the copy
+            raise ValueError(str(error).replace(str(path), name)) from error

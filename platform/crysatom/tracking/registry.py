@@ -11,7 +11,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from crysatom.names import MODELS_URI, RUNS_URI
-from crysatom.tracking.store import client, resolve_uri
+from crysatom.tracking.store import SQLITE, client, resolve_uri
 
 
 def register(uri: str, name: str, run_id: str, folder: str | Path, to: str, tags: Mapping[str, str]) -> str:
@@ -66,13 +66,21 @@ def download(uri: str, tracking_uri: str, artifact: str, file: str, to: str | Pa
         ValueError: If the store holds nothing of that name.
 
     """
-    store = resolve_uri(tracking_uri, Path.cwd())
+    store = _existing(uri, tracking_uri)
     try:
         source = _source(client(store), uri, artifact)
         wanted = f"{source}/{file}" if file else source
         return Path(download_artifacts(artifact_uri=wanted, dst_path=str(to), tracking_uri=store))
     except (MlflowException, OSError) as error:
         raise ValueError(f"{uri}: not found in {store} ({getattr(error, 'message', error)})") from error
+
+
+def _existing(uri: str, tracking_uri: str) -> str:
+    """Return the store to read from; a sqlite store that is missing would be made by asking it."""
+    store = resolve_uri(tracking_uri, Path.cwd())
+    if store.startswith(SQLITE) and not Path(store.removeprefix(SQLITE).partition("?")[0]).exists():
+        raise ValueError(f"{uri}: not found in {store} (there is no such file); name its store by --tracking-uri")
+    return store
 
 
 def _source(mlflow: MlflowClient, uri: str, artifact: str) -> str:
@@ -93,7 +101,7 @@ def run_of(uri: str, tracking_uri: str) -> str:
         ValueError: If the store holds nothing of that name.
 
     """
-    store = resolve_uri(tracking_uri, Path.cwd())
+    store = _existing(uri, tracking_uri)
     if uri.startswith(RUNS_URI):
         return RUNS_URI + _run_id(uri)
     try:

@@ -90,7 +90,8 @@ class SavedModel:
 
     Attributes:
         name: As the user wrote it.
-        property: What it predicts.
+        property: What it predicts; of a checkpoint that does not tell, the name of its file.
+        told: Whether the model itself tells it.
         unit: Of the prediction; empty if not known.
         graph: How a crystal becomes a graph.
         elements: Atomic numbers of the elements that have a vector.
@@ -106,6 +107,7 @@ class SavedModel:
     elements: frozenset[int]
     trained: frozenset[int] | None
     module: Regression | PublishedModel
+    told: bool = True
 
 
 def open_model(path: str | Path, name: str = "") -> SavedModel:
@@ -141,9 +143,15 @@ def _numbers(symbols: Iterable[str]) -> frozenset[int]:
 
 def _published(path: Path, name: str) -> SavedModel:
     published = read_published(path)
+    if published.num_features != (known := cgcnn_bits().dim):
+        raise ValueError(
+            f"{name} reads {published.num_features} features per element; only models that were trained with the "
+            f"atom_init.json of CGCNN's authors, which has {known}, can predict here"
+        )
     return SavedModel(
         name=name,
         property=published.target or path.name.removesuffix(CHECKPOINT),
+        told=bool(published.target),
         unit="probability" if published.task == "classification" else "",
         graph=GRAPH,
         elements=frozenset(cgcnn_bits().atomic_numbers.tolist()),
@@ -161,7 +169,8 @@ class Ensemble:
         limits: What a crystal must keep to.
 
     Raises:
-        ValueError: If the models predict different properties, or in different units.
+        ValueError: If the models predict different properties, or in different units, or one does not tell what, or
+            two are the same.
 
     """
 
@@ -176,6 +185,17 @@ class Ensemble:
                 f"the models of an ensemble must predict one property in one unit, and these predict: {what}; "
                 "run them one at a time"
             )
+        if len(self.models) > 1 and (silent := ", ".join(m.name for m in self.models if not m.told)):
+            raise ValueError(
+                "the models of an ensemble must predict one property, and the file does not say what it is of: "
+                f"{silent}; run them one at a time"
+            )
+        for one, other in itertools.combinations(self.models, 2):
+            if _same(one, other):
+                raise ValueError(
+                    f"{one.name} and {other.name} are the same model, which would make the spread too small; "
+                    "give each model once"
+                )
 
     def to(self, device: str) -> Ensemble:
         """Move the models to a device; return this."""
@@ -226,6 +246,16 @@ class Ensemble:
         by_all = frozenset.intersection(frozenset(range(MAX_ATOMIC_NUMBER + 1)), *trained)
         untrained = [_symbols(elements - by_all) for elements in held]
         return values, untrained, verdicts
+
+
+def _same(one: SavedModel, other: SavedModel) -> bool:
+    """Tell whether two models have the same weights, and read the same graphs."""
+    states = (one.module.state_dict(), other.module.state_dict())
+    return (
+        one.graph == other.graph
+        and states[0].keys() == states[1].keys()
+        and all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    )
 
 
 def _reject_without_vector(model: SavedModel, held: list[frozenset[int]], verdicts: Verdicts) -> None:

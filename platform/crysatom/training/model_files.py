@@ -114,6 +114,8 @@ def load_model(folder: str | Path) -> tuple[Regression, ModelInfo]:
 
 def _info(content: Mapping[str, Any]) -> ModelInfo:
     plain = {f.name: content[f.name] for f in dataclasses.fields(ModelInfo)}
+    if unknown := [symbol for symbol in (*plain["elements"], *plain["trained_elements"]) if symbol not in SYMBOLS]:
+        raise ValueError(f"no element is called {unknown[0]!r}")
     typed = {
         "spec": PredictorSpec(**content["spec"]),
         "graph": GraphSpec(**content["graph"]),
