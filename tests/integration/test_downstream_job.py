@@ -167,6 +167,7 @@ def test_mlflow_loads_the_model_without_unpickling_and_it_says_what_it_cannot_pr
     place: Path, plain: FinishedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", plain.tracking_uri)  # which MLflow sets too, for good
     mlflow.set_tracking_uri(plain.tracking_uri)
     mlflow.set_registry_uri(plain.tracking_uri)
     inner, _ = load_model(plain.folder / "model")
