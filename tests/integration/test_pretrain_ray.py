@@ -104,7 +104,9 @@ def test_no_worker_one_and_two_give_the_same_vectors(place: Path, undisturbed: F
     # Sums over crystals are taken in another order: float32 rounding, grown over the steps. Initial weights changed
     # by 1e-7 of themselves change these vectors by 4e-4 and the loss of the second epoch by 1.1e-4.
     assert difference(undisturbed, one) < 1e-3
-    np.testing.assert_allclose(undisturbed.history["train/loss"], one.history["train/loss"], rtol=5e-4)
+    drift = (undisturbed.history["train/loss"] / one.history["train/loss"] - 1).abs()
+    assert drift[1] < 5e-4
+    assert drift.drop(1).max() < 1e-4
 
 
 @pytest.mark.slow
