@@ -19,13 +19,22 @@ help:  ## Show what can be made
 demo: $(INSTALLED)  ## Pretrain on the real crystals inside pymatgen, with two workers; no GPU, no network
 	$(BIN)/python jobs/pretrain.py --num-workers 2 --epochs 30 --batch-size 48 --name demo --resume
 
+# Tests of one process each run side by side; those that start Ray come after them, one by one, for its workers
+# run at a low priority and would be starved. Code 5 of pytest is "no test selected", as ARGS may do to one half.
+define run-tests
+@code=0; \
+$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile -m "($(1)) and not ray" $(ARGS) || code=$$?; \
+$(BIN)/python -m pytest -m "($(1)) and ray" $(ARGS) || [ $$? -eq 5 ] || code=1; \
+exit $$(( code == 5 ? 0 : code ))
+endef
+
 .PHONY: test
 test: $(INSTALLED)  ## Run the tests; ARGS="-k name" selects
-	$(BIN)/python -m pytest $(ARGS)
+	$(call run-tests,not slow)
 
 .PHONY: test-all
 test-all: $(INSTALLED)  ## Run the slow tests too
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(call run-tests,slow or not slow)
 
 .PHONY: lint
 lint: $(INSTALLED)  ## Check format, style, types and the direction of imports

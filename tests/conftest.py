@@ -24,6 +24,12 @@ PLATFORM = REPOSITORY / "platform"
 torch.set_num_threads(1)  # tensors in tests are small: threads would wait for each other
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.ray)
+
+
 @pytest.fixture(autouse=True)
 def _seeds() -> None:
     random.seed(0)

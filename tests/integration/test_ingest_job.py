@@ -50,6 +50,7 @@ def run_job(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=180, check=False)
 
 
+@pytest.mark.ray
 def test_job_says_what_happened_and_where(folder: Path, tmp_path: Path) -> None:
     done = run_job("--source", "cifs", "--out", "table", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -67,6 +68,7 @@ def test_job_without_source_fails_in_one_line(tmp_path: Path) -> None:
     assert "error: source 'nothing' does not exist" in failed.stderr
 
 
+@pytest.mark.ray
 def test_job_that_accepts_nothing_says_so(tmp_path: Path) -> None:
     (tmp_path / "bad.cif").write_text("nothing")
     failed = run_job("--source", "bad.cif", "--out", "table", cwd=tmp_path)

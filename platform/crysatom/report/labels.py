@@ -30,10 +30,14 @@ def place_labels(points: Array, sizes: Array, *, gap: float) -> Array:
     centers = np.full_like(points, np.nan)
     occupied = points
     for i in np.argsort(-crowd, kind="stable"):
-        candidates = _candidates(points[i], sizes[i], gap)
         placed = ~np.isnan(centers[:, 0])
-        fits = [_fits(c, points[i], sizes[i], (centers[placed], sizes[placed]), occupied, gap) for c in candidates]
-        centers[i] = candidates[int(np.argmax(fits))]
+        labels = centers[placed], sizes[placed]
+        rings = _candidates(points[i], sizes[i], gap)
+        # A generator: nearly every label fits in one of the first rings
+        fitting = (
+            ring[fits] for ring in rings if (fits := _fits(ring, points[i], sizes[i], labels, occupied, gap)).any()
+        )
+        centers[i] = next(fitting, rings[0])[0]
         occupied = np.concatenate([occupied, _line(points[i], centers[i])])
     return centers
 
@@ -47,22 +51,24 @@ def line_end(point: Array, center: Array, size: Array) -> Array:
 
 
 def _candidates(point: Array, size: Array, gap: float) -> Array:
-    """Return ``(K, 2)`` centers around a point, nearest ring first, each ring touching the point from outside."""
+    """Return ``(rings, K, 2)`` centers around a point, nearest ring first, which touches the point from outside."""
     directions = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
     reach = (size / 2 + 1.5 * gap) / np.maximum(np.abs(directions), 1e-9)
     touching = directions * reach.min(axis=1, keepdims=True)
-    rings = touching[None] + _RINGS[:, None, None] * size[1] * directions[None]
-    candidates: Array = point + rings.reshape(-1, 2)
+    candidates: Array = point + touching[None] + _RINGS[:, None, None] * size[1] * directions[None]
     return candidates
 
 
-def _fits(center: Array, point: Array, size: Array, labels: tuple[Array, Array], occupied: Array, gap: float) -> bool:
+def _fits(
+    centers: Array, point: Array, size: Array, labels: tuple[Array, Array], occupied: Array, gap: float
+) -> NDArray[np.bool_]:
+    """Return ``(K,)``: which of the centers ``(K, 2)`` suit the label of a point."""
     others, their_sizes = labels
-    covers_label = _inside(others - center, (their_sizes + size) / 2 + gap / 2)
-    covers_point = _inside(occupied - center, size / 2 + gap)
-    line = _line(point, center)
-    crosses = _inside(line[:, None] - others[None], their_sizes[None] / 2)
-    return not (covers_label or covers_point or crosses)
+    covers_label = _inside(others - centers[:, None], (their_sizes + size) / 2 + gap / 2)
+    covers_point = _inside(occupied - centers[:, None], size / 2 + gap)
+    lines = _line(point, centers[:, None])
+    crosses = _inside(lines[:, :, None] - others, their_sizes / 2).any(axis=-1)
+    return ~(covers_label | covers_point | crosses)
 
 
 def _line(point: Array, center: Array) -> Array:
@@ -71,5 +77,7 @@ def _line(point: Array, center: Array) -> Array:
     return line
 
 
-def _inside(offset: Array, reach: Array) -> bool:
-    return bool((np.abs(offset) < reach).all(axis=-1).any())
+def _inside(offset: Array, reach: Array) -> NDArray[np.bool_]:
+    """Return ``(...)``: whether any of the offsets ``(..., N, 2)`` lies within reach in both directions."""
+    inside: NDArray[np.bool_] = np.any(np.all(np.abs(offset) < reach, axis=-1), axis=-1)
+    return inside
