@@ -19,6 +19,7 @@ from crysatom.config import PredictConfig
 from crysatom.pipelines import predicting
 from crysatom.pipelines.predicting import describe, run
 from tests.conftest import REPOSITORY
+from tests.run_job import run_here
 from tests.saved_models import ALL, write_model
 from tests.unit.broken_inputs import cif
 from tests.unit.test_predictors_published import checkpoint, written
@@ -51,10 +52,11 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def job(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def job(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the job in a process of its own."""
     environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "RAY_ADDRESS", "MLFLOW_TRACKING_URI"}}
     command = [sys.executable, str(REPOSITORY / "jobs" / "predict.py"), *arguments]
-    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
 
 def predict(*inputs: str, model: str | tuple[str, ...] = "model", **options: Any) -> Any:
@@ -75,7 +77,7 @@ def test_two_workers_write_the_bytes_of_one_process(place: Path) -> None:
 
 @pytest.mark.ray
 def test_the_job_predicts_what_it_can_and_says_what_it_cannot(place: Path) -> None:
-    done = job(place, "--model", "model", "cifs", "--out", "results/p.csv", "--num-workers", "2")
+    done = job("--model", "model", "cifs", "--out", "results/p.csv", "--num-workers", "2")
     assert done.returncode == 3, done.stdout + done.stderr
     assert "starting Ray ..." in done.stdout
     assert "read 300 = predicted 296 + rejected 4, in " in done.stdout
@@ -101,19 +103,19 @@ def test_the_job_predicts_what_it_can_and_says_what_it_cannot(place: Path) -> No
 
 
 def test_exit_codes_and_what_is_left_behind(place: Path) -> None:
-    good = job(place, "--model", "model", "cifs/a000.cif", "cifs/a001.cif", "--out", "p.csv")
+    good = job("--model", "model", "cifs/a000.cif", "cifs/a001.cif", "--out", "p.csv")
     assert (good.returncode, good.stderr) == (0, "")
     assert not (place / "p.quarantine.csv").exists()
-    bad = job(place, "--model", "model", "cifs/a1b0.cif", "--out", "p.csv")
+    bad = run_here("predict", "--model", "model", "cifs/a1b0.cif", "--out", "p.csv")
     quarantine = place / "p.quarantine.csv"
     assert (bad.returncode, bad.stderr) == (2, f"error: no crystal was predicted; see {quarantine}\n")
     assert (place / "p.csv").read_text() == "material_id,source,prediction,property,unit,untrained_elements\n"
     before = (place / "p.csv").read_bytes()
-    wrong = job(place, "--model", "nothing", "cifs", "--out", "p.csv")
+    wrong = run_here("predict", "--model", "nothing", "cifs", "--out", "p.csv")
     assert wrong.returncode == 1
     assert wrong.stderr.startswith("error: model 'nothing' does not exist; name the folder of a run")
     assert (place / "p.csv").read_bytes() == before
-    flags = job(place, "cifs")
+    flags = run_here("predict", "cifs")
     assert flags.returncode == 2
     assert "say by which model to predict: --model" in flags.stderr
     assert predict("cifs/a000.cif", out="p.csv").quarantine is None
@@ -136,14 +138,14 @@ def test_several_inputs_come_in_the_order_given_and_ids_may_repeat(place: Path) 
 
 def test_an_input_without_crystals_is_named(place: Path) -> None:
     (place / "none.json").write_text("[]")
-    empty = job(place, "--model", "model", "none.json", "--out", "p.csv")
+    empty = run_here("predict", "--model", "model", "none.json", "--out", "p.csv")
     assert (empty.returncode, empty.stderr) == (2, "error: no crystal was predicted; there was none in the input\n")
     assert "warning: none.json: there is no crystal in it" in empty.stdout
     assert not (place / "p.quarantine.csv").exists()
 
 
 def test_a_model_that_is_not_in_mlflow_makes_no_store(place: Path) -> None:
-    failed = job(place, "--model", "models:/mistyped/1", "cifs/a000.cif", "--out", "p.csv")
+    failed = run_here("predict", "--model", "models:/mistyped/1", "cifs/a000.cif", "--out", "p.csv")
     assert failed.returncode == 1
     assert failed.stderr.startswith(f"error: models:/mistyped/1: not found in sqlite:///{place}/mlflow.db (there is no")
     assert not list(place.glob("*.db"))
@@ -153,7 +155,7 @@ def test_what_cannot_be_written_is_an_error_in_one_line_and_replaces_nothing(pla
     (place / "p.csv").write_text("of an earlier run")
     (place / "p.quarantine.csv").mkdir()
     for out, inputs in (("p.csv", "cifs"), ("p.csv", "cifs/a000.cif"), ("model/model.json/p.csv", "cifs/a000.cif")):
-        failed = job(place, "--model", "model", inputs, "--out", out)
+        failed = run_here("predict", "--model", "model", inputs, "--out", out)
         assert failed.returncode == 1
         assert re.fullmatch(r"error: [^\n]*(p.quarantine.csv|model.json)[^\n]*\n", failed.stderr), failed.stderr
         assert (place / "p.csv").read_text() == "of an earlier run"
@@ -230,7 +232,7 @@ def test_an_ensemble_gives_mean_and_spread_and_each_prediction(place: Path) -> N
 
 def test_models_of_other_properties_are_refused_before_anything_is_written(place: Path) -> None:
     write_model(place / "other", property="ehull", unit="eV/atom")
-    failed = job(place, "--model", "model", "--model", "other", "cifs", "--out", "p.csv")
+    failed = run_here("predict", "--model", "model", "--model", "other", "cifs", "--out", "p.csv")
     assert failed.returncode == 1
     expected = "these predict: model bulk_modulus_kv (GPa), other ehull (eV/atom); run them one at a time\n"
     assert failed.stderr.endswith(expected)

@@ -29,7 +29,7 @@ def pretrain_on_cluster(
         config: What to train.
         shards: Folder of graph shards, readable by every worker.
         checkpoints: Folder for checkpoints, writable by every worker.
-        record: Is told of epochs where the workers are controlled.
+        record: Is told of epochs and of the hardware of workers here.
         show: Is told of epochs and lost workers here.
         streamed: Stream batches through Ray Data instead of holding all graphs in memory.
 

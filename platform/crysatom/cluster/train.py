@@ -80,23 +80,22 @@ class RayContext(PlainContext):
 
 @dataclass(frozen=True)
 class Observer(UserCallback):
-    """Sits in the process that controls the workers: keeps metrics, passes on news, ends what cannot be mended.
+    """Sits in the process that controls the workers: passes on news, ends what cannot be mended.
+
+    Ray sends it to every worker too, so that whatever it held would be imported there.
 
     Attributes:
-        record: Called with the metrics of each epoch, and the hardware of workers that report for the first time.
-        news: Takes metrics and sentences for the terminal.
+        news: Takes metrics with hardware, and sentences, for the process of the job.
 
     """
 
-    record: Callable[[Metrics, str], None]
     news: Queue
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:  # noqa: ARG002
-        """Record and pass on; a failure to do so is logged and does not end the training."""
+        """Pass on; a failure to do so is logged and does not end the training."""
         report = metrics[0]  # rank 0's, which speaks of all
         try:
-            self.record(report[METRICS], report[HARDWARE])
-            self.news.put(report[METRICS])
+            self.news.put((report[METRICS], report[HARDWARE]))
         except Exception:  # an exception here would fail the whole run
             logger.exception("the metrics of epoch %s could not be published", report[METRICS].get("epoch"))
 
@@ -109,7 +108,12 @@ class Observer(UserCallback):
         self.news.put(f"worker {workers} failed ({summary(worker_exceptions)}); training goes on from the last epoch")
 
 
-def _worker(arguments: dict[str, Any]) -> Any:
+def _worker(arguments: dict[str, Any]) -> bytes:
+    """Do the work and return its outcome.
+
+    Both go through the process that controls the workers, which would import all that they need, for seconds, if it
+    saw more of them than a reference and bytes.
+    """
     context = RayContext(Path(arguments["checkpoints"]))
     if context.device.type == "cpu":
         torch.set_num_threads(arguments["threads"])
@@ -117,7 +121,7 @@ def _worker(arguments: dict[str, Any]) -> Any:
         how = "streamed" if arguments["streamed"] else "in memory"
         arguments["news"].put(f"training on {distributed.world_size()} x {context.device.type}, graphs {how}")
     try:
-        return arguments["work"](context)
+        return ray.cloudpickle.dumps(ray.get(arguments["work"])(context))
     except Exception as error:
         error.add_note(f"in worker {distributed.rank()}:\n{traceback.format_exc()}")  # a traceback does not travel
         raise
@@ -139,8 +143,8 @@ def train_on_cluster(
         workers: How many, and what each needs.
         checkpoints: Folder for checkpoints, writable by every worker.
         record: Called with the metrics of each epoch, and with the hardware of workers that report for the first
-            time (else with an empty text), in the process that controls them.
-        show: Called with the metrics of each epoch, and with sentences about lost workers, in this process.
+            time (else with an empty text), in a thread of this process.
+        show: Called with the metrics of each epoch, and with sentences about lost workers, likewise.
         stream: Split between the workers as :data:`STREAM`; None: they hold all graphs in memory.
 
     Returns:
@@ -155,10 +159,18 @@ def train_on_cluster(
     os.environ.setdefault(POLL_VARIABLE, POLL_S)
     if started_here():
         os.environ.setdefault(WATCHER_VARIABLE, "0")
+
+    def tell(message: str | tuple[Metrics, str]) -> None:
+        if isinstance(message, str):
+            show(message)
+        else:
+            show(message[0])
+            record(*message)
+
     streamed = stream is not None
     resources = scaling(workers, streamed=streamed)
-    with said_if_late(resources) as in_time, messages_to(show, in_time) as news:
-        arguments = {"work": work, "threads": workers.threads_per_worker, "streamed": streamed, "news": news}
+    with said_if_late(resources) as in_time, messages_to(tell, in_time) as news:
+        arguments = {"work": ray.put(work), "threads": workers.threads_per_worker, "streamed": streamed, "news": news}
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"checkpoints": str(checkpoints), **arguments},
@@ -169,7 +181,7 @@ def train_on_cluster(
                 name=RAY_TRAIN,
                 storage_path=str(checkpoints.parent),
                 failure_config=FailureConfig(max_failures=workers.max_failures),
-                callbacks=[Observer(record, news)],
+                callbacks=[Observer(news)],
                 logging_config=LoggingConfig(log_level="WARNING"),
             ),
         )
@@ -179,7 +191,7 @@ def train_on_cluster(
 
 def _fit(trainer: TorchTrainer, max_failures: int) -> Any:
     try:
-        return trainer.fit().return_value
+        return ray.cloudpickle.loads(trainer.fit().return_value)
     except ControllerError as error:
         raise error.controller_failure from None
     except TrainingFailedError as error:

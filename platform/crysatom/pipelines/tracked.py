@@ -21,11 +21,11 @@ from crysatom.training.machine import hardware
 
 @dataclass(frozen=True)
 class Publish:
-    """Tells the terminal and MLflow about an epoch; can be sent to the process that reports.
+    """Tells the terminal and MLflow about an epoch.
 
     Attributes:
         tracker: The run in MLflow.
-        line: What the terminal shows of an epoch; can be pickled.
+        line: What the terminal shows of an epoch.
 
     """
 

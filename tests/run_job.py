@@ -1,0 +1,49 @@
+"""Run a job's file as Python would, but in this process: a process of its own imports for six seconds first."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import runpy
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+
+def run_here(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``jobs/NAME.py`` in the working directory, of which the environment is to be this process's.
+
+    What jobs change in their process (handlers of logging and of signals) is changed back.
+    """
+    file = str(REPOSITORY / "jobs" / f"{name}.py")
+    root, out, err = logging.getLogger(), io.StringIO(), io.StringIO()
+    handlers, levels = root.handlers[:], (root.level, logging.getLogger("crysatom").level)
+    terminated = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", [file, *arguments])
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        root.handlers[:] = []  # else the job's own does not come in
+        try:
+            runpy.run_path(file, run_name="__main__")
+            code = 0
+        except SystemExit as end:
+            code = _code(end, err)
+        finally:
+            root.handlers[:] = handlers
+            root.setLevel(levels[0])
+            logging.getLogger("crysatom").setLevel(levels[1])
+            signal.signal(signal.SIGTERM, terminated)
+    return subprocess.CompletedProcess([file, *arguments], code, out.getvalue(), err.getvalue())
+
+
+def _code(end: SystemExit, err: io.StringIO) -> int:
+    """Return the exit code, as Python's own end has it: a text is printed, and the code is 1."""
+    if end.code is None or isinstance(end.code, int):
+        return end.code or 0
+    err.write(f"{end.code}\n")
+    return 1
