@@ -14,6 +14,7 @@ from crysatom.cluster import ingest as cluster
 from crysatom.config import IngestConfig
 from crysatom.crystals.ingest import ingest_plain
 from tests.conftest import REPOSITORY
+from tests.run_job import run_here
 from tests.unit.broken_inputs import cif
 
 
@@ -50,9 +51,10 @@ def run_job(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=180, check=False)
 
 
-@pytest.mark.ray
-def test_job_says_what_happened_and_where(folder: Path, tmp_path: Path) -> None:
-    done = run_job("--source", "cifs", "--out", "table", cwd=tmp_path)
+@pytest.mark.usefixtures("ray_cluster")
+def test_job_says_what_happened_and_where(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run_here("ingest", "--source", "cifs", "--out", "table")
     assert done.returncode == 0, done.stderr
     assert "read 301 = accepted 269 + rejected 32" in done.stdout
     assert str(Path("table") / "crystals.parquet") in done.stdout

@@ -75,9 +75,9 @@ def test_two_workers_write_the_bytes_of_one_process(place: Path) -> None:
         assert (place / f"two{kind}.csv").read_bytes() == (place / f"plain{kind}.csv").read_bytes()
 
 
-@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
 def test_the_job_predicts_what_it_can_and_says_what_it_cannot(place: Path) -> None:
-    done = job("--model", "model", "cifs", "--out", "results/p.csv", "--num-workers", "2")
+    done = run_here("predict", "--model", "model", "cifs", "--out", "results/p.csv", "--num-workers", "2")
     assert done.returncode == 3, done.stdout + done.stderr
     assert "starting Ray ..." in done.stdout
     assert "read 300 = predicted 296 + rejected 4, in " in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -10,10 +11,15 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from crysatom.config import GraphSpec
+from crysatom.graphs.batch import GraphTensors, select
 from crysatom.nn.bases import expand_different, gaussian_centers
+from crysatom.nn.condensed import condensed
 from crysatom.nn.edges import Edges
 from crysatom.nn.equivalence import EquivalentAtoms
 from crysatom.nn.gated_conv import GatedConv
+from crysatom.predictors.base import PredictorSpec
+from crysatom.predictors.registry import PREDICTORS, build_predictor
+from crysatom.vectors.given import given_vectors
 from tests.graph_crystals import batch_of, small, supercell
 from tests.synthetic import random_batch, take
 
@@ -114,6 +120,71 @@ def test_atoms_without_any_equivalent_stay_as_they_are() -> None:
     assert len(atoms.first) == batch.num_nodes
     assert torch.equal(edges.neighbor, batch.edge_index[0])
     assert torch.equal(edges.center, batch.edge_index[1])
+
+
+@pytest.fixture(scope="module", name="graphs")
+def _graphs() -> GraphTensors:
+    """Real crystals, each twice and some as supercells."""
+    crystals = small(12, 24)
+    batch = batch_of([*crystals, *(supercell(c, (2, 1, 1)) for c in crystals[:4]), *crystals], GraphSpec())
+    neighbor, center = batch.edge_index
+    return GraphTensors(
+        material_keys=batch.material_key,
+        atom_ptr=batch.ptr,
+        edge_ptr=batch.edge_ptr,
+        atomic_numbers=batch.atomic_numbers.to(torch.uint8),
+        neighbor=(neighbor - batch.ptr[batch.batch[center]]).int(),
+        distance=batch.distance,
+    )
+
+
+def test_condensed_graphs_stand_for_all_atoms_and_edges(graphs: GraphTensors) -> None:
+    once = condensed(graphs)
+    assert len(once.distance) < 0.5 * len(graphs.distance)
+    edges = once.copies.long() * once.multiplicity.long().repeat_interleave(once.edge_ptr.diff())
+    for many, few, weights in (
+        (graphs.atomic_numbers.long(), once.atomic_numbers.long(), once.multiplicity.long()),
+        (graphs.distance.view(torch.int32), once.distance.view(torch.int32), edges),
+    ):
+        expected = torch.unique(many, return_counts=True)
+        kinds, which = torch.unique(few, return_inverse=True)
+        assert torch.equal(kinds, expected[0])
+        assert torch.equal(torch.zeros_like(kinds, dtype=torch.long).index_add(0, which, weights), expected[1])
+    assert once.num_crystals == graphs.num_crystals
+    assert torch.equal(once.material_keys, graphs.material_keys)
+
+
+def test_blocks_of_crystals_change_nothing(graphs: GraphTensors, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = condensed(graphs)
+    monkeypatch.setattr("crysatom.nn.condensed.BLOCK", 5)
+    assert all(
+        torch.equal(getattr(whole, field.name), getattr(condensed(graphs), field.name))
+        for field in dataclasses.fields(GraphTensors)
+    )
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("predictor", PREDICTORS)
+def test_predictors_see_no_difference_in_condensed_graphs(graphs: GraphTensors, predictor: str, training: bool) -> None:
+    """Of batches drawn with repeats, in any order: predictions, gradients, running statistics."""
+    some = torch.randint(graphs.num_crystals, (30,))
+    table = given_vectors("onehot92")
+    one = build_predictor(PredictorSpec(predictor=predictor), table).double().train(training)
+    all_ = copy.deepcopy(one)
+    results = []
+    for model, data in ((one, condensed(graphs)), (all_, graphs)):
+        batch = select(data, some)
+        batch.distance = batch.distance.double()
+        if data is graphs:
+            assert "multiplicity" not in batch
+        prediction = model(batch)
+        prediction.square().sum().backward()
+        results.append((prediction, [p.grad for p in model.parameters() if p.grad is not None], list(model.buffers())))
+    (ours, gradients, buffers), (theirs, expected_gradients, expected_buffers) = results
+    torch.testing.assert_close(ours, theirs, **TOLERANCE)
+    assert len(gradients) == len(expected_gradients) > 5
+    for found, expected in zip([*gradients, *buffers], [*expected_gradients, *expected_buffers], strict=True):
+        torch.testing.assert_close(found, expected, **TOLERANCE)
 
 
 def test_no_crystal_at_all() -> None:

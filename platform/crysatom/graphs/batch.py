@@ -11,6 +11,11 @@ Shapes: B crystals, N atoms, E edges. A batch holds
     material_key    (B,) int64
     batch, ptr      (N,), (B + 1,) int64, as PyG defines them
     edge_ptr        (N + 1,) int64, first edge of each atom; of the batch, not of its crystals
+
+and, if its atoms and edges stand for several equal ones, see :mod:`crysatom.nn.condensed`,
+
+    multiplicity    (N,) int64    atoms of the crystal that each stands for
+    copies          (E,) int64    edges of the center atom that each stands for
 """
 
 from __future__ import annotations
@@ -39,6 +44,8 @@ class GraphTensors:
         atomic_numbers: ``(N,)`` uint8.
         neighbor: ``(E,)`` int32, index within its crystal.
         distance: ``(E,)`` float32, angstrom.
+        multiplicity: ``(N,)`` int32, how many equal atoms each stands for; None: one.
+        copies: ``(E,)`` int32, how many equal edges of its center each stands for; None: one.
 
     """
 
@@ -48,6 +55,8 @@ class GraphTensors:
     atomic_numbers: Tensor
     neighbor: Tensor
     distance: Tensor
+    multiplicity: Tensor | None = None
+    copies: Tensor | None = None
 
     @classmethod
     def of(cls, arrays: GraphArrays) -> GraphTensors:
@@ -63,7 +72,11 @@ class GraphTensors:
 
     def to(self, device: torch.device | str) -> GraphTensors:
         """Return a copy on the device."""
-        return GraphTensors(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return GraphTensors(**{name: tensor.to(device) for name, tensor in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        named = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {name: tensor for name, tensor in named if tensor is not None}
 
     @property
     def num_crystals(self) -> int:
@@ -73,7 +86,7 @@ class GraphTensors:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(getattr(self, f.name).nbytes for f in fields(self))
+        return sum(tensor.nbytes for tensor in self._tensors().values())
 
 
 def collate(table: pa.Table | pa.RecordBatch) -> Batch:
@@ -114,6 +127,8 @@ def select(graphs: GraphTensors, crystals: Tensor) -> Batch:
         degree=graphs.edge_ptr[atoms + 1] - graphs.edge_ptr[atoms],
         neighbor=graphs.neighbor[edges].long(),
         distance=graphs.distance[edges],
+        multiplicity=None if graphs.multiplicity is None else graphs.multiplicity[atoms].long(),
+        copies=None if graphs.copies is None else graphs.copies[edges].long(),
     )
 
 
@@ -130,7 +145,7 @@ def _ranges(starts: Tensor, counts: Tensor) -> Tensor:
     return shift + torch.arange(total, device=starts.device)
 
 
-def _assemble(
+def _assemble(  # noqa: PLR0913 - each with a name
     *,
     material_key: Tensor,
     num_atoms: Tensor,
@@ -138,6 +153,8 @@ def _assemble(
     degree: Tensor,
     neighbor: Tensor,
     distance: Tensor,
+    multiplicity: Tensor | None = None,
+    copies: Tensor | None = None,
 ) -> Batch:
     """Build the batch from flat arrays; ``neighbor`` counts within its crystal, ``num_atoms`` is ``(B,)``."""
     device = atomic_numbers.device
@@ -163,6 +180,8 @@ def _assemble(
             "edge_ptr": edge_ptr,
         }
     )
+    if multiplicity is not None and copies is not None:
+        store.update({"multiplicity": multiplicity, "copies": copies})
     _remember_parts(batch, ptr, edge_ptr[ptr])
     return batch
 
@@ -179,6 +198,7 @@ def _remember_parts(batch: Batch, atoms: Tensor, edges: Tensor) -> None:
         "slot": edges,
         "material_key": crystals,
     }
+    slices |= {name: parts for name, parts in (("multiplicity", atoms), ("copies", edges)) if name in batch}
     nothing = torch.zeros_like(atoms[:-1])
     batch._num_graphs = len(atoms) - 1  # noqa: SLF001 - PyG has no public way to say so
     batch._slice_dict = slices  # noqa: SLF001

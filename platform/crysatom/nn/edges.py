@@ -69,7 +69,8 @@ class Edges:
         basis: ``(R, F)`` distance features; edges of equal length, in all views, share a row.
         count: ``(E,)`` how many equal edges each stands for, in the type of ``basis``; None: one.
         multiplicity: ``(M,)`` how many equivalent atoms each stands for, in the type of ``basis``; None: one.
-            The ``count`` of an edge then is that of its center.
+            The ``count`` of an edge then is that of its center, times its ``copies``.
+        copies: ``(E,)`` how many equal edges of its center each stands for, in the type of ``basis``; None: one.
         apart: Messages are wanted per edge, not summed at the atoms.
 
     """
@@ -83,6 +84,7 @@ class Edges:
     basis: Tensor
     count: Tensor | None = None
     multiplicity: Tensor | None = None
+    copies: Tensor | None = None
     apart: bool = False
 
     @classmethod
@@ -95,6 +97,8 @@ class Edges:
 
         """
         basis, row = features
+        if "multiplicity" in batch:
+            return cls._of_condensed(batch, basis, row)
         atoms = EquivalentAtoms.of(batch, row)
         degree = batch.degree[atoms.first].long()
         edge_ptr = F.pad(degree.cumsum(0), (1, 0))
@@ -113,6 +117,25 @@ class Edges:
             multiplicity=multiplicity,
         )
         return edges, atoms
+
+    @classmethod
+    def _of_condensed(cls, batch: Batch, basis: Tensor, row: Tensor) -> tuple[Edges, EquivalentAtoms]:
+        neighbor, center = batch.edge_index
+        multiplicity, copies = batch.multiplicity.to(basis.dtype), batch.copies.to(basis.dtype)
+        edges = cls(
+            num_views=1,
+            num_atoms=len(multiplicity),
+            edge_ptr=batch.edge_ptr,
+            center=center,
+            neighbor=neighbor,
+            row=row,
+            basis=basis,
+            count=multiplicity[center] * copies,
+            multiplicity=multiplicity,
+            copies=copies,
+        )
+        each = torch.arange(len(multiplicity), device=row.device)
+        return edges, EquivalentAtoms(each, each, batch.multiplicity)
 
     @cached_property
     def view_ptr(self) -> list[int]:
@@ -224,7 +247,7 @@ class Edges:
         view = torch.arange(self.num_views, device=kind.device).repeat_interleave(self.num_atoms // self.num_views)
         place = view * num_kinds + kind
         key = (place[self.center] * num_kinds + kind[self.neighbor]) * len(self.basis) + self.row
-        different, which, copies = torch.unique(key, return_inverse=True, return_counts=True)
+        different, which, sizes = torch.unique(key, return_inverse=True, return_counts=True)
         pair, row = different // len(self.basis), different % len(self.basis)
         center = pair // num_kinds
         size = self.num_views * num_kinds
@@ -239,8 +262,9 @@ class Edges:
             count=self._counts(which, len(different)),
             apart=True,
         )
-        ptr = F.pad(copies.cumsum(0), (1, 0))
-        return edges, EdgeClasses(which, self.edge_ptr, self.center[torch.argsort(which)], ptr)
+        order = torch.argsort(which)
+        ptr = F.pad(sizes.cumsum(0), (1, 0))
+        return edges, EdgeClasses(which, self.edge_ptr, order, self.center[order], ptr, self.copies)
 
 
 @dataclass(frozen=True)
@@ -250,15 +274,19 @@ class EdgeClasses:
     Attributes:
         which: ``(E,)`` class of each edge.
         edge_ptr: ``(M + 1,)`` first edge of each atom.
-        center: ``(E,)`` atoms at which the edges arrive, in order of their classes.
-        ptr: ``(U + 1,)`` first of each class.
+        order: ``(E,)`` the edges, class by class.
+        center: ``(E,)`` atoms at which they arrive, in this order.
+        ptr: ``(U + 1,)`` first of each class, in this order.
+        copies: ``(E,)`` see :class:`Edges`.
 
     """
 
     which: Tensor
     edge_ptr: Tensor
+    order: Tensor
     center: Tensor
     ptr: Tensor
+    copies: Tensor | None
 
     def sum_messages(self, messages: Tensor) -> Tensor:
         """Return the sum of their messages at the atoms, ``(M, D)``, from one message per class, ``(U, D)``."""
@@ -270,8 +298,10 @@ class _SumMessages(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, messages: Tensor, classes: EdgeClasses) -> Tensor:
         ctx.classes = classes
-        return sum_rows(messages, classes.which[:, None], classes.edge_ptr)
+        return sum_rows(messages, classes.which[:, None], classes.edge_ptr, classes.copies)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return sum_rows(grads[0].contiguous(), ctx.classes.center[:, None], ctx.classes.ptr), None
+        classes = ctx.classes
+        copies = None if classes.copies is None else classes.copies[classes.order]
+        return sum_rows(grads[0].contiguous(), classes.center[:, None], classes.ptr, copies), None

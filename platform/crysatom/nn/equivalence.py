@@ -34,7 +34,7 @@ class EquivalentAtoms:
     size: Tensor
 
     @classmethod
-    def of(cls, batch: Batch, row: Tensor) -> EquivalentAtoms:
+    def of(cls, batch: Batch, row: Tensor, *, across: bool = True) -> EquivalentAtoms:
         """Refine the elements until the classes are stable.
 
         A color is a 64-bit hash of an atom's color and of the *set* of its neighbors' colors and distances. Two
@@ -43,9 +43,10 @@ class EquivalentAtoms:
         Args:
             batch: Crystals.
             row: ``(E,)`` equal where distances are.
+            across: Atoms of different crystals may share a class.
 
         """
-        color = mix(batch.atomic_numbers.long(), 0)
+        color = mix(batch.atomic_numbers.long(), 0 if across else batch.batch)
         different, which = torch.unique(color, return_inverse=True)
         while True:
             neighbors = mix(color[batch.edge_index[0]], row).cumsum(0)  # wraps around: differences stay right

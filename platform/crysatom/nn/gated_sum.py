@@ -177,6 +177,8 @@ def _summed_messages(
         for chunk in chunks:
             power, message = _power_and_core(sum_rows(table, edges.terms[chunk.edges]), small)
             message /= power[:, :width].add_(1)
+            if edges.copies is not None:
+                message *= edges.copies[chunk.edges, None]
             out.index_add_(0, targets[chunk.edges], message)
     return out
 
@@ -252,7 +254,10 @@ class _GatedSum(torch.autograd.Function):
             for chunk in chunks:
                 part = chunk.edges
                 power, core = _power_and_core(sum_rows(table, edges.terms[part]), ctx.small)
-                dy = _gate_backward(power, core, grad_out.index_select(0, targets[part]))
+                grad_message = grad_out.index_select(0, targets[part])
+                if edges.copies is not None:
+                    grad_message *= edges.copies[part, None]
+                dy = _gate_backward(power, core, grad_message)
                 dy_center.view_as(center_term).index_add_(0, edges.center[part], dy)
                 dy_neighbor.view_as(center_term).index_add_(0, edges.neighbor[part], dy)
                 dy_row.index_add_(0, edges.row[part], dy)

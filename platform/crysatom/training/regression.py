@@ -18,6 +18,7 @@ from crysatom.config import DownstreamConfig
 from crysatom.graphs.batch import GraphTensors
 from crysatom.graphs.shards import load
 from crysatom.names import DISTILLATION, LOSS, MAE, MAX_ATOMIC_NUMBER, TEST, TRAIN, VAL, Criterion
+from crysatom.nn.condensed import condensed
 from crysatom.nn.pooling import pool
 from crysatom.predictors.base import Predictor, PredictorSpec
 from crysatom.predictors.registry import build_predictor
@@ -205,7 +206,7 @@ def build_regression(config: DownstreamConfig, task: RegressionTask) -> Regressi
 def labeled_data(config: DownstreamConfig, task: RegressionTask, device: torch.device) -> dict[str, ResidentLoader]:
     """Load the graphs into memory; return a loader for each part of the split."""
     arrays = load(task.shards)
-    tensors = GraphTensors.of(arrays).to(device)
+    tensors = condensed(GraphTensors.of(arrays)).to(device)
     targets = torch.tensor(task.labels, device=device)
     return {
         part: ResidentLoader(
