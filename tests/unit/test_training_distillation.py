@@ -72,8 +72,10 @@ def test_it_has_its_share_of_the_training_loss_only(data: Labeled, teacher_width
     batch = batch_from(data)
     terms, alone = model(batch, 0), plain(batch, 0)
     plain.train()
-    vectors = model.distillation.map(model.predictor.atoms(batch)).double()
-    expected = by_hand(vectors, teachers_vectors(model, batch).double(), batch.ptr.diff().tolist())
+    each = torch.arange(batch.num_nodes).repeat_interleave(batch.multiplicity)  # all atoms of the crystals
+    vectors = model.distillation.map(model.predictor.atoms(batch)).double()[each]
+    sizes = torch.bincount(batch.batch[each]).tolist()
+    expected = by_hand(vectors, teachers_vectors(model, batch).double()[each], sizes)
     assert float(terms[DISTILLATION].detach()) == pytest.approx(expected, rel=1e-5)
     assert float(terms[LOSS].detach()) == pytest.approx(0.7 * float(alone[LOSS].detach()) + 0.3 * expected, rel=1e-5)
     assert terms[MAE] == alone[MAE], "the predictor starts as it would without"
