@@ -244,6 +244,27 @@ def test_a_killed_job_is_resumed_to_the_same_predictions(place: Path, plain: Fin
     assert sorted(metric.step for metric in history) == list(range(SMALL["epochs"]))
 
 
+def test_a_job_killed_after_its_work_is_ended_and_registered_by_the_next(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_: Tracker) -> bool:
+        raise KeyboardInterrupt
+
+    wanted = config(place, "cut", epochs=1, register="late-{predictor}")
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(wanted)
+    store = client(f"sqlite:///{place}/mlflow.db")
+    [finished] = run(wanted)
+    assert finished.again
+    assert finished.registered == "models:/late-cgcnn/1"
+    assert store.get_run(finished.run_id).info.status == "FINISHED"
+    records = (place / "cut-seed0" / "tracking" / "journal.jsonl").read_bytes()
+    assert run(wanted) == [finished]
+    assert (place / "cut-seed0" / "tracking" / "journal.jsonl").read_bytes() == records, "there was nothing to say"
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_workers_predict_what_a_process_does(

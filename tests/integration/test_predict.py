@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
 from crysatom.config import PredictConfig
 from crysatom.pipelines import predicting
 from crysatom.pipelines.predicting import describe, run
+from crysatom.training.inference import Ensemble
 from tests.conftest import REPOSITORY
 from tests.run_job import run_here
 from tests.saved_models import ALL, write_model
@@ -73,6 +75,23 @@ def test_two_workers_write_the_bytes_of_one_process(place: Path) -> None:
     assert (two.read, two.predicted, len(two.rejected)) == (plain.read, plain.predicted, len(plain.rejected))
     for kind in ("", ".quarantine"):
         assert (place / f"two{kind}.csv").read_bytes() == (place / f"plain{kind}.csv").read_bytes()
+
+
+class Deadly(Ensemble):
+    """Kills the process that predicts, as a crystal may that takes all memory."""
+
+    def predict_records(self, records: pa.Table) -> pa.Table:  # noqa: ARG002
+        os._exit(1)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster", "place")
+def test_a_batch_that_kills_its_workers_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crysatom.cluster.predict.MAX_DEATHS", 1)
+    monkeypatch.setattr(predicting, "Ensemble", Deadly)
+    with pytest.raises(RuntimeError, match=r"prediction workers died more than 1 times, at last so: .*; if memory"):
+        predict("cifs", out="p.csv", num_workers=1)
+    assert not list(Path().glob("p*.csv"))
 
 
 @pytest.mark.usefixtures("ray_cluster")

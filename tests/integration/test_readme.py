@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crysatom.names import MAE
+from crysatom.names import MAE, TEST
 from crysatom.training.inference import open_model
 from tests.conftest import REPOSITORY
 
@@ -52,4 +53,5 @@ def test_the_four_commands_lead_to_predictions(tmp_path: Path) -> None:
     np.testing.assert_allclose(again, of_the_run["prediction"], rtol=1e-5)
     model = open_model(tmp_path / "runs" / "density-seed0")
     assert (model.property, model.trained is not None) == ("density", True)
-    assert MAE in (tmp_path / "runs" / "density-seed0" / "results.json").read_text()
+    reported = json.loads((tmp_path / "runs" / "density-seed0" / "results.json").read_text())["metrics"]
+    assert reported[f"{TEST}/{MAE}"] == pytest.approx((of_the_run["prediction"] - of_the_run["target"]).abs().mean())

@@ -9,11 +9,15 @@ import ray
 import ray.data
 import torch
 from ray.data import ActorPoolStrategy
+from ray.exceptions import RayError
 
 from crysatom.cluster.ingest import windows
-from crysatom.cluster.resources import require
+from crysatom.cluster.resources import require, said_if_late
 from crysatom.config import PredictConfig
 from crysatom.training.inference import Ensemble
+
+MAX_DEATHS = 3
+"""Of a worker, and new attempts at a batch. Ray's own limit is none: a batch that kills its worker would go on so."""
 
 
 def predict_on_cluster(config: PredictConfig, ensemble: Ensemble, batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -24,6 +28,7 @@ def predict_on_cluster(config: PredictConfig, ensemble: Ensemble, batches: Itera
 
     Raises:
         ValueError: If Ray runs on this machine alone and it has too little for the workers.
+        RuntimeError: If a batch kills its worker again and again.
 
     """
     wanted = {"CPU": float(config.threads_per_worker)} | ({"GPU": 1.0} if config.use_gpu else {})
@@ -42,8 +47,19 @@ def predict_on_cluster(config: PredictConfig, ensemble: Ensemble, batches: Itera
             num_gpus=wanted.get("GPU"),
             batch_format="pyarrow",
             batch_size=None,
+            max_restarts=MAX_DEATHS,
+            max_task_retries=MAX_DEATHS,
         )
-        yield from predicted.iter_batches(batch_format="pyarrow", batch_size=None)
+        try:
+            with said_if_late(config.num_workers, wanted) as in_time:
+                for batch in predicted.iter_batches(batch_format="pyarrow", batch_size=None):
+                    in_time()
+                    yield batch
+        except RayError as error:
+            raise RuntimeError(
+                f"prediction workers died more than {MAX_DEATHS} times, at last so: {str(error).splitlines()[0]}; "
+                "if memory ran out, use fewer --num-workers or a smaller --max-atoms"
+            ) from error
 
 
 class _Worker:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Timer
 from typing import Protocol
@@ -84,15 +84,15 @@ def require(resource: str, num_workers: int, amount: float) -> None:
 
 
 @contextmanager
-def said_if_late(wanted: ScalingConfig) -> Iterator[Callable[[], None]]:
+def said_if_late(num_workers: int, each: Mapping[str, float]) -> Iterator[Callable[[], None]]:
     """Warn unless the function that is yielded is called in time: workers wait in silence for what others hold."""
 
     def warn() -> None:
         logger.warning(
             "the workers have not started after %.0f s: %s of them need %s each, which other jobs may hold; waiting",
             LATE_SECONDS,
-            wanted.num_workers,
-            wanted.resources_per_worker,
+            num_workers,
+            dict(each),
         )
 
     timer = Timer(LATE_SECONDS, warn)

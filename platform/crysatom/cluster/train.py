@@ -169,7 +169,10 @@ def train_on_cluster(
 
     streamed = stream is not None
     resources = scaling(workers, streamed=streamed)
-    with said_if_late(resources) as in_time, messages_to(tell, in_time) as news:
+    with (
+        said_if_late(workers.num_workers, resources.resources_per_worker) as in_time,
+        messages_to(tell, in_time) as news,
+    ):
         arguments = {"work": ray.put(work), "threads": workers.threads_per_worker, "streamed": streamed, "news": news}
         trainer = TorchTrainer(
             _worker,

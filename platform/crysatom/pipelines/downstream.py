@@ -146,7 +146,8 @@ def _check_encoders(config: DownstreamConfig, data: Labeled) -> None:
 def _run(config: DownstreamConfig, data: Labeled, folder: RunFolder) -> FinishedRun:
     tracker = Tracker.at(folder.path, tracking_uri(config))
     if folder.claim(config, _identity(data)):
-        return dataclasses.replace(_finished(folder, tracker), again=True)
+        tracker.settle()
+        return dataclasses.replace(_finished(config, data, folder, tracker), again=True)
     done = f"continuing after epoch {folder.epochs_done()} of " if folder.epochs_done() else ""
     with tracked(folder, tracker, config, experiment=experiment(config), tags=_tags(config, data)):
         logger.info("%s: %s%d epochs, %d workers ...", folder.path, done, config.epochs, config.num_workers)
@@ -156,8 +157,7 @@ def _run(config: DownstreamConfig, data: Labeled, folder: RunFolder) -> Finished
         _write_results(config, data, folder, tracker, outcome)
     folder.finish(run_id=tracker.run_id, seconds=sum(epoch["seconds"] for epoch in outcome.history))
     tracker.finish()
-    folder.note(registered=tracker.registered(config.model_name(data.targets.name)))
-    return _finished(folder, tracker)
+    return _finished(config, data, folder, tracker)
 
 
 def _train(config: DownstreamConfig, data: Labeled, folder: Path, publish: Publish) -> RegressionOutcome:
@@ -356,12 +356,11 @@ def _tell_of_model(
         tracker.log_artifact(folder.path / MODEL, to=MODEL)
 
 
-def _finished(folder: RunFolder, tracker: Tracker) -> FinishedRun:
+def _finished(config: DownstreamConfig, data: Labeled, folder: RunFolder, tracker: Tracker) -> FinishedRun:
+    registered = folder.read().get("registered", "")
+    if not registered and (registered := tracker.registered(config.model_name(data.targets.name))):
+        folder.note(registered=registered)
     results: dict[str, Any] = json.loads((folder.path / RESULTS_JSON).read_text())
     return FinishedRun(
-        folder=folder.path,
-        tracking_uri=tracker.uri,
-        run_id=tracker.run_id,
-        registered=folder.read().get("registered", ""),
-        **results,
+        folder=folder.path, tracking_uri=tracker.uri, run_id=tracker.run_id, registered=registered, **results
     )

@@ -93,6 +93,7 @@ def run(config: PretrainConfig) -> FinishedRun:
     streamed = folder.read().get("streamed", _is_streamed(config, manifest))
     _check_resources(config, streamed=streamed)
     if folder.claim(config, data_digest):
+        tracker.settle()
         return _finished(folder, tracker, again=True)
     folder.note(streamed=streamed)
     done = f"continuing after epoch {folder.epochs_done()} of " if folder.epochs_done() else ""

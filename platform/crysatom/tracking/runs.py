@@ -141,6 +141,18 @@ class Tracker:
         self._tell(op=send.FINISH, status=status)
         return next(self._journal.pending(), None) is None
 
+    def settle(self) -> bool:
+        """End a run whose work is done, unless MLflow was told so; send what it does not have; return whether it has.
+
+        For a run that was killed after its work, or ended while MLflow was away.
+        """
+        last: Mapping[str, Any] = {}
+        for last, _ in self._journal.records():  # noqa: B007 - only the last is of interest
+            pass
+        if last and (last["op"], last.get("status")) != (send.FINISH, "FINISHED"):
+            return self.finish()
+        return self.flush()
+
     def history(self) -> pd.DataFrame:
         """Return every metric logged so far: one row per step, one column per metric."""
         import pandas as pd
