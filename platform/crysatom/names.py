@@ -135,6 +135,7 @@ PROBLEM = "problem"
 
 # Metrics of predictions; errors have the unit of the property.
 NUM_CRYSTALS = "num_crystals"
+NUM_ELEMENTS = "num_elements"
 MAE = "mae"
 MAE_LOW = "mae_low"
 MAE_HIGH = "mae_high"

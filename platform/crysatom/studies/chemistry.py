@@ -92,8 +92,12 @@ def study(
         left_out=left_out,
         probes=pd.DataFrame([row for name in probes for row in _probe_rows(name, probes)]),
         predictions=pd.concat([_predictions(name, found, common[name]) for name, found in probes.items()]),
-        silhouettes=pd.DataFrame([row for name, table in shown.items() for row in _silhouettes(name, table, draws, seed)]),
-        statements=pd.DataFrame([row for name, table in shown.items() for row in _statements(name, table, draws, seed)]),
+        silhouettes=pd.DataFrame(
+            [row for name, table in shown.items() for row in _silhouettes(name, table, draws, seed)]
+        ),
+        statements=pd.DataFrame(
+            [row for name, table in shown.items() for row in _statements(name, table, draws, seed)]
+        ),
     )
 
 

@@ -107,8 +107,8 @@ def predict_left_out(vectors: Array, values: Array, method: Method) -> Array:
 
     Args:
         vectors: ``(n, D)``.
-        values: ``(n, P, C)``: P problems of C columns each (one number, or an indicator of each class), for each of which
-            the setting with the least squared error of inner predictions is chosen.
+        values: ``(n, P, C)``: P problems of C columns each (one number, or an indicator of each class), for each
+            of which the setting with the least squared error of inner predictions is chosen.
         method: One of :data:`METHODS`.
 
     Raises:

@@ -1,12 +1,12 @@
 """What the paper reads off its Figure 5, statement by statement, as numbers with a chance of their own.
 
-Each statement says that some distances between named elements are small beside others, or small as such. The number is a
-contrast, weighted distances summed up, the smaller the more the statement holds; and the chance is that of the same
-number when the names are given to other elements: to all sets of that size where these can be counted, else to as many
+Each statement says that some distances between named elements are small, as such or beside others. The number is a
+contrast, weighted distances summed up: the smaller, the more the statement holds. Its chance is that of the same number
+when the names are given to other elements: to all sets of that size where these can be counted, else to as many
 relabelings as asked for.
 
-Statements 1 to 16: Mukherjee et al., arXiv 2409.04737, section 4 (RQ-4) and Figure 5. The paper gives no distance;
-two are used here, and a statement holds if it holds by both.
+Source: Mukherjee et al., arXiv 2409.04737, section 4 (RQ-4) and Figure 5; the last statement is a textbook's. The paper
+names no distance. Two are used here, and a statement holds if it holds by both.
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ STATEMENTS: tuple[Statement, ...] = (
     _together("Metalloids are a cluster", "Si", "Ge", "B", "Sb", "Te"),
     _together("B is near Si (diagonal)", "B", "Si"),
     _together("Pb, Sn and Tl are a cluster", "Pb", "Sn", "Tl"),
+    _together("Pb is near Sn", "Pb", "Sn"),
     _together("Noble gases but He are a cluster", *_NOBLE),
     _together("Transition metals V to Cu are a cluster", "V", "Cr", "Fe", "Co", "Ni", "Cu"),
     _together("Lanthanides and actinides are a cluster", *_INNER),
@@ -114,7 +115,7 @@ STATEMENTS: tuple[Statement, ...] = (
     ),
     _together("Li is near Mg (diagonal)", "Li", "Mg", source="textbook"),
 )
-"""The 20 f elements are those that the paper's "e.g." names, without its Lu twice; its "Pb and Sn" are in the triple."""
+"""In the order of the text. The 20 lanthanides and actinides are those that it names."""
 
 
 @dataclass(frozen=True, kw_only=True)
