@@ -34,6 +34,10 @@ from crysatom.vectors.table import AtomVectors
 logger = logging.getLogger(__name__)
 
 REPORT = "report.md"
+VERDICTS = (
+    "The paper's statements: + supported, o not supported, - contradicted; in brackets the larger p-value of both "
+    "distances, two-sided, after Holm's correction"
+)
 FACTS: tuple[Fact, ...] = ("group", "block", "period")
 
 
@@ -143,8 +147,7 @@ def _shown(found: Chemistry) -> dict[str, tuple[str, pd.DataFrame]]:
         ),
         "silhouettes": (f"Mean silhouette ({counted})", tables.silhouette_table(found)),
         "verdicts": (
-            "The paper's statements: + supported, o not supported, - contradicted; in brackets the larger p-value of "
-            + "both distances, two-sided, after Holm's correction",
+            VERDICTS,
             tables.verdict_table(found),
         ),
         "counts": ("Statements by verdict", tables.count_table(found)),

@@ -1,0 +1,81 @@
+"""``jobs/study.py`` as users run it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.run_job import run_here
+
+FLAGS = ("--vectors", "facts=elements", "random:0:16", "shuffled=permuted:elements", "--no-maps", "--draws", "199")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_chemistry_is_found_where_it_is_and_told_to_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CRYSATOM_HOME", raising=False)
+    again = (*FLAGS, "--probe-draws", "99", "--name", "periodic")
+    done = run_here("study", *again)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "runs" / "periodic"
+    probes = pd.read_csv(folder / "probes.csv").set_index(["table", "property", "method"])
+    assert probes.loc[("facts", "covalent_radius_pm", "ridge"), "score"] > 0.9
+    assert probes.loc["facts", "p"].max() == 0.01
+    for blind in ("random:0:16", "shuffled"):
+        assert probes.loc[blind, "score"].max() < 0.3
+    statements = pd.read_csv(folder / "statements.csv")
+    supported = statements[statements["verdict"] == "supported"].groupby("table")["statement"].nunique()
+    assert supported.to_dict()["facts"] > 5
+    assert supported.drop("facts").sum() == 0
+    results = json.loads((folder / "results.json").read_text())
+    assert len(results["statements"]) == len(statements)
+    assert results["elements"][:2] == ["H", "He"]
+    assert r"\toprule" in (folder / "ridge.tex").read_text()
+    assert {path.name for path in (folder / "figures").glob("*.png")} == {
+        "predictions.png",
+        *(f"{table}-components-{fact}.png" for table in ("facts", "random-0-16", "shuffled") for fact in FACTS),
+    }
+    assert f"report: {folder / 'report.md'}" in done.stdout
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("crysatom-studies")
+    assert experiment is not None
+    [run] = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    score = probes.loc[("facts", "ionization_energy_ev", "neighbors"), "score"]
+    assert run.data.metrics["facts/neighbors/ionization_energy_ev/score"] == pytest.approx(score)
+    assert {"report.md", "results.json", "statements.csv", "figures"} <= {
+        file.path for file in client.list_artifacts(run.info.run_id)
+    }
+
+    assert "Nothing to do" in run_here("study", *again).stdout
+    other = run_here("study", *again, "--seed", "1")
+    assert other.returncode == 1
+    assert "holds a run of another configuration (seed 0 -> 1)" in other.stderr
+
+
+FACTS = ("group", "block", "period")
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (("nothing.csv",), "nothing.csv"),
+        (("unheardof",), "no vectors are known as 'unheardof'"),
+        (("random:0", "Random-0=random:1"), "too much alike"),
+    ],
+)
+def test_tables_that_cannot_serve_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vectors: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run_here("study", "--no-maps", "--vectors", *vectors)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert not (tmp_path / "runs").exists()
