@@ -18,7 +18,7 @@ from crysatom.names import NUM_ELEMENTS, RESULTS_JSON
 from crysatom.pipelines.labeled import where_found
 from crysatom.pipelines.places import default_tracking_uri, resolve
 from crysatom.pipelines.run_folder import RunFolder
-from crysatom.pipelines.tracked import ending_as_it_does
+from crysatom.pipelines.tracked import ending_as_it_does, where_to_look
 from crysatom.report import chemistry as tables
 from crysatom.report.maps import Fact, component_panels, draw_maps, neighbor_panels, require_map_packages
 from crysatom.report.text_tables import latex, markdown
@@ -168,18 +168,18 @@ def _report(config: StudyConfig, found: Chemistry, shown: dict[str, tuple[str, p
 
 def _metrics(found: Chemistry) -> dict[str, float]:
     probes = {
-        f"{_slug(row.table)}/{row.method}/{row.property}/{what}": float(getattr(row, what))
-        for row in found.probes.itertuples()
+        f"{_slug(row['table'])}/{row['method']}/{row['property']}/{what}": float(row[what])
+        for row in found.probes.to_dict("records")
         for what in ("score", "p")
     }
     silhouettes = {
-        f"{_slug(row.table)}/silhouette/{row.classes}/{row.space}": float(row.silhouette)
-        for row in found.silhouettes.itertuples()
+        f"{_slug(row['table'])}/silhouette/{row['classes']}/{row['space']}": float(row["silhouette"])
+        for row in found.silhouettes.to_dict("records")
     }
     counts = {
-        f"{_slug(table)}/statements/{verdict}": float(count)
-        for table, row in tables.count_table(found).iterrows()
-        for verdict, count in row.items()
+        f"{_slug(name)}/statements/{verdict}": float(count)
+        for name, counts_of in tables.count_table(found).to_dict("index").items()
+        for verdict, count in counts_of.items()
     }
     return {**probes, **silhouettes, **counts, NUM_ELEMENTS: float(len(found.symbols))}
 
@@ -197,7 +197,5 @@ def _draw(config: StudyConfig, found: Chemistry, tracker: Tracker) -> None:
 
 
 def _describe(folder: Path, tracker: Tracker) -> str:
-    from crysatom.pipelines.tracked import where_to_look
-
     report = (folder / REPORT).read_text(encoding="utf-8")
     return "\n".join([report, f"report: {folder / REPORT}", where_to_look(tracker.uri, tracker.run_id)])

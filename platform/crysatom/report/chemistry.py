@@ -26,8 +26,10 @@ def probe_table(chemistry: Chemistry, method: str) -> pd.DataFrame:
     """Return R2 of numbers and accuracy of groups with 95 % intervals: a row per table, a column per fact."""
     rows = chemistry.probes[chemistry.probes["method"] == method]
     cells = {
-        (row.table, LABELS[row.property]): f"{row.score:.2f} [{row.score_low:.2f}, {row.score_high:.2f}]{_mark(row.p)}"
-        for row in rows.itertuples()
+        (row["table"], LABELS[row["property"]]): (
+            f"{row['score']:.2f} [{row['score_low']:.2f}, {row['score_high']:.2f}]{_mark(row['p'])}"
+        )
+        for row in rows.to_dict("records")
     }
     return _arranged(cells, list(chemistry.tables), list(LABELS.values()))
 
@@ -35,8 +37,8 @@ def probe_table(chemistry: Chemistry, method: str) -> pd.DataFrame:
 def silhouette_table(chemistry: Chemistry) -> pd.DataFrame:
     """Return silhouettes: a row per table, a column per classes and space."""
     cells = {
-        (row.table, f"{row.classes}, {row.space}"): f"{row.silhouette:.2f}{_mark(row.p)}"
-        for row in chemistry.silhouettes.itertuples()
+        (row["table"], f"{row['classes']}, {row['space']}"): f"{row['silhouette']:.2f}{_mark(row['p'])}"
+        for row in chemistry.silhouettes.to_dict("records")
     }
     return _arranged(cells, list(chemistry.tables), [f"{by}, {space}" for by in CLASSES for space in SPACES])
 
@@ -45,9 +47,12 @@ def verdict_table(chemistry: Chemistry) -> pd.DataFrame:
     """Return verdicts: a row per statement, a column per table; in brackets the larger of the distances' p-values."""
     found = chemistry.statements
     cells = {}
-    for (table, statement), rows in found.groupby(["table", "statement"], sort=False):
-        p = rows["p_holm"].max()
-        cells[statement, table] = f"{SIGNS[rows['verdict'].iloc[0]]}{'' if np.isnan(p) else f' ({_p(p)})'}"
+    for name in chemistry.tables:
+        of_table = found[found["table"] == name]
+        p_values = of_table.groupby("statement")["p_holm"].max()
+        for row in of_table.to_dict("records"):
+            p = float(p_values[row["statement"]])
+            cells[row["statement"], name] = f"{SIGNS[row['verdict']]}{'' if np.isnan(p) else f' ({_p(p)})'}"
     return _arranged(cells, list(dict.fromkeys(found["statement"])), list(chemistry.tables), "statement")
 
 
@@ -55,8 +60,8 @@ def count_table(chemistry: Chemistry) -> pd.DataFrame:
     """Return how many of the statements each table supports and contradicts: a row per table."""
     once = chemistry.statements[chemistry.statements["distance"] == DISTANCES[0]]
     cells = {
-        (table, verdict): str(int((rows["verdict"] == verdict).sum()))
-        for table, rows in once.groupby("table", sort=False)
+        (name, verdict): str(int(((once["table"] == name) & (once["verdict"] == verdict)).sum()))
+        for name in chemistry.tables
         for verdict in SIGNS
     }
     return _arranged(cells, list(chemistry.tables), list(SIGNS))

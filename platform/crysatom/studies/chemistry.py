@@ -171,12 +171,12 @@ def _as_shown(target: Target, values: Array, table: AtomVectors) -> Array:
     if target.metric != "accuracy":
         return values.reshape(-1)
     groups = np.array(classes_of(table.atomic_numbers[target.rows]), dtype=np.float64)
-    return groups[values.argmax(axis=1) if values.ndim == 2 else values.astype(np.int64)]
+    return np.asarray(groups[values.argmax(axis=1) if values.ndim == 2 else values.astype(np.int64)])
 
 
 def _spaces(table: AtomVectors) -> dict[str, Array]:
     """Return the distances of each of :data:`SPACES`; of components that a table does not have, none."""
-    found = {kind: distances(table.vectors, kind) for kind in DISTANCES}
+    found: dict[str, Array] = {kind: distances(table.vectors, kind) for kind in DISTANCES}
     components, _ = principal_components(table.vectors, 4)
     for space, part in zip(SPACES[2:], (components[:, :2], components[:, 2:]), strict=True):
         if part.shape[1] == 2:
@@ -209,7 +209,7 @@ def _silhouettes(name: str, table: AtomVectors, draws: int, seed: int) -> list[d
 
 def _statements(name: str, table: AtomVectors, draws: int, seed: int) -> list[dict[str, Any]]:
     orders = relabelings(len(table.symbols), draws, seed)
-    findings = {}
+    findings: dict[str, list[Finding | None]] = {}
     for kind in DISTANCES:
         distance = distances(table.vectors, kind)
         findings[kind] = [examine(statement, table.symbols, distance, orders) for statement in STATEMENTS]

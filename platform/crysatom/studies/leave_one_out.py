@@ -150,10 +150,11 @@ def scores(values: Array, predicted: Array) -> Array:
 
     """
     if values.shape[2] > 1:
-        return hits(values, predicted).mean(axis=0)
+        return np.asarray(hits(values, predicted).mean(axis=0))
     residual = np.square(values - predicted).sum(axis=(0, 2))
     total = np.square(values - values.mean(axis=0)).sum(axis=(0, 2))
-    return np.asarray(1 - np.divide(residual, total, out=np.full_like(total, np.nan), where=total > 0))
+    share = np.divide(residual, total, out=np.full_like(total, np.nan), where=total > 0)
+    return np.asarray(1 - share)
 
 
 def hits(values: Array, predicted: Array) -> Array:
