@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from crysatom.names import ELEMENT_BINS, SYMBOLS
+from crysatom.vectors.elements import element_features
+from crysatom.vectors.files import write_vectors
+from crysatom.vectors.table import AtomVectors
 from tests.run_job import run_here
 
-FLAGS = ("--vectors", "facts=elements", "random:0:16", "shuffled=permuted:elements", "--no-maps", "--draws", "199")
+FLAGS = ("--no-maps", "--draws", "199", "--probe-draws", "99", "--name", "periodic")
+TABLES = ("--vectors", "facts=facts/vectors.csv", "random:0:16", "shuffled=permuted:elements")
+MAIN_GROUPS = [*range(1, 21), *range(31, 39), *range(49, 57)]
+"""Fewer elements than there are, to be quick: their labels are placed in each map."""
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -18,22 +26,25 @@ FLAGS = ("--vectors", "facts=elements", "random:0:16", "shuffled=permuted:elemen
 def test_chemistry_is_found_where_it_is_and_told_to_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CRYSATOM_HOME", raising=False)
-    again = (*FLAGS, "--probe-draws", "99", "--name", "periodic")
+    features = element_features(ELEMENT_BINS).lookup(MAIN_GROUPS)
+    write_vectors(AtomVectors(atomic_numbers=np.array(MAIN_GROUPS), vectors=features), tmp_path / "facts")
+    again = (*TABLES, *FLAGS)
     done = run_here("study", *again)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / "runs" / "periodic"
-    probes = pd.read_csv(folder / "probes.csv").set_index(["table", "property", "method"])
+    probes = pd.read_csv(folder / "probes.csv").set_index(["table", "property", "method"]).sort_index()
     assert probes.loc[("facts", "covalent_radius_pm", "ridge"), "score"] > 0.9
     assert probes.loc["facts", "p"].max() == 0.01
     for blind in ("random:0:16", "shuffled"):
-        assert probes.loc[blind, "score"].max() < 0.3
+        assert probes.loc[blind, "score"].max() < 0.4
     statements = pd.read_csv(folder / "statements.csv")
     supported = statements[statements["verdict"] == "supported"].groupby("table")["statement"].nunique()
-    assert supported.to_dict()["facts"] > 5
+    assert supported.to_dict()["facts"] > 0
     assert supported.drop("facts").sum() == 0
     results = json.loads((folder / "results.json").read_text())
     assert len(results["statements"]) == len(statements)
-    assert results["elements"][:2] == ["H", "He"]
+    assert results["elements"] == [SYMBOLS[z - 1] for z in MAIN_GROUPS]
+    assert len(results["left_out"]["random:0:16"]) == 118 - len(MAIN_GROUPS)
     assert r"\toprule" in (folder / "ridge.tex").read_text()
     assert {path.name for path in (folder / "figures").glob("*.png")} == {
         "predictions.png",

@@ -34,6 +34,7 @@ def test_maps_name_every_element_in_each_panel_and_no_label_covers_another(fact:
         assert sum(len(points.get_offsets()) for points in axes.collections) == 89
 
 
+@pytest.mark.slow  # UMAP compiles itself when it is imported
 def test_neighbor_maps_repeat_themselves_and_keep_copies_together() -> None:
     pytest.importorskip("sklearn")
     pytest.importorskip("umap")

@@ -177,7 +177,7 @@ def _metrics(found: Chemistry) -> dict[str, float]:
         for row in found.silhouettes.to_dict("records")
     }
     counts = {
-        f"{_slug(name)}/statements/{verdict}": float(count)
+        f"{_slug(str(name))}/statements/{verdict}": float(count)
         for name, counts_of in tables.count_table(found).to_dict("index").items()
         for verdict, count in counts_of.items()
     }

@@ -60,7 +60,7 @@ def ridge(known: Array, left_out: Array) -> Weights:
     u, s, vt = np.linalg.svd(known, full_matrices=False)
     unit = max(float(np.mean(s**2)), np.finfo(float).tiny)
     damped = s**2 + PENALTIES[:, None] * unit
-    hat = np.einsum("ir,kr,jr->kij", u, s**2 / damped, u, optimize=True) + 1 / len(known)
+    hat = u * (s**2 / damped)[:, None] @ u.T + 1 / len(known)
     leverage = np.einsum("kii->ki", hat)[:, :, None].copy()
     np.einsum("kii->ki", hat)[:] = 0.0
     outer = ((vt @ left_out) * s / damped) @ u.T + 1 / len(known)
