@@ -34,7 +34,7 @@ class StudyConfig:
     """Name of that folder; empty: made of the study and digests."""
 
     vector_scale: Literal["standardize", "rms"] = "standardize"
-    """Before distances are taken: 'standardize': each column to variance 1; 'rms': all columns by one factor, which
+    """Before anything is computed: 'standardize': each column to variance 1; 'rms': all columns by one factor, which
     keeps the table's own geometry (and lets one column of Magpie, in kelvin, decide everything)."""
 
     draws: int = 9999

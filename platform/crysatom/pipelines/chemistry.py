@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 
 REPORT = "report.md"
 VERDICTS = (
-    "The paper's statements: + supported, o not supported, - contradicted; in brackets the larger p-value of both "
-    "distances, two-sided, after Holm's correction"
+    "The paper's statements: + supported, o not supported, - contradicted; in brackets the two-sided p-values after "
+    "Holm's correction by cosine and by Euclidean distance, + where distances lean to the statement, else -"
 )
 FACTS: tuple[Fact, ...] = ("group", "block", "period")
 

@@ -44,15 +44,17 @@ def silhouette_table(chemistry: Chemistry) -> pd.DataFrame:
 
 
 def verdict_table(chemistry: Chemistry) -> pd.DataFrame:
-    """Return verdicts: a row per statement, a column per table; in brackets the larger of the distances' p-values."""
+    """Return verdicts: a row per statement, a column per table; in brackets the p-values by each distance."""
     found = chemistry.statements
     cells = {}
     for name in chemistry.tables:
         of_table = found[found["table"] == name]
-        p_values = of_table.groupby("statement")["p_holm"].max()
-        for row in of_table.to_dict("records"):
-            p = float(p_values[row["statement"]])
-            cells[row["statement"], name] = f"{SIGNS[row['verdict']]}{'' if np.isnan(p) else f' ({_p(p)})'}"
+        for statement, rows in of_table.groupby("statement", sort=False):
+            each = ", ".join(
+                f"{'+' if row['leans'] == 'for' else '-'}{row['p_holm']:.3f}" for row in rows.to_dict("records")
+            )
+            verdict = rows["verdict"].iloc[0]
+            cells[str(statement), name] = f"{SIGNS[verdict]} ({each})" if SIGNS[verdict] else verdict
     return _arranged(cells, list(dict.fromkeys(found["statement"])), list(chemistry.tables), "statement")
 
 
@@ -86,10 +88,6 @@ def _arranged(
 
 def _mark(p: float) -> str:
     return BY_CHANCE if p > ALPHA else ""
-
-
-def _p(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
 def probe_figure(chemistry: Chemistry) -> Figure:

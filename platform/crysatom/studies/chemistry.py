@@ -67,7 +67,8 @@ def study(
 
     Args:
         tables: By name.
-        scale: Of vectors before distances are taken; predictions standardize by themselves.
+        scale: Of vectors before distances are taken. Predictions standardize too if this does, but without the element
+            left out.
         draws: Relabelings behind p-values of silhouettes and statements.
         probe_draws: Relabelings behind p-values of predictions.
         seed: Of relabelings and bootstrap.
@@ -82,7 +83,7 @@ def study(
     for name, table in common.items():
         logger.info("%s: %d elements, %d dimensions: leaving elements out ...", name, len(table.symbols), table.dim)
         probes[name] = [
-            probe(table.vectors, target, method, draws=probe_draws, seed=seed)
+            probe(table.vectors, target, method, draws=probe_draws, seed=seed, standardize=scale == "standardize")
             for target in targets
             for method in METHODS
         ]
@@ -236,5 +237,6 @@ def _finding(finding: Finding | None) -> dict[str, Any]:
     return {
         **{name: facts[name] for name in ("contrast", "at_most", "at_least", "sets", "exact")},
         "p": finding.p,
+        "leans": "for" if finding.for_it else "against",
         "note": f"without {' '.join(finding.missing)}" if finding.missing else "",
     }

@@ -102,7 +102,7 @@ _DISTANCE_TIE = 1e-6
 METHODS: dict[str, Method] = {"ridge": ridge, "neighbors": nearest_neighbors}
 
 
-def predict_left_out(vectors: Array, values: Array, method: Method) -> Array:
+def predict_left_out(vectors: Array, values: Array, method: Method, *, standardize: bool = True) -> Array:
     """Return ``(n, P, C)``: each element's values, predicted from the vectors and values of all others.
 
     Args:
@@ -110,6 +110,7 @@ def predict_left_out(vectors: Array, values: Array, method: Method) -> Array:
         values: ``(n, P, C)``: P problems of C columns each (one number, or an indicator of each class), for each
             of which the setting with the least squared error of inner predictions is chosen.
         method: One of :data:`METHODS`.
+        standardize: Bring each column to variance 1; else to mean 0 only.
 
     Raises:
         ValueError: If there are fewer than :data:`MIN_ELEMENTS` elements.
@@ -121,7 +122,7 @@ def predict_left_out(vectors: Array, values: Array, method: Method) -> Array:
     predicted = np.empty(values.shape)
     for i in range(count):
         others = np.arange(count) != i
-        known, left_out = _standardized(vectors[others], vectors[i])
+        known, left_out = _centered(vectors[others], vectors[i], standardize=standardize)
         weights = method(known, left_out)
         told = values[others].reshape(count - 1, problems * columns)
         errors = [np.square(inner @ told - told).sum(axis=0) for inner in weights.inner]
@@ -132,11 +133,18 @@ def predict_left_out(vectors: Array, values: Array, method: Method) -> Array:
     return predicted
 
 
-def _standardized(known: Array, left_out: Array) -> tuple[Array, Array]:
-    """Return both by mean and spread of the known ones; a column that does not vary among these becomes 0."""
+def _centered(known: Array, left_out: Array, *, standardize: bool) -> tuple[Array, Array]:
+    """Return both by mean and spread of the known ones; a column that does not vary among these becomes 0.
+
+    No component of m standardized rows exceeds (m - 1) / sqrt(m). One of the element left out that does is brought back
+    to it: it stands in a column that nearly only this element uses, and would be divided by the rounding of the others.
+    """
     known, left_out = known.astype(np.float64), left_out.astype(np.float64)
-    center, spread = known.mean(axis=0), column_spread(known)
-    return (known - center) / spread, (left_out - center) / spread
+    center = known.mean(axis=0)
+    if not standardize:
+        return known - center, left_out - center
+    spread, most = column_spread(known), (len(known) - 1) / np.sqrt(len(known))
+    return (known - center) / spread, np.clip((left_out - center) / spread, -most, most)
 
 
 def scores(values: Array, predicted: Array) -> Array:

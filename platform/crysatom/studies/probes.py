@@ -104,7 +104,7 @@ def classes_of(atomic_numbers: Array) -> list[int]:
     return sorted({int(group) for z in atomic_numbers if (group := element_table()[int(z)][GROUP])})
 
 
-def probe(vectors: Array, target: Target, method: str, *, draws: int, seed: int) -> Probe:
+def probe(vectors: Array, target: Target, method: str, *, draws: int, seed: int, standardize: bool = True) -> Probe:
     """Predict a target from a table's vectors, and from as many tables with the elements' rows shuffled as asked for.
 
     Args:
@@ -113,6 +113,7 @@ def probe(vectors: Array, target: Target, method: str, *, draws: int, seed: int)
         method: Of :data:`crysatom.studies.leave_one_out.METHODS`.
         draws: Number of shuffled tables, each treated in all like the real one.
         seed: Of shuffling and bootstrap.
+        standardize: Bring each column to variance 1 over the elements not left out.
 
     Raises:
         ValueError: If too few elements have the fact.
@@ -121,7 +122,7 @@ def probe(vectors: Array, target: Target, method: str, *, draws: int, seed: int)
     rows = vectors[target.rows]
     orders = np.vstack([np.arange(len(rows)), relabelings(len(rows), draws, seed)])
     values = target.values[orders].transpose(1, 0, 2)  # whether rows or values are shuffled is the same
-    predicted = predict_left_out(rows, values, METHODS[method])
+    predicted = predict_left_out(rows, values, METHODS[method], standardize=standardize)
     all_scores = scores(values, predicted)
     mine = predicted[:, :1]
     if target.metric == "accuracy":
