@@ -15,7 +15,7 @@ from crysatom.vectors.files import write_vectors
 from crysatom.vectors.table import AtomVectors
 from tests.run_job import run_here
 
-FLAGS = ("--no-maps", "--draws", "199", "--probe-draws", "99", "--name", "periodic")
+FLAGS = ("--maps", "components", "--draws", "199", "--probe-draws", "99", "--name", "periodic")
 TABLES = ("--vectors", "facts=facts/vectors.csv", "random:0:16", "shuffled=permuted:elements")
 MAIN_GROUPS = [*range(1, 21), *range(31, 39), *range(49, 57)]
 """Fewer elements than there are, to be quick: their labels are placed in each map."""
@@ -86,7 +86,7 @@ def test_tables_that_cannot_serve_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vectors: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    done = run_here("study", "--no-maps", "--vectors", *vectors)
+    done = run_here("study", "--maps", "none", "--vectors", *vectors)
     assert done.returncode == 1
     assert message in done.stderr
     assert not (tmp_path / "runs").exists()

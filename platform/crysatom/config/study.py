@@ -46,8 +46,9 @@ class StudyConfig:
     seed: int = 0
     """Of relabelings, bootstrap and maps."""
 
-    maps: bool = True
-    """Draw t-SNE and UMAP beside principal components; needs scikit-learn and umap-learn (crysatom[report])."""
+    maps: Literal["all", "components", "none"] = "all"
+    """Pictures of each table: principal components, t-SNE and UMAP; the first only; or none. t-SNE and UMAP need
+    scikit-learn and umap-learn (crysatom[report])."""
 
     tracking_uri: str = ""
     """MLflow store; empty: MLFLOW_TRACKING_URI, or mlflow.db in the working directory."""

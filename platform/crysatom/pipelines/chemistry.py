@@ -49,7 +49,7 @@ def run(config: StudyConfig) -> str:
             the folder holds another study.
 
     """
-    if config.maps:
+    if config.maps == "all":
         require_map_packages()
     uri = default_tracking_uri(config.tracking_uri)
     fetch = partial(load_vectors, tracking_uri=uri)
@@ -186,10 +186,12 @@ def _metrics(found: Chemistry) -> dict[str, float]:
 
 def _draw(config: StudyConfig, found: Chemistry, tracker: Tracker) -> None:
     tracker.log_figure(tables.probe_figure(found), "predictions")
+    if config.maps == "none":
+        return
     for name, table in found.tables.items():
         logger.info("%s: drawing maps ...", name)
         maps = {"components": component_panels(table)}
-        if config.maps:
+        if config.maps == "all":
             maps["neighbors"] = neighbor_panels(table, config.seed)
         for kind, panels in maps.items():
             for fact in FACTS:

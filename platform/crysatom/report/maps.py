@@ -87,7 +87,9 @@ def require_map_packages() -> None:
 
     missing = [name for name in ("sklearn", "umap") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f"t-SNE and UMAP need scikit-learn and umap-learn: {INSTALL}, or leave them out by --no-maps")
+        raise ValueError(
+            f"t-SNE and UMAP need scikit-learn and umap-learn: {INSTALL}, or leave them out by --maps components"
+        )
 
 
 def draw_maps(title: str, panels: Sequence[Panel], table: AtomVectors, fact: Fact) -> Figure:
