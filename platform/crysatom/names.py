@@ -57,6 +57,9 @@ Schedule = Literal["constant", "cosine", "step", "one_cycle"]
 Criterion = Literal["mae", "mse", "huber"]
 VectorScale = Literal["none", "rms", "standardize"]
 VECTOR_SCALES: tuple[VectorScale, ...] = get_args(VectorScale)
+Study = Literal["chemistry"]
+Distance = Literal["cosine", "euclidean"]
+DISTANCES: tuple[Distance, ...] = get_args(Distance)
 
 MODELS_URI, RUNS_URI = "models:/", "runs:/"
 """How MLflow's names of a registered model and of a run begin."""
@@ -132,6 +135,7 @@ PROBLEM = "problem"
 
 # Metrics of predictions; errors have the unit of the property.
 NUM_CRYSTALS = "num_crystals"
+NUM_ELEMENTS = "num_elements"
 MAE = "mae"
 MAE_LOW = "mae_low"
 MAE_HIGH = "mae_high"

@@ -15,10 +15,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from crysatom.names import LOSS_TERMS, SYMBOLS
-from crysatom.report.figures import cross_correlation, loss_curves, principal_components, vector_map
+from crysatom.report.figures import cross_correlation, loss_curves, vector_map
 from crysatom.report.labels import place_labels
 from crysatom.report.style import FAMILY_STYLES, ink
 from crysatom.vectors.elements import element_table
+from crysatom.vectors.geometry import principal_components
 from crysatom.vectors.table import AtomVectors
 
 

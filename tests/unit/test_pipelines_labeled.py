@@ -17,7 +17,7 @@ from crysatom.config import DownstreamConfig
 from crysatom.graphs.shards import load, load_atoms
 from crysatom.names import MATERIAL_ID, VOLUME_PER_ATOM
 from crysatom.pipelines.downstream import default_name, experiment
-from crysatom.pipelines.labeled import Labeled, _where_found, labeled
+from crysatom.pipelines.labeled import Labeled, labeled, where_found
 from crysatom.pipelines.preparing import crystal_table, prepare
 from crysatom.vectors.files import write_vectors
 from crysatom.vectors.given import given_vectors
@@ -186,7 +186,7 @@ def test_vectors_are_found_in_the_home_folder_permuted_or_not(tmp_path: Path, mo
     monkeypatch.setenv("CRYSATOM_HOME", str(home))
     monkeypatch.chdir(tmp_path)
     for control in ("", "permuted:", "permuted:3:"):
-        assert _where_found(f"{control}runs/a") == f"{control}{home}/runs/a"
-        assert given_vectors(_where_found(f"{control}runs/a")).dim == 92
+        assert where_found(f"{control}runs/a") == f"{control}{home}/runs/a"
+        assert given_vectors(where_found(f"{control}runs/a")).dim == 92
     for name in ("mat2vec", "permuted:mat2vec", "permuted:3:runs/absent", "runs:/1234", "random:0:20"):
-        assert _where_found(name) == name
+        assert where_found(name) == name

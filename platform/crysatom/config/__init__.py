@@ -9,6 +9,7 @@ from crysatom.config.downstream import DownstreamConfig
 from crysatom.config.flags import NOT_IN_DIGEST, digest, parse
 from crysatom.config.predicting import PredictConfig
 from crysatom.config.pretraining import RECIPES, PretrainConfig, default, paper
+from crysatom.config.study import StudyConfig
 
 __all__ = [
     "NOT_IN_DIGEST",
@@ -19,6 +20,7 @@ __all__ = [
     "IngestConfig",
     "PredictConfig",
     "PretrainConfig",
+    "StudyConfig",
     "default",
     "digest",
     "paper",

@@ -110,7 +110,7 @@ def labeled(config: DownstreamConfig, shards: Path, table_path: Path) -> Labeled
     else:
         targets = targets_for(table, config.property, ids)
     split = _split(config, table, targets, ids).where(targets.labeled)
-    vectors = given_vectors(_where_found(config.vectors), partial(load_vectors, tracking_uri=tracking_uri(config)))
+    vectors = given_vectors(where_found(config.vectors), partial(load_vectors, tracking_uri=tracking_uri(config)))
     split, vectors, left_out = _covered(config, split, vectors, atoms)
     if config.train_fraction < 1:
         split = splits.train_fraction(split, config.train_fraction, seed=config.split_seed)
@@ -130,7 +130,7 @@ def labeled(config: DownstreamConfig, shards: Path, table_path: Path) -> Labeled
     )
 
 
-def _where_found(vectors: str) -> str:
+def where_found(vectors: str) -> str:
     """Return a path, permuted or not, as it is found here, in a submitted job too; other names as they are."""
     path = _PERMUTED.sub("", vectors, count=1)
     control = vectors.removesuffix(path)

@@ -72,6 +72,13 @@ def tracked(
         tags=identity | dict(tags) | environment_tags(here),
         resume=True,  # whether it may be is decided: the folder was claimed
     )
+    with ending_as_it_does(tracker):
+        yield
+
+
+@contextmanager
+def ending_as_it_does(tracker: Tracker) -> Iterator[None]:
+    """Tell MLflow that the run failed or was killed, should it be."""
     try:
         yield
     except BaseException as error:

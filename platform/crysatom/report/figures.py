@@ -10,12 +10,11 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullF
 from numpy.typing import NDArray
 
 from crysatom.names import ALL_LOSS_TERMS, CONNECTIVITY, CONTEXT, FEATURES, HELD_OUT, LOSS, MASKING, SSL, TRAIN
-from crysatom.report.labels import line_end, place_labels
+from crysatom.report.labels import label_points
 from crysatom.report.style import (
     BLUE,
     COLUMN_INCHES,
     FAMILY_STYLES,
-    GRAY,
     ORANGE,
     PAGE_INCHES,
     clean,
@@ -23,6 +22,7 @@ from crysatom.report.style import (
     new_figure,
 )
 from crysatom.vectors.elements import element_table
+from crysatom.vectors.geometry import principal_components
 from crysatom.vectors.table import AtomVectors
 
 TITLES = {
@@ -108,22 +108,9 @@ def vector_map(vectors: AtomVectors) -> Figure:
     clean(axes)
     axes.margins(0.06)
     figure.legend(loc="outside lower center", ncols=5, fontsize=8, frameon=False, handletextpad=0.3, columnspacing=1.2)
-    _label_points(figure, axes, vectors, scores)
+    inks = [ink(FAMILY_STYLES[family][0]) for family in _families(vectors)]
+    label_points(axes, scores, vectors.symbols, inks, fontsize=8)
     return figure
-
-
-def principal_components(vectors: NDArray[np.floating], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return ``(M, count)`` scores on the leading principal components and the shares of variance they explain.
-
-    By singular value decomposition of the centered rows. The sign of a component, which the decomposition
-    leaves open, is chosen so that its largest loading is positive.
-    """
-    centered = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
-    u, s, vt = np.linalg.svd(centered, full_matrices=False)
-    largest = np.argmax(np.abs(vt), axis=1)
-    sign = np.where(vt[np.arange(len(vt)), largest] < 0, -1.0, 1.0)
-    variance = s**2 / max(float((s**2).sum()), np.finfo(float).tiny)
-    return (u * s * sign)[:, :count], variance[:count]
 
 
 def _draw_term(axes: Axes, history: pd.DataFrame, term: str) -> None:
@@ -161,22 +148,3 @@ def _draw_points(axes: Axes, vectors: AtomVectors, scores: NDArray[np.float64]) 
         if len(chosen):
             x, y = chosen.T
             axes.scatter(x, y, s=26, c=color, marker=marker, lw=0.4, edgecolors="white", label=family, zorder=3)
-
-
-def _label_points(figure: Figure, axes: Axes, vectors: AtomVectors, scores: NDArray[np.float64]) -> None:
-    figure.draw_without_rendering()  # only now are pixels known
-    points = axes.transData.transform(scores)
-    texts = [
-        axes.text(x, y, symbol, fontsize=8, color=ink(FAMILY_STYLES[family][0]), ha="center", va="center", zorder=4)
-        for (x, y), symbol, family in zip(scores, vectors.symbols, _families(vectors), strict=True)
-    ]
-    extents = [text.get_window_extent() for text in texts]
-    sizes = np.array([(box.width, box.height) for box in extents])
-    scale = figure.dpi / 72
-    centers = place_labels(points, sizes, gap=2.5 * scale)
-    to_data = axes.transData.inverted().transform
-    for text, point, center, size in zip(texts, points, centers, sizes, strict=True):
-        text.set_position(tuple(to_data(center)))
-        if np.hypot(*(center - point)) > 12 * scale:
-            x, y = to_data([point, line_end(point, center, size)]).T
-            axes.plot(x, y, color=GRAY, linewidth=0.5, zorder=2)

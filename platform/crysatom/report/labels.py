@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
+
+from crysatom.report.style import GRAY
 
 Array = NDArray[np.float64]
 
@@ -40,6 +45,39 @@ def place_labels(points: Array, sizes: Array, *, gap: float) -> Array:
         centers[i] = next(fitting, rings[0])[0]
         occupied = np.concatenate([occupied, _line(points[i], centers[i])])
     return centers
+
+
+def label_points(
+    axes: Axes, points: Array, symbols: Sequence[str], inks: Sequence[tuple[float, float, float]], *, fontsize: float
+) -> None:
+    """Write each symbol beside its point, joined to it by a line where it had to go far.
+
+    Args:
+        axes: With the points drawn; all else that takes space in the figure must be there already.
+        points: ``(N, 2)``, in data coordinates.
+        symbols: N.
+        inks: N colors.
+        fontsize: In points.
+
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None, "axes of a figure"
+    figure.draw_without_rendering()  # only now are pixels known
+    pixels = axes.transData.transform(points)
+    texts = [
+        axes.text(x, y, symbol, fontsize=fontsize, color=color, ha="center", va="center", zorder=4)
+        for (x, y), symbol, color in zip(points, symbols, inks, strict=True)
+    ]
+    extents = [text.get_window_extent() for text in texts]
+    sizes = np.array([(box.width, box.height) for box in extents])
+    scale = figure.dpi / 72
+    centers = place_labels(pixels, sizes, gap=fontsize / 3.2 * scale)
+    to_data = axes.transData.inverted().transform
+    for text, point, center, size in zip(texts, pixels, centers, sizes, strict=True):
+        text.set_position(tuple(to_data(center)))
+        if np.hypot(*(center - point)) > 1.5 * fontsize * scale:
+            x, y = to_data([point, line_end(point, center, size)]).T
+            axes.plot(x, y, color=GRAY, linewidth=0.5, zorder=2)
 
 
 def line_end(point: Array, center: Array, size: Array) -> Array:

@@ -14,7 +14,7 @@ from crysatom.tracking.fields import GIT_COMMIT, HARDWARE, PACKAGE_VERSION
 GIT_COMMIT_VARIABLE = "CRYSATOM_GIT_COMMIT"
 """Names the commit where the code runs without its repository, as in a Ray job."""
 
-_PACKAGES = ("mlflow", "numpy", "pymatgen", "ray", "torch", "torch-geometric")
+_PACKAGES = ("mlflow", "numpy", "pymatgen", "ray", "scikit-learn", "torch", "torch-geometric", "umap-learn")
 
 
 def environment_tags(hardware: str) -> dict[str, str]:

@@ -1,0 +1,75 @@
+"""The configuration of studies, which compare what other jobs made."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from crysatom.config.data import require, require_each
+from crysatom.names import Study
+
+MIN_DRAWS = 99
+"""With fewer no p-value can be below 0.01."""
+
+_NAMED = re.compile(r"([A-Za-z0-9_.-]+)=(.+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """Compare atom vectors by a study. 'chemistry': what a table knows of the periodic table (the paper's Figure 5)."""
+
+    study: Study = "chemistry"
+    """Which one."""
+
+    vectors: tuple[str, ...] = ()
+    """Tables as the downstream job takes them (a file, a folder, onehot92, random:SEED, permuted:OTHER, skipatom,
+    models:/NAME/VERSION, ...), each alone or as NAME=TABLE. They are compared on the elements that all of them have;
+    the first is the one that the others are held against."""
+
+    out: str = "runs"
+    """Folder under which the study's own folder is made."""
+
+    name: str = ""
+    """Name of that folder; empty: made of the study and digests."""
+
+    vector_scale: Literal["standardize", "rms"] = "standardize"
+    """Before anything is computed: 'standardize': each column to variance 1; 'rms': all columns by one factor, which
+    keeps the table's own geometry (and lets one column of Magpie, in kelvin, decide everything)."""
+
+    draws: int = 9999
+    """Relabelings of the elements behind the p-values of statements and silhouettes."""
+
+    probe_draws: int = 999
+    """Relabelings behind the p-values of leave-one-element-out predictions."""
+
+    seed: int = 0
+    """Of relabelings, bootstrap and maps."""
+
+    maps: Literal["all", "components", "none"] = "all"
+    """Pictures of each table: principal components, t-SNE and UMAP; the first only; or none. t-SNE and UMAP need
+    scikit-learn and umap-learn (crysatom[report])."""
+
+    tracking_uri: str = ""
+    """MLflow store; empty: MLFLOW_TRACKING_URI, or mlflow.db in the working directory."""
+
+    experiment: str = "crysatom-studies"
+    """Experiment in MLflow."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.vectors), "say what to compare: --vectors mine=runs/NAME/vectors onehot92 random:0")
+        require_each(self, ("draws", "probe_draws"), lambda value: value >= MIN_DRAWS, f"be at least {MIN_DRAWS}")
+        require_each(self, ("seed",), lambda value: value >= 0, "not be negative")
+        repeated = {name for name, _ in self.tables if [n for n, _ in self.tables].count(name) > 1}
+        require(not repeated, f"two tables are called {', '.join(sorted(repeated))}; write NAME=TABLE")
+
+    @property
+    def tables(self) -> tuple[tuple[str, str], ...]:
+        """Name of each table and what it is, in order."""
+        matches = [(_NAMED.fullmatch(text), text) for text in self.vectors]
+        return tuple((match[1], match[2]) if match else (text, text) for match, text in matches)
+
+    @property
+    def resume(self) -> bool:
+        """A study that was stopped is begun anew: it takes minutes."""
+        return False

@@ -1,0 +1,203 @@
+"""The chemistry study from beginning to end: tables, numbers, pictures, files, MLflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from crysatom.config import StudyConfig, digest
+from crysatom.names import NUM_ELEMENTS, RESULTS_JSON
+from crysatom.pipelines.labeled import where_found
+from crysatom.pipelines.places import default_tracking_uri, resolve
+from crysatom.pipelines.run_folder import RunFolder
+from crysatom.pipelines.tracked import ending_as_it_does, where_to_look
+from crysatom.report import chemistry as tables
+from crysatom.report.maps import Fact, component_panels, draw_maps, neighbor_panels, require_map_packages
+from crysatom.report.text_tables import latex, markdown
+from crysatom.studies.chemistry import Chemistry, study
+from crysatom.tracking.environment import environment_tags
+from crysatom.tracking.fields import CONFIG_DIGEST, DATA_DIGEST, VECTORS
+from crysatom.tracking.runs import Tracker
+from crysatom.tracking.vectors import load_vectors
+from crysatom.training.machine import hardware
+from crysatom.vectors.given import given_vectors
+from crysatom.vectors.table import AtomVectors
+
+logger = logging.getLogger(__name__)
+
+REPORT = "report.md"
+VERDICTS = (
+    "The paper's statements: + supported, o not supported, - contradicted; in brackets the two-sided p-values after "
+    "Holm's correction by cosine and by Euclidean distance, + where distances lean to the statement, else -"
+)
+FACTS: tuple[Fact, ...] = ("group", "block", "period")
+
+
+def run(config: StudyConfig) -> str:
+    """Do the study, or find it done; return what a user wants to know at the end.
+
+    Raises:
+        ValueError: If a table cannot be read, tables have too little in common, a package for the maps is missing, or
+            the folder holds another study.
+
+    """
+    if config.maps == "all":
+        require_map_packages()
+    uri = default_tracking_uri(config.tracking_uri)
+    fetch = partial(load_vectors, tracking_uri=uri)
+    given = {name: given_vectors(where_found(vectors), fetch) for name, vectors in config.tables}
+    _require_distinct_files(given)
+    identity = _identity(given)
+    folder = RunFolder(resolve(config.out) / (config.name or f"{config.study}-{digest(config)}-{identity[:8]}"))
+    tracker = Tracker.at(folder.path, uri)
+    if folder.claim(config, identity):
+        return f"Nothing to do: this study is finished.\n{_describe(folder.path, tracker)}"
+    tracker.start(
+        experiment=config.experiment,
+        run_name=folder.path.name,
+        params=dataclasses.asdict(config),
+        tags={
+            "study": config.study,
+            VECTORS: " ".join(given),
+            DATA_DIGEST: identity,
+            CONFIG_DIGEST: digest(config),
+            **environment_tags(hardware()),
+        },
+        resume=True,  # whether it may be is decided: the folder was claimed
+    )
+    with ending_as_it_does(tracker):
+        found = study(
+            given, scale=config.vector_scale, draws=config.draws, probe_draws=config.probe_draws, seed=config.seed
+        )
+        files = _write(config, folder.path, found)
+        tracker.log_metrics(_metrics(found), 0)
+        for file in files:
+            tracker.log_artifact(file)
+        _draw(config, found, tracker)
+    folder.finish(run_id=tracker.run_id)
+    tracker.finish()
+    return _describe(folder.path, tracker)
+
+
+def _require_distinct_files(given: dict[str, AtomVectors]) -> None:
+    """Raise if two tables' names make one name of a file or of a metric."""
+    slugs = [_slug(name) for name in given]
+    repeated = [name for name in given if slugs.count(_slug(name)) > 1]
+    if repeated:
+        raise ValueError(f"the names {', '.join(repeated)} are too much alike; give the tables others by NAME=TABLE")
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[-40:]
+
+
+def _identity(given: dict[str, AtomVectors]) -> str:
+    content = json.dumps([(name, table.provenance["sha256"]) for name, table in given.items()])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _write(config: StudyConfig, folder: Path, found: Chemistry) -> list[Path]:
+    """Write all tables as CSV, those for people as LaTeX and Markdown, and everything as JSON."""
+    raw = {name: getattr(found, name) for name in ("probes", "predictions", "silhouettes", "statements")}
+    files = [_text(folder / f"{name}.csv", frame.to_csv(index=False)) for name, frame in raw.items()]
+    shown = _shown(found)
+    for name, (caption, frame) in shown.items():
+        files.append(_text(folder / f"{name}.tex", latex(frame, caption)))
+    results = {
+        "config": dataclasses.asdict(config),
+        "elements": found.symbols,
+        "left_out": found.left_out,
+        "tables": {name: {"dim": t.dim, "provenance": dict(t.provenance)} for name, t in found.tables.items()},
+        **{name: _records(frame) for name, frame in raw.items()},
+    }
+    files.append(_text(folder / RESULTS_JSON, json.dumps(results, indent=1, default=str)))
+    return [*files, _text(folder / REPORT, _report(config, found, shown))]
+
+
+def _text(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return rows as JSON can hold them: what is not known is null."""
+    rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", double_precision=15))
+    return rows
+
+
+def _shown(found: Chemistry) -> dict[str, tuple[str, pd.DataFrame]]:
+    """Return caption and content of each table for people, by the name of its file."""
+    counted = f"{len(found.symbols)} elements"
+    return {
+        "ridge": (
+            f"Ridge regression to elements left out ({counted}): R2, for the group accuracy; 95 % bootstrap interval",
+            tables.probe_table(found, "ridge"),
+        ),
+        "neighbors": (
+            f"Nearest neighbors to elements left out ({counted}): R2, for the group accuracy; 95 % bootstrap interval",
+            tables.probe_table(found, "neighbors"),
+        ),
+        "silhouettes": (f"Mean silhouette ({counted})", tables.silhouette_table(found)),
+        "verdicts": (
+            VERDICTS,
+            tables.verdict_table(found),
+        ),
+        "counts": ("Statements by verdict", tables.count_table(found)),
+    }
+
+
+def _report(config: StudyConfig, found: Chemistry, shown: dict[str, tuple[str, pd.DataFrame]]) -> str:
+    parts = [f"## {caption}\n\n{markdown(frame)}" for caption, frame in shown.values()]
+    settings = (
+        f"Vectors scaled by `{config.vector_scale}`; {config.draws:,} relabelings behind silhouettes and statements, "
+        f'{config.probe_draws:,} behind predictions; seed {config.seed}. "(chance)": relabeled elements reach the '
+        "number in more than 5 % of the draws.\n"
+    )
+    elements = f"{len(found.symbols)} elements: {' '.join(found.symbols)}.\n"
+    title = "# What chemistry the vectors hold\n"
+    return "\n".join([title, elements, markdown(tables.overview(found)), settings, *parts])
+
+
+def _metrics(found: Chemistry) -> dict[str, float]:
+    probes = {
+        f"{_slug(row['table'])}/{row['method']}/{row['property']}/{what}": float(row[what])
+        for row in found.probes.to_dict("records")
+        for what in ("score", "p")
+    }
+    silhouettes = {
+        f"{_slug(row['table'])}/silhouette/{row['classes']}/{row['space']}": float(row["silhouette"])
+        for row in found.silhouettes.to_dict("records")
+    }
+    counts = {
+        f"{_slug(str(name))}/statements/{verdict}": float(count)
+        for name, counts_of in tables.count_table(found).to_dict("index").items()
+        for verdict, count in counts_of.items()
+    }
+    return {**probes, **silhouettes, **counts, NUM_ELEMENTS: float(len(found.symbols))}
+
+
+def _draw(config: StudyConfig, found: Chemistry, tracker: Tracker) -> None:
+    tracker.log_figure(tables.probe_figure(found), "predictions")
+    if config.maps == "none":
+        return
+    for name, table in found.tables.items():
+        logger.info("%s: drawing maps ...", name)
+        maps = {"components": component_panels(table)}
+        if config.maps == "all":
+            maps["neighbors"] = neighbor_panels(table, config.seed)
+        for kind, panels in maps.items():
+            for fact in FACTS:
+                tracker.log_figure(draw_maps(f"{name}, by {fact}", panels, table, fact), f"{_slug(name)}-{kind}-{fact}")
+
+
+def _describe(folder: Path, tracker: Tracker) -> str:
+    report = (folder / REPORT).read_text(encoding="utf-8")
+    return "\n".join([report, f"report: {folder / REPORT}", where_to_look(tracker.uri, tracker.run_id)])
