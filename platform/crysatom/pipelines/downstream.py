@@ -335,7 +335,7 @@ def _tell(
     metrics: Mapping[str, float],
 ) -> None:
     of_model = {NUM_PARAMETERS: float(outcome.num_parameters), TEST_SECONDS: outcome.test_seconds}
-    tracker.log_metrics(metrics | of_model, outcome.selected_epoch)
+    tracker.log_metrics({**metrics, **of_model}, outcome.selected_epoch)
     sizes = {f"num_{part}": float(len(data.task.parts[part])) for part in PARTS}
     tracker.log_metrics(sizes, outcome.selected_epoch)
     for file in (HISTORY, RESULTS_JSON, *PREDICTIONS.values(), *([LEFT_OUT] if len(data.left_out) else [])):

@@ -112,6 +112,7 @@ def _run(config: GridConfig, out: Path) -> GridReport:
         logger.info("starting Ray ...")
         start_ray()
     study = _Study(config=config, out=out, grid=grid, sources=sources, missing=missing, started=started)
+    study.read_data()  # what is wrong with the flags is said before there is a run in MLflow
     folder = out / (config.name or _default_name(config))
     tracker = Tracker.at(folder, study.tracking_uri)
     tracker.start(
@@ -187,6 +188,9 @@ def _asked_for(config: GridConfig) -> tuple[Grid, dict[str, Vectors], dict[str, 
     built = {key: column for key, column in wanted.items() if column.predictor in PREDICTORS}
     if not built:
         raise ValueError(f"none of the columns can be run: {missing}")
+    for folder in config.finished:
+        if not find(folder).is_dir():
+            raise ValueError(f"finished: {folder} is no folder")
     given: dict[str, tuple[str, ...]] = {}
     for text in config.vectors:
         name, _, path = text.partition("=")
@@ -210,6 +214,9 @@ class _Study:
     failed: dict[str, str] = field(default_factory=dict)
     found: dict[Identity, JudgedRun] = field(default_factory=dict)
     unplanned: int = 0
+    datasets: list[tuple[Row, str]] = field(default_factory=list)
+    data: str = ""
+    """Crystals that every run reads, from whatever folder it runs in; a source is read once, before them."""
     _pretrained: dict[str, Path] = field(default_factory=dict)
     _sha256: dict[str, str] = field(default_factory=dict)
 
@@ -217,17 +224,15 @@ class _Study:
     def tracking_uri(self) -> str:
         return default_tracking_uri(self.config.tracking_uri)
 
-    @property
-    def data(self) -> str:
-        """Where the data are, from whatever folder a worker runs in."""
+    def __post_init__(self) -> None:
         given = find(self.config.data)
-        return str(given.resolve()) if given.exists() else self.config.data
+        self.data = str(given.resolve()) if given.exists() else self.config.data
 
-    def plan(self) -> list[Planned]:
-        """Return all runs of the study, for which pretrainings are done first.
+    def read_data(self) -> None:
+        """Find the rows that the data have labels for, and the digest of their graphs, labels and split.
 
         Raises:
-            ValueError: If a property that was asked for has no labels.
+            ValueError: If the data cannot be read, or a property that was asked for has no labels.
 
         """
         rows = rows_of(
@@ -236,32 +241,31 @@ class _Study:
             self.config.train_fraction,
             self.config.held_out,
         )
-        datasets = self._data_digests(rows)
-        self._pretrain()
-        planned = []
-        for row, data_digest in datasets:
-            for key, column in self.grid.columns.items():
-                planned += self._of_cell(row, key, column, data_digest)
-        return planned
-
-    def _data_digests(self, rows: Sequence[Row]) -> list[tuple[Row, str]]:
-        """Return the rows that the data have labels for, and the digest of their graphs, labels and split."""
         base = self._base()
         # many CPUs make the graphs of many crystals; runs find them
         shards = prepare(dataclasses.replace(base, num_workers=self.config.num_workers), self.out)
         table = crystal_table(base, shards)
-        digests = []
+        self.data = self.data if shards == Path(self.data) else str(table.resolve())
         for row in rows:
             config = dataclasses.replace(base, property=row.property, vectors="onehot", **row.settings)
             try:
-                digests.append((row, labeled(config, shards, table).data_digest))
+                self.datasets.append((row, labeled(config, shards, table).data_digest))
             except ValueError as error:
                 if self.config.properties:
                     raise
                 self.missing[row.key] = str(error).partition("\n")[0]
-        if not digests:
+        if not self.datasets:
             raise ValueError(f"{self.config.data} has labels for no row of {self.config.study}: {self.missing}")
-        return digests
+
+    def plan(self) -> list[Planned]:
+        """Return all runs of the study, for which pretrainings are done first."""
+        self._pretrain()
+        return [
+            planned
+            for row, data_digest in self.datasets
+            for key, column in self.grid.columns.items()
+            for planned in self._of_cell(row, key, column, data_digest)
+        ]
 
     def _base(self) -> DownstreamConfig:
         config = self.config
@@ -274,6 +278,7 @@ class _Study:
             num_workers=0,
             use_gpu=config.use_gpu,
             tracking_uri=self.tracking_uri,
+            experiment=downstream.experiment(DownstreamConfig(data=self.config.data)),
             register="",  # hundreds of models, of which nobody asked for one
             **changes,
         )
@@ -331,16 +336,15 @@ class _Study:
         if not names or None in folders.values():  # the pretraining failed, or the budget was over
             self.unplanned += len(self.config.seeds)
             return []
-        source = self._source(column.vectors)
-        base = dataclasses.replace(
-            self._base(),
-            property=row.property,
-            predictor=column.predictor,
-            missing_vectors=source.missing,
+        settings: dict[str, Any] = {
+            "property": row.property,
+            "predictor": column.predictor,
+            "missing_vectors": self._source(column.vectors).missing,
             **{use: str(folder) for use, folder in folders.items()},
             **column.settings,
             **row.settings,
-        )
+        }
+        base = dataclasses.replace(self._base(), **settings)
         planned = []
         for name in names:
             try:
@@ -372,8 +376,6 @@ class _Study:
         wanted = {p.identity for p in planned}
         for folder in (str(self.out), *self.config.finished):
             given = folder != str(self.out)
-            if given and not find(folder).is_dir():
-                raise ValueError(f"finished: {folder} is no folder")
             runs, unreadable = find_runs(find(folder))
             for problem in unreadable:
                 logger.warning("%s", problem)

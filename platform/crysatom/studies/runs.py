@@ -140,4 +140,5 @@ def _config(noted: dict[str, Any]) -> DownstreamConfig:
     known = {field.name for field in dataclasses.fields(DownstreamConfig)}
     if unknown := sorted(noted.keys() - known):
         raise ValueError(f"settings that this version does not know: {', '.join(unknown)}")
-    return DownstreamConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in noted.items()})
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in noted.items()}
+    return DownstreamConfig(**settings)
