@@ -150,13 +150,13 @@ def test_on_ray_a_pretraining_comes_before_the_runs_that_take_it(
     ray_cluster: None,  # noqa: ARG001
     tmp_path: Path,
 ) -> None:
-    settings = {"study": "table9", "columns": ("ours", "ours50"), "properties": ("density",), "seeds": (0, 1)}
+    settings = {"study": "table9", "columns": ("ours", "ours50"), "properties": ("density",), "seeds": (0,)}
     report = run(config(tmp_path, **settings, pretrain_epochs=1, num_workers=2))
     assert not report.failed
-    assert (report.finished, report.left) == (4, 0)
+    assert (report.finished, report.left) == (2, 0)
     dims = {c.column: {r.config.vectors for r in c.runs} for c in report.cells}
     assert len(dims["ours"]) == len(dims["ours50"]) == 1
     assert dims["ours"] != dims["ours50"]
     again = run(config(tmp_path, **settings, pretrain_epochs=1, num_workers=2))
-    assert again.again == 4
+    assert again.again == 2
     assert [c.mean for c in again.cells] == [c.mean for c in report.cells]

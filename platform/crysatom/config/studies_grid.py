@@ -45,6 +45,10 @@ class GridConfig:
     """NAME=VECTORS: vectors that are there already instead of those that the study would take, or pretrain:
     ours=runs/NAME/vectors. Several of one NAME are draws, whose errors are averaged."""
 
+    missing_vectors: Literal["auto", "error", "ridge"] = "auto"
+    """Elements of the data without a vector: 'error' refuses, 'ridge' predicts their vectors from element properties;
+    'auto': the latter for published tables, which lack some, and the former for all others."""
+
     recipe: Recipe = "default"
     """Of predictions and pretrainings: 'default': what the evidence recommends; 'paper': CrysAtom's."""
 

@@ -39,10 +39,8 @@ from crysatom.vectors.given import given_vectors
 
 logger = logging.getLogger(__name__)
 
-NOT_IN_NAME = frozenset(
-    {"out", "name", "finished", "budget", "num_workers", "use_gpu", "tracking_uri", "experiment", "columns", "seeds"}
-)
-"""Fields that do not make it another study: where it runs, and how much of it."""
+NOT_IN_NAME = frozenset({"out", "name", "finished", "budget", "num_workers", "use_gpu", "tracking_uri", "experiment"})
+"""Fields that do not change what a study's tables are to show, only where and how far it runs."""
 
 
 class Task(NamedTuple):
@@ -336,10 +334,11 @@ class _Study:
         if not names or None in folders.values():  # the pretraining failed, or the budget was over
             self.unplanned += len(self.config.seeds)
             return []
+        missing = self.config.missing_vectors
         settings: dict[str, Any] = {
             "property": row.property,
             "predictor": column.predictor,
-            "missing_vectors": self._source(column.vectors).missing,
+            "missing_vectors": self._source(column.vectors).missing if missing == "auto" else missing,
             **{use: str(folder) for use, folder in folders.items()},
             **column.settings,
             **row.settings,

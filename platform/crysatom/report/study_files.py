@@ -9,15 +9,15 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from crysatom.config import GridConfig
 from crysatom.names import MAE, PROPERTIES, TEST
+from crysatom.report import study_costs
+from crysatom.report.study_costs import costs_of, escaped, json_values
 from crysatom.report.study_figures import curves, forest_plot
 from crysatom.studies.cells import Cell
-from crysatom.studies.efficiency import Cost, cost
 from crysatom.studies.statistics import LEVEL
-from crysatom.studies.tables import TABLE_11, Grid, Row
+from crysatom.studies.tables import Grid, Row
 
 HOW = (
     "Test MAE: mean ± sample standard deviation over runs (seeds and, for random vectors, draws) [95 % bootstrap "
@@ -52,7 +52,7 @@ def write_study(
 
     """
     folder.mkdir(parents=True, exist_ok=True)
-    costs = {c.column: _costs(c) for c in cells} if config.study == "table11" else {}
+    costs = {c.column: costs_of(c) for c in cells} if config.study == "table11" else {}
     facts = {
         "title": grid.title,
         "note": grid.note,
@@ -78,14 +78,15 @@ def write_study(
             }
             for c in cells
         ],
-        "costs": {key: [_json(dataclasses.asdict(one)) for one in some] for key, some in costs.items()},
+        "costs": {key: [json_values(dataclasses.asdict(one)) for one in some] for key, some in costs.items()},
     }
     texts = {CELLS_JSON: json.dumps(facts, indent=1) + "\n"}
     if cells:
-        table = costs_markdown(grid, costs) if costs else markdown(grid, cells)
-        texts[f"{TABLE}.md"] = _page(grid, table, cells, missing, failed)
-        texts[f"{TABLE}.csv"] = costs_csv(costs) if costs else comma_separated(cells)
-        texts[f"{TABLE}.tex"] = costs_latex(grid, costs) if costs else latex(grid, cells)
+        table = study_costs.markdown(grid, costs) if costs else markdown(grid, cells)
+        how = study_costs.HOW if costs else HOW
+        texts[f"{TABLE}.md"] = _page(grid, f"{table}\n\n{how}", cells, missing, failed)
+        texts[f"{TABLE}.csv"] = study_costs.comma_separated(costs) if costs else comma_separated(cells)
+        texts[f"{TABLE}.tex"] = study_costs.latex(grid, costs) if costs else latex(grid, cells)
     files = []
     for name, text in texts.items():
         (folder / name).write_text(text)
@@ -132,65 +133,21 @@ def latex(grid: Grid, cells: Sequence[Cell]) -> str:
         rf"% {grid.title}. Mean $\pm$ sd over runs; paper's figure in parentheses; * differs from the baseline (Holm).",
         rf"\begin{{tabular}}{{l{'c' * len(columns)}}}",
         r"\toprule",
-        " & " + " & ".join(_escaped(grid.columns[key].label) for key in columns) + r" \\",
+        " & " + " & ".join(escaped(grid.columns[key].label) for key in columns) + r" \\",
         r"\midrule",
     ]
     for row in _rows(cells):
         texts = [_latex_text(by_place.get((row.key, key))) for key in columns]
-        lines.append(_escaped(_label(row, _unit(cells, row))) + " & " + " & ".join(texts) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
-
-
-_COSTS = {
-    "seconds_per_epoch": "s per epoch",
-    "training_seconds": "training, s",
-    "test_seconds": "testing, s",
-    "megabytes": "trained numbers, MB",
-    "memory_megabytes": "largest memory, MB",
-}
-
-
-def costs_markdown(grid: Grid, costs: Mapping[str, Sequence[Cost]]) -> str:
-    """Return Table 11: means over runs, the paper's figures beside them."""
-    lines = [f"| | {' | '.join(_COSTS.values())} | hardware |", "| --- |" + " ---: |" * len(_COSTS) + " --- |"]
-    for key, some in costs.items():
-        paper = _paper_costs(key)
-        texts = [
-            _number(_mean(some, name)) + (f" (paper {paper[name]:.4g})" if name in paper else "") for name in _COSTS
-        ]
-        hardware = "; ".join(sorted({one.hardware for one in some}))
-        lines.append(f"| {grid.columns[key].label} | {' | '.join(texts)} | {hardware} |")
-    return "\n".join(lines)
-
-
-def costs_csv(costs: Mapping[str, Sequence[Cost]]) -> str:
-    """Return one line per run."""
-    out = io.StringIO()
-    rows = [{"column": key, **_json(dataclasses.asdict(one))} for key, some in costs.items() for one in some]
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def costs_latex(grid: Grid, costs: Mapping[str, Sequence[Cost]]) -> str:
-    """Return Table 11 for a paper."""
-    lines = [rf"\begin{{tabular}}{{l{'r' * len(_COSTS)}}}", r"\toprule"]
-    lines += [" & " + " & ".join(_COSTS.values()) + r" \\", r"\midrule"]
-    for key, some in costs.items():
-        texts = [_number(_mean(some, name)) for name in _COSTS]
-        lines.append(_escaped(grid.columns[key].label) + " & " + " & ".join(texts) + r" \\")
+        lines.append(escaped(_label(row, _unit(cells, row))) + " & " + " & ".join(texts) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def _page(grid: Grid, table: str, cells: Sequence[Cell], missing: Mapping[str, str], failed: Mapping[str, str]) -> str:
-    has_paper = any(column.paper for column in grid.columns.values())
     baselines = sorted({c.column for c in cells if c.comparison is None})
-    lines = [f"# {grid.title}", "", table, "", HOW]
-    if len(baselines) < len({c.column for c in cells}):
+    lines = [f"# {grid.title}", "", table]
+    if any(c.comparison for c in cells):
         lines += ["", f"Baselines: {', '.join(grid.columns[key].label for key in baselines)}."]
-    if has_paper:
-        lines += ["", PAPER]
+    lines += ["", PAPER] if any(column.paper for column in grid.columns.values()) else []
     lines += ["", grid.note] if grid.note else []
     if incomplete := [c for c in cells if not c.complete]:
         names = ", ".join(f"{c.row.key}/{c.column} ({len(c.runs)} of {c.wanted})" for c in incomplete)
@@ -216,7 +173,7 @@ def _cell_text(cell: Cell | None) -> str:
     if (c := cell.comparison) is not None:
         d = c.difference
         holm = "" if cell.verdict_corrected == c.verdict else f" (Holm: {cell.verdict_corrected})"
-        text += f"<br>{d.estimate:+.3g} [{d.low:+.3g}, {d.high:+.3g}], {-c.gain:+.1%} {c.verdict}{holm}"
+        text += f"<br>{d.estimate:+.3g} [{d.low:+.3g}, {d.high:+.3g}], {-c.gain:+.1%}, {c.verdict}{holm}"
     return text
 
 
@@ -240,38 +197,6 @@ def _label(row: Row, unit: str) -> str:
 
 def _unit(cells: Sequence[Cell], row: Row) -> str:
     return next(c.unit for c in cells if c.row.key == row.key)
-
-
-def _escaped(text: str) -> str:
-    for special in "&%_#":
-        text = text.replace(special, f"\\{special}")
-    return text.replace("^3", "$^3$")
-
-
-def _costs(cell: Cell) -> list[Cost]:
-    return [cost(run.folder) for run in cell.runs]
-
-
-def _mean(some: Sequence[Cost], name: str) -> float:
-    return sum(float(getattr(one, name)) for one in some) / len(some)
-
-
-def _number(value: float) -> str:
-    return "not measured" if math.isnan(value) else f"{value:.4g}"
-
-
-def _paper_costs(column: str) -> dict[str, float]:
-    paper = TABLE_11[column]
-    return {
-        "seconds_per_epoch": paper.seconds_per_epoch,
-        "training_seconds": paper.training_hours * 3600,
-        "test_seconds": paper.test_seconds,
-        "megabytes": paper.megabytes,
-    }
-
-
-def _json(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in values.items()}
 
 
 def _metric_name(cell: Cell) -> str:

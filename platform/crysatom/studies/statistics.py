@@ -110,7 +110,7 @@ def p_value(paired: np.ndarray) -> float:
 
     By the normal distribution of a mean, 2 (1 - Phi(|mean| sqrt(n) / sd)): a bootstrap with enough resamples for
     the small probabilities that a correction needs would take minutes per table. For a few dozen crystals it is
-    somewhat too small (by 1/4 near 0.05 at n = 30).
+    somewhat too small (by a fifth near 0.05 at n = 30).
     """
     deviation = float(np.std(paired, ddof=1)) if len(paired) > 1 else 0.0
     mean = abs(float(np.mean(paired)))
