@@ -23,9 +23,9 @@ _COSTS = {
 
 
 HOW = (
-    "Means over runs. An epoch (median) is training and validation; testing is the prediction of the test crystals, graphs "
-    "in memory; memory is the largest of the process, or of its GPU, at the end of an epoch. The paper's figures are of an "
-    "A6000 and an A100."
+    "Means over runs. An epoch (median) is training and validation; testing is the prediction of the test crystals, "
+    "graphs in memory; memory is the largest of the process, or of its GPU, at the end of an epoch. The paper's "
+    "figures are of an A6000 and an A100."
 )
 
 
