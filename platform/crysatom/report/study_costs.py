@@ -11,9 +11,10 @@ from typing import Any
 
 from crysatom.studies.cells import Cell
 from crysatom.studies.efficiency import Cost, cost
-from crysatom.studies.tables import TABLE_11, Grid
+from crysatom.studies.tables import PAPER_EPOCHS, TABLE_11, Grid
 
 _COSTS = {
+    "epochs": "epochs",
     "seconds_per_epoch": "s per epoch",
     "training_seconds": "training, s",
     "test_seconds": "testing, s",
@@ -25,7 +26,7 @@ _COSTS = {
 HOW = (
     "Means over runs. An epoch (median) is training and validation; testing is the prediction of the test crystals, "
     "graphs in memory; memory is the largest of the process, or of its GPU, at the end of an epoch. The paper's "
-    "figures are of an A6000 and an A100."
+    "figures are of an A6000 and an A100. Runs side by side on one machine slow each other down."
 )
 
 
@@ -35,7 +36,8 @@ def markdown(grid: Grid, costs: Mapping[str, Sequence[Cost]]) -> str:
     for key, some in costs.items():
         paper = _paper_costs(key)
         texts = [
-            _number(_mean(some, name)) + (f" (paper {paper[name]:.4g})" if name in paper else "") for name in _COSTS
+            _number(_mean(some, name)) + (f" (paper {_number(paper[name])})" if name in paper else "")
+            for name in _COSTS
         ]
         hardware = "; ".join(sorted({one.hardware for one in some}))
         lines.append(f"| {grid.columns[key].label} | {' | '.join(texts)} | {hardware} |")
@@ -72,12 +74,15 @@ def _mean(some: Sequence[Cost], name: str) -> float:
 
 
 def _number(value: float) -> str:
-    return "not measured" if math.isnan(value) else f"{value:.4g}"
+    if math.isnan(value):
+        return "not measured"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _paper_costs(column: str) -> dict[str, float]:
     paper = TABLE_11[column]
     return {
+        "epochs": PAPER_EPOCHS,
         "seconds_per_epoch": paper.seconds_per_epoch,
         "training_seconds": paper.training_hours * 3600,
         "test_seconds": paper.test_seconds,

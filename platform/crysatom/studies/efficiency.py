@@ -21,6 +21,7 @@ class Cost:
     """Of one run; NaN is what its version did not measure.
 
     Attributes:
+        epochs: How many were trained.
         seconds_per_epoch: Median, training and validation together.
         training_seconds: All epochs.
         test_seconds: Prediction of the test crystals, graphs in memory.
@@ -30,6 +31,7 @@ class Cost:
 
     """
 
+    epochs: int
     seconds_per_epoch: float
     training_seconds: float
     test_seconds: float
@@ -54,6 +56,7 @@ def cost(folder: Path) -> Cost:
     parameters, memory = _all(values, NUM_PARAMETERS), [value for name in _MEMORY for value in _all(values, name)]
     nan = float("nan")
     return Cost(
+        epochs=len(epochs),
         seconds_per_epoch=statistics.median(epochs),
         training_seconds=sum(epochs),
         test_seconds=next(iter(_all(values, TEST_SECONDS)), nan),
