@@ -14,7 +14,9 @@ import pytest
 from crysatom.config import GridConfig
 from crysatom.pipelines.grid import GridReport, describe, run
 from crysatom.studies.runs import read_run
+from crysatom.studies.statistics import TIE
 from crysatom.tracking.store import client
+from crysatom.training.model_files import load_model
 from tests.run_job import run_here
 from tests.small_runs import one_thread  # noqa: F401
 
@@ -90,6 +92,31 @@ def test_what_is_finished_is_not_repeated(place: Path, report: GridReport) -> No
     assert {path: path.stat().st_mtime_ns for path in written} == written
     mine = {c.column: c.mean for c in again.cells}
     assert mine == {c.column: c.mean for c in report.cells if c.row.property == "density"}
+
+
+def test_other_studies_take_the_same_runs(place: Path, report: GridReport) -> None:
+    """A learning curve at all labels, and what runs cost."""
+    mae = report.cells[0].mean
+    same = {"columns": ("onehot92", "ours"), "properties": ("density",), "vectors": ("ours=onehot92",)}
+    curve = run(config(place, study="learning_curve", train_fraction=(1.0,), **same))
+    assert (curve.finished, curve.left) == (2, 0)  # by one run, which was there
+    assert [c.mean for c in curve.cells] == [mae, mae]
+    assert curve.cells[1].comparison is not None
+    assert curve.cells[1].comparison.verdict == TIE
+    assert (curve.folder / "figure.png").exists()
+
+
+def test_costs_are_those_of_the_run(place: Path, report: GridReport) -> None:
+    costs = run(config(place, study="table11", columns=("cgcnn",), properties=("density",), vectors=("ours=onehot92",)))
+    assert costs.again == 1
+    [cost] = json.loads((costs.folder / "cells.json").read_text())["costs"]["cgcnn"]
+    folder = report.cells[0].runs[0].folder
+    history = pd.read_csv(folder / "history.csv")
+    assert cost["training_seconds"] == pytest.approx(history["seconds"].sum())
+    assert 0 < cost["test_seconds"] < 60
+    trained = sum(p.numel() for p in load_model(folder / "model")[0].parameters() if p.requires_grad)
+    assert cost["megabytes"] == pytest.approx(4e-6 * trained)
+    assert "not measured" not in (costs.folder / "table.md").read_text()
 
 
 def test_runs_of_other_places_are_taken_only_with_equal_settings_vectors_and_data(
