@@ -148,6 +148,10 @@ MAE_METALS = "mae_metals"
 MAE_GAPPED = "mae_gapped"
 GAP_ACCURACY = "gap_accuracy"
 
+NUM_PARAMETERS = "num_parameters"
+TEST_SECONDS = "test_seconds"
+"""Numbers that were trained; time of the one prediction of the test crystals."""
+
 SYSTEM = "system/"
 """Prefix under which MLflow shows a metric on the page of system metrics."""
 

@@ -9,6 +9,7 @@ from crysatom.config.downstream import DownstreamConfig
 from crysatom.config.flags import NOT_IN_DIGEST, digest, parse
 from crysatom.config.predicting import PredictConfig
 from crysatom.config.pretraining import RECIPES, PretrainConfig, default, paper
+from crysatom.config.studies_grid import GridConfig
 from crysatom.config.study import StudyConfig
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "DownstreamConfig",
     "FeaturizeConfig",
     "GraphSpec",
+    "GridConfig",
     "IngestConfig",
     "PredictConfig",
     "PretrainConfig",

@@ -25,6 +25,7 @@ from crysatom.names import (
     MAE_LOW,
     MAE_OVER_MAD,
     MATERIAL_ID,
+    NUM_PARAMETERS,
     PREDICTION,
     PREDICTIONS_CSV,
     PROPERTIES,
@@ -32,6 +33,7 @@ from crysatom.names import (
     SYMBOLS,
     TARGET,
     TEST,
+    TEST_SECONDS,
     TEST_TWIN_FREE,
     TRAIN,
     VAL,
@@ -332,7 +334,8 @@ def _tell(
     history: pd.DataFrame,
     metrics: Mapping[str, float],
 ) -> None:
-    tracker.log_metrics({**metrics, "num_parameters": float(outcome.num_parameters)}, outcome.selected_epoch)
+    of_model = {NUM_PARAMETERS: float(outcome.num_parameters), TEST_SECONDS: outcome.test_seconds}
+    tracker.log_metrics({**metrics, **of_model}, outcome.selected_epoch)
     sizes = {f"num_{part}": float(len(data.task.parts[part])) for part in PARTS}
     tracker.log_metrics(sizes, outcome.selected_epoch)
     for file in (HISTORY, RESULTS_JSON, *PREDICTIONS.values(), *([LEFT_OUT] if len(data.left_out) else [])):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ class RegressionTask:
 
 @dataclass(frozen=True, kw_only=True)
 class RegressionOutcome:
-    """What a training yields; equal on all workers.
+    """What a training yields; equal on all workers but for their hardware and its speed.
 
     Attributes:
         history: Metrics of each epoch.
@@ -166,6 +167,7 @@ class RegressionOutcome:
         predictions: Of the crystals of ``val`` and ``test``, in the order of the task's parts.
         state: The model's tensors, on the CPU.
         num_parameters: Numbers of the model that were trained.
+        test_seconds: Time that the prediction of the test crystals took on this worker.
         hardware: Of the workers, one line.
 
     """
@@ -175,6 +177,7 @@ class RegressionOutcome:
     predictions: dict[str, Array]
     state: dict[str, Tensor]
     num_parameters: int
+    test_seconds: float
     hardware: str
 
 
@@ -239,11 +242,16 @@ def train_predictor(config: DownstreamConfig, task: RegressionTask, context: Con
     loop = Loop(model, data[TRAIN], data[VAL], config, context, measured=VAL)
     history = loop.run()
     model.distillation = None
+    validated = predictions(model, data[VAL])[1]
+    start = time.perf_counter()
+    tested = predictions(model, data[TEST])[1]
+    test_seconds = time.perf_counter() - start
     return RegressionOutcome(
         history=history,
         selected_epoch=loop.selected_epoch if config.selected_by else len(history) - 1,
-        predictions={part: predictions(model, data[part])[1] for part in (VAL, TEST)},
+        predictions={VAL: validated, TEST: tested},
         state={name: tensor.cpu() for name, tensor in model.state_dict().items()},
         num_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        test_seconds=test_seconds,
         hardware=context.hardware(),
     )

@@ -1,0 +1,107 @@
+"""The configuration of a study that is a grid: one of the paper's tables, a learning curve, or held-out elements."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from crysatom.config.data import require, require_each
+from crysatom.names import EMBEDDED_SOURCE, Recipe
+
+GridStudy = Literal["table5", "table6", "table7", "table9", "table10", "table11", "learning_curve", "held_out_elements"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridConfig:
+    """Run a study: every combination of property, vectors (or predictor, or pretraining) and seed that is not there."""
+
+    # -- what to compare, and where results go
+    study: GridStudy = "table7"
+    """One of the paper's tables, or: errors against the share of labels; errors on elements that training lacks."""
+
+    data: str = EMBEDDED_SOURCE
+    """Graph shards, a crystal table (.parquet), or any source that the ingest job reads. With labels."""
+
+    properties: tuple[str, ...] = ()
+    """What to predict; empty: what the paper's table does, as far as the data have labels."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of training; each is a run of its own."""
+
+    columns: tuple[str, ...] = ()
+    """Keys of the columns to run, as the output names them (cells.json); empty: all."""
+
+    baseline: str = ""
+    """Key of the column that the others are compared with; empty: the study's own."""
+
+    train_fraction: tuple[float, ...] = ()
+    """Shares of the training crystals; empty: all of them or, for the learning curve, 1 to 100 %."""
+
+    held_out: tuple[str, ...] = ()
+    """Groups of elements to hold out, as in 'Fe,Co' Cl; empty: the study's own."""
+
+    vectors: tuple[str, ...] = ()
+    """NAME=VECTORS: vectors that are there already instead of those that the study would take, or pretrain:
+    ours=runs/NAME/vectors. Several of one NAME are draws, whose errors are averaged."""
+
+    missing_vectors: Literal["auto", "error", "ridge"] = "auto"
+    """Elements of the data without a vector: 'error' refuses, 'ridge' predicts their vectors from element properties;
+    'auto': the latter for published tables, which lack some, and the former for all others."""
+
+    recipe: Recipe = "default"
+    """Of predictions and pretrainings: 'default': what the evidence recommends; 'paper': CrysAtom's."""
+
+    epochs: int = 0
+    """Of each prediction; 0: the recipe's."""
+
+    pretrain_epochs: int = 0
+    """Of each pretraining; 0: the recipe's."""
+
+    out: str = "runs"
+    """Folder of the runs' folders: runs that it holds already are not repeated, whichever job made them."""
+
+    name: str = ""
+    """Name of the study's own folder in it; empty: 'study-', the study and a digest of its settings."""
+
+    finished: tuple[str, ...] = ()
+    """Further folders of finished runs, only read: taken where settings, vectors and data are equal."""
+
+    # -- where it runs
+    budget: float = 0.0
+    """Minutes after which nothing more is started; what runs then is finished. 0: no limit."""
+
+    num_workers: int = 1
+    """Runs at a time on the Ray cluster, each on one CPU; 0 runs one after another in this process, without Ray."""
+
+    use_gpu: bool = False
+    """One GPU for each run."""
+
+    tracking_uri: str = ""
+    """MLflow; empty: MLFLOW_TRACKING_URI, or mlflow.db in the working directory."""
+
+    experiment: str = "crysatom-studies"
+    """Of the study's own run in MLflow; those of predictions and pretrainings are where their jobs put them."""
+
+    def __post_init__(self) -> None:
+        require(self.study in get_args(GridStudy), f"study must be one of {get_args(GridStudy)}, got {self.study!r}")
+        not_negative = ("budget", "num_workers", "epochs", "pretrain_epochs")
+        require_each(self, not_negative, lambda value: value >= 0, "not be negative")
+        for name in ("properties", "seeds", "columns", "train_fraction", "held_out"):
+            values = getattr(self, name)
+            require(len(set(values)) == len(values), f"{name} must be different, got {values}")
+        require(bool(self.seeds), "give at least one seed")
+        require(
+            all(0 < share <= 1 for share in self.train_fraction),
+            f"each train_fraction must lie in (0, 1], got {self.train_fraction}",
+        )
+        require(
+            not self.held_out or self.study == "held_out_elements",
+            f"held_out is of the study held_out_elements, not of {self.study}",
+        )
+        require(
+            all(re.fullmatch("[A-Za-z]+(,[A-Za-z]+)*", group) for group in self.held_out),
+            f"held_out takes groups like Fe,Co, got {self.held_out}",
+        )
+        bad = [given for given in self.vectors if not all(given.partition("="))]
+        require(not bad, f"vectors are given as NAME=VECTORS, got {bad}")

@@ -1,0 +1,205 @@
+"""What a study leaves: its table for people, spreadsheets and papers, everything as JSON, and a picture."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from crysatom.config import GridConfig
+from crysatom.names import MAE, PROPERTIES, TEST
+from crysatom.report import study_costs
+from crysatom.report.study_costs import costs_of, escaped, json_values
+from crysatom.report.study_figures import curves, forest_plot
+from crysatom.studies.cells import Cell
+from crysatom.studies.statistics import LEVEL
+from crysatom.studies.tables import Grid, Row
+
+HOW = (
+    "Test MAE: mean ± sample standard deviation over runs (seeds and, for random vectors, draws) [95 % bootstrap "
+    "interval over test crystals, errors averaged over runs]. Second line: difference from the baseline, paired "
+    "bootstrap over test crystals [95 %]; 'resolved' where the interval does not hold 0; '(Holm: ...)' is the verdict "
+    f"that is left when any false one in the whole table is to have a probability of {LEVEL:.0%}. Intervals are of the "
+    "test crystals, not of seeds or of the choice of training crystals."
+)
+PAPER = "The paper's figures are of one seed, selected by the test error, on other splits: for orientation only."
+
+CELLS_JSON, TABLE = "cells.json", "table"
+
+
+def write_study(
+    folder: Path,
+    grid: Grid,
+    cells: Sequence[Cell],
+    *,
+    missing: Mapping[str, str],
+    failed: Mapping[str, str],
+    config: GridConfig,
+) -> tuple[list[Path], dict[str, float]]:
+    """Write the files of a study; return them, and its metrics for MLflow.
+
+    Args:
+        folder: Of the study; files of its earlier state are replaced.
+        grid: The study.
+        cells: With at least one finished run, in the order of rows and columns; none: only ``cells.json`` is written.
+        missing: What was left out from the beginning, and why.
+        failed: Runs that failed, and why.
+        config: Of the study.
+
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    costs = {c.column: costs_of(c) for c in cells} if config.study == "table11" else {}
+    facts = {
+        "title": grid.title,
+        "note": grid.note,
+        "config": dataclasses.asdict(config),
+        "missing": dict(missing),
+        "failed": dict(failed),
+        "columns": {key: column.label for key, column in grid.columns.items()},
+        "cells": [
+            {
+                **c.facts(),
+                "of": [
+                    {
+                        "folder": str(r.folder),
+                        "run_id": r.run_id,
+                        "seed": r.seed,
+                        "vectors": r.config.vectors,
+                        **r.identity._asdict(),
+                        "earlier_version": r.earlier,
+                        "test_mae": r.metrics[f"{TEST}/{MAE}"],
+                    }
+                    for r in c.runs
+                ],
+            }
+            for c in cells
+        ],
+        "costs": {key: [json_values(dataclasses.asdict(one)) for one in some] for key, some in costs.items()},
+    }
+    texts = {CELLS_JSON: json.dumps(facts, indent=1) + "\n"}
+    if cells:
+        table = study_costs.markdown(grid, costs) if costs else markdown(grid, cells)
+        how = study_costs.HOW if costs else HOW
+        texts[f"{TABLE}.md"] = _page(grid, f"{table}\n\n{how}", cells, missing, failed)
+        texts[f"{TABLE}.csv"] = study_costs.comma_separated(costs) if costs else comma_separated(cells)
+        texts[f"{TABLE}.tex"] = study_costs.latex(grid, costs) if costs else latex(grid, cells)
+    files = []
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+        files.append(folder / name)
+    if cells:
+        figure = curves(grid, cells) if any(c.row.share for c in cells) else forest_plot(grid, cells)
+        if figure is not None:
+            files.append(folder / "figure.png")
+            figure.savefig(files[-1], dpi=200)
+            files.append(folder / "figure.pdf")
+            figure.savefig(files[-1])
+    return files, {f"{TEST}_{MAE}/{_metric_name(c)}": c.mean for c in cells}
+
+
+def markdown(grid: Grid, cells: Sequence[Cell]) -> str:
+    """Return the table as in the paper: a row per property, a column per way to predict."""
+    by_place = {(c.row.key, c.column): c for c in cells}
+    columns = [key for key in grid.columns if any(c.column == key for c in cells)]
+    lines = [
+        "| | " + " | ".join(grid.columns[key].label for key in columns) + " |",
+        "| --- |" + " --- |" * len(columns),
+    ]
+    for row in _rows(cells):
+        texts = [_cell_text(by_place.get((row.key, key))) for key in columns]
+        lines.append(f"| {_label(row, _unit(cells, row))} | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def comma_separated(cells: Sequence[Cell]) -> str:
+    """Return one line per cell with all its numbers, in full precision."""
+    out = io.StringIO()
+    rows = [c.facts() for c in cells]
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def latex(grid: Grid, cells: Sequence[Cell]) -> str:
+    """Return the table for a paper, by booktabs; an asterisk marks what is resolved after Holm's correction."""
+    by_place = {(c.row.key, c.column): c for c in cells}
+    columns = [key for key in grid.columns if any(c.column == key for c in cells)]
+    lines = [
+        rf"% {grid.title}. Mean $\pm$ sd over runs; paper's figure in parentheses; * differs from the baseline (Holm).",
+        rf"\begin{{tabular}}{{l{'c' * len(columns)}}}",
+        r"\toprule",
+        " & " + " & ".join(escaped(grid.columns[key].label) for key in columns) + r" \\",
+        r"\midrule",
+    ]
+    for row in _rows(cells):
+        texts = [_latex_text(by_place.get((row.key, key))) for key in columns]
+        lines.append(escaped(_label(row, _unit(cells, row))) + " & " + " & ".join(texts) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _page(grid: Grid, table: str, cells: Sequence[Cell], missing: Mapping[str, str], failed: Mapping[str, str]) -> str:
+    baselines = sorted({c.column for c in cells if c.comparison is None})
+    lines = [f"# {grid.title}", "", table]
+    if any(c.comparison for c in cells):
+        lines += ["", f"Baselines: {', '.join(grid.columns[key].label for key in baselines)}."]
+    lines += ["", PAPER] if any(column.paper for column in grid.columns.values()) else []
+    lines += ["", grid.note] if grid.note else []
+    if incomplete := [c for c in cells if not c.complete]:
+        names = ", ".join(f"{c.row.key}/{c.column} ({len(c.runs)} of {c.wanted})" for c in incomplete)
+        lines += ["", f"Not all runs are finished: {names}."]
+    if earlier := {r.folder.name for c in cells for r in c.runs if r.earlier}:
+        lines += [
+            "",
+            f"{len(earlier)} runs are of an earlier version; settings that it did not know have today's defaults.",
+        ]
+    for title, what in (("Missing", missing), ("Failed", failed)):
+        if what:
+            lines += ["", f"{title}:", "", *(f"- {name}: {why}" for name, why in what.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _cell_text(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    spread = "" if math.isnan(cell.deviation) else f" ± {cell.deviation:.2g}"
+    text = f"{cell.mean:.4g}{spread} [{cell.interval.low:.4g}, {cell.interval.high:.4g}]"
+    text += "" if cell.complete else f", {len(cell.runs)} of {cell.wanted} runs"
+    text += "" if math.isnan(cell.paper) else f" (paper {cell.paper:.4g})"
+    if (c := cell.comparison) is not None:
+        d = c.difference
+        holm = "" if cell.verdict_corrected == c.verdict else f" (Holm: {cell.verdict_corrected})"
+        text += f"<br>{d.estimate:+.3g} [{d.low:+.3g}, {d.high:+.3g}], {-c.gain:+.1%}, {c.verdict}{holm}"
+    return text
+
+
+def _latex_text(cell: Cell | None) -> str:
+    if cell is None:
+        return "--"
+    spread = "" if math.isnan(cell.deviation) else rf" \pm {cell.deviation:.2g}"
+    resolved = cell.comparison is not None and cell.verdict_corrected == cell.comparison.verdict != "not resolved"
+    paper = "" if math.isnan(cell.paper) else f" ({cell.paper:.4g})"
+    return f"${cell.mean:.4g}{spread}{'^{*}' if resolved else ''}${paper}"
+
+
+def _rows(cells: Sequence[Cell]) -> list[Row]:
+    return list({c.row.key: c.row for c in cells}.values())
+
+
+def _label(row: Row, unit: str) -> str:
+    name = PROPERTIES[row.property].label if row.property in PROPERTIES else row.property
+    return f"{name}{f', {row.label}' if row.label else ''}{f' ({unit})' if unit else ''}"
+
+
+def _unit(cells: Sequence[Cell], row: Row) -> str:
+    return next(c.unit for c in cells if c.row.key == row.key)
+
+
+def _metric_name(cell: Cell) -> str:
+    """Return a name that MLflow takes for a metric."""
+    text = f"{cell.row.key}/{cell.column}"
+    return "".join(c if c.isalnum() or c in "_-./ " else "_" for c in text)

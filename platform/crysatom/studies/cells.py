@@ -1,0 +1,174 @@
+"""From the runs of a study to its cells: errors with their spread, and how sure each difference is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from crysatom.config import DownstreamConfig
+from crysatom.names import MAE, TEST, TEST_TWIN_FREE
+from crysatom.studies.runs import Identity, JudgedRun
+from crysatom.studies.statistics import (
+    Comparison,
+    Verdict,
+    averaged_errors,
+    compare,
+    corrected,
+    mean_and_deviation,
+    require_comparable,
+)
+from crysatom.studies.tables import Column, Grid, Row
+from crysatom.training.metrics import Interval, bootstrap_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A run that a study needs: of one cell, one seed and one draw.
+
+    Attributes:
+        row: Of the cell.
+        column: Key of its column.
+        config: Of the run, with one seed.
+        identity: What to find it by.
+
+    """
+
+    row: Row
+    column: str
+    config: DownstreamConfig
+    identity: Identity
+
+    @property
+    def title(self) -> str:
+        """What a person calls the run."""
+        return f"{self.row.key}, {self.column} ({self.config.vectors}), seed {self.config.seeds[0]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What the runs of a row and a column say.
+
+    Attributes:
+        row: Of the study.
+        column: Key.
+        runs: Those that are finished.
+        wanted: How many there are to be, over seeds and draws.
+        mean: Test MAE, mean over runs.
+        deviation: Their sample standard deviation; NaN for a single run.
+        interval: Bootstrap over test crystals of the errors averaged over runs.
+        twin_free: Test MAE on crystals without a twin among the training crystals, mean over runs; NaN if none is.
+        comparison: With the baseline's cell; None: it is the baseline, or the baseline has no run.
+        p_corrected: Holm's, over all comparisons of the study; NaN without a comparison.
+        verdict_corrected: What is left of the verdict by it; None without a comparison.
+        paper: The paper's figure; NaN if it has none.
+
+    """
+
+    row: Row
+    column: str
+    runs: tuple[JudgedRun, ...]
+    wanted: int
+    mean: float
+    deviation: float
+    interval: Interval
+    twin_free: float
+    paper: float
+    comparison: Comparison | None = None
+    p_corrected: float = float("nan")
+    verdict_corrected: Verdict | None = None
+
+    @property
+    def unit(self) -> str:
+        """Of the errors."""
+        return self.runs[0].unit
+
+    @property
+    def complete(self) -> bool:
+        """Whether no run is missing."""
+        return len(self.runs) == self.wanted
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything as JSON values, NaN as None."""
+        difference = self.comparison.difference if self.comparison else None
+        values = {
+            "property": self.row.property,
+            "row": self.row.label,
+            "column": self.column,
+            "unit": self.unit,
+            "runs": len(self.runs),
+            "runs_wanted": self.wanted,
+            "epochs": self.runs[0].epochs,
+            "test_crystals": self.runs[0].metrics[f"{TEST}/num_crystals"],
+            "test_mae": self.mean,
+            "test_mae_sd": self.deviation,
+            "test_mae_low": self.interval.low,
+            "test_mae_high": self.interval.high,
+            "test_mae_without_twins": self.twin_free,
+            "difference": difference.estimate if difference else None,
+            "difference_low": difference.low if difference else None,
+            "difference_high": difference.high if difference else None,
+            "relative_gain": self.comparison.gain if self.comparison else None,
+            "p": self.comparison.p_value if self.comparison else None,
+            "verdict": self.comparison.verdict if self.comparison else None,
+            "p_holm": self.p_corrected,
+            "verdict_holm": self.verdict_corrected,
+            "paper": self.paper,
+        }
+        return {name: None if value != value else value for name, value in values.items()}  # noqa: PLR0124 - NaN
+
+
+def judge(
+    grid: Grid, planned: Sequence[Planned], found: Mapping[Identity, JudgedRun], baseline: str = ""
+) -> list[Cell]:
+    """Return the cells that have at least one finished run, in the order of rows and columns.
+
+    Args:
+        grid: The study.
+        planned: All its runs.
+        found: The finished ones.
+        baseline: Key of the column that all others are compared with; empty: each column's own.
+
+    Raises:
+        ValueError: If runs that stand side by side are not of the same data, split and test crystals.
+
+    """
+    cells: dict[tuple[str, str], Cell] = {}
+    for run in planned:
+        key = (run.row.key, run.column)
+        if key not in cells:
+            of_cell = [p for p in planned if (p.row.key, p.column) == key]
+            runs = tuple(found[p.identity] for p in of_cell if p.identity in found)
+            if runs:
+                cells[key] = _cell(run.row, run.column, grid.columns[run.column], runs, len(of_cell))
+    compared = {}
+    for (row, column), cell in cells.items():
+        other = baseline or grid.columns[column].baseline
+        if other and other != column and (row, other) in cells:
+            compared[row, column] = _compare(cell, cells[row, other])
+    for (key, comparison), (p, verdict) in zip(compared.items(), corrected(list(compared.values())), strict=True):
+        cells[key] = dataclasses.replace(cells[key], comparison=comparison, p_corrected=p, verdict_corrected=verdict)
+    return list(cells.values())
+
+
+def _cell(row: Row, key: str, column: Column, runs: tuple[JudgedRun, ...], wanted: int) -> Cell:
+    mean, deviation = mean_and_deviation([run.metrics[f"{TEST}/{MAE}"] for run in runs])
+    twin_free = [run.metrics.get(f"{TEST_TWIN_FREE}/{MAE}", float("nan")) for run in runs]
+    paper = column.paper.get(row.property, float("nan"))
+    return Cell(
+        row=row,
+        column=key,
+        runs=runs,
+        wanted=wanted,
+        mean=mean,
+        deviation=deviation,
+        interval=bootstrap_mean(averaged_errors(runs).to_numpy()),
+        twin_free=sum(twin_free) / len(twin_free),
+        paper=float("nan") if row.label else paper,  # the paper knows no shares of labels and no held-out elements
+    )
+
+
+def _compare(mine: Cell, theirs: Cell) -> Comparison:
+    require_comparable([theirs.runs[0], mine.runs[0]])
+    return compare(averaged_errors(mine.runs), averaged_errors(theirs.runs))

@@ -1,0 +1,144 @@
+"""Finished runs of ``jobs/downstream.py`` as a study reads them: what they computed, on what, and how they erred."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from crysatom.config import DownstreamConfig, digest
+from crysatom.names import MATERIAL_ID, PREDICTION, PREDICTIONS_CSV, RESULTS_JSON, RUN_JSON, TARGET
+from crysatom.tracking.fields import DATA_DIGEST, DISTILL_DIGEST, INIT_DIGEST, SPLIT_DIGEST
+from crysatom.training.inference import MODEL_FOLDER
+from crysatom.training.model_files import MODEL_JSON
+
+
+class Identity(NamedTuple):
+    """All that decides a run's numbers, as digests: equal identities are one run, wherever it lies.
+
+    Attributes:
+        settings: Of the configuration, its seed among it.
+        vectors: sha256 of the vectors as they were given, before they were filled up and scaled, which is settings'
+            and data's business.
+        data: Of graphs, labels and split.
+        init: Of the encoder that it started from; empty: none.
+        distill: Of the encoder that it was distilled by; empty: none.
+
+    """
+
+    settings: str
+    vectors: str
+    data: str
+    init: str = ""
+    distill: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedRun:
+    """A finished run.
+
+    Attributes:
+        folder: The run's folder.
+        config: Its settings; what its version did not know has today's default.
+        identity: See :class:`Identity`, with ``settings`` as today's code computes them.
+        earlier: Whether an earlier version made it, whose digest of the same settings is another one.
+        property: What was learned.
+        unit: Of the property.
+        epochs: How many were trained.
+        metrics: ``<part>/<metric>``.
+        seconds: Time of all epochs.
+        split_digest: Of the split.
+        run_id: Of MLflow; empty if MLflow was away.
+
+    """
+
+    folder: Path
+    config: DownstreamConfig
+    identity: Identity
+    earlier: bool
+    property: str
+    unit: str
+    epochs: int
+    metrics: dict[str, float]
+    seconds: float
+    split_digest: str
+    run_id: str
+
+    @builtins.property
+    def seed(self) -> int:
+        """Of initial weights and order of batches."""
+        return self.config.seeds[0]
+
+    def errors(self) -> pd.Series:
+        """Return the absolute error of each test crystal, by id, in the unit of the property."""
+        rows = pd.read_csv(self.folder / PREDICTIONS_CSV, index_col=MATERIAL_ID, dtype={MATERIAL_ID: str})
+        return (rows[PREDICTION] - rows[TARGET]).abs()
+
+
+def read_run(folder: str | Path) -> JudgedRun | None:
+    """Return the run that a folder holds; None if it is no finished run of a predictor.
+
+    Raises:
+        ValueError: If its files are damaged, or its settings are none that this version knows.
+
+    """
+    folder = Path(folder)
+    try:
+        run = json.loads((folder / RUN_JSON).read_text())
+        if not run.get("finished") or not (folder / PREDICTIONS_CSV).is_file():
+            return None
+        results = json.loads((folder / RESULTS_JSON).read_text())
+        model = json.loads((folder / MODEL_FOLDER / MODEL_JSON).read_text())
+        config = _config(run["config"])
+        about = model["training"]
+        return JudgedRun(
+            folder=folder,
+            config=config,
+            identity=Identity(
+                settings=digest(config),
+                vectors=model["vectors"]["sha256"],
+                data=about[DATA_DIGEST],
+                init=about.get(INIT_DIGEST, ""),
+                distill=about.get(DISTILL_DIGEST, ""),
+            ),
+            earlier=digest(config) != run["config_digest"],
+            property=results["property"],
+            unit=results["unit"],
+            epochs=results["epochs"],
+            metrics=results["metrics"],
+            seconds=float(run["seconds"]),
+            split_digest=about[SPLIT_DIGEST],
+            run_id=run.get("run_id", ""),
+        )
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder} holds no run that can be read ({error}); move it elsewhere, or run it again"
+        ) from error
+
+
+def find_runs(folder: str | Path) -> tuple[list[JudgedRun], list[str]]:
+    """Return the finished runs in the folders of a folder, and what is wrong with those that cannot be read."""
+    found: list[JudgedRun] = []
+    unreadable = []
+    for file in sorted(Path(folder).glob(f"*/{RUN_JSON}")):
+        try:
+            run = read_run(file.parent)
+        except ValueError as error:
+            unreadable.append(str(error))
+        else:
+            found += [] if run is None else [run]
+    return found, unreadable
+
+
+def _config(noted: dict[str, Any]) -> DownstreamConfig:
+    """Return the configuration that a run noted, JSON's lists as the tuples that they were."""
+    known = {field.name for field in dataclasses.fields(DownstreamConfig)}
+    if unknown := sorted(noted.keys() - known):
+        raise ValueError(f"settings that this version does not know: {', '.join(unknown)}")
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in noted.items()}
+    return DownstreamConfig(**settings)

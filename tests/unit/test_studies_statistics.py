@@ -1,0 +1,152 @@
+"""Verdicts of a study against theory, against scipy, and against what one can count by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from crysatom.config import DownstreamConfig
+from crysatom.studies.runs import Identity, JudgedRun
+from crysatom.studies.statistics import (
+    BETTER,
+    TIE,
+    WORSE,
+    averaged_errors,
+    compare,
+    corrected,
+    holm,
+    mean_and_deviation,
+    p_value,
+    require_comparable,
+)
+
+
+def side(values: np.ndarray) -> pd.Series:
+    return pd.Series(values, index=[f"c{i}" for i in range(len(values))])
+
+
+def made(folder: Path, errors: dict[str, float], **changes: str) -> JudgedRun:
+    """Return a run with these absolute errors, of alternating sign."""
+    folder.mkdir(parents=True)
+    rows = [(name, 1.0, 1.0 + e * (-1) ** i) for i, (name, e) in enumerate(errors.items())]
+    pd.DataFrame(rows, columns=["material_id", "target", "prediction"]).to_csv(folder / "predictions.csv", index=False)
+    run = JudgedRun(
+        folder=folder,
+        config=DownstreamConfig(),
+        identity=Identity("settings", "vectors", changes.pop("data", "data")),
+        earlier=False,
+        property="density",
+        unit="g/cm^3",
+        epochs=1,
+        metrics={},
+        seconds=1.0,
+        split_digest="split",
+        run_id="",
+    )
+    return replace(run, **changes)
+
+
+def test_mean_and_deviation_over_seeds() -> None:
+    assert mean_and_deviation([1.0, 2.0, 6.0]) == pytest.approx((3.0, np.sqrt(7.0)))
+    mean, deviation = mean_and_deviation([4.0])
+    assert mean == 4.0
+    assert np.isnan(deviation)
+
+
+def test_the_interval_covers_the_true_difference_as_often_as_it_says() -> None:
+    """Errors that share what makes a crystal hard, and differ by 0.1 in the mean."""
+    rng = np.random.default_rng(5)
+    repetitions, crystals = 300, 150
+    covered = resolved = 0
+    for _ in range(repetitions):
+        hard = rng.gamma(1.0, 2.0, size=crystals)
+        theirs = hard + rng.gamma(2.0, 0.25, size=crystals)
+        mine = hard + rng.gamma(2.0, 0.25, size=crystals) - 0.1
+        found = compare(side(mine), side(theirs))
+        covered += found.difference.low <= -0.1 <= found.difference.high
+        resolved += found.verdict == BETTER
+    # 95 % +- 4 standard deviations of the count, less the 1 % that a percentile interval lacks at this size
+    assert covered / repetitions == pytest.approx(0.94, abs=0.05)
+    # the power of a z test of 0.1 at the standard deviation sqrt(2 * 2) / 4 of a difference
+    power = stats.norm.cdf(0.1 / (0.5 / np.sqrt(crystals)) - 1.96)
+    assert resolved / repetitions == pytest.approx(power, abs=0.12)
+
+
+def test_verdict_gain_and_order_of_crystals() -> None:
+    theirs = side(np.linspace(1, 2, 40))
+    better = compare(theirs * 0.9, theirs.iloc[::-1])
+    assert (better.verdict, better.gain) == (BETTER, pytest.approx(0.1))
+    assert better.difference.estimate == pytest.approx(-0.15)
+    worse = compare(theirs * 1.2, theirs)
+    assert (worse.verdict, worse.gain) == (WORSE, pytest.approx(-0.2))
+    same = compare(theirs, theirs)
+    assert (same.verdict, same.p_value, same.gain) == (TIE, 1.0, 0.0)
+
+
+def test_p_value_is_that_of_a_z_test() -> None:
+    values = np.random.default_rng(1).normal(0.2, 1.0, size=400)
+    t = stats.ttest_1samp(values, 0.0)
+    assert p_value(values) == pytest.approx(2 * stats.norm.sf(abs(t.statistic)))
+    assert p_value(values) == pytest.approx(t.pvalue, rel=0.1)
+    few = stats.t.ppf(0.975, 29)  # what the docstring says of a few dozen crystals
+    assert 2 * stats.norm.sf(few) == pytest.approx(0.05 * 0.82, rel=0.02)
+
+
+def test_holm_has_the_known_answer() -> None:
+    """Worked by hand: 0.005 * 4, 0.01 * 3, 0.03 * 2, and no less than that for the last."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_holm_keeps_the_probability_of_any_false_verdict() -> None:
+    rng = np.random.default_rng(2)
+    p = rng.uniform(size=(2000, 20))
+    false = np.mean([min(holm(list(row))) < 0.05 for row in p])
+    assert false == pytest.approx(1 - (1 - 0.05 / 20) ** 20, abs=0.02)
+    assert np.mean(p.min(axis=1) < 0.05) > 0.6  # what would be if each cell were judged alone
+
+
+def test_correction_takes_back_what_one_of_many_shows() -> None:
+    rng = np.random.default_rng(4)
+    theirs = side(rng.gamma(2.0, size=300))
+    clear, weak = theirs + rng.normal(-0.5, 0.5, 300), theirs + rng.normal(-0.14, 1.0, 300)
+    ties = [theirs + rng.normal(0, 1.0, 300) for _ in range(6)]
+    comparisons = [compare(mine, theirs) for mine in (clear, weak, *ties)]
+    assert [c.verdict for c in comparisons[:2]] == [BETTER, BETTER]
+    after = corrected(comparisons)
+    assert [verdict for _, verdict in after[:2]] == [BETTER, TIE]
+    assert [p for p, _ in after] == holm([c.p_value for c in comparisons])
+
+
+def test_errors_are_averaged_by_crystal(tmp_path: Path) -> None:
+    first = made(tmp_path / "first", {"a": 1.0, "b": 2.0, "c": 3.0})
+    second = made(tmp_path / "second", {"c": 5.0, "a": 2.0, "b": 4.0})
+    averaged = averaged_errors([first, second])
+    assert averaged.to_dict() == pytest.approx({"a": 1.5, "b": 3.0, "c": 4.0})
+
+
+@pytest.mark.parametrize(
+    ("changes", "ids", "message"),
+    [
+        ({"data": "other"}, "ab", "data digest data there, other here"),
+        ({"split_digest": "other"}, "ab", "split digest split there, other here"),
+        ({"property": "ehull"}, "ab", "property density there, ehull here"),
+        ({}, "ac", "2 test crystals are of one of them only"),
+        ({}, "abb", "test crystals are of one of them only"),
+    ],
+)
+def test_runs_that_do_not_belong_together_are_refused(
+    tmp_path: Path, changes: dict[str, str], ids: str, message: str
+) -> None:
+    mine = made(tmp_path / "mine", {"a": 1.0, "b": 2.0})
+    other = made(tmp_path / "other", dict.fromkeys("ab", 1.0), **changes)
+    rows = pd.DataFrame({"material_id": list(ids), "target": 1.0, "prediction": 2.0})
+    rows.to_csv(other.folder / "predictions.csv", index=False)
+    with pytest.raises(ValueError, match=message):
+        require_comparable([mine, other])
