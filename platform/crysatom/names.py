@@ -144,6 +144,9 @@ MAE_METALS = "mae_metals"
 MAE_GAPPED = "mae_gapped"
 GAP_ACCURACY = "gap_accuracy"
 
+PROBE = "probe/mae_over_mad"
+"""What trials of a sweep are compared by: validation MAE over MAD, mean over properties and seeds."""
+
 SYSTEM = "system/"
 """Prefix under which MLflow shows a metric on the page of system metrics."""
 

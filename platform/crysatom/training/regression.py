@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from crysatom.nn.pooling import pool
 from crysatom.predictors.base import Predictor, PredictorSpec
 from crysatom.predictors.registry import build_predictor
 from crysatom.predictors.transfer import start_from_encoder
-from crysatom.training.context import Context
+from crysatom.training.context import Context, Metrics
 from crysatom.training.distillation import Distillation
 from crysatom.training.encoder_files import PretrainedEncoder
 from crysatom.training.loaders import Loader, ResidentLoader
@@ -136,7 +137,7 @@ class RegressionTask:
     Attributes:
         shards: Folder of graph shards with M crystals.
         labels: ``(M,)`` float64, in the unit of the property; NaN for crystals without one.
-        parts: Indices of the crystals of ``train``, ``val`` and ``test``, ascending.
+        parts: Indices of the crystals of ``train``, ``val`` and, where it may be read, ``test``, ascending.
         vectors: As the predictor is to see them.
         normalizer: Of the training targets, less the reference.
         reference: ``(119,)``, or None.
@@ -221,13 +222,19 @@ def labeled_data(config: DownstreamConfig, task: RegressionTask, device: torch.d
     }
 
 
-def train_predictor(config: DownstreamConfig, task: RegressionTask, context: Context) -> RegressionOutcome:
+def train_predictor(
+    config: DownstreamConfig,
+    task: RegressionTask,
+    context: Context,
+    watch: Callable[[Metrics], bool] | None = None,
+) -> RegressionOutcome:
     """Train on this worker's share of the training crystals; at the end, and only then, predict the test crystals.
 
     Args:
         config: With one seed.
-        task: What to learn.
+        task: What to learn; where its parts have no test crystals, none are predicted.
         context: Where it runs.
+        watch: Called after each epoch with its metrics; True ends the training.
 
     Raises:
         NonFiniteLossError: If the loss of a batch is not a number.
@@ -235,13 +242,13 @@ def train_predictor(config: DownstreamConfig, task: RegressionTask, context: Con
     """
     data = labeled_data(config, task, context.device)
     model = build_regression(config, task).to(context.device)
-    loop = Loop(model, data[TRAIN], data[VAL], config, context, measured=VAL)
+    loop = Loop(model, data[TRAIN], data[VAL], config, context, measured=VAL, watch=watch)
     history = loop.run()
     model.distillation = None
     return RegressionOutcome(
         history=history,
         selected_epoch=loop.selected_epoch if config.selected_by else len(history) - 1,
-        predictions={part: predictions(model, data[part])[1] for part in (VAL, TEST)},
+        predictions={part: predictions(model, data[part])[1] for part in (VAL, TEST) if part in data},
         state={name: tensor.cpu() for name, tensor in model.state_dict().items()},
         num_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         hardware=context.hardware(),

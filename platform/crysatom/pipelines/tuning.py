@@ -1,0 +1,539 @@
+"""A sweep from beginning to end: graphs once, trials on Ray Tune, their record, MLflow, the table, the best preset."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from crysatom.config import NOT_IN_DIGEST, DownstreamConfig, PretrainConfig, SearchSpace, TuneConfig, digest
+from crysatom.config.spaces import JOBS
+from crysatom.crystals.splits import PARTS
+from crysatom.graphs.shards import read_manifest
+from crysatom.names import DENSITY, PREDICTION, PROBE, PROPERTY, TARGET, TEST, VAL, VOLUME_PER_ATOM
+from crysatom.pipelines.labeled import Labeled, labeled
+from crysatom.pipelines.places import default_tracking_uri, find, resolve
+from crysatom.pipelines.preparing import crystal_table, prepare
+from crysatom.pipelines.pretraining import fits_in_memory, input_digest
+from crysatom.pipelines.run_folder import RunFolder
+from crysatom.pipelines.tracked import log_epochs, tracked, where_to_look
+from crysatom.pipelines.trial import (
+    FAILED,
+    HISTORY,
+    METRICS,
+    TRIALS,
+    Objective,
+    Prediction,
+    Pretraining,
+    run_trial,
+)
+from crysatom.tracking import fields
+from crysatom.tracking.runs import Tracker
+from crysatom.training.context import Metrics
+from crysatom.training.metrics import Interval, bootstrap_mean, mad
+from crysatom.training.probe import CRYSTAL, PROBE_CSV, STOP, Probe
+from crysatom.training.regression import RegressionTask
+
+logger = logging.getLogger(__name__)
+
+TRIAL_JSON = "trial.json"
+RESULTS_CSV = "results.csv"
+BEST_JSON = "best.json"
+FINISHED, STOPPED, FAILED_TRIAL = "finished", "stopped", "failed"
+"""How a trial ended: of itself, by halving, by an error."""
+
+SAME_FOR_ALL = ("num_workers", "use_gpu", "threads_per_worker", "max_failures", "max_atoms", "min_distance")
+
+
+@dataclass(kw_only=True)
+class Trial:
+    """What is known of a trial; its file is replaced whenever there is news.
+
+    Attributes:
+        folder: Of the trial.
+        settings: What distinguishes it.
+        history: Metrics of the epochs that are done.
+        ended: How; empty as long as it has not.
+        reason: Of a failure.
+
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    history: list[Metrics] = dataclasses.field(default_factory=list)
+    ended: str = ""
+    reason: str = ""
+
+    @classmethod
+    def at(cls, folder: Path, settings: dict[str, Any]) -> Trial:
+        """Return the trial of a folder, begun or not; one that failed is to be tried again."""
+        file = folder / TRIAL_JSON
+        known = json.loads(file.read_text()) if file.exists() else {}
+        trial = cls(folder=folder, settings=settings, **known)
+        if trial.ended == FAILED_TRIAL:
+            trial.ended = trial.reason = ""
+        return trial
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.folder.name
+
+    @property
+    def label(self) -> str:
+        """Its settings, for people."""
+        return ", ".join(f"{name} {value}" for name, value in self.settings.items())
+
+    @property
+    def probes(self) -> list[Metrics]:
+        """Metrics of the epochs in which it was judged."""
+        return [metrics for metrics in self.history if PROBE in metrics]
+
+    @property
+    def score(self) -> float:
+        """The last probe; NaN before the first."""
+        return self.probes[-1][PROBE] if self.probes else float("nan")
+
+    @property
+    def seconds(self) -> float:
+        """Of training and probes."""
+        return sum(epoch["seconds"] + epoch.get("probe/seconds", 0.0) for epoch in self.history)
+
+    def add(self, epochs: list[Metrics]) -> list[Metrics]:
+        """Take in epochs; return those that were not known."""
+        known = {epoch["epoch"] for epoch in self.history}
+        new = [epoch for epoch in epochs if epoch["epoch"] not in known]
+        self.history += new
+        return new
+
+    def write(self) -> None:
+        """Replace the file, in one step."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = {"history": self.history, "ended": self.ended, "reason": self.reason}
+        partial_file = self.folder / f".{TRIAL_JSON}.partial"
+        partial_file.write_text(json.dumps(content))
+        partial_file.replace(self.folder / TRIAL_JSON)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedSweep:
+    """What a sweep left.
+
+    Attributes:
+        folder: Of the sweep.
+        objective: Name of the job whose settings were searched.
+        trials: All, the best first.
+        differences: Probe less that of the best, with the ends of a 95 % interval, by trial.
+        num_validation: Crystals that trials were judged by.
+        tracking_uri: MLflow store.
+        run_id: MLflow's parent run; empty if MLflow was away.
+        again: True if the sweep had been finished before and nothing was done now.
+
+    """
+
+    folder: Path
+    objective: str
+    trials: list[Trial]
+    differences: dict[str, Interval]
+    num_validation: int
+    tracking_uri: str
+    run_id: str
+    again: bool = False
+
+    def count(self, ended: str) -> int:
+        """Return how many trials ended so."""
+        return sum(trial.ended == ended for trial in self.trials)
+
+
+def run(config: TuneConfig, space: SearchSpace) -> FinishedSweep:
+    """Run all trials of a sweep that are not finished.
+
+    Raises:
+        ValueError: If space, data, flags or the sweep's folder are not usable as asked.
+
+    """
+    from crysatom.cluster.session import start_ray
+    from crysatom.cluster.tune import Halving, concurrent_trials, run_trials
+
+    base = base_config(config, space)
+    settings = space.trials(config.num_trials, config.seed)
+    configs = {trial_name(n, values): _changed(base, values) for n, values in enumerate(settings)}
+    logger.info("starting Ray ...")
+    start_ray()
+    room = concurrent_trials(config)
+    concurrent = min(config.max_concurrent or room, room, len(configs))
+    out = resolve(config.out)
+    # Ray is there in any case
+    shards = prepare(dataclasses.replace(base, num_workers=1, resume=config.resume), out)
+    data = {name: _labels(config, base, name, shards) for name in properties(config, space)}
+    _check_memory(base, shards, concurrent)
+    objective = _objective(config, base, shards, data)
+    folder = RunFolder(
+        out / (config.name or f"tune-{Path(config.space).stem}-{_identity(config, space, base, shards, data)}")
+    )
+    names = zip(configs, settings, strict=True)
+    trials = {name: Trial.at(folder.path / TRIALS / name, values) for name, values in names}
+    tracker = Tracker.at(folder.path, default_tracking_uri(config.tracking_uri))
+    _require_resume(config, folder)
+    if folder.claim(config, _identity(config, space, base, shards, data)):
+        return _finished(folder, tracker, base, trials, space, again=True)
+    open_trials = [name for name, trial in trials.items() if not trial.ended]
+    done = f"{len(trials) - len(open_trials)} are done, " if len(open_trials) < len(trials) else ""
+    tags = {fields.SPACE: config.space, fields.OBJECTIVE_OF_SWEEP: space.objective}
+    with tracked(folder, tracker, config, experiment=config.experiment, tags=tags):
+        logger.info("%s: %d trials, %s%d at a time ...", folder.path, len(trials), done, concurrent)
+        record = Record(trials, tracker, config, base.epochs)
+        known = [(trial.name, int(p["epoch"]) + 1, p[PROBE]) for trial in trials.values() for p in trial.probes]
+        first = min(probe_epochs(base.epochs, config.probes))
+        try:
+            run_trials(
+                open_trials,
+                partial(run_trial, objective, configs, folder.path / TRIALS),
+                record,
+                workers=config,
+                concurrent=concurrent,
+                halving=Halving(metric=PROBE, first=first, factor=space.halving, epochs=base.epochs, known=known)
+                if space.halving
+                else None,
+                folder=folder.path,
+            )
+        finally:
+            record.interrupted()
+        finished = _finished(folder, tracker, base, trials, space)
+        _tell(finished, tracker)
+    if not finished.count(FAILED_TRIAL):
+        folder.finish(run_id=tracker.run_id)
+    tracker.finish("FINISHED" if finished.count(FINISHED) else "FAILED")
+    return dataclasses.replace(finished, run_id=tracker.run_id)
+
+
+class Record:
+    """Keeps what trials report: on disk, in MLflow and on the terminal. One process writes all of it.
+
+    Args:
+        trials: By name.
+        parent: The sweep's run in MLflow.
+        config: Of the sweep.
+        epochs: Of a whole trial.
+
+    """
+
+    def __init__(self, trials: Mapping[str, Trial], parent: Tracker, config: TuneConfig, epochs: int) -> None:
+        self.trials, self.parent, self.config, self.epochs = trials, parent, config, epochs
+        self.trackers: dict[str, Tracker] = {}
+
+    def started(self, name: str) -> None:
+        """Begin the trial's run in MLflow, or go on with it."""
+        trial = self.trials[name]
+        trial.write()
+        self.trackers[name] = Tracker.at(trial.folder, self.parent.uri).start(
+            experiment=self.config.experiment,
+            run_name=trial.label if len(trial.label) < 100 else name,
+            params=trial.settings,
+            tags={fields.SPACE: self.config.space},
+            resume=True,
+            parent=self.parent.folder,
+        )
+        self._say(trial, f"started, {trial.label}")
+
+    def reported(self, name: str, report: Mapping[str, Any]) -> None:
+        """Keep the epochs, and how the trial ended if it did."""
+        trial = self.trials[name]
+        new = trial.add([report[METRICS]] if METRICS in report else report.get(HISTORY, []))
+        log_epochs(self.trackers[name], new)
+        for metrics in new:
+            if PROBE in metrics:
+                self._say(trial, f"epoch {int(metrics['epoch']) + 1}/{self.epochs}, MAE/MAD {metrics[PROBE]:.4f}")
+        if FAILED in report:
+            self._end(trial, FAILED_TRIAL, report[FAILED])
+        elif HISTORY in report:
+            stopped = len(trial.history) < self.epochs and (trial.folder / STOP).exists()
+            self._end(trial, STOPPED if stopped else FINISHED)
+        elif new:
+            trial.write()
+
+    def lost(self, name: str, reason: str) -> None:
+        """Keep that the trial's process ended before its work."""
+        self._end(self.trials[name], FAILED_TRIAL, reason)
+
+    def stop(self, name: str) -> None:
+        """Tell the trial to end; Tune decides."""
+        self.trials[name].folder.joinpath(STOP).touch()
+
+    def interrupted(self) -> None:
+        """End the runs of trials that have not ended: they may be resumed."""
+        for name, tracker in self.trackers.items():
+            if not self.trials[name].ended:
+                tracker.finish("KILLED")
+
+    def _end(self, trial: Trial, how: str, reason: str = "") -> None:
+        trial.ended, trial.reason = how, reason
+        trial.write()
+        tracker = self.trackers[trial.name]
+        tracker.log_tags({fields.ENDED: how, fields.REASON: reason})
+        tracker.finish("FAILED" if how == FAILED_TRIAL else "FINISHED")
+        self._say(trial, f"{how}{': ' * bool(reason)}{reason}")
+
+    def _say(self, trial: Trial, what: str) -> None:
+        print(f"trial {trial.name}: {what}", flush=True)  # noqa: T201 - progress
+
+
+def base_config(config: TuneConfig, space: SearchSpace) -> PretrainConfig | DownstreamConfig:
+    """Return the settings that all trials share.
+
+    Raises:
+        ValueError: If they cannot be.
+
+    """
+    values = dict(space.fixed) | {name: getattr(config, name) for name in SAME_FOR_ALL} | {"data": config.data}
+    if config.epochs:
+        values["epochs"] = config.epochs
+    if space.objective == "downstream":
+        values |= {"vectors": config.vectors, "property": properties(config, space)[0]}
+    base = JOBS[space.objective](**values)
+    if isinstance(base, PretrainConfig):
+        if base.selection != "last":
+            raise ValueError(
+                "a sweep judges the vectors of the epoch that a trial has reached: the search space must leave "
+                f"selection at 'last', got {base.selection!r}"
+            )
+        path = find(base.node_features)  # trials work in folders of their own
+        base = dataclasses.replace(base, node_features=str(path.resolve())) if path.is_file() else base
+    elif len(base.seeds) > 1:
+        raise ValueError(f"a trial has one seed, the search space fixes {base.seeds}")
+    return base
+
+
+def properties(config: TuneConfig, space: SearchSpace) -> tuple[str, ...]:
+    """Return the properties that trials are judged by.
+
+    Raises:
+        ValueError: If a predictor is to learn several.
+
+    """
+    if space.objective == "pretrain":
+        return config.properties or (VOLUME_PER_ATOM, DENSITY)
+    if len(config.properties) > 1:
+        raise ValueError(f"a predictor learns one property; --properties has {' '.join(config.properties)}")
+    return config.properties or (VOLUME_PER_ATOM,)
+
+
+def probe_epochs(epochs: int, probes: int) -> frozenset[int]:
+    """Return after which of so many epochs trials are judged: at equal distances, and at the end."""
+    return frozenset(-(-epochs * k // probes) for k in range(1, probes + 1))
+
+
+def trial_name(number: int, settings: Mapping[str, Any]) -> str:
+    """Return the name of a trial's folder, by which a resumed sweep knows it again."""
+    return f"{number:03d}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
+
+
+def preset(config: PretrainConfig | DownstreamConfig) -> dict[str, Any]:
+    """Return the settings that are not the default, as ``--config`` takes them, without where and on what it runs."""
+    default = dataclasses.asdict(type(config)())
+    kept = NOT_IN_DIGEST - {"vectors"}
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in kept and v != default[k]}
+
+
+def ranked(trials: Mapping[str, Trial]) -> list[Trial]:
+    """Return the trials, the best first: finished ones by probe, then those that came farthest, then failed ones."""
+    order = {FINISHED: 0, STOPPED: 1, "": 2, FAILED_TRIAL: 3}
+    return sorted(
+        trials.values(), key=lambda t: (order[t.ended], -len(t.history), np.nan_to_num(t.score, nan=np.inf), t.name)
+    )
+
+
+def describe(sweep: FinishedSweep) -> str:
+    """Return the table of trials, and where things are."""
+    lines = ["Nothing to do: this sweep is finished."] if sweep.again else []
+    lines.append(
+        f"Trials by validation MAE/MAD ({sweep.num_validation} crystals; 1 is no better than the mean), the best first:"
+    )
+    table = results(sweep)
+    shown = table.drop(columns=["folder", "reason", "difference_low", "difference_high"])
+    shown["difference"] = [_interval(sweep.differences.get(name)) for name in table["trial"]]
+    lines.append(shown.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}"))
+    lines += [f"{trial.name} failed: {trial.reason}" for trial in sweep.trials if trial.ended == FAILED_TRIAL]
+    lines.append("difference: from the best, [95 % interval] of a paired bootstrap over the crystals; 0 in it: a tie")
+    if sweep.count(FINISHED):
+        lines.append(f"best: {sweep.trials[0].label}")
+        lines.append(f"  python jobs/{sweep.objective}.py --config {sweep.folder / BEST_JSON}")
+    lines.append(f"table: {sweep.folder / RESULTS_CSV}")
+    if sweep.count(FAILED_TRIAL):
+        lines.append("to try the failed trials again: the same command with --resume")
+    lines.append(where_to_look(sweep.tracking_uri, sweep.run_id))
+    return "\n".join(lines)
+
+
+def results(sweep: FinishedSweep) -> pd.DataFrame:
+    """Return one row per trial, the best first."""
+    nothing = Interval(*[float("nan")] * 3)
+    rows = []
+    for trial in sweep.trials:
+        difference, low, high = sweep.differences.get(trial.name, nothing)
+        rows.append(
+            {
+                "trial": trial.name,
+                **trial.settings,
+                "mae_over_mad": trial.score,
+                "difference": difference,
+                "difference_low": low,
+                "difference_high": high,
+                "epochs": len(trial.history),
+                "seconds": round(trial.seconds, 1),
+                "ended": trial.ended or "interrupted",
+                "reason": trial.reason,
+                "folder": str(trial.folder),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _interval(difference: Interval | None) -> str:
+    return "" if difference is None else f"{difference[0]:+.4f} [{difference[1]:+.4f}, {difference[2]:+.4f}]"
+
+
+def _changed(base: Any, values: Mapping[str, Any]) -> Any:
+    try:
+        return dataclasses.replace(base, **values)
+    except ValueError as error:
+        raise ValueError(f"the search space has a trial that cannot be ({values}): {error}") from error
+
+
+def _labels(config: TuneConfig, base: PretrainConfig | DownstreamConfig, name: str, shards: Path) -> Labeled:
+    """Return targets, split and vectors of a property, without the test crystals."""
+    if isinstance(base, DownstreamConfig):
+        judged: DownstreamConfig = base
+    else:
+        judged = probe_config(config, base, name)
+    data = labeled(judged, shards, crystal_table(judged, shards))
+    parts = {part: data.task.parts[part] for part in PARTS if part != TEST}
+    if not mad(data.task.labels[parts[VAL]]) > 0:
+        raise ValueError(f"{name}: all validation crystals have the same target; take more crystals")
+    counts = ", ".join(f"{len(crystals):,} {part}" for part, crystals in parts.items())
+    logger.info("%s of %s crystals, split %s; test crystals are not read", name, counts, data.split.name)
+    return dataclasses.replace(data, task=dataclasses.replace(data.task, parts=parts))
+
+
+def probe_config(config: TuneConfig, base: PretrainConfig, name: str) -> DownstreamConfig:
+    """Return the predictor by which vectors are judged."""
+    return DownstreamConfig(
+        data=config.data,
+        property=name,
+        vectors="onehot",  # any element has one; the trial's own take their place
+        width=config.probe_width,
+        hidden_dim=2 * config.probe_width,
+        epochs=config.probe_epochs,
+        batch_size=config.probe_batch_size,
+        selection="last",
+        seeds=config.probe_seeds,
+        **{name: getattr(base, name) for name in ("num_workers", "max_atoms", "min_distance")},
+        **dataclasses.asdict(base.graph),
+    )
+
+
+def _objective(
+    config: TuneConfig, base: PretrainConfig | DownstreamConfig, shards: Path, data: Mapping[str, Labeled]
+) -> Objective:
+    epochs = probe_epochs(base.epochs, config.probes)
+    tasks: dict[str, RegressionTask] = {name: part.task for name, part in data.items()}
+    if isinstance(base, DownstreamConfig):
+        return Prediction(name=base.property, task=tasks[base.property], epochs=epochs)
+    probe = Probe(
+        config=probe_config(config, base, next(iter(tasks))),
+        tasks=tasks,
+        elements={name: part.trained_elements for name, part in data.items()},
+        epochs=epochs,
+        folder=shards,  # each trial has its own
+    )
+    return Pretraining(shards=shards, probe=probe)
+
+
+def _check_memory(base: PretrainConfig | DownstreamConfig, shards: Path, concurrent: int) -> None:
+    workers = concurrent * max(base.num_workers, 1)
+    graphs = PretrainConfig(num_workers=workers, batch_size=max(2, workers), use_gpu=base.use_gpu)
+    if not fits_in_memory(graphs, read_manifest(shards)):
+        raise ValueError(f"the graphs do not fit {workers} times into memory; lower --max-concurrent")
+
+
+def _require_resume(config: TuneConfig, folder: RunFolder) -> None:
+    found = folder.read()
+    if found and not found["finished"] and not config.resume:
+        raise ValueError(
+            f"{folder.path} holds an unfinished sweep; continue it with --resume, or give this one another --name"
+        )
+
+
+def _identity(config: TuneConfig, space: SearchSpace, base: Any, shards: Path, data: Mapping[str, Labeled]) -> str:
+    """Return hex digits that change when trials, graphs, labels or vectors would."""
+    graphs = input_digest(base, read_manifest(shards)) if isinstance(base, PretrainConfig) else ""
+    labels = [(name, part.data_digest, part.vectors_digest) for name, part in data.items()]
+    settings = space.trials(config.num_trials, config.seed)
+    text = json.dumps([digest(config), digest(base), space.objective, repr(settings), space.halving, graphs, labels])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _finished(
+    folder: RunFolder,
+    tracker: Tracker,
+    base: PretrainConfig | DownstreamConfig,
+    trials: Mapping[str, Trial],
+    space: SearchSpace,
+    *,
+    again: bool = False,
+) -> FinishedSweep:
+    order = ranked(trials)
+    errors = {t.name: validation_errors(t.folder / PROBE_CSV) for t in order if t.ended == FINISHED}
+    best = next(iter(errors.values()), pd.Series(dtype=float))
+    sweep = FinishedSweep(
+        folder=folder.path,
+        objective=space.objective,
+        trials=order,
+        differences={name: bootstrap_mean((mine - best).to_numpy()) for name, mine in errors.items()},
+        num_validation=len(best),
+        tracking_uri=tracker.uri,
+        run_id=tracker.run_id,
+        again=again,
+    )
+    results(sweep).to_csv(folder.path / RESULTS_CSV, index=False)
+    if errors:
+        chosen = preset(dataclasses.replace(base, **order[0].settings))
+        (folder.path / BEST_JSON).write_text(json.dumps(chosen, indent=1) + "\n")
+    return sweep
+
+
+def validation_errors(file: Path) -> pd.Series:
+    """Return a trial's part of its score by validation crystal: their mean is the score.
+
+    A crystal's part is its absolute error over the mean absolute deviation, mean over properties and seeds; weighed so
+    that properties count alike that not all crystals have.
+    """
+    rows = pd.read_csv(file)
+    names = rows[PROPERTY].unique()
+    crystals = rows[CRYSTAL].nunique()
+    parts = []
+    for name in names:
+        mine = rows[rows[PROPERTY] == name]
+        deviation = mad(mine.drop_duplicates(CRYSTAL)[TARGET].to_numpy())
+        scale = crystals / (deviation * len(mine) * len(names))
+        parts.append(((mine[PREDICTION] - mine[TARGET]).abs() * scale).groupby(mine[CRYSTAL]).sum())
+    total: pd.Series = pd.concat(parts).groupby(level=0).sum()
+    return total
+
+
+def _tell(sweep: FinishedSweep, tracker: Tracker) -> None:
+    counts = {f"trials/{how}": float(sweep.count(how)) for how in (FINISHED, STOPPED, FAILED_TRIAL)}
+    best = {f"best/{PROBE}": sweep.trials[0].score} if sweep.count(FINISHED) else {}
+    tracker.log_metrics({**counts, **best}, 0)
+    tracker.log_artifact(sweep.folder / RESULTS_CSV)
+    if best:
+        tracker.log_artifact(sweep.folder / BEST_JSON)
