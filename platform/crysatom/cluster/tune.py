@@ -38,7 +38,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the caller keeps the record
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # not every report has a probe
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's own waits for trials, which may take hours
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # which prints a banner, asked to be silent or not
 }
 
 
@@ -81,34 +81,42 @@ class Halving:
 def concurrent_trials(workers: Workers) -> int:
     """Return how many trials the cluster has room for at a time.
 
-    Each node is taken to host the reservations of all trials: rather one trial too few than workers that wait.
-
     Raises:
         ValueError: If there is none.
 
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    per_worker = {"CPU": float(workers.threads_per_worker)} | ({"GPU": 1.0} if workers.use_gpu else {})
+    if room := room_for(workers, nodes):
+        return room
+    per_worker = _per_worker(workers)
+    each = " and ".join(f"{amount:g} {name}" for name, amount in per_worker.items())
+    needs = f"{workers.num_workers} workers of {each}, and {RESERVED:g} CPU" if workers.num_workers else each
+    has = ", ".join(f"{sum(node.get(name, 0) for node in nodes):g} {name}" for name in per_worker)
+    raise ValueError(
+        f"not one trial fits: it needs {needs}, this cluster has {has}; use fewer --num-workers or --threads-per-worker"
+        + (", or --no-use-gpu" if workers.use_gpu else "")
+    )
+
+
+def room_for(workers: Workers, nodes: Sequence[Mapping[str, float]]) -> int:
+    """Return how many trials fit on nodes with these resources, so that none waits for another's workers.
+
+    Each node is taken to host the reservations of all trials: rather one trial too few than workers that wait.
+    """
+    per_worker = _per_worker(workers)
     count, reserved = max(workers.num_workers, 1), RESERVED if workers.num_workers else 0.0
 
     def fit(trials: int) -> bool:
         left = [{**node, "CPU": node.get("CPU", 0) - reserved * trials} for node in nodes]
-        slots = sum(
-            max(0, min(int(node.get(name, 0) // amount) for name, amount in per_worker.items())) for node in left
-        )
-        return slots >= trials * count
+        slots = [min(node.get(name, 0) // amount for name, amount in per_worker.items()) for node in left]
+        return sum(max(0, slot) for slot in slots) >= trials * count
 
-    most = int(sum(node.get("CPU", 0) for node in nodes) // workers.threads_per_worker)
-    room = next((trials for trials in range(most, 0, -1) if fit(trials)), 0)
-    if not room:
-        each = " and ".join(f"{amount:g} {name}" for name, amount in per_worker.items())
-        needs = f"{count} workers of {each} and {RESERVED:g} CPU" if workers.num_workers else each
-        has = ", ".join(f"{ray.cluster_resources().get(name, 0):g} {name}" for name in per_worker)
-        raise ValueError(
-            f"not one trial fits: it needs {needs}, this cluster has {has}; use fewer --num-workers or "
-            "--threads-per-worker" + (", or --no-use-gpu" if workers.use_gpu else "")
-        )
-    return room
+    most = int(sum(node.get("CPU", 0) for node in nodes))
+    return next((trials for trials in range(most, 0, -1) if fit(trials)), 0)
+
+
+def _per_worker(workers: Workers) -> dict[str, float]:
+    return {"CPU": float(workers.threads_per_worker)} | ({"GPU": 1.0} if workers.use_gpu else {})
 
 
 def run_trials(  # noqa: PLR0913 - each with a name
@@ -139,7 +147,7 @@ def run_trials(  # noqa: PLR0913 - each with a name
     if workers.num_workers:
         reservation = {"cpu": RESERVED}
     else:
-        reservation = {"cpu": float(workers.threads_per_worker)} | ({"gpu": 1.0} if workers.use_gpu else {})
+        reservation = {name.lower(): amount for name, amount in _per_worker(workers).items()}
     trainable = tune.with_resources(tune.with_parameters(_trial, work=work), reservation)
     tune.Tuner(
         trainable,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,9 @@ logger = logging.getLogger(__name__)
 
 TRIAL_JSON = "trial.json"
 RESULTS_CSV = "results.csv"
+REASON_WIDTH = 200
+"""Characters of a reason on the terminal; the table has all."""
+
 BEST_JSON = "best.json"
 FINISHED, STOPPED, FAILED_TRIAL = "finished", "stopped", "failed"
 """How a trial ended: of itself, by halving, by an error."""
@@ -131,6 +135,7 @@ class FinishedSweep:
     Attributes:
         folder: Of the sweep.
         objective: Name of the job whose settings were searched.
+        data: On which.
         trials: All, the best first.
         differences: Probe less that of the best, with the ends of a 95 % interval, by trial.
         num_validation: Crystals that trials were judged by.
@@ -142,6 +147,7 @@ class FinishedSweep:
 
     folder: Path
     objective: str
+    data: str
     trials: list[Trial]
     differences: dict[str, Interval]
     num_validation: int
@@ -281,7 +287,7 @@ class Record:
         tracker = self.trackers[trial.name]
         tracker.log_tags({fields.ENDED: how, fields.REASON: reason})
         tracker.finish("FAILED" if how == FAILED_TRIAL else "FINISHED")
-        self._say(trial, f"{how}{': ' * bool(reason)}{reason}")
+        self._say(trial, f"{how}{': ' * bool(reason)}{shorten(reason, REASON_WIDTH)}")
 
     def _say(self, trial: Trial, what: str) -> None:
         print(f"trial {trial.name}: {what}", flush=True)  # noqa: T201 - progress
@@ -362,11 +368,15 @@ def describe(sweep: FinishedSweep) -> str:
     shown = table.drop(columns=["folder", "reason", "difference_low", "difference_high"])
     shown["difference"] = [_interval(sweep.differences.get(name)) for name in table["trial"]]
     lines.append(shown.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}"))
-    lines += [f"{trial.name} failed: {trial.reason}" for trial in sweep.trials if trial.ended == FAILED_TRIAL]
+    lines += [
+        f"{trial.name} failed: {shorten(trial.reason, REASON_WIDTH)}"
+        for trial in sweep.trials
+        if trial.ended == FAILED_TRIAL
+    ]
     lines.append("difference: from the best, [95 % interval] of a paired bootstrap over the crystals; 0 in it: a tie")
     if sweep.count(FINISHED):
         lines.append(f"best: {sweep.trials[0].label}")
-        lines.append(f"  python jobs/{sweep.objective}.py --config {sweep.folder / BEST_JSON}")
+        lines.append(f"  python jobs/{sweep.objective}.py --data {sweep.data} --config {sweep.folder / BEST_JSON}")
     lines.append(f"table: {sweep.folder / RESULTS_CSV}")
     if sweep.count(FAILED_TRIAL):
         lines.append("to try the failed trials again: the same command with --resume")
@@ -497,6 +507,7 @@ def _finished(
     sweep = FinishedSweep(
         folder=folder.path,
         objective=space.objective,
+        data=base.data,
         trials=order,
         differences={name: bootstrap_mean((mine - best).to_numpy()) for name, mine in errors.items()},
         num_validation=len(best),
