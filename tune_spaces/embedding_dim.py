@@ -8,5 +8,5 @@ def space() -> SearchSpace:
     return SearchSpace(
         objective="pretrain",
         settings={"embedding_dim": Choice((50, 100, 200))},
-        fixed={"epochs": 30, "batch_size": 48},
+        fixed={"epochs": 20, "batch_size": 48},
     )

@@ -18,7 +18,7 @@ def space() -> SearchSpace:
             "embedding_dim": Choice((50, 100, 200)),
             "schedule": Choice(("cosine", "constant")),
         },
-        fixed={"epochs": 32, "batch_size": 48},
+        fixed={"epochs": 16, "batch_size": 48},
         num_trials=12,
         halving=2,
     )

@@ -8,5 +8,5 @@ def space() -> SearchSpace:
     return SearchSpace(
         objective="pretrain",
         settings={"ssl_loss": Choice(("barlow_twins", "vicreg", "nt_xent", "none"))},
-        fixed={"epochs": 30, "batch_size": 48},
+        fixed={"epochs": 20, "batch_size": 48},
     )

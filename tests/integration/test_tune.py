@@ -55,8 +55,8 @@ def config(place: Path, name: str, **changes: Any) -> TuneConfig:
 
 def start(wanted: TuneConfig, cwd: Path) -> subprocess.Popen[str]:
     command = [sys.executable, str(REPOSITORY / "jobs" / "tune.py")]
-    for name in ("space", "out", "name", "tracking_uri", "probes", "probe_epochs", "max_concurrent"):
-        command.append(f"--{name.replace('_', '-')}={getattr(wanted, name)}")
+    names = ("space", "out", "name", "tracking_uri", "probes", "probe_epochs", "max_concurrent")
+    command += [f"--{name.replace('_', '-')}={getattr(wanted, name)}" for name in names]
     environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "RAY_ADDRESS"}}
     return subprocess.Popen(
         command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -190,5 +190,7 @@ def test_halving_ends_nested_trials_in_good_order(tmp_path: Path) -> None:
     left = [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
     assert left == []
     assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
-    with pytest.raises(ValueError, match="not one trial fits: it needs 3 workers of 1 CPU, and 0.01 CPU, this cluster"):
+    with pytest.raises(
+        ValueError, match=r"not one trial fits: it needs 3 workers of 1 CPU, and 0.01 CPU, this cluster"
+    ):
         run(config(tmp_path, "large", num_workers=3), space)

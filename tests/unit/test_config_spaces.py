@@ -79,7 +79,7 @@ def test_a_space_is_found_by_name_or_path(tmp_path: Path) -> None:
     file.write_text((SPACES / "ssl_loss.py").read_text())
     assert load_space(str(file), SPACES) == load_space("ssl_loss", SPACES)
     file.write_text("def space():\n    return 1 / 0\n")
-    with pytest.raises(ValueError, match="mine.py: ZeroDivisionError: division by zero"):
+    with pytest.raises(ValueError, match=r"mine\.py: ZeroDivisionError: division by zero"):
         load_space(str(file), SPACES)
     file.write_text("def space():\n    return {}\n")
     with pytest.raises(ValueError, match="must return a SearchSpace, got dict"):

@@ -58,7 +58,7 @@ class TuneConfig:
     probes: int = 3
     """Times that a trial is judged, the last time at its end."""
 
-    probe_epochs: int = 40
+    probe_epochs: int = 30
     """Epochs of a small CGCNN with the frozen vectors. Its last epoch counts, not its best."""
 
     probe_width: int = 32
