@@ -116,7 +116,8 @@ class Trial:
         """Take in epochs; return those that were not known."""
         known = {epoch["epoch"] for epoch in self.history}
         new = [epoch for epoch in epochs if epoch["epoch"] not in known]
-        self.history += new
+        # at the end, one may be told of that was done before the sweep was killed
+        self.history = sorted([*self.history, *new], key=lambda epoch: epoch["epoch"])
         return new
 
     def write(self) -> None:
