@@ -192,7 +192,9 @@ def run(config: TuneConfig, space: SearchSpace) -> FinishedSweep:
     tracker = Tracker.at(folder.path, default_tracking_uri(config.tracking_uri))
     _require_resume(config, folder)
     if folder.claim(config, _identity(config, space, base, shards, data)):
-        return _finished(folder, tracker, base, trials, space, again=True)
+        finished = _finished(folder, tracker, base, trials, space, again=True)
+        _catch_up(finished, tracker)
+        return finished
     open_trials = [name for name, trial in trials.items() if not trial.ended]
     done = f"{len(trials) - len(open_trials)} are done, " if len(open_trials) < len(trials) else ""
     tags = {fields.SPACE: config.space, fields.OBJECTIVE_OF_SWEEP: space.objective}
@@ -220,6 +222,7 @@ def run(config: TuneConfig, space: SearchSpace) -> FinishedSweep:
     if not finished.count(FAILED_TRIAL):
         folder.finish(run_id=tracker.run_id)
     tracker.finish("FINISHED" if finished.count(FINISHED) else "FAILED")
+    _catch_up(finished, tracker)
     return dataclasses.replace(finished, run_id=tracker.run_id)
 
 
@@ -283,6 +286,8 @@ class Record:
                 tracker.finish("KILLED")
 
     def _end(self, trial: Trial, how: str, reason: str = "") -> None:
+        if trial.name not in self.trackers:  # its process was lost before it started
+            self.started(trial.name)
         trial.ended, trial.reason = how, reason
         trial.write()
         tracker = self.trackers[trial.name]
@@ -540,6 +545,13 @@ def validation_errors(file: Path) -> pd.Series:
         parts.append(((mine[PREDICTION] - mine[TARGET]).abs() * scale).groupby(mine[CRYSTAL]).sum())
     total: pd.Series = pd.concat(parts).groupby(level=0).sum()
     return total
+
+
+def _catch_up(sweep: FinishedSweep, tracker: Tracker) -> None:
+    """Tell MLflow what it missed: first of the sweep, without which it is told of no trial."""
+    if tracker.flush():
+        for trial in sweep.trials:
+            Tracker.at(trial.folder, tracker.uri).flush()
 
 
 def _tell(sweep: FinishedSweep, tracker: Tracker) -> None:
