@@ -153,7 +153,7 @@ def run_trials(  # noqa: PLR0913 - each with a name
         trainable,
         param_space={TRIAL: tune.grid_search(list(names))},
         tune_config=tune.TuneConfig(
-            scheduler=FIFOScheduler() if halving is None else _scheduler(halving, events),
+            scheduler=FIFOScheduler() if halving is None else scheduler(halving, events),
             max_concurrent_trials=concurrent,
             reuse_actors=False,
             trial_dirname_creator=lambda trial: str(trial.config[TRIAL]),
@@ -210,13 +210,13 @@ class _Asha(AsyncHyperBandScheduler):
         return str(TrialScheduler.CONTINUE)
 
 
-def _scheduler(halving: Halving, events: Events) -> _Asha:
+def scheduler(halving: Halving, events: Events) -> _Asha:
     """Return the scheduler, which knows what trials reported before."""
-    scheduler = _Asha(halving, events)
+    made = _Asha(halving, events)
     known: dict[str, Any] = {name: SimpleNamespace(trial_id=f"{name}, before") for name, _, _ in halving.known}
     nobody: Any = None  # the controller, which is not asked for anything
     for trial in known.values():
-        scheduler.on_trial_add(nobody, trial)
+        made.on_trial_add(nobody, trial)
     for name, epochs, value in halving.known:
-        AsyncHyperBandScheduler.on_trial_result(scheduler, nobody, known[name], {EPOCH: epochs, halving.metric: value})
-    return scheduler
+        AsyncHyperBandScheduler.on_trial_result(made, nobody, known[name], {EPOCH: epochs, halving.metric: value})
+    return made

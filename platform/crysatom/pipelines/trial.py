@@ -145,6 +145,7 @@ def run_trial(objective: Objective, configs: Mapping[str, Any], folder: Path, na
 
     """
     mine = folder / name
+    mine.mkdir(parents=True, exist_ok=True)
 
     def record(metrics: Metrics, hardware: str = "") -> None:  # noqa: ARG001 - of workers
         probe = {PROBE: metrics[PROBE]} if PROBE in metrics else {}

@@ -184,14 +184,13 @@ def run(config: TuneConfig, space: SearchSpace) -> FinishedSweep:
     data = {name: _labels(config, base, name, shards) for name in properties(config, space)}
     _check_memory(base, shards, concurrent)
     objective = _objective(config, base, shards, data)
-    folder = RunFolder(
-        out / (config.name or f"tune-{Path(config.space).stem}-{_identity(config, space, base, shards, data)}")
-    )
+    identity = _identity(config, space, base, shards, data)
+    folder = RunFolder(out / (config.name or f"tune-{Path(config.space).stem}-{identity}"))
     names = zip(configs, settings, strict=True)
     trials = {name: Trial.at(folder.path / TRIALS / name, values) for name, values in names}
     tracker = Tracker.at(folder.path, default_tracking_uri(config.tracking_uri))
     _require_resume(config, folder)
-    if folder.claim(config, _identity(config, space, base, shards, data)):
+    if folder.claim(dataclasses.replace(config, resume=False), identity):  # trials have the checkpoints
         finished = _finished(folder, tracker, base, trials, space, again=True)
         _catch_up(finished, tracker)
         return finished
