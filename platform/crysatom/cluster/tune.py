@@ -142,6 +142,8 @@ def run_trials(  # noqa: PLR0913 - each with a name
         folder: Of the sweep, on storage that all nodes see.
 
     """
+    if not names:
+        return
     os.environ.update(ENVIRONMENT)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # trials that fail are told of by the events
     if workers.num_workers:

@@ -204,7 +204,7 @@ def run(config: TuneConfig, space: SearchSpace) -> FinishedSweep:
         first = min(probe_epochs(base.epochs, config.probes))
         try:
             run_trials(
-                open_trials,
+                open_trials,  # none, if it was killed when all had ended
                 partial(run_trial, objective, configs, folder.path / TRIALS),
                 record,
                 workers=config,
