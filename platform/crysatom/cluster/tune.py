@@ -34,6 +34,8 @@ RESERVED = 0.01
 RAY_TUNE = "ray_tune"
 """Folder of the sweep in which Tune keeps its own notes."""
 
+LOST = "its process ended before its work: killed, out of memory, or its machine lost; Ray's logs have its last words"
+
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the caller keeps the record
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # not every report has a probe
@@ -188,8 +190,7 @@ class _Listener(tune.Callback):
         self.events.reported(trial.config[TRIAL], result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:  # noqa: ARG002
-        lines = [line.strip() for line in str(trial.get_error()).splitlines() if line.strip()]
-        self.events.lost(trial.config[TRIAL], lines[-1] if lines else "its process ended")
+        self.events.lost(trial.config[TRIAL], LOST)  # Tune says more only afterwards
 
 
 class _Asha(AsyncHyperBandScheduler):
