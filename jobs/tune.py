@@ -13,7 +13,8 @@ def main() -> int:
     """Run the job; return its exit code: 0, 3 if some trials failed, or 2 if none finished."""
     config = parse(TuneConfig)
     bootstrap.set_up_process()
-    from crysatom.pipelines.tuning import FAILED_TRIAL, FINISHED, describe, run
+    from crysatom.pipelines.trial_record import FAILED_TRIAL, FINISHED
+    from crysatom.pipelines.tuning import describe, run
 
     try:
         sweep = run(config, load_space(config.space, bootstrap.SEARCH_SPACES))

@@ -23,7 +23,8 @@ from crysatom.config import Choice, PretrainConfig, SearchSpace, TuneConfig, loa
 from crysatom.names import PROBE
 from crysatom.pipelines.pretraining import run as pretrain
 from crysatom.pipelines.trial import TRIALS, VECTORS
-from crysatom.pipelines.tuning import BEST_JSON, RESULTS_CSV, TRIAL_JSON, FinishedSweep, describe, run
+from crysatom.pipelines.trial_record import TRIAL_JSON
+from crysatom.pipelines.tuning import BEST_JSON, RESULTS_CSV, FinishedSweep, describe, run
 from crysatom.tracking.store import client
 from crysatom.vectors.files import read_vectors
 from tests.conftest import REPOSITORY
