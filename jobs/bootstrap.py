@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 PLATFORM = Path(__file__).resolve().parents[1] / "platform"
+SEARCH_SPACES = PLATFORM.parent / "tune_spaces"
 sys.path.insert(0, str(PLATFORM))
 
 

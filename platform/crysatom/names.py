@@ -151,6 +151,8 @@ GAP_ACCURACY = "gap_accuracy"
 NUM_PARAMETERS = "num_parameters"
 TEST_SECONDS = "test_seconds"
 """Numbers that were trained; time of the one prediction of the test crystals."""
+PROBE = "probe/mae_over_mad"
+"""What trials of a sweep are compared by: validation MAE over MAD, mean over properties and seeds."""
 
 SYSTEM = "system/"
 """Prefix under which MLflow shows a metric on the page of system metrics."""

@@ -151,6 +151,23 @@ def test_sending_the_registration_again_makes_no_second_version(directory: Path)
     assert len(client(tracker.uri).search_model_versions("name = 'crysatom-vectors'")) == 1
 
 
+def test_runs_of_a_sweep_are_under_it_whenever_mlflow_hears_of_them(directory: Path) -> None:
+    away = f"http://127.0.0.1:{closed_port()}"
+    parent, child = Tracker.at(directory / "sweep", away), Tracker.at(directory / "sweep" / "trial", away)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        parent.start(experiment="tests", run_name="sweep", params={}, tags={})
+        child.start(experiment="tests", run_name="trial", params={"lr": 0.1}, tags={}, parent=parent.folder)
+    parent.uri = child.uri = Tracker.at(directory).uri
+    assert not child.flush(), "MLflow has not been told of the sweep yet"
+    assert child.run_id == ""
+    assert parent.flush()
+    assert child.flush()
+    run = client(child.uri).get_run(child.run_id)
+    assert run.data.tags["mlflow.parentRunId"] == parent.run_id != ""
+    assert run.data.params == {"lr": "0.1"}
+
+
 @pytest.mark.parametrize("uri", ["models:/absent/1", "models:/absent@best", "runs:/0123456789abcdef"])
 def test_vectors_that_are_not_there(directory: Path, uri: str) -> None:
     assert directory.is_dir()

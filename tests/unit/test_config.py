@@ -16,6 +16,7 @@ from crysatom.config import (
     GraphSpec,
     IngestConfig,
     PretrainConfig,
+    TuneConfig,
     default,
     digest,
     paper,
@@ -95,7 +96,9 @@ def test_the_digest_covers_what_a_run_computes_and_nothing_else(name: str) -> No
 
 
 def test_what_the_digest_leaves_out_exists() -> None:
-    assert {*FIELDS, *(f.name for f in dataclasses.fields(DownstreamConfig))} >= NOT_IN_DIGEST
+    assert {
+        f.name for job in (PretrainConfig, DownstreamConfig, TuneConfig) for f in dataclasses.fields(job)
+    } >= NOT_IN_DIGEST
     assert re.fullmatch("[0-9a-f]{12}", digest(default()))
     assert digest(default()) != digest(paper())
 

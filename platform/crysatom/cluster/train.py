@@ -121,10 +121,11 @@ def _worker(arguments: dict[str, Any]) -> bytes:
         how = "streamed" if arguments["streamed"] else "in memory"
         arguments["news"].put(f"training on {distributed.world_size()} x {context.device.type}, graphs {how}")
     try:
-        return bytes(ray.cloudpickle.dumps(ray.get(arguments["work"])(context)))
+        outcome: bytes = ray.cloudpickle.dumps(ray.get(arguments["work"])(context))
     except Exception as error:
         error.add_note(f"in worker {distributed.rank()}:\n{traceback.format_exc()}")  # a traceback does not travel
         raise
+    return outcome
 
 
 def train_on_cluster(

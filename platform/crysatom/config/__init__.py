@@ -9,22 +9,30 @@ from crysatom.config.downstream import DownstreamConfig
 from crysatom.config.flags import NOT_IN_DIGEST, digest, parse
 from crysatom.config.predicting import PredictConfig
 from crysatom.config.pretraining import RECIPES, PretrainConfig, default, paper
+from crysatom.config.spaces import Choice, LogUniform, SearchSpace, Uniform, load_space
 from crysatom.config.studies_grid import GridConfig
 from crysatom.config.study import StudyConfig
+from crysatom.config.tuning import TuneConfig
 
 __all__ = [
     "NOT_IN_DIGEST",
     "RECIPES",
+    "Choice",
     "DownstreamConfig",
     "FeaturizeConfig",
     "GraphSpec",
     "GridConfig",
     "IngestConfig",
+    "LogUniform",
     "PredictConfig",
     "PretrainConfig",
+    "SearchSpace",
     "StudyConfig",
+    "TuneConfig",
+    "Uniform",
     "default",
     "digest",
+    "load_space",
     "paper",
     "parse",
 ]

@@ -7,7 +7,9 @@ import dataclasses
 import hashlib
 import json
 import sys
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from crysatom.config import downstream, predicting, pretraining
@@ -15,9 +17,12 @@ from crysatom.names import CGCNN_BITS, ELEMENT_BINS
 
 ConfigT = TypeVar("ConfigT")
 
-WHAT_IS_READ = frozenset({"data", "max_atoms", "min_distance", "targets", "vectors", "init_encoder", "distill"})
-"""Fields that decide what is read: crystals, labels, vectors, encoders. Those, not the way to them, are what a run
-depends on: they are identified by their content, in the data digest, wherever they lie and however they were chosen."""
+WHAT_IS_READ = frozenset(
+    {"data", "max_atoms", "min_distance", "targets", "vectors", "init_encoder", "distill", "space"}
+)
+"""Fields that decide what is read: crystals, labels, vectors, encoders, search spaces. Those, not the way to them, are
+what a run depends on: they are identified by their content, in the data digest, wherever they lie and however they
+were chosen."""
 
 NOT_IN_DIGEST = WHAT_IS_READ | frozenset(
     {
@@ -32,6 +37,7 @@ NOT_IN_DIGEST = WHAT_IS_READ | frozenset(
         "max_failures",
         "threads_per_worker",
         "memory_gb",
+        "max_concurrent",
     }
 )
 """Beside what is read: fields that say where a run happens, not what it computes."""
@@ -41,6 +47,9 @@ RECIPES: Mapping[type, Mapping[str, Callable[[], Any]]] = {
     downstream.DownstreamConfig: downstream.RECIPES,
 }
 """The recipes of the jobs that have some."""
+
+
+CONFIG_HELP = "\n\n--config FILE: JSON or TOML whose keys are names of the options below; flags override it."
 
 
 def digest(config: Any) -> str:
@@ -55,7 +64,10 @@ def digest(config: Any) -> str:
 
 
 def parse(config_type: type[ConfigT], argv: Sequence[str] | None = None) -> ConfigT:
-    """Build a configuration from command-line flags; ``--recipe`` chooses the defaults of a training.
+    """Build a configuration from command-line flags.
+
+    ``--recipe`` chooses the defaults of a training, ``--config FILE`` (JSON or TOML) replaces some, flags override
+    both.
 
     Raises:
         SystemExit: After printing a message that names the flag, when a value is not accepted.
@@ -63,7 +75,14 @@ def parse(config_type: type[ConfigT], argv: Sequence[str] | None = None) -> Conf
     """
     import tyro  # here, so that a machine that only runs the loop need not have it
 
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--config", type=Path)
+    file, arguments = chooser.parse_known_args(sys.argv[1:] if argv is None else argv)
+    if file.config is not None:
+        try:
+            arguments = preset_flags(file.config, config_type, arguments) + arguments
+        except ValueError as error:
+            sys.exit(f"error: {error}")
     preset: Any = None
     marks: tuple[Any, ...] = ()
     if config_type is predicting.PredictConfig:  # inputs stand alone, and a flag is repeated, so that it takes none
@@ -75,8 +94,48 @@ def parse(config_type: type[ConfigT], argv: Sequence[str] | None = None) -> Conf
         preset = recipes[chooser.parse_known_args(arguments)[0].recipe]()
     try:
         config: ConfigT = tyro.cli(
-            config_type, args=arguments, default=preset, description=config_type.__doc__, config=marks
+            config_type, args=arguments, default=preset, description=f"{config_type.__doc__}{CONFIG_HELP}", config=marks
         )
     except ValueError as error:
         sys.exit(f"error: {error}")
     return config
+
+
+def preset_flags(file: Path, config_type: type, given: Sequence[str]) -> list[str]:
+    """Return the content of a preset file as flags, less those that are given anyway.
+
+    Args:
+        file: JSON or TOML, one table of fields.
+        config_type: Has the fields.
+        given: Flags that override the file.
+
+    Raises:
+        ValueError: If the file cannot be read, or has a key that is no field.
+
+    """
+    try:
+        content = (tomllib if file.suffix == ".toml" else json).loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--config {file}: cannot be read as JSON or TOML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"--config {file}: must hold names and values, got {type(content).__name__}")  # noqa: TRY004
+    # inputs of a prediction have no flag: they stand alone
+    known = {f.name for f in dataclasses.fields(config_type)} - {"inputs"}
+    if unknown := sorted(content.keys() - known):
+        raise ValueError(f"--config {file}: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    names = {flag.partition("=")[0].removeprefix("--").replace("-", "_") for flag in given if flag.startswith("--")}
+    overridden = names | {name.removeprefix("no_") for name in names}
+    return [part for key, value in content.items() if key not in overridden for part in _as_flags(key, value)]
+
+
+def _as_flags(key: str, value: Any) -> list[str]:
+    flag = key.replace("_", "-")
+    if key == "model":  # the one flag that is repeated
+        return [f"--{flag}={part}" for part in value]
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    if isinstance(value, dict):
+        value = [part for item in value.items() for part in item]
+    if isinstance(value, list):
+        return [f"--{flag}", *map(str, value)]
+    return [f"--{flag}={value}"]

@@ -30,6 +30,13 @@ FILLED = "vectors_filled"
 LEFT_OUT = "crystals_left_out"
 """Elements whose vectors were predicted from element properties; number of crystals that have elements without one."""
 
+PARENT = "mlflow.parentRunId"
+SPACE = "search_space"
+OBJECTIVE_OF_SWEEP = "search_objective"
+ENDED = "ended"
+REASON = "reason"
+"""Of the trials of a sweep: under which run MLflow shows them; how they ended, and why."""
+
 VECTORS = "vectors"
 FIGURES = "figures"
 """Folders among a run's artifacts; the former is also the tag that names the vectors of a prediction."""

@@ -71,6 +71,7 @@ class Tracker:
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         resume: bool = False,
+        parent: Path | None = None,
     ) -> Tracker:
         """Begin a run, or go on with the one that the folder holds; return this tracker.
 
@@ -80,6 +81,7 @@ class Tracker:
             params: Settings, logged as text.
             tags: Searchable facts: data digest, versions, hardware.
             resume: Go on with the run whose journal is in the folder, if there is one.
+            parent: Folder of the run under which MLflow is to show this one.
 
         Raises:
             ValueError: If the folder holds a run and ``resume`` is off.
@@ -89,7 +91,8 @@ class Tracker:
             run = self.run_id or "(not yet in MLflow)"
             raise ValueError(f"{self.folder} already holds run {run}; resume it, or choose another folder")
         texts = {name: str(value) for name, value in params.items()}
-        self._tell(op=send.START, experiment=experiment, run_name=run_name, params=texts, tags=dict(tags))
+        above = {} if parent is None else {"parent": str(parent.resolve() / JOURNAL_FOLDER)}
+        self._tell(op=send.START, experiment=experiment, run_name=run_name, params=texts, tags=dict(tags), **above)
         return self
 
     @property

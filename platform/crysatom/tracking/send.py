@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from crysatom.tracking.fields import VECTORS
+from crysatom.tracking.fields import PARENT, VECTORS
 from crysatom.tracking.journal import Journal, Record
 from crysatom.tracking.registry import register
 from crysatom.tracking.store import client, experiment_id, require_active
@@ -34,6 +34,10 @@ class UnknownRunError(RuntimeError):
     """The store has never had the run, or has it no more."""
 
 
+class ParentNotSentError(RuntimeError):
+    """The run is one of several under another, of which the store has not been told yet."""
+
+
 def send(uri: str, journal: Journal, record: Record) -> None:
     """Tell the store one record. What it refuses for good is logged and passed over, as it stays in the journal.
 
@@ -41,6 +45,7 @@ def send(uri: str, journal: Journal, record: Record) -> None:
         DeletedRunError: If the run was deleted: nothing more can be told to it.
         DeletedExperimentError: If its experiment was deleted.
         UnknownRunError: If the store has no such run.
+        ParentNotSentError: If the store has not been told of the run above this one.
         Exception: Whatever MLflow raises when the store cannot be reached; try again later.
 
     """
@@ -62,6 +67,7 @@ def send(uri: str, journal: Journal, record: Record) -> None:
 
 def _start(uri: str, journal: Journal, record: Record) -> None:
     mlflow = client(uri)
+    tags = {**record["tags"], **_parent(record)}
     if journal.run_id:
         _require_run(uri, journal.run_id)
         mlflow.update_run(journal.run_id, status="RUNNING")
@@ -72,7 +78,16 @@ def _start(uri: str, journal: Journal, record: Record) -> None:
     # MLflow refuses to change a parameter, and a resumed run may differ in where and how it runs
     known = mlflow.get_run(journal.run_id).data.params
     _log_params(mlflow, journal.run_id, {k: v for k, v in record["params"].items() if k not in known})
-    _log_tags(mlflow, journal.run_id, record["tags"])
+    _log_tags(mlflow, journal.run_id, tags)
+
+
+def _parent(record: Record) -> dict[str, str]:
+    if "parent" not in record:
+        return {}
+    parent = Journal(Path(record["parent"]))
+    if not parent.run_id:
+        raise ParentNotSentError(f"the run above this one is not there yet: send {parent.folder.parent} first")
+    return {PARENT: parent.run_id}
 
 
 def _require_run(uri: str, run_id: str) -> None:

@@ -91,6 +91,8 @@ class Loop:
         after_step: Called with each batch, the model's output and the epoch (the paper's vector extraction).
         extra: Further tensors that belong to the state, by name; kept in checkpoints, restored in place.
         measured: What the metrics of ``held_out`` are called.
+        watch: Called after each epoch, before its checkpoint, with its metrics, to which it may add, and the weights
+            that are evaluated in the model; True ends the training.
 
     Raises:
         ValueError: If the epoch is to be chosen by held-out crystals and there are none.
@@ -107,6 +109,7 @@ class Loop:
         after_step: Callable[[Batch, dict[str, Tensor], int], None] | None = None,
         extra: dict[str, Tensor] | None = None,
         measured: str = HELD_OUT,
+        watch: Callable[[dict[str, float]], bool] | None = None,
     ) -> None:
         if settings.selected_by.startswith(f"{measured}/") and held_out is None:
             raise ValueError(
@@ -115,7 +118,7 @@ class Loop:
             )
         self.model, self.train, self.held_out = model, train, held_out
         self.settings, self.context, self.after_step = settings, context, after_step
-        self.extra, self.measured = extra or {}, measured
+        self.extra, self.measured, self.watch = extra or {}, measured, watch
         self.trainable = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = OPTIMIZERS[settings.optimizer](
             self.trainable, lr=settings.lr, eps=settings.adam_eps, weight_decay=settings.weight_decay
@@ -143,13 +146,15 @@ class Loop:
             if folder is not None:
                 self._restore(*checkpoints.load(folder))
         wrapped = self.context.wrap(self.model)
-        while not self._ended():
+        told_to_end = False
+        while not (told_to_end or self._ended()):
             epoch = len(self.history)
             metrics = {"epoch": float(epoch), **self._train_epoch(wrapped, epoch)}
             with self.average.applied():
                 if self.held_out is not None:
                     metrics |= self._evaluate(self.held_out)
                 self._select(metrics)
+                told_to_end = self.watch is not None and self.watch(metrics)
             self.history.append(metrics)
             self.context.report(metrics, self._save)
         self._use_selected()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ from crysatom.graphs.shards import load
 from crysatom.names import MAX_ATOMIC_NUMBER
 from crysatom.ssl.node_level import NodeLevelObjective
 from crysatom.ssl.objective import Objective
-from crysatom.training.context import Context
+from crysatom.training.context import Context, Metrics
 from crysatom.training.encoder_files import PretrainedEncoder
 from crysatom.training.loaders import Loader, ResidentLoader, is_held_out
 from crysatom.training.loop import Loop
 from crysatom.vectors.elements import ElementFeatures, element_features
 from crysatom.vectors.extract import ElementMoments, LastBatchTable
 from crysatom.vectors.table import AtomVectors
+
+Watch = Callable[[Metrics, Callable[[], AtomVectors]], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +107,17 @@ def build(config: PretrainConfig, features: ElementFeatures) -> Objective | Node
     return objective(config, torch.from_numpy(features.features), torch.from_numpy(features.atomic_numbers))
 
 
-def pretrain(config: PretrainConfig, data: PretrainData, context: Context) -> PretrainOutcome:
+def pretrain(
+    config: PretrainConfig, data: PretrainData, context: Context, watch: Watch | None = None
+) -> PretrainOutcome:
     """Train on this worker's share of the data and extract the element vectors.
+
+    Args:
+        config: What to train.
+        data: To learn from.
+        context: Where it runs.
+        watch: Called after each epoch with its metrics, to which it may add, and a function that extracts the vectors
+            as they are; all workers call both together. True ends the training.
 
     Raises:
         NonFiniteLossError: If the loss of a batch is not a number.
@@ -115,6 +127,10 @@ def pretrain(config: PretrainConfig, data: PretrainData, context: Context) -> Pr
     model = build(config, features).to(context.device)
     recorder = Algorithm1Recorder(config.embedding_dim, context.device)
     published = config.extraction == "algorithm_1"
+
+    def vectors() -> AtomVectors:
+        return recorder.to_vectors() if published else extract(model, data.everything)
+
     loop = Loop(
         model,
         data.train,
@@ -123,15 +139,15 @@ def pretrain(config: PretrainConfig, data: PretrainData, context: Context) -> Pr
         context,
         after_step=recorder.record if published else None,
         extra=recorder.tensors if published else None,
+        watch=None if watch is None else lambda metrics: watch(metrics, vectors),
     )
     history = loop.run()
     matrix = None
     if isinstance(model, Objective) and config.ssl_loss == "barlow_twins":
         matrix = model.cross_correlation(next(iter(data.train.epoch(0))), epoch=config.epochs).cpu().numpy()
-    vectors = recorder.to_vectors() if published else extract(model, data.everything)
     elements = torch.from_numpy(features.features), torch.from_numpy(features.atomic_numbers)
     return PretrainOutcome(
-        vectors=vectors,
+        vectors=vectors(),
         encoder=PretrainedEncoder.of(model.encoder, config.graph, *elements),
         history=history,
         selected_epoch=loop.selected_epoch,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from crysatom.nn.pooling import pool
 from crysatom.predictors.base import Predictor, PredictorSpec
 from crysatom.predictors.registry import build_predictor
 from crysatom.predictors.transfer import start_from_encoder
-from crysatom.training.context import Context
+from crysatom.training.context import Context, Metrics
 from crysatom.training.distillation import Distillation
 from crysatom.training.encoder_files import PretrainedEncoder
 from crysatom.training.loaders import Loader, ResidentLoader
@@ -138,7 +139,7 @@ class RegressionTask:
     Attributes:
         shards: Folder of graph shards with M crystals.
         labels: ``(M,)`` float64, in the unit of the property; NaN for crystals without one.
-        parts: Indices of the crystals of ``train``, ``val`` and ``test``, ascending.
+        parts: Indices of the crystals of ``train``, ``val`` and, where it may be read, ``test``, ascending.
         vectors: As the predictor is to see them.
         normalizer: Of the training targets, less the reference.
         reference: ``(119,)``, or None.
@@ -225,13 +226,19 @@ def labeled_data(config: DownstreamConfig, task: RegressionTask, device: torch.d
     }
 
 
-def train_predictor(config: DownstreamConfig, task: RegressionTask, context: Context) -> RegressionOutcome:
+def train_predictor(
+    config: DownstreamConfig,
+    task: RegressionTask,
+    context: Context,
+    watch: Callable[[Metrics], bool] | None = None,
+) -> RegressionOutcome:
     """Train on this worker's share of the training crystals; at the end, and only then, predict the test crystals.
 
     Args:
         config: With one seed.
-        task: What to learn.
+        task: What to learn; where its parts have no test crystals, none are predicted.
         context: Where it runs.
+        watch: Called after each epoch with its metrics; True ends the training.
 
     Raises:
         NonFiniteLossError: If the loss of a batch is not a number.
@@ -239,17 +246,18 @@ def train_predictor(config: DownstreamConfig, task: RegressionTask, context: Con
     """
     data = labeled_data(config, task, context.device)
     model = build_regression(config, task).to(context.device)
-    loop = Loop(model, data[TRAIN], data[VAL], config, context, measured=VAL)
+    loop = Loop(model, data[TRAIN], data[VAL], config, context, measured=VAL, watch=watch)
     history = loop.run()
     model.distillation = None
-    validated = predictions(model, data[VAL])[1]
+    predicted = {VAL: predictions(model, data[VAL])[1]}
     start = time.perf_counter()
-    tested = predictions(model, data[TEST])[1]
+    if TEST in data:  # trials of a sweep have none
+        predicted[TEST] = predictions(model, data[TEST])[1]
     test_seconds = time.perf_counter() - start
     return RegressionOutcome(
         history=history,
         selected_epoch=loop.selected_epoch if config.selected_by else len(history) - 1,
-        predictions={VAL: validated, TEST: tested},
+        predictions=predicted,
         state={name: tensor.cpu() for name, tensor in model.state_dict().items()},
         num_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         test_seconds=test_seconds,

@@ -1,0 +1,30 @@
+"""Search settings of a pretraining or a predictor: ``python jobs/tune.py --space ssl_loss``."""
+
+import sys
+
+import bootstrap  # makes crysatom importable
+from crysatom.config import TuneConfig, load_space, parse
+
+NOTHING_FINISHED = 2
+SOME_FAILED = 3
+
+
+def main() -> int:
+    """Run the job; return its exit code: 0, 3 if some trials failed, or 2 if none finished."""
+    config = parse(TuneConfig)
+    bootstrap.set_up_process()
+    from crysatom.pipelines.trial_record import FAILED_TRIAL, FINISHED
+    from crysatom.pipelines.tuning import describe, run
+
+    try:
+        sweep = run(config, load_space(config.space, bootstrap.SEARCH_SPACES))
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    print(describe(sweep))
+    if not sweep.count(FINISHED):
+        return NOTHING_FINISHED
+    return SOME_FAILED if sweep.count(FAILED_TRIAL) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

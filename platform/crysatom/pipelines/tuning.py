@@ -1,0 +1,408 @@
+"""A sweep from beginning to end: graphs once, trials on Ray Tune, their record, MLflow, the table, the best preset."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from crysatom.config import NOT_IN_DIGEST, DownstreamConfig, PretrainConfig, SearchSpace, TuneConfig, digest
+from crysatom.config.spaces import JOBS
+from crysatom.crystals.splits import PARTS
+from crysatom.graphs.shards import read_manifest
+from crysatom.names import DENSITY, PREDICTION, PROBE, PROPERTY, TARGET, TEST, VAL, VOLUME_PER_ATOM
+from crysatom.pipelines.labeled import Labeled, labeled
+from crysatom.pipelines.places import default_tracking_uri, find, resolve
+from crysatom.pipelines.preparing import crystal_table, prepare
+from crysatom.pipelines.pretraining import fits_in_memory, input_digest
+from crysatom.pipelines.run_folder import RunFolder
+from crysatom.pipelines.tracked import tracked, where_to_look
+from crysatom.pipelines.trial import (
+    TRIALS,
+    Objective,
+    Prediction,
+    Pretraining,
+    run_trial,
+)
+from crysatom.pipelines.trial_record import FAILED_TRIAL, FINISHED, REASON_WIDTH, STOPPED, Record, Trial
+from crysatom.tracking import fields
+from crysatom.tracking.runs import Tracker
+from crysatom.training.metrics import Interval, bootstrap_mean, mad
+from crysatom.training.probe import CRYSTAL, PROBE_CSV, Probe
+from crysatom.training.regression import RegressionTask
+
+logger = logging.getLogger(__name__)
+
+RESULTS_CSV = "results.csv"
+BEST_JSON = "best.json"
+SAME_FOR_ALL = ("num_workers", "use_gpu", "threads_per_worker", "max_failures", "max_atoms", "min_distance")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedSweep:
+    """What a sweep left.
+
+    Attributes:
+        folder: Of the sweep.
+        objective: Name of the job whose settings were searched.
+        data: On which.
+        trials: All, the best first.
+        differences: Probe less that of the best, with the ends of a 95 % interval, by trial.
+        num_validation: Crystals that trials were judged by.
+        tracking_uri: MLflow store.
+        run_id: MLflow's parent run; empty if MLflow was away.
+        again: True if the sweep had been finished before and nothing was done now.
+
+    """
+
+    folder: Path
+    objective: str
+    data: str
+    trials: list[Trial]
+    differences: dict[str, Interval]
+    num_validation: int
+    tracking_uri: str
+    run_id: str
+    again: bool = False
+
+    def count(self, ended: str) -> int:
+        """Return how many trials ended so."""
+        return sum(trial.ended == ended for trial in self.trials)
+
+
+def run(config: TuneConfig, space: SearchSpace) -> FinishedSweep:
+    """Run all trials of a sweep that are not finished.
+
+    Raises:
+        ValueError: If space, data, flags or the sweep's folder are not usable as asked.
+
+    """
+    from crysatom.cluster.session import start_ray
+    from crysatom.cluster.tune import Halving, concurrent_trials, run_trials
+
+    base = base_config(config, space)
+    settings = space.trials(config.num_trials, config.seed)
+    configs = {trial_name(n, values): _changed(base, values) for n, values in enumerate(settings)}
+    logger.info("starting Ray ...")
+    start_ray()
+    room = concurrent_trials(config)
+    concurrent = min(config.max_concurrent or room, room, len(configs))
+    out = resolve(config.out)
+    # Ray is there in any case
+    shards = prepare(dataclasses.replace(base, num_workers=1, resume=config.resume), out)
+    data = {name: _labels(config, base, name, shards) for name in properties(config, space)}
+    _check_memory(base, shards, concurrent)
+    objective = _objective(config, base, shards, data)
+    identity = _identity(config, space, base, shards, data)
+    folder = RunFolder(out / (config.name or f"tune-{Path(config.space).stem}-{identity}"))
+    names = zip(configs, settings, strict=True)
+    trials = {name: Trial.at(folder.path / TRIALS / name, values) for name, values in names}
+    tracker = Tracker.at(folder.path, default_tracking_uri(config.tracking_uri))
+    _require_resume(config, folder)
+    if folder.claim(dataclasses.replace(config, resume=False), identity):  # trials have the checkpoints
+        finished = _finished(folder, tracker, base, trials, space, again=True)
+        _catch_up(finished, tracker)
+        return finished
+    open_trials = [name for name, trial in trials.items() if not trial.ended]
+    done = f"{len(trials) - len(open_trials)} are done, " if len(open_trials) < len(trials) else ""
+    tags = {fields.SPACE: config.space, fields.OBJECTIVE_OF_SWEEP: space.objective}
+    with tracked(folder, tracker, config, experiment=config.experiment, tags=tags):
+        logger.info("%s: %d trials, %s%d at a time ...", folder.path, len(trials), done, concurrent)
+        record = Record(trials, tracker, config, base.epochs)
+        known = [(trial.name, int(p["epoch"]) + 1, p[PROBE]) for trial in trials.values() for p in trial.probes]
+        first = min(probe_epochs(base.epochs, config.probes))
+        try:
+            run_trials(
+                open_trials,  # none, if it was killed when all had ended
+                partial(run_trial, objective, configs, folder.path / TRIALS),
+                record,
+                workers=config,
+                concurrent=concurrent,
+                halving=Halving(metric=PROBE, first=first, factor=space.halving, epochs=base.epochs, known=known)
+                if space.halving
+                else None,
+                folder=folder.path,
+            )
+        finally:
+            record.interrupted()
+        finished = _finished(folder, tracker, base, trials, space)
+        _tell(finished, tracker)
+    if not finished.count(FAILED_TRIAL):
+        folder.finish(run_id=tracker.run_id)
+    tracker.finish("FINISHED" if finished.count(FINISHED) else "FAILED")
+    _catch_up(finished, tracker)
+    return dataclasses.replace(finished, run_id=tracker.run_id)
+
+
+def base_config(config: TuneConfig, space: SearchSpace) -> PretrainConfig | DownstreamConfig:
+    """Return the settings that all trials share.
+
+    Raises:
+        ValueError: If they cannot be.
+
+    """
+    values = dict(space.fixed) | {name: getattr(config, name) for name in SAME_FOR_ALL} | {"data": config.data}
+    if config.epochs:
+        values["epochs"] = config.epochs
+    if space.objective == "downstream":
+        values |= {"vectors": config.vectors, "property": properties(config, space)[0]}
+    base = JOBS[space.objective](**values)
+    if isinstance(base, PretrainConfig):
+        if base.selection != "last":
+            raise ValueError(
+                "a sweep judges the vectors of the epoch that a trial has reached: the search space must leave "
+                f"selection at 'last', got {base.selection!r}"
+            )
+        path = find(base.node_features)  # trials work in folders of their own
+        base = dataclasses.replace(base, node_features=str(path.resolve())) if path.is_file() else base
+    elif len(base.seeds) > 1:
+        raise ValueError(f"a trial has one seed, the search space fixes {base.seeds}")
+    return base
+
+
+def properties(config: TuneConfig, space: SearchSpace) -> tuple[str, ...]:
+    """Return the properties that trials are judged by.
+
+    Raises:
+        ValueError: If a predictor is to learn several.
+
+    """
+    if space.objective == "pretrain":
+        return config.properties or (VOLUME_PER_ATOM, DENSITY)
+    if len(config.properties) > 1:
+        raise ValueError(f"a predictor learns one property; --properties has {' '.join(config.properties)}")
+    return config.properties or (VOLUME_PER_ATOM,)
+
+
+def probe_epochs(epochs: int, probes: int) -> frozenset[int]:
+    """Return after which of so many epochs trials are judged: at equal distances, and at the end."""
+    return frozenset(-(-epochs * k // probes) for k in range(1, probes + 1))
+
+
+def trial_name(number: int, settings: Mapping[str, Any]) -> str:
+    """Return the name of a trial's folder, by which a resumed sweep knows it again."""
+    return f"{number:03d}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
+
+
+def preset(config: PretrainConfig | DownstreamConfig) -> dict[str, Any]:
+    """Return the settings that are not the default, as ``--config`` takes them, without where and on what it runs."""
+    default = dataclasses.asdict(type(config)())
+    kept = NOT_IN_DIGEST - {"vectors"}
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in kept and v != default[k]}
+
+
+def ranked(trials: Mapping[str, Trial]) -> list[Trial]:
+    """Return the trials, the best first: finished ones by probe, then those that came farthest, then failed ones."""
+    order = {FINISHED: 0, STOPPED: 1, "": 2, FAILED_TRIAL: 3}
+    return sorted(
+        trials.values(), key=lambda t: (order[t.ended], -len(t.history), np.nan_to_num(t.score, nan=np.inf), t.name)
+    )
+
+
+def describe(sweep: FinishedSweep) -> str:
+    """Return the table of trials, and where things are."""
+    lines = ["Nothing to do: this sweep is finished."] if sweep.again else []
+    lines.append(
+        f"Trials by validation MAE/MAD ({sweep.num_validation} crystals; 1 is no better than the mean), the best first:"
+    )
+    table = results(sweep)
+    shown = table.drop(columns=["folder", "reason", "difference_low", "difference_high"])
+    shown["difference"] = [_interval(sweep.differences.get(name)) for name in table["trial"]]
+    lines.append(shown.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}"))
+    lines += [
+        f"{trial.name} failed: {shorten(trial.reason, REASON_WIDTH)}"
+        for trial in sweep.trials
+        if trial.ended == FAILED_TRIAL
+    ]
+    lines.append("difference: from the best, [95 % interval] of a paired bootstrap over the crystals; 0 in it: a tie")
+    if sweep.count(FINISHED):
+        lines.append(f"best: {sweep.trials[0].label}")
+        lines.append(f"  python jobs/{sweep.objective}.py --data {sweep.data} --config {sweep.folder / BEST_JSON}")
+    lines.append(f"table: {sweep.folder / RESULTS_CSV}")
+    if sweep.count(FAILED_TRIAL):
+        lines.append("to try the failed trials again: the same command with --resume")
+    lines.append(where_to_look(sweep.tracking_uri, sweep.run_id))
+    return "\n".join(lines)
+
+
+def results(sweep: FinishedSweep) -> pd.DataFrame:
+    """Return one row per trial, the best first."""
+    nothing = Interval(*[float("nan")] * 3)
+    rows = []
+    for trial in sweep.trials:
+        difference, low, high = sweep.differences.get(trial.name, nothing)
+        rows.append(
+            {
+                "trial": trial.name,
+                **trial.settings,
+                "mae_over_mad": trial.score,
+                "difference": difference,
+                "difference_low": low,
+                "difference_high": high,
+                "epochs": len(trial.history),
+                "seconds": round(trial.seconds, 1),
+                "ended": trial.ended or "interrupted",
+                "reason": trial.reason,
+                "folder": str(trial.folder),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _interval(difference: Interval | None) -> str:
+    return "" if difference is None else f"{difference[0]:+.4f} [{difference[1]:+.4f}, {difference[2]:+.4f}]"
+
+
+def _changed(base: Any, values: Mapping[str, Any]) -> Any:
+    try:
+        return dataclasses.replace(base, **values)
+    except ValueError as error:
+        raise ValueError(f"the search space has a trial that cannot be ({values}): {error}") from error
+
+
+def _labels(config: TuneConfig, base: PretrainConfig | DownstreamConfig, name: str, shards: Path) -> Labeled:
+    """Return targets, split and vectors of a property, without the test crystals."""
+    if isinstance(base, DownstreamConfig):
+        judged: DownstreamConfig = base
+    else:
+        judged = probe_config(config, base, name)
+    data = labeled(judged, shards, crystal_table(judged, shards))
+    parts = {part: data.task.parts[part] for part in PARTS if part != TEST}
+    if not mad(data.task.labels[parts[VAL]]) > 0:
+        raise ValueError(f"{name}: all validation crystals have the same target; take more crystals")
+    counts = ", ".join(f"{len(crystals):,} {part}" for part, crystals in parts.items())
+    logger.info("%s of %s crystals, split %s; test crystals are not read", name, counts, data.split.name)
+    return dataclasses.replace(data, task=dataclasses.replace(data.task, parts=parts))
+
+
+def probe_config(config: TuneConfig, base: PretrainConfig, name: str) -> DownstreamConfig:
+    """Return the predictor by which vectors are judged."""
+    return DownstreamConfig(
+        data=config.data,
+        property=name,
+        vectors="onehot",  # any element has one; the trial's own take their place
+        width=config.probe_width,
+        hidden_dim=2 * config.probe_width,
+        epochs=config.probe_epochs,
+        batch_size=config.probe_batch_size,
+        selection="last",
+        seeds=config.probe_seeds,
+        **{name: getattr(base, name) for name in ("num_workers", "max_atoms", "min_distance")},
+        **dataclasses.asdict(base.graph),
+    )
+
+
+def _objective(
+    config: TuneConfig, base: PretrainConfig | DownstreamConfig, shards: Path, data: Mapping[str, Labeled]
+) -> Objective:
+    epochs = probe_epochs(base.epochs, config.probes)
+    tasks: dict[str, RegressionTask] = {name: part.task for name, part in data.items()}
+    if isinstance(base, DownstreamConfig):
+        return Prediction(name=base.property, task=tasks[base.property], epochs=epochs)
+    probe = Probe(
+        config=probe_config(config, base, next(iter(tasks))),
+        tasks=tasks,
+        elements={name: part.trained_elements for name, part in data.items()},
+        epochs=epochs,
+        folder=shards,  # each trial has its own
+    )
+    return Pretraining(shards=shards, probe=probe)
+
+
+def _check_memory(base: PretrainConfig | DownstreamConfig, shards: Path, concurrent: int) -> None:
+    workers = concurrent * max(base.num_workers, 1)
+    graphs = PretrainConfig(num_workers=workers, batch_size=max(2, workers), use_gpu=base.use_gpu)
+    if not fits_in_memory(graphs, read_manifest(shards)):
+        raise ValueError(f"the graphs do not fit {workers} times into memory; lower --max-concurrent")
+
+
+def _require_resume(config: TuneConfig, folder: RunFolder) -> None:
+    found = folder.read()
+    if found and not found["finished"] and not config.resume:
+        raise ValueError(
+            f"{folder.path} holds an unfinished sweep; continue it with --resume, or give this one another --name"
+        )
+
+
+def _identity(config: TuneConfig, space: SearchSpace, base: Any, shards: Path, data: Mapping[str, Labeled]) -> str:
+    """Return hex digits that change when trials, graphs, labels or vectors would."""
+    graphs = input_digest(base, read_manifest(shards)) if isinstance(base, PretrainConfig) else ""
+    labels = [(name, part.data_digest, part.vectors_digest) for name, part in data.items()]
+    settings = space.trials(config.num_trials, config.seed)
+    text = json.dumps([digest(config), digest(base), space.objective, repr(settings), space.halving, graphs, labels])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _finished(
+    folder: RunFolder,
+    tracker: Tracker,
+    base: PretrainConfig | DownstreamConfig,
+    trials: Mapping[str, Trial],
+    space: SearchSpace,
+    *,
+    again: bool = False,
+) -> FinishedSweep:
+    order = ranked(trials)
+    errors = {t.name: validation_errors(t.folder / PROBE_CSV) for t in order if t.ended == FINISHED}
+    best = next(iter(errors.values()), pd.Series(dtype=float))
+    sweep = FinishedSweep(
+        folder=folder.path,
+        objective=space.objective,
+        data=base.data,
+        trials=order,
+        differences={name: bootstrap_mean((mine - best).to_numpy()) for name, mine in errors.items()},
+        num_validation=len(best),
+        tracking_uri=tracker.uri,
+        run_id=tracker.run_id,
+        again=again,
+    )
+    results(sweep).to_csv(folder.path / RESULTS_CSV, index=False)
+    if errors:
+        chosen = preset(dataclasses.replace(base, **order[0].settings))
+        (folder.path / BEST_JSON).write_text(json.dumps(chosen, indent=1) + "\n")
+    return sweep
+
+
+def validation_errors(file: Path) -> pd.Series:
+    """Return a trial's part of its score by validation crystal: their mean is the score.
+
+    A crystal's part is its absolute error over the mean absolute deviation, mean over properties and seeds; weighed so
+    that properties count alike that not all crystals have.
+    """
+    rows = pd.read_csv(file)
+    names = rows[PROPERTY].unique()
+    crystals = rows[CRYSTAL].nunique()
+    parts = []
+    for name in names:
+        mine = rows[rows[PROPERTY] == name]
+        deviation = mad(mine.drop_duplicates(CRYSTAL)[TARGET].to_numpy())
+        scale = crystals / (deviation * len(mine) * len(names))
+        parts.append(((mine[PREDICTION] - mine[TARGET]).abs() * scale).groupby(mine[CRYSTAL]).sum())
+    total: pd.Series = pd.concat(parts).groupby(level=0).sum()
+    return total
+
+
+def _catch_up(sweep: FinishedSweep, tracker: Tracker) -> None:
+    """Tell MLflow what it missed: first of the sweep, without which it is told of no trial."""
+    if tracker.flush():
+        for trial in sweep.trials:
+            Tracker.at(trial.folder, tracker.uri).flush()
+
+
+def _tell(sweep: FinishedSweep, tracker: Tracker) -> None:
+    counts = {f"trials/{how}": float(sweep.count(how)) for how in (FINISHED, STOPPED, FAILED_TRIAL)}
+    best = {f"best/{PROBE}": sweep.trials[0].score} if sweep.count(FINISHED) else {}
+    tracker.log_metrics({**counts, **best}, 0)
+    tracker.log_artifact(sweep.folder / RESULTS_CSV)
+    if best:
+        tracker.log_artifact(sweep.folder / BEST_JSON)
