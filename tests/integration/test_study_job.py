@@ -15,7 +15,18 @@ from crysatom.vectors.files import write_vectors
 from crysatom.vectors.table import AtomVectors
 from tests.run_job import run_here
 
-FLAGS = ("--maps", "components", "--draws", "199", "--probe-draws", "99", "--name", "periodic")
+FLAGS = (
+    "--maps",
+    "components",
+    "--vector-scale",
+    "standardize",
+    "--draws",
+    "199",
+    "--probe-draws",
+    "99",
+    "--name",
+    "periodic",
+)
 TABLES = ("--vectors", "facts=facts/vectors.csv", "random:0:16", "shuffled=permuted:elements")
 MAIN_GROUPS = [*range(1, 21), *range(31, 39), *range(49, 57)]
 """Fewer elements than there are, to be quick: their labels are placed in each map."""
