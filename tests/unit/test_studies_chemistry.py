@@ -238,4 +238,4 @@ def test_the_study_compares_on_common_elements_and_says_what_it_left_out() -> No
     assert [str(int(known)) for known in groups["known"]] == facts
     assert set(groups["predicted"]) <= set(groups["known"])
     with pytest.raises(ValueError, match="no element has a vector in all"):
-        on_common_elements({"a": table(periods[:2], NUMBERS[:2]), "b": table(periods[2:], NUMBERS[2:])})
+        on_common_elements({"a": table(periods[:2], numbers[:2]), "b": table(periods[2:], numbers[2:])})

@@ -33,9 +33,10 @@ class StudyConfig:
     name: str = ""
     """Name of that folder; empty: made of the study and digests."""
 
-    vector_scale: Literal["standardize", "rms"] = "standardize"
-    """Before anything is computed: 'standardize': each column to variance 1; 'rms': all columns by one factor, which
-    keeps the table's own geometry (and lets one column of Magpie, in kelvin, decide everything)."""
+    vector_scale: Literal["rms", "standardize"] = "rms"
+    """Before anything is computed: 'rms': all columns by one factor, which keeps the table's own geometry (and lets one
+    column of Magpie, in kelvin, decide everything); 'standardize': each column to variance 1 (which makes much of
+    columns that hardly vary)."""
 
     draws: int = 9999
     """Relabelings of the elements behind the p-values of statements and silhouettes."""
