@@ -173,6 +173,7 @@ def test_wrong_names_are_refused(tmp_path: Path) -> None:
             run(config(tmp_path, **changes))
 
 
+@pytest.mark.slow
 def test_on_ray_a_pretraining_comes_before_the_runs_that_take_it(
     ray_cluster: None,  # noqa: ARG001
     tmp_path: Path,

@@ -103,7 +103,8 @@ def of_third(sweep: Path) -> list[Any]:
     return list((folders[2] / "checkpoints").glob("epoch-*")) if len(folders) == 3 else []
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_sweep_repeats_no_finished_trial(
     number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
