@@ -74,18 +74,20 @@ def kill_when(process: subprocess.Popen[str], condition: Callable[[], Any], numb
             assert time.monotonic() < deadline
             time.sleep(0.05)
         descendants = family.children(recursive=True)
+        # those of a job that was killed itself take a while to see that they are alone
+        late = ("ray::DashboardAgent", "ray::RuntimeEnvAgent") if number == signal.SIGKILL else ()
+        agents = [each for each in descendants if any(name.startswith(each.name()) for name in late)]
         process.send_signal(number)
         process.communicate(timeout=WAIT_S)
     finally:
         process.kill()
     assert process.returncode != 0
-    alive = psutil.wait_procs(descendants, timeout=20)[1]
-    names = [left.name() for left in alive]
-    for left in alive:
-        left.kill()
-    # those of a job that was killed itself take a while to see that they are alone
-    allowed = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"} if number == signal.SIGKILL else set()
-    assert {name for name in names if not any(agent.startswith(name) for agent in allowed)} == set(), names
+    try:
+        alive = psutil.wait_procs([each for each in descendants if each not in agents], timeout=60)[1]
+        assert not alive, [left.name() for left in alive]
+    finally:
+        for left in psutil.wait_procs(descendants, timeout=0)[1]:
+            left.kill()
 
 
 def trial_folders(sweep: Path) -> list[Path]:
