@@ -54,7 +54,7 @@ def name(request: pytest.FixtureRequest) -> str:
         pytest.importorskip("jarvis", reason="jarvis-tools is not installed")
     before, file, stem = text.partition("file:")
     if file and not DATA:
-        pytest.skip("CRYSATOM_TEST_DATA does not name the folder of labeled data")
+        pytest.skip("needs published vectors: set CRYSATOM_TEST_DATA to the folder of atom_vectors/")
     return before + _file(stem) if file else text
 
 

@@ -39,7 +39,7 @@ def _is_unsafe(name: str, call: ast.Call) -> bool:
         return keywords.get("allow_pickle", "False") != "False"
     if name == "torch.load":
         return keywords.get("weights_only") != "True"
-    return name in UNSAFE_LOADERS
+    return name.removeprefix("ray.") in UNSAFE_LOADERS
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,7 @@ def _is_unsafe(name: str, call: ast.Call) -> bool:
         ("torch.load(path, weights_only=False)", True),
         ("torch.load(path, weights_only=True)", False),
         ("pickle.load(file)", True),
+        ("ray.cloudpickle.loads(data)", True),
         ("np.load(path)", False),
         ("np.load(path, allow_pickle=True)", True),
         ("json.load(file)", False),

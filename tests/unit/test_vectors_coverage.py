@@ -109,7 +109,9 @@ def test_what_cannot_be_filled_is_told(learned: AtomVectors) -> None:
         fill_missing(learned, [119])
 
 
-@pytest.mark.skipif(not DATA, reason="CRYSATOM_TEST_DATA does not name the folder of labeled data")
+@pytest.mark.skipif(
+    not DATA, reason="needs third-party files that may not be committed: set CRYSATOM_TEST_DATA to their folder"
+)
 def test_published_vectors_can_be_filled_better_than_by_their_mean() -> None:
     for name in ("mat2vec200", "skipatom200", "crysatom_official200"):
         table = given_vectors(str(Path(str(DATA)) / "atom_vectors" / f"{name}.csv"))

@@ -107,7 +107,9 @@ def test_cgcnn92_without_jarvis_says_what_to_install(monkeypatch: pytest.MonkeyP
         element_features("cgcnn92")
 
 
-@pytest.mark.skipif(not DATA, reason="CRYSATOM_TEST_DATA does not name the folder of labeled data")
+@pytest.mark.skipif(
+    not DATA, reason="needs third-party files that may not be committed: set CRYSATOM_TEST_DATA to their folder"
+)
 def test_cgcnn92_is_the_published_table() -> None:
     pytest.importorskip("jarvis", reason="jarvis-tools is not installed")
     features = element_features("cgcnn92")

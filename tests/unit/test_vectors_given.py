@@ -188,7 +188,9 @@ def test_former_symbols_do_not_give_an_element_two_rows() -> None:
     assert table.provenance["package"].startswith("ElementEmbeddings 0.")
 
 
-@pytest.mark.skipif(not DATA, reason="CRYSATOM_TEST_DATA does not name the folder of labeled data")
+@pytest.mark.skipif(
+    not DATA, reason="needs third-party files that may not be committed: set CRYSATOM_TEST_DATA to their folder"
+)
 @pytest.mark.parametrize(("name", "file"), [("skipatom", "skipatom200_induced"), ("mat2vec", "mat2vec200")])
 def test_element_embeddings_tables_are_the_published_ones(name: str, file: str) -> None:
     pytest.importorskip("elementembeddings", reason="ElementEmbeddings is not installed")

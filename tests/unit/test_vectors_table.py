@@ -177,7 +177,9 @@ def test_card_tells_counts_absences_and_how_to_load(table: AtomVectors, tmp_path
     assert scope["rows"].shape == (2, 6)
 
 
-@pytest.mark.skipif(not DATA, reason="CRYSATOM_TEST_DATA does not name the folder of labeled data")
+@pytest.mark.skipif(
+    not DATA, reason="needs third-party files that may not be committed: set CRYSATOM_TEST_DATA to their folder"
+)
 @pytest.mark.parametrize(
     ("name", "elements", "dim"),
     [("crysatom_official200", 89, 200), ("skipatom200", 86, 200), ("atom2vec86", 87, 86), ("mat2vec200", 86, 200)],

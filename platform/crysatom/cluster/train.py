@@ -108,12 +108,8 @@ class Observer(UserCallback):
         self.news.put(f"worker {workers} failed ({summary(worker_exceptions)}); training goes on from the last epoch")
 
 
-def _worker(arguments: dict[str, Any]) -> bytes:
-    """Do the work and return its outcome.
-
-    Both go through the process that controls the workers, which would import all that they need, for seconds, if it
-    saw more of them than a reference and bytes.
-    """
+def _worker(arguments: dict[str, Any]) -> Any:
+    """Do the work, which comes as a reference: Ray's controller would import all that it needs if it saw it."""
     context = RayContext(Path(arguments["checkpoints"]))
     if context.device.type == "cpu":
         torch.set_num_threads(arguments["threads"])
@@ -121,11 +117,10 @@ def _worker(arguments: dict[str, Any]) -> bytes:
         how = "streamed" if arguments["streamed"] else "in memory"
         arguments["news"].put(f"training on {distributed.world_size()} x {context.device.type}, graphs {how}")
     try:
-        outcome: bytes = ray.cloudpickle.dumps(ray.get(arguments["work"])(context))
+        return ray.get(arguments["work"])(context)
     except Exception as error:
         error.add_note(f"in worker {distributed.rank()}:\n{traceback.format_exc()}")  # a traceback does not travel
         raise
-    return outcome
 
 
 def train_on_cluster(
@@ -195,7 +190,7 @@ def train_on_cluster(
 
 def _fit(trainer: TorchTrainer, max_failures: int) -> Any:
     try:
-        return ray.cloudpickle.loads(trainer.fit().return_value)
+        return trainer.fit().return_value
     except ControllerError as error:
         raise error.controller_failure from None
     except TrainingFailedError as error:
