@@ -12,6 +12,7 @@ import pytest
 
 from crysatom.vectors.card import CardFacts, card
 from crysatom.vectors.files import read_vectors, write_vectors
+from crysatom.vectors.published import published_names, published_vectors, table_of_rows
 from crysatom.vectors.table import AtomVectors, centered_cosine
 
 DATA = os.environ.get("CRYSATOM_TEST_DATA")
@@ -195,3 +196,11 @@ def test_element_embeddings_reads_our_csv(table: AtomVectors, tmp_path: Path) ->
     embedding = core.Embedding.from_csv(str(tmp_path / "vectors.csv"))
     assert list(embedding.embeddings) == ["H", "Na", "Cl", "Og"]
     np.testing.assert_array_equal(np.float32(embedding.embeddings["Cl"]), table.vectors[2])
+
+
+def test_tables_of_element_embeddings_are_what_its_own_reader_gives() -> None:
+    core = pytest.importorskip("elementembeddings.core", reason="ElementEmbeddings is not installed")
+    for name in published_names():
+        ours, theirs = published_vectors(name), table_of_rows(core.Embedding.load_data(name).embeddings)
+        np.testing.assert_array_equal(ours.atomic_numbers, theirs.atomic_numbers, err_msg=name)
+        np.testing.assert_array_equal(ours.vectors, theirs.vectors, err_msg=name)

@@ -7,9 +7,13 @@ each table. CGCNN's bits: jarvis-tools.
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.resources
+import io
+import json
 from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from crysatom.names import CGCNN_BITS, SYMBOLS
@@ -32,7 +36,7 @@ def cgcnn_bits() -> AtomVectors:
 
 
 def published_names() -> tuple[str, ...]:
-    """Return the names of ElementEmbeddings' tables of elements; quick, unlike reading one.
+    """Return the names of ElementEmbeddings' tables of elements.
 
     Raises:
         ValueError: If the package is not installed.
@@ -46,7 +50,7 @@ def published_names() -> tuple[str, ...]:
 
 
 def published_vectors(name: str) -> AtomVectors:
-    """Return a table of ElementEmbeddings, which takes seconds: the package imports numba.
+    """Return a table of ElementEmbeddings, read from its data file: the package's own reader imports numba, in seconds.
 
     Its linear scales (``atomic``, ``mod_petti``) come as one-hot rows, as its ``Embedding`` makes them.
 
@@ -54,15 +58,35 @@ def published_vectors(name: str) -> AtomVectors:
         name: One of :func:`published_names`.
 
     """
-    from elementembeddings.core import Embedding
+    from elementembeddings.utils.config import DEFAULT_ELEMENT_EMBEDDINGS
 
-    table = table_of_rows(Embedding.load_data(name).embeddings)
+    data = importlib.resources.files("elementembeddings") / "data" / "element_representations"
+    text = (data / DEFAULT_ELEMENT_EMBEDDINGS[name]).read_text(encoding="utf-8")
+    if DEFAULT_ELEMENT_EMBEDDINGS[name].endswith(".json"):
+        table = table_of_rows(one_hot_if_linear(json.loads(text)))
+    else:
+        frame = pd.read_csv(io.StringIO(text), index_col="element")
+        table = table_of_rows(dict(zip(frame.index, frame.to_numpy(), strict=True)))
     package = f"ElementEmbeddings {importlib.metadata.version('ElementEmbeddings')}"
     return AtomVectors(
         atomic_numbers=table.atomic_numbers,
         vectors=table.vectors,
         provenance={"package": package, **table.provenance},
     )
+
+
+def one_hot_if_linear(rows: Mapping[str, ArrayLike]) -> Mapping[str, ArrayLike]:
+    """Return rows of vectors as they are, and the places 0, 1, ... of a linear scale of elements as one-hot rows.
+
+    The modified Pettifor scale has 103 places, for the elements up to lawrencium; the heavier ones and the isotopes
+    that its file names share places with others, and are left out.
+    """
+    if np.ndim(next(iter(rows.values()))):
+        return rows
+    places = {symbol: int(np.asarray(place)) for symbol, place in rows.items()}
+    num_places = min(len(set(places.values())), len(SYMBOLS))
+    bits = np.eye(num_places)
+    return {symbol: bits[place] for symbol, place in places.items() if symbol in SYMBOLS[:num_places]}
 
 
 def table_of_rows(rows: Mapping[str, ArrayLike]) -> AtomVectors:
