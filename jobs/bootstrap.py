@@ -29,6 +29,17 @@ def set_up_process() -> None:
     logging.getLogger("crysatom").setLevel(logging.INFO)
 
 
+def require_data(data: str) -> None:
+    """End the job if there is no such data: at once, not after ten seconds of imports and ten of starting Ray."""
+    from crysatom.crystals.sources import require_source
+    from crysatom.pipelines.places import find
+
+    try:
+        require_source(str(find(data)))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
 class _PlainFormatter(logging.Formatter):
     """The message; its level in front where it is a warning or worse."""
 

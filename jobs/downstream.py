@@ -9,6 +9,7 @@ from crysatom.config import DownstreamConfig, parse
 def main() -> None:
     """Run the job."""
     config = parse(DownstreamConfig)
+    bootstrap.require_data(config.data)
     bootstrap.set_up_process()
     from crysatom.pipelines.downstream import describe, run
 

@@ -11,6 +11,7 @@ from crysatom.config import FeaturizeConfig, parse
 def main() -> None:
     """Run the job."""
     config = parse(FeaturizeConfig)
+    bootstrap.require_data(config.data)
     from crysatom.cluster.featurize import featurize
     from crysatom.pipelines.places import find, resolve
 

@@ -13,6 +13,7 @@ NOTHING_ACCEPTED = 2
 def main() -> int:
     """Run the job; return its exit code: 0, or 2 if no crystal was accepted."""
     config = parse(IngestConfig)
+    bootstrap.require_data(config.source)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("crysatom").setLevel(logging.INFO)
     from crysatom.cluster.ingest import ingest

@@ -9,6 +9,7 @@ from crysatom.config import PretrainConfig, parse
 def main() -> None:
     """Run the job."""
     config = parse(PretrainConfig)
+    bootstrap.require_data(config.data)
     bootstrap.set_up_process()
     from crysatom.pipelines.pretraining import describe, run
 

@@ -12,6 +12,7 @@ SOME_LEFT = 3
 def main() -> int:
     """Run the job; return its exit code: 0, 2 if some runs failed, or 3 if the budget left some undone."""
     config = parse(GridConfig)
+    bootstrap.require_data(config.data)
     bootstrap.set_up_process()
     from crysatom.pipelines.grid import describe, run
 

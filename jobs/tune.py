@@ -12,6 +12,7 @@ SOME_FAILED = 3
 def main() -> int:
     """Run the job; return its exit code: 0, 3 if some trials failed, or 2 if none finished."""
     config = parse(TuneConfig)
+    bootstrap.require_data(config.data)
     bootstrap.set_up_process()
     from crysatom.pipelines.trial_record import FAILED_TRIAL, FINISHED
     from crysatom.pipelines.tuning import describe, run

@@ -10,7 +10,7 @@ from crysatom.crystals.quarantine import Rejected
 from crysatom.crystals.raw import Raw
 from crysatom.crystals.sources.base import KNOWN_SOURCES, Source
 
-__all__ = ["Source", "open_source", "read_source"]
+__all__ = ["Source", "open_source", "read_source", "require_source"]
 
 _PREFIXES = {
     "aflow": ("crysatom.crystals.sources.embedded", "open_aflow"),
@@ -43,14 +43,13 @@ def open_source(source: str) -> Source:
         ValueError: If there is no such source, it is not readable at all, or it is a pickle.
 
     """
-    prefix, colon, name = source.partition(":")
-    if colon and prefix in _PREFIXES and not Path(source).exists():
-        return _load(_PREFIXES[prefix])(name)
+    require_source(source)
     path = Path(source).expanduser()
     if path.is_dir():
         return _load(_FOLDER)(str(path))
-    if not path.is_file():
-        raise ValueError(f"source {source!r} does not exist; known are {KNOWN_SOURCES}")
+    if not path.exists():
+        prefix, _, name = source.partition(":")
+        return _load(_PREFIXES[prefix])(name)
     if path.name.lower().endswith(_PICKLES):
         raise ValueError(
             f"{source}: pickles are not read, since reading one runs whatever code is in it; save the "
@@ -58,6 +57,19 @@ def open_source(source: str) -> Source:
         )
     kind = next((entry for suffix, entry in _SUFFIXES.items() if path.name.lower().endswith(suffix)), _ANY_OTHER)
     return _load(kind)(str(path))
+
+
+def require_source(source: str) -> None:
+    """Tell by its name alone whether there can be such a source: before libraries are loaded or processes started.
+
+    Raises:
+        ValueError: If it is no file, no folder, and has no prefix of a source that is not a file.
+
+    """
+    prefix, colon, _ = source.partition(":")
+    path = Path(source).expanduser()
+    if not (path.is_dir() or path.is_file() or (colon and prefix in _PREFIXES)):
+        raise ValueError(f"source {source!r} does not exist; known are {KNOWN_SOURCES}")
 
 
 def read_source(source: str) -> Iterator[Raw | Rejected]:
