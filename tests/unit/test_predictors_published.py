@@ -197,6 +197,16 @@ def test_files_that_are_something_else(make: Callable[[], Any], message: str, tm
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("target", "unit"), [("bulk_moduli", "log10(GPa)"), ("final_energy_per_atom", "eV/atom"), ("energy", "")]
+)
+def test_the_unit_is_known_of_the_targets_that_only_published_files_name(
+    target: str, unit: str, tmp_path: Path
+) -> None:
+    arguments = {"task": "regression", "data_options": ["data.json", "regression", target]}
+    assert read_published(written(tmp_path, checkpoint(args=arguments))).unit == unit
+
+
 @pytest.mark.parametrize("content", [b"", b"not a pickle", b"PK\x03\x04 half a zip"], ids=["empty", "text", "zip"])
 def test_files_that_torch_cannot_read(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.pth.tar"
@@ -225,6 +235,7 @@ def test_the_published_files(name: str, test_data: Path) -> None:
     found = read_published(path)
     assert (found.spec.width, found.spec.num_layers, found.spec.hidden_dim) == (64, 4, 32)
     best = PUBLISHED[name]
+    assert bool(found.unit) == (name != "poisson-ratio"), "only a pure number has none"
     assert found.best == (None if best is None else pytest.approx(best, abs=1e-6))
     with torch.no_grad():
         values = found.values(found.build(cgcnn_bits())(batch_of(small(8, 6), GRAPH)))

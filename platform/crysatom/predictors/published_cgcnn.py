@@ -33,6 +33,17 @@ BASIS_STEP = 0.2
 TABLE = "table."
 UNUSED = "num_batches_tracked"
 
+UNITS = {
+    "formation_energy_per_atom": "eV/atom",
+    "final_energy_per_atom": "eV/atom",
+    "band_gap": "eV",
+    "efermi": "eV",
+    "bulk_moduli": "log10(GPa)",
+    "shear_moduli": "log10(GPa)",
+}
+"""Of the targets that only the published files name: README.md of pre-trained/ in txie-93/cgcnn, which calls the Fermi
+energy's eV/atom, though it is a level, and leaves the base of the logarithm open."""
+
 Task = Literal["regression", "classification"]
 
 
@@ -75,6 +86,11 @@ class PublishedCGCNN:
     target: str
     epoch: int
     best: float | None
+
+    @property
+    def unit(self) -> str:
+        """Unit of the target, or ``probability``; empty where it is not known, or the target a pure number."""
+        return "probability" if self.task == "classification" else UNITS.get(self.target, "")
 
     def build(self, vectors: AtomVectors) -> CGCNN:
         """Return the predictor, in evaluation mode.

@@ -152,7 +152,7 @@ def _published(path: Path, name: str) -> SavedModel:
         name=name,
         property=published.target or path.name.removesuffix(CHECKPOINT),
         told=bool(published.target),
-        unit="probability" if published.task == "classification" else "",
+        unit=published.unit,
         graph=GRAPH,
         elements=frozenset(cgcnn_bits().atomic_numbers.tolist()),
         trained=None,
