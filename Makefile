@@ -19,11 +19,12 @@ help:  ## Show what can be made
 demo: $(INSTALLED)  ## Pretrain on the real crystals inside pymatgen, with two workers; no GPU, no network
 	$(BIN)/python jobs/pretrain.py --num-workers 2 --epochs 30 --batch-size 48 --name demo --resume
 
-# Tests of one process each run side by side; those that start Ray come after them, one by one, for its workers
-# run at a low priority and would be starved. Code 5 of pytest is "no test selected", as ARGS may do to one half.
+# Tests run side by side, in the order of their files, so that those that mostly wait for a job of their own are not left
+# for the end; but tests that use Ray from their own process come after them, one by one, for Ray's workers run at a low
+# priority and would be starved. Code 5 of pytest is "no test selected", as ARGS may do to one half.
 define run-tests
 @code=0; \
-$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile -m "($(1)) and not ray" $(ARGS) || code=$$?; \
+$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "($(1)) and not ray" $(ARGS) || code=$$?; \
 $(BIN)/python -m pytest -m "($(1)) and ray" $(ARGS) || [ $$? -eq 5 ] || code=1; \
 exit $$(( code == 5 ? 0 : code ))
 endef
