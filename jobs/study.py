@@ -1,23 +1,26 @@
-"""Compare what others made: ``python jobs/study.py --study chemistry --vectors mine=runs/NAME/vectors random:0``."""
+"""Run a study, of which there are many: ``python jobs/study.py --table 7 --data crystals.parquet --seeds 0 1 2``."""
 
 import sys
 
 import bootstrap  # makes crysatom importable
-from crysatom.config import StudyConfig, parse
+from crysatom.config import GridConfig, parse_study
 
 
-def main() -> None:
-    """Run the job."""
-    config = parse(StudyConfig)
+def main() -> int:
+    """Run the job; return its exit code: 0, 2 if some runs failed, or 3 if the budget left some undone."""
+    config = parse_study()
+    if isinstance(config, GridConfig):
+        bootstrap.require_data(config.data)
     bootstrap.set_up_process()
     from crysatom.pipelines.studies import run
 
     try:
-        said = run(config)
+        said, code = run(config)
     except (ValueError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     print(said)
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -57,7 +57,6 @@ Schedule = Literal["constant", "cosine", "step", "one_cycle"]
 Criterion = Literal["mae", "mse", "huber"]
 VectorScale = Literal["none", "rms", "standardize"]
 VECTOR_SCALES: tuple[VectorScale, ...] = get_args(VectorScale)
-Study = Literal["chemistry"]
 Distance = Literal["cosine", "euclidean"]
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
 

@@ -1,4 +1,4 @@
-"""``jobs/study_grid.py`` on the crystals that pymatgen carries: run, found again, killed, failed, judged."""
+"""``jobs/study.py`` on the crystals that pymatgen carries: run, found again, killed, failed, judged."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_failed_run_is_reported_and_the_others_go_on(
     flags = ["--study", "table5", "--columns", "cgcnn", "cgcnn_ours", "alignn", "--vectors", f"ours={few}"]
     flags += ["--properties", "density", "--seeds", "0", "--epochs", "1", "--num-workers", "0"]
     flags += ["--out", str(report.folder.parent), "--tracking-uri", f"sqlite:///{place}/mlflow.db"]
-    process = run_here("study_grid", *flags)
+    process = run_here("study", *flags)
     assert process.returncode == 2, process.stdout + process.stderr
     assert "1 of 2 runs finished, 1 of them before" in process.stdout
     assert "missing: ALIGNN: there is no predictor 'alignn' yet" in process.stdout

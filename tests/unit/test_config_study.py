@@ -1,19 +1,15 @@
-"""Flags of the study job, and the registry that it looks studies up in."""
+"""Flags of the study job, which depend on the study."""
 
 from __future__ import annotations
 
-from typing import get_args
-
 import pytest
 
-from crysatom.config import StudyConfig, parse
-from crysatom.names import Study
-from crysatom.pipelines.studies import STUDIES
+from crysatom.config import ChemistryConfig, GridConfig, parse, parse_study
 
 
 def test_tables_are_named_or_name_themselves() -> None:
     flags = ["--study", "chemistry", "--vectors", "ours=runs/a=b/vectors", "random:0", "./a=b/c", "models:/m/1"]
-    config = parse(StudyConfig, flags)
+    config = parse(ChemistryConfig, flags)
     assert config.tables == (
         ("ours", "runs/a=b/vectors"),
         ("random:0", "random:0"),
@@ -33,10 +29,21 @@ def test_tables_are_named_or_name_themselves() -> None:
 )
 def test_what_is_wrong_is_named(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse(StudyConfig, flags)
+        parse(ChemistryConfig, flags)
     captured = capsys.readouterr()
     assert message in captured.out + captured.err
 
 
-def test_every_study_is_there() -> None:
-    assert set(STUDIES) == set(get_args(Study))
+def test_the_study_decides_what_flags_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse_study(["--study", "chemistry", "--vectors", "onehot"]) == ChemistryConfig(vectors=("onehot",))
+    assert parse_study(["--table", "9", "--seeds", "4"]) == GridConfig(study="table9", seeds=(4,))
+    assert parse_study([]) == GridConfig()
+    for flags, message in (
+        (["--table", "9", "--study", "table9"], "not both"),
+        (["--table", "4"], "table4"),
+        (["--study", "chemistry", "--seeds", "4"], "--seeds"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            parse_study(flags)
+        captured = capsys.readouterr()
+        assert message in captured.out + captured.err + str(ended.value)

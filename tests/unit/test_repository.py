@@ -168,7 +168,7 @@ def test_help_loads_nothing_heavy(name: str) -> None:
         "pretrain --data absent.parquet",
         "downstream --data absent.parquet --property density",
         "tune --data absent.parquet --space embedding_dim",
-        "study_grid --data absent.parquet --study table9",
+        "study --data absent.parquet --table 9",
     ],
 )
 def test_data_that_are_not_there_are_missed_at_once(command: str) -> None:

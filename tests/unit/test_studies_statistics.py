@@ -12,6 +12,7 @@ from scipy import stats
 
 from crysatom.config import DownstreamConfig
 from crysatom.studies.runs import Identity, JudgedRun
+from crysatom.studies.significance import holm
 from crysatom.studies.statistics import (
     BETTER,
     TIE,
@@ -19,7 +20,6 @@ from crysatom.studies.statistics import (
     averaged_errors,
     compare,
     corrected,
-    holm,
     mean_and_deviation,
     p_value,
     require_comparable,
@@ -99,15 +99,15 @@ def test_p_value_is_that_of_a_z_test() -> None:
 
 def test_holm_has_the_known_answer() -> None:
     """Worked by hand: 0.005 * 4, 0.01 * 3, 0.03 * 2, and no less than that for the last."""
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([]) == []
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm(np.array([0.01, 0.04, 0.03, 0.005])).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm(np.array([])).tolist() == []
+    assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
 
 
 def test_holm_keeps_the_probability_of_any_false_verdict() -> None:
     rng = np.random.default_rng(2)
     p = rng.uniform(size=(2000, 20))
-    false = np.mean([min(holm(list(row))) < 0.05 for row in p])
+    false = np.mean([min(holm(row)) < 0.05 for row in p])
     assert false == pytest.approx(1 - (1 - 0.05 / 20) ** 20, abs=0.02)
     assert np.mean(p.min(axis=1) < 0.05) > 0.6  # what would be if each cell were judged alone
 
@@ -121,7 +121,7 @@ def test_correction_takes_back_what_one_of_many_shows() -> None:
     assert [c.verdict for c in comparisons[:2]] == [BETTER, BETTER]
     after = corrected(comparisons)
     assert [verdict for _, verdict in after[:2]] == [BETTER, TIE]
-    assert [p for p, _ in after] == holm([c.p_value for c in comparisons])
+    assert [p for p, _ in after] == holm(np.array([c.p_value for c in comparisons])).tolist()
 
 
 def test_errors_are_averaged_by_crystal(tmp_path: Path) -> None:

@@ -4,19 +4,20 @@ A field's docstring is its help text on the command line. Validation happens in 
 so that a configuration that exists is one that can run.
 """
 
+from crysatom.config.chemistry import ChemistryConfig
 from crysatom.config.data import FeaturizeConfig, GraphSpec, IngestConfig
 from crysatom.config.downstream import DownstreamConfig
-from crysatom.config.flags import NOT_IN_DIGEST, digest, parse
+from crysatom.config.flags import NOT_IN_DIGEST, digest, parse, parse_study
+from crysatom.config.grid import GridConfig
 from crysatom.config.predicting import PredictConfig
 from crysatom.config.pretraining import RECIPES, PretrainConfig, default, paper
 from crysatom.config.spaces import Choice, LogUniform, SearchSpace, Uniform, load_space
-from crysatom.config.studies_grid import GridConfig
-from crysatom.config.study import StudyConfig
 from crysatom.config.tuning import TuneConfig
 
 __all__ = [
     "NOT_IN_DIGEST",
     "RECIPES",
+    "ChemistryConfig",
     "Choice",
     "DownstreamConfig",
     "FeaturizeConfig",
@@ -27,7 +28,6 @@ __all__ = [
     "PredictConfig",
     "PretrainConfig",
     "SearchSpace",
-    "StudyConfig",
     "TuneConfig",
     "Uniform",
     "default",
@@ -35,4 +35,5 @@ __all__ = [
     "load_space",
     "paper",
     "parse",
+    "parse_study",
 ]

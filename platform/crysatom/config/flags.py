@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from crysatom.config import downstream, predicting, pretraining
+from crysatom.config import chemistry, downstream, grid, predicting, pretraining
 from crysatom.names import CGCNN_BITS, ELEMENT_BINS
 
 ConfigT = TypeVar("ConfigT")
@@ -99,6 +99,26 @@ def parse(config_type: type[ConfigT], argv: Sequence[str] | None = None) -> Conf
     except ValueError as error:
         sys.exit(f"error: {error}")
     return config
+
+
+def parse_study(argv: Sequence[str] | None = None) -> chemistry.ChemistryConfig | grid.GridConfig:
+    """Build the configuration of the study that ``--study NAME`` or ``--table N`` names, each kind with its own flags.
+
+    Raises:
+        SystemExit: As :func:`parse`.
+
+    """
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--study", default="")
+    chooser.add_argument("--table", default="")
+    chosen, arguments = chooser.parse_known_args(sys.argv[1:] if argv is None else argv)
+    if chosen.table and chosen.study:
+        sys.exit("error: give --study or --table, not both")
+    study = f"table{chosen.table}" if chosen.table else chosen.study
+    arguments = [*arguments, "--study", study] if study else arguments
+    if study == "chemistry":
+        return parse(chemistry.ChemistryConfig, arguments)
+    return parse(grid.GridConfig, arguments)
 
 
 def preset_flags(file: Path, config_type: type, given: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from crysatom.config import StudyConfig, digest
+from crysatom.config import ChemistryConfig, digest
 from crysatom.names import NUM_ELEMENTS, RESULTS_JSON
 from crysatom.pipelines.labeled import where_found
 from crysatom.pipelines.places import default_tracking_uri, resolve
@@ -41,7 +41,7 @@ VERDICTS = (
 FACTS: tuple[Fact, ...] = ("group", "block", "period")
 
 
-def run(config: StudyConfig) -> str:
+def run(config: ChemistryConfig) -> str:
     """Do the study, or find it done; return what a user wants to know at the end.
 
     Raises:
@@ -104,7 +104,7 @@ def _identity(given: dict[str, AtomVectors]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _write(config: StudyConfig, folder: Path, found: Chemistry) -> list[Path]:
+def _write(config: ChemistryConfig, folder: Path, found: Chemistry) -> list[Path]:
     """Write all tables as CSV, those for people as LaTeX and Markdown, and everything as JSON."""
     raw = {name: getattr(found, name) for name in ("probes", "predictions", "silhouettes", "statements")}
     files = [_text(folder / f"{name}.csv", frame.to_csv(index=False)) for name, frame in raw.items()]
@@ -154,7 +154,7 @@ def _shown(found: Chemistry) -> dict[str, tuple[str, pd.DataFrame]]:
     }
 
 
-def _report(config: StudyConfig, found: Chemistry, shown: dict[str, tuple[str, pd.DataFrame]]) -> str:
+def _report(config: ChemistryConfig, found: Chemistry, shown: dict[str, tuple[str, pd.DataFrame]]) -> str:
     parts = [f"## {caption}\n\n{markdown(frame)}" for caption, frame in shown.values()]
     settings = (
         f"Vectors scaled by `{config.vector_scale}`; {config.draws:,} relabelings behind silhouettes and statements, "
@@ -184,7 +184,7 @@ def _metrics(found: Chemistry) -> dict[str, float]:
     return {**probes, **silhouettes, **counts, NUM_ELEMENTS: float(len(found.symbols))}
 
 
-def _draw(config: StudyConfig, found: Chemistry, tracker: Tracker) -> None:
+def _draw(config: ChemistryConfig, found: Chemistry, tracker: Tracker) -> None:
     tracker.log_figure(tables.probe_figure(found), "predictions")
     if config.maps == "none":
         return

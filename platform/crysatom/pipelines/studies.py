@@ -1,24 +1,22 @@
-"""The studies that ``jobs/study.py`` knows, by name."""
+"""The studies of ``jobs/study.py``: grids of runs, and the chemistry of atom vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from crysatom.config import ChemistryConfig, GridConfig
+from crysatom.pipelines import chemistry, grid
 
-from crysatom.config import StudyConfig
-from crysatom.names import Study
-from crysatom.pipelines import chemistry
-
-STUDIES: Mapping[Study, Callable[[StudyConfig], str]] = {
-    "chemistry": chemistry.run,
-}
-"""Each does its study and returns what a user wants to know at the end."""
+SOME_FAILED = 2
+SOME_LEFT = 3
 
 
-def run(config: StudyConfig) -> str:
-    """Do the study that the configuration names.
+def run(config: ChemistryConfig | GridConfig) -> tuple[str, int]:
+    """Do a study; return what a user wants to know, and the exit code: 0, 2: some runs failed, 3: some are left to do.
 
     Raises:
         ValueError: If what it compares is not usable as asked.
 
     """
-    return STUDIES[config.study](config)
+    if isinstance(config, ChemistryConfig):
+        return chemistry.run(config), 0
+    report = grid.run(config)
+    return grid.describe(report), SOME_FAILED if report.failed else SOME_LEFT if report.left else 0

@@ -16,14 +16,14 @@ from crysatom.report import study_costs
 from crysatom.report.study_costs import costs_of, escaped, json_values
 from crysatom.report.study_figures import curves, forest_plot
 from crysatom.studies.cells import Cell
-from crysatom.studies.statistics import LEVEL
+from crysatom.studies.significance import ALPHA
 from crysatom.studies.tables import Grid, Row
 
 HOW = (
     "Test MAE: mean ± sample standard deviation over runs (seeds and, for random vectors, draws) [95 % bootstrap "
     "interval over test crystals, errors averaged over runs]. Second line: difference from the baseline, paired "
     "bootstrap over test crystals [95 %]; 'resolved' where the interval does not hold 0; '(Holm: ...)' is the verdict "
-    f"that is left when any false one in the whole table is to have a probability of {LEVEL:.0%}. Intervals are of the "
+    f"that is left when any false one in the whole table is to have a probability of {ALPHA:.0%}. Intervals are of the "
     "test crystals, not of seeds or of the choice of training crystals."
 )
 PAPER = "The paper's figures are of one seed, selected by the test error, on other splits: for orientation only."

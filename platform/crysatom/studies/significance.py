@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 ALPHA = 0.05
+"""Probability of a verdict where there is no effect: of each, or of any of many (corrected)."""
 
 TIE = 1e-9
 """Numbers closer than this, in units of the larger, count as equal: they differ by rounding."""
@@ -32,10 +33,11 @@ def p_above(observed: float, null: Array) -> float:
 def holm(p_values: Array) -> Array:
     """Return ``(n,)`` p-values adjusted for being n: Holm, Scand. J. Stat. 6, 65 (1979).
 
-    Those at or below a level may be called significant; the chance of one false one among them is at most that level.
+    The k-th least is multiplied by n - k + 1, and none is less than one before it. Those at or below a level may be
+    called significant: the chance of any false one among them is at most that level, however they depend on each other.
     """
     order = np.argsort(p_values, kind="stable")
     stepped = np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1))
-    adjusted = np.empty(len(p_values))
+    adjusted = np.empty(len(p_values), dtype=np.float64)
     adjusted[order] = np.minimum(stepped, 1.0)
     return adjusted

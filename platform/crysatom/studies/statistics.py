@@ -15,15 +15,13 @@ import numpy as np
 import pandas as pd
 
 from crysatom.studies.runs import JudgedRun
+from crysatom.studies.significance import ALPHA, holm
 from crysatom.training.metrics import Interval, bootstrap_mean
 
 Verdict = Literal["resolved better", "not resolved", "resolved worse"]
 BETTER: Verdict = "resolved better"
 TIE: Verdict = "not resolved"
 WORSE: Verdict = "resolved worse"
-
-LEVEL = 0.05
-"""Probability of a resolved verdict where there is no difference: of each cell, or of any of a table (corrected)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,21 +117,7 @@ def p_value(paired: np.ndarray) -> float:
     return 2 * statistics.NormalDist().cdf(-mean * len(paired) ** 0.5 / deviation)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return adjusted probabilities, in the given order: at 0.05, any false verdict among all has 5 %.
-
-    Holm, Scandinavian Journal of Statistics 6, 65 (1979): the k-th least is multiplied by m - k + 1, none is less
-    than one before it. Holds however the cells depend on each other, and those of a table share a baseline.
-    """
-    adjusted = [1.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
-
-
 def corrected(comparisons: Sequence[Comparison]) -> list[tuple[float, Verdict]]:
     """Return Holm's probability of each comparison of a table, and the verdict that is left after it."""
-    adjusted = holm([comparison.p_value for comparison in comparisons])
-    return [(p, c.verdict if p < LEVEL else TIE) for p, c in zip(adjusted, comparisons, strict=True)]
+    adjusted = holm(np.array([comparison.p_value for comparison in comparisons])).tolist()
+    return [(p, c.verdict if p < ALPHA else TIE) for p, c in zip(adjusted, comparisons, strict=True)]

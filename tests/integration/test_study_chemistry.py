@@ -40,7 +40,7 @@ def test_chemistry_is_found_where_it_is_and_told_to_mlflow(tmp_path: Path, monke
     features = element_features(ELEMENT_BINS).lookup(MAIN_GROUPS)
     write_vectors(AtomVectors(atomic_numbers=np.array(MAIN_GROUPS), vectors=features), tmp_path / "facts")
     again = (*TABLES, *FLAGS)
-    done = run_here("study", *again)
+    done = run_here("study", "--study", "chemistry", *again)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / "runs" / "periodic"
     probes = pd.read_csv(folder / "probes.csv").set_index(["table", "property", "method"]).sort_index()
@@ -76,8 +76,8 @@ def test_chemistry_is_found_where_it_is_and_told_to_mlflow(tmp_path: Path, monke
         file.path for file in client.list_artifacts(run.info.run_id)
     }
 
-    assert "Nothing to do" in run_here("study", *again).stdout
-    other = run_here("study", *again, "--seed", "1")
+    assert "Nothing to do" in run_here("study", "--study", "chemistry", *again).stdout
+    other = run_here("study", "--study", "chemistry", *again, "--seed", "1")
     assert other.returncode == 1
     assert "holds a run of another configuration (seed 0 -> 1)" in other.stderr
 
@@ -97,7 +97,7 @@ def test_tables_that_cannot_serve_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vectors: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    done = run_here("study", "--maps", "none", "--vectors", *vectors)
+    done = run_here("study", "--study", "chemistry", "--maps", "none", "--vectors", *vectors)
     assert done.returncode == 1
     assert message in done.stderr
     assert not (tmp_path / "runs").exists()

@@ -18,7 +18,8 @@ class GridConfig:
 
     # -- what to compare, and where results go
     study: GridStudy = "table7"
-    """One of the paper's tables, or: errors against the share of labels; errors on elements that training lacks."""
+    """One of the paper's tables (``--table 7`` is ``--study table7``), or: errors against the share of labels; errors
+    on elements that training lacks. ``--study chemistry``, the paper's Figure 5, has flags of its own."""
 
     data: str = EMBEDDED_SOURCE
     """Graph shards, a crystal table (.parquet), or any source that the ingest job reads. With labels."""

@@ -1,4 +1,4 @@
-"""The configuration of studies, which compare what other jobs made."""
+"""The configuration of the study of what atom vectors know of the periodic table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from crysatom.config.data import require, require_each
-from crysatom.names import Study
 
 MIN_DRAWS = 99
 """With fewer no p-value can be below 0.01."""
@@ -16,11 +15,11 @@ _NAMED = re.compile(r"([A-Za-z0-9_.-]+)=(.+)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyConfig:
-    """Compare atom vectors by a study. 'chemistry': what a table knows of the periodic table (the paper's Figure 5)."""
+class ChemistryConfig:
+    """Compare what atom vectors know of the periodic table (the paper's Figure 5)."""
 
-    study: Study = "chemistry"
-    """Which one."""
+    study: Literal["chemistry"] = "chemistry"
+    """This one; ``--study table7 --help`` shows the flags of the studies that are grids of runs."""
 
     vectors: tuple[str, ...] = ()
     """Tables as the downstream job takes them (a file, a folder, onehot92, random:SEED, permuted:OTHER, skipatom,
