@@ -1,4 +1,4 @@
-"""From a pretraining to predictors that start from its encoder or are distilled by it, without Ray."""
+"""From a pretraining, or a trained model, to predictors that start from it or are distilled by it, without Ray."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
 from crysatom.config import DownstreamConfig, PretrainConfig
 from crysatom.names import DISTILLATION
 from crysatom.pipelines import downstream, pretraining
+from crysatom.studies.runs import read_run
 from crysatom.tracking.encoders import fetch_encoder
 from crysatom.tracking.store import client
 from crysatom.training.encoder_files import ENCODER, load_encoder, save_encoder
+from crysatom.training.finetuning import load_trained
 from crysatom.training.model_files import load_model
 from tests.graph_crystals import batch_of, small, write_table
 from tests.small_runs import one_thread  # noqa: F401
@@ -183,3 +186,46 @@ def test_a_teacher_that_does_not_know_an_element_is_refused(
     save_encoder(tmp_path / "encoder", ignorant, {})
     with pytest.raises(ValueError, match="has no features of O, which training crystals hold"):
         downstream.run(config(place, distill=str(tmp_path / "encoder")))
+
+
+def test_a_trained_model_is_trained_further(place: Path, plain: downstream.FinishedRun) -> None:
+    wanted = config(place, init_model=str(plain.folder), lr=1e-4)
+    [further] = downstream.run(wanted)
+    digest = load_trained(plain.folder).digest
+    assert further.folder.name.endswith(f"-model{digest[:8]}-seed0")
+    assert client(f"sqlite:///{place}/mlflow.db").get_run(further.run_id).data.tags["init_model_digest"] == digest
+    first = pd.read_csv(further.folder / "history.csv")["train/mae"][0]
+    assert first < pd.read_csv(plain.folder / "history.csv")["train/mae"][0]
+    before, after = (load_model(run.folder / "model") for run in (plain, further))
+    assert before[1].normalizer == after[1].normalizer
+    for name, there in before[0].state_dict().items():
+        here = after[0].state_dict()[name]
+        if "table" in name or name in ("mean", "std", "reference"):
+            assert torch.equal(here, there), name
+        elif there.is_floating_point() and "running" not in name:
+            assert (here - there).abs().max() < 0.01, name
+    last = "predictor.fc_out.weight"
+    assert not torch.equal(before[0].state_dict()[last], after[0].state_dict()[last])
+    [again] = downstream.run(dataclasses.replace(wanted, init_model=f"runs:/{plain.run_id}"))
+    assert again == dataclasses.replace(further, again=True), "the same model by another name"
+    judged = read_run(further.folder)
+    assert judged is not None
+    assert judged.identity.init == digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 6}, r"the model is another one than this configuration's \(width 8 there, 6 here\)"),
+        ({"ties": "truncate"}, r"\(ties complete there, truncate here\)"),
+        ({"vectors": "random:0"}, "was trained on other vectors than random:0"),
+        ({"property": "density"}, r"predicts volume_per_atom in angstrom\^3/atom, and density is in g/cm\^3"),
+        ({"init_model": "nowhere"}, "nowhere holds no model"),
+    ],
+    ids=["shape", "graphs", "vectors", "unit", "absent"],
+)
+def test_a_model_that_does_not_fit_is_no_start(
+    place: Path, plain: downstream.FinishedRun, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        downstream.run(config(place, **{"init_model": str(plain.folder), **changes}))

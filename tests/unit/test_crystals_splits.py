@@ -215,7 +215,7 @@ def test_official_split_of_ids_in_several_parts() -> None:
 def test_official_test_crystals_without_graph_are_told(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         split = splits.official(published(), "gap", ["b", "d"])
-    assert "1 published test crystals of gap have no graph and are left out, the first of them a" in caplog.text
+    assert "1 test crystals of split_gap have no graph and are left out, the first of them a" in caplog.text
     assert (len(split.train), len(split.val), len(split.test)) == (1, 1, 0)
 
 

@@ -33,6 +33,9 @@ from crysatom.names import (
 HELD_OUT_ELEMENTS = "held_out_elements:"
 """How the name of a split begins that holds elements out: ``held_out_elements:Fe,Co``."""
 
+COLUMN = "column:"
+"""How the name of a split begins that is a column of the crystal table."""
+
 SPLITS = ("auto", "official", "random", "composition")
 
 
@@ -73,8 +76,8 @@ class DownstreamConfig:
     # -- which crystals are for what
     split: str = "auto"
     """'official': the published split of the property; 'random'; 'composition': no formula in two parts;
-    'held_out_elements:Fe,Co': crystals with one of these are the test set; 'auto': official where the table has it,
-    else random."""
+    'held_out_elements:Fe,Co': crystals with one of these are the test set; 'column:NAME': train, val, test or null, as
+    that column of the crystal table has it; 'auto': official where the table has it, else random."""
 
     split_seed: int = 0
     """Of a split that is drawn, and of the train fraction; the same for all seeds of training."""
@@ -132,6 +135,10 @@ class DownstreamConfig:
     init_encoder: str = ""
     """Pretraining whose encoder's convolutions the predictor's start from, to be trained further: a run's folder,
     runs:/ID, or models:/NAME/VERSION. Width and num_layers must be the encoder's. Empty: random."""
+
+    init_model: str = ""
+    """Trained model that all weights start from, with its normalizer and its form of --vectors: the folder of a run or
+    of a model, runs:/ID, or models:/NAME/VERSION. To learn other labels in the same unit, at a lower --lr."""
 
     distill: str = ""
     """Pretraining, likewise, whose frozen encoder's atom vectors the predictor's are drawn to while it is trained."""
@@ -217,8 +224,12 @@ class DownstreamConfig:
             f"seeds must be different whole numbers in [0, 2**63), at least one, got {self.seeds}",
         )
         require(
-            self.split in SPLITS or re.fullmatch(HELD_OUT_ELEMENTS + "[A-Za-z,]+", self.split) is not None,
-            f"split must be one of {', '.join(SPLITS)}, or {HELD_OUT_ELEMENTS}Fe,Co, got {self.split!r}",
+            self.split in SPLITS or re.fullmatch(f"{HELD_OUT_ELEMENTS}[A-Za-z,]+|{COLUMN}.+", self.split) is not None,
+            f"split must be one of {', '.join(SPLITS)}, {HELD_OUT_ELEMENTS}Fe,Co, or {COLUMN}NAME, got {self.split!r}",
+        )
+        require(
+            not (self.init_model and self.init_encoder),
+            "a predictor starts from a trained model or from an encoder: give init_model or init_encoder",
         )
         require(
             not (self.patience and self.selection == "last"),

@@ -18,7 +18,7 @@ from crysatom.names import CGCNN_BITS, ELEMENT_BINS
 ConfigT = TypeVar("ConfigT")
 
 WHAT_IS_READ = frozenset(
-    {"data", "max_atoms", "min_distance", "targets", "vectors", "init_encoder", "distill", "space"}
+    {"data", "max_atoms", "min_distance", "targets", "vectors", "init_encoder", "init_model", "distill", "space"}
 )
 """Fields that decide what is read: crystals, labels, vectors, encoders, search spaces. Those, not the way to them, are
 what a run depends on: they are identified by their content, in the data digest, wherever they lie and however they

@@ -106,13 +106,23 @@ def official(table: pa.Table, name: str, material_ids: Ids) -> Split:
         ValueError: If the table lacks the column, or a part of it is called otherwise.
 
     """
-    parts = _published_parts(table, SPLIT_PREFIX + name)
+    return replace(by_column(table, SPLIT_PREFIX + name, material_ids), name=f"official:{name}")
+
+
+def by_column(table: pa.Table, column: str, material_ids: Ids) -> Split:
+    """Return the split that a column of the table holds: train, val, test or null, see :func:`official`.
+
+    Raises:
+        ValueError: If the table lacks the column, or a part of it is called otherwise.
+
+    """
+    parts = _parts_in(table, column)
     crystals = pc.index_in(table[MATERIAL_ID], value_set=pa.array(material_ids, pa.string()))
     has_graph = crystals.is_valid().to_numpy()
-    _tell_missing(table, name, (parts == PARTS.index(TEST)) & ~has_graph)
+    _tell_missing(table, column, (parts == PARTS.index(TEST)) & ~has_graph)
     part = np.full(len(material_ids), -1)
     np.maximum.at(part, crystals.drop_null().to_numpy(), parts[has_graph])
-    return _of_parts(f"official:{name}", material_ids, part)
+    return _of_parts(f"column:{column}", material_ids, part)
 
 
 def random(material_ids: Ids, *, seed: int = 0, fractions: Fractions = DEFAULT_FRACTIONS) -> Split:
@@ -122,7 +132,7 @@ def random(material_ids: Ids, *, seed: int = 0, fractions: Fractions = DEFAULT_F
         ValueError: If the fractions are none, or too few crystals are there for a part.
 
     """
-    uniform = _uniform(map(str, material_ids), f"random/{seed}")
+    uniform = hash_uniform(map(str, material_ids), f"random/{seed}")
     return _by_fractions(f"random:seed={seed}", material_ids, uniform, fractions)
 
 
@@ -135,8 +145,8 @@ def grouped_by_composition(
         ValueError: If the table lacks an id, the fractions are none, or too few formulas are there for a part.
 
     """
-    compositions, which = _compositions(_crystals(table, material_ids))
-    uniform = _uniform((c.tobytes().hex() for c in compositions), f"composition/{seed}")[which]
+    compositions, which = reduced_compositions(_crystals(table, material_ids))
+    uniform = hash_uniform((c.tobytes().hex() for c in compositions), f"composition/{seed}")[which]
     return _by_fractions(f"composition:seed={seed}", material_ids, uniform, fractions)
 
 
@@ -156,7 +166,7 @@ def held_out_elements(
         raise ValueError(f"val_fraction must lie in [0, 1), got {val_fraction}")
     columns = [SYMBOLS.index(symbol) for symbol in elements]
     has_one = (element_counts(_crystals(table, material_ids))[:, columns] > 0).any(axis=1)
-    in_val = _uniform(map(str, material_ids), f"held-out/{seed}") < val_fraction
+    in_val = hash_uniform(map(str, material_ids), f"held-out/{seed}") < val_fraction
     part = np.where(has_one, PARTS.index(TEST), np.where(in_val, PARTS.index(VAL), PARTS.index(TRAIN)))
     split = _of_parts(f"held_out:{','.join(sorted(set(elements)))}:seed={seed}", material_ids, part)
     return _require_parts(split, (1 - val_fraction, val_fraction, 1.0))
@@ -173,7 +183,7 @@ def train_fraction(split: Split, fraction: float, *, seed: int = 0) -> Split:
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"the fraction of train crystals must lie in (0, 1], got {fraction}")
-    order = np.argsort(_uniform(map(str, split.ids(TRAIN)), f"fraction/{seed}"), kind="stable")
+    order = np.argsort(hash_uniform(map(str, split.ids(TRAIN)), f"fraction/{seed}"), kind="stable")
     chosen = split.train[np.sort(order[: max(1, round(fraction * len(order)))])]
     return replace(split, name=f"{split.name}:train={fraction:g}:seed={seed}", train=chosen)
 
@@ -204,7 +214,7 @@ def twin_free(table: pa.Table, split: Split, *, volume_tolerance: float = 0.03) 
 
     """
     crystals = _crystals(table, split.material_ids)
-    kinds = [_compositions(crystals)[1], num_atoms(crystals)]
+    kinds = [reduced_compositions(crystals)[1], num_atoms(crystals)]
     criteria = ["reduced formula", "atoms in the cell", f"volume within {volume_tolerance:.0%}"]
     if SPACEGROUP_NUMBER in table.schema.names:
         kinds.append(np.asarray(crystals[SPACEGROUP_NUMBER].fill_null(0).to_numpy()))
@@ -224,7 +234,7 @@ def _crystals(table: pa.Table, material_ids: Ids) -> pa.Table:
     return table.take(pa.array(first_rows(table, material_ids)))
 
 
-def _compositions(crystals: pa.Table) -> tuple[Array, Array]:
+def reduced_compositions(crystals: pa.Table) -> tuple[Array, Array]:
     """Return the ``(F,)`` distinct reduced compositions, as bytes, and which of them each crystal has, ``(M,)``.
 
     From the atoms, not from the column ``formula``, which a table may fill as it likes.
@@ -235,12 +245,12 @@ def _compositions(crystals: pa.Table) -> tuple[Array, Array]:
     return np.unique(rows, return_inverse=True)
 
 
-def _published_parts(table: pa.Table, column: str) -> Array:
+def _parts_in(table: pa.Table, column: str) -> Array:
     """Return ``(R,)`` int64, the position in :data:`PARTS` of each row's part, -1 for null."""
     if column not in table.schema.names:
         has = [name for name in table.schema.names if name.startswith(SPLIT_PREFIX)]
         raise ValueError(
-            f"the crystal table has no column {column}, so no published split of this property; it has "
+            f"the crystal table has no column {column}, so no such split; of splits it has "
             f"{', '.join(has) or 'none at all'}"
         )
     parts = pc.index_in(table[column], value_set=pa.array(PARTS))
@@ -250,18 +260,18 @@ def _published_parts(table: pa.Table, column: str) -> Array:
     return np.asarray(parts.fill_null(-1).to_numpy())
 
 
-def _tell_missing(table: pa.Table, name: str, rows: Array) -> None:
+def _tell_missing(table: pa.Table, column: str, rows: Array) -> None:
     missing = table[MATERIAL_ID].filter(pa.array(rows)).unique().to_pylist()
     if missing:
         logger.warning(
-            "%d published test crystals of %s have no graph and are left out, the first of them %s",
+            "%d test crystals of %s have no graph and are left out, the first of them %s",
             len(missing),
-            name,
+            column,
             missing[0],
         )
 
 
-def _uniform(names: Iterable[str], purpose: str) -> Array:
+def hash_uniform(names: Iterable[str], purpose: str) -> Array:
     """Return numbers in [0, 1) by a hash of purpose and name, as :func:`crysatom.training.loaders.is_held_out`."""
     heads = b"".join(hashlib.sha256(f"{purpose}/{name}".encode()).digest()[:8] for name in names)
     return (np.frombuffer(heads, dtype=">u8") >> np.uint64(11)).astype(np.float64) / 2.0**53

@@ -39,7 +39,7 @@ from crysatom.names import (
     VAL,
     VAL_SELECTED,
 )
-from crysatom.pipelines.encoders import pretrained_encoders, require_known, starts_with_embedding
+from crysatom.pipelines.encoders import given_model, pretrained_encoders, require_known, starts_with_embedding
 from crysatom.pipelines.labeled import Labeled, labeled, tracking_uri
 from crysatom.pipelines.places import resolve
 from crysatom.pipelines.preparing import crystal_table, prepare
@@ -107,6 +107,7 @@ def run(config: DownstreamConfig) -> list[FinishedRun]:
     """
     build_predictor(spec_of(config), one_hot())  # a name or option that does not exist is refused at once
     init, teacher = pretrained_encoders(config)
+    start = given_model(config)
     if config.num_workers > 0:
         from crysatom.cluster.resources import scaling
         from crysatom.cluster.session import start_ray
@@ -118,7 +119,7 @@ def run(config: DownstreamConfig) -> list[FinishedRun]:
         require_gpu()
     out = resolve(config.out)
     shards = prepare(config, out)
-    data = labeled(config, shards, crystal_table(config, shards))
+    data = labeled(config, shards, crystal_table(config, shards), start)
     data = dataclasses.replace(data, task=dataclasses.replace(data.task, init=init, teacher=teacher))
     _check_encoders(config, data)
     counts = ", ".join(f"{len(crystals):,} {part}" for part, crystals in data.task.parts.items())
@@ -216,7 +217,7 @@ def _describe_one(finished: FinishedRun) -> list[str]:
 def default_name(config: DownstreamConfig, data: Labeled) -> str:
     """Return the name of runs that were given none; their seeds are added to it."""
     settings = digest(dataclasses.replace(config, seeds=(0,)))
-    pretrained = [f"{use}{digest[:8]}" for use, digest in _encoder_digests(data).items()]
+    pretrained = [f"{use}{digest[:8]}" for use, digest in _pretrained_digests(data).items()]
     parts = (config.predictor, data.targets.name, _slug(config.vectors), settings, _identity(data)[:8], *pretrained)
     return "-".join(parts)
 
@@ -233,17 +234,20 @@ def _slug(text: str) -> str:
 
 def _identity(data: Labeled) -> str:
     """Return what a run's folder knows its data by."""
-    return "".join([data.vectors_digest, data.data_digest, *(f"-{k}-{v}" for k, v in _encoder_digests(data).items())])
+    return "".join(
+        [data.vectors_digest, data.data_digest, *(f"-{k}-{v}" for k, v in _pretrained_digests(data).items())]
+    )
 
 
-def _encoder_digests(data: Labeled) -> dict[str, str]:
-    """Return the digests of the pretrained encoders in use, by what they are for."""
+def _pretrained_digests(data: Labeled) -> dict[str, str]:
+    """Return the digests of pretrained encoders and models in use, by what they are for."""
     encoders = {"init": data.task.init, "distill": data.task.teacher}
-    return {use: encoder.digest for use, encoder in encoders.items() if encoder is not None}
+    digests = {use: encoder.digest for use, encoder in encoders.items() if encoder is not None}
+    return digests | ({"model": data.start_digest} if data.start_digest else {})
 
 
 def _tags(config: DownstreamConfig, data: Labeled) -> dict[str, str]:
-    encoders = _encoder_digests(data)
+    pretrained = _pretrained_digests(data)
     return {
         fields.PREDICTOR: config.predictor,
         fields.VECTORS: config.vectors,
@@ -256,8 +260,9 @@ def _tags(config: DownstreamConfig, data: Labeled) -> dict[str, str]:
         fields.SPLIT: data.split.name,
         fields.SPLIT_DIGEST: data.split.digest(),
         fields.DATA_DIGEST: data.data_digest,
-        fields.INIT_DIGEST: encoders.get("init", ""),
-        fields.DISTILL_DIGEST: encoders.get("distill", ""),
+        fields.INIT_DIGEST: pretrained.get("init", ""),
+        fields.INIT_MODEL_DIGEST: pretrained.get("model", ""),
+        fields.DISTILL_DIGEST: pretrained.get("distill", ""),
     }
 
 

@@ -1,4 +1,4 @@
-"""Pretrained encoders by the names that flags give them, and whether they fit what is to be trained."""
+"""What a training starts from: pretrained encoders and trained models by name, and whether they fit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from crysatom.pipelines.places import find
 from crysatom.predictors.registry import build_predictor
 from crysatom.predictors.transfer import start_from_encoder
 from crysatom.tracking.encoders import fetch_encoder
+from crysatom.tracking.models import fetch_trained, is_in_mlflow
 from crysatom.training.encoder_files import PretrainedEncoder, load_encoder
+from crysatom.training.finetuning import TrainedModel, load_trained
 from crysatom.training.regression import spec_of
 from crysatom.vectors.controls import one_hot
 from crysatom.vectors.table import AtomVectors
@@ -29,6 +31,25 @@ def pretrained_encoders(config: DownstreamConfig) -> tuple[PretrainedEncoder | N
     if init is not None:
         starts_with_embedding(config, init, one_hot())  # refused now rather than after the graphs are built
     return init, given_encoder(config.distill, config) if config.distill else None
+
+
+def given_model(config: DownstreamConfig) -> TrainedModel | None:
+    """Return the trained model that a training starts from, as far as asked for.
+
+    Raises:
+        ValueError: If there is none, or it is of another architecture, or reads graphs of another kind.
+
+    """
+    if not (name := config.init_model):
+        return None
+    model = fetch_trained(name, tracking_uri(config)) if is_in_mlflow(name) else load_trained(find(name))
+    mine = {**spec_of(config).to_dict(), **dataclasses.asdict(config.graph)}
+    theirs = {**model.info.spec.to_dict(), **dataclasses.asdict(model.info.graph)}
+    if differing := ", ".join(
+        f"{key} {theirs[key]} there, {mine[key]} here" for key in mine if mine[key] != theirs[key]
+    ):
+        raise ValueError(f"{name}: the model is another one than this configuration's ({differing}); give its options")
+    return model
 
 
 def given_encoder(name: str, config: DownstreamConfig) -> PretrainedEncoder:

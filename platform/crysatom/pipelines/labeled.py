@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from crysatom.config import DownstreamConfig
+from crysatom.config.downstream import COLUMN
 from crysatom.crystals import splits
 from crysatom.crystals.splits import PARTS, Split, TwinFree, twin_free
 from crysatom.crystals.table import read_table
@@ -26,6 +27,8 @@ from crysatom.graphs.shards import load_atoms, read_manifest
 from crysatom.names import MATERIAL_ID, SPLIT_PREFIX, SYMBOLS
 from crysatom.pipelines.places import default_tracking_uri, find
 from crysatom.tracking.vectors import load_vectors
+from crysatom.training.finetuning import TrainedModel
+from crysatom.training.model_files import reference_of
 from crysatom.training.normalizer import Normalizer, composition_reference
 from crysatom.training.regression import RegressionTask
 from crysatom.vectors.coverage import fill_missing, require_elements
@@ -56,6 +59,7 @@ class Labeled:
             ``part``, ``elements``.
         data_digest: 16 hex digits for graphs, labels and split.
         vectors_digest: 16 hex digits for the vectors as the predictor sees them.
+        start_digest: Of the weights that the training starts from; empty: random ones.
 
     """
 
@@ -67,6 +71,7 @@ class Labeled:
     left_out: pd.DataFrame
     data_digest: str
     vectors_digest: str
+    start_digest: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,16 +95,17 @@ class _Atoms:
         return np.asarray(np.add.reduceat(missing, self.atom_ptr[:-1], dtype=np.int64) > 0)
 
 
-def labeled(config: DownstreamConfig, shards: Path, table_path: Path) -> Labeled:
+def labeled(config: DownstreamConfig, shards: Path, table_path: Path, start: TrainedModel | None = None) -> Labeled:
     """Read targets, draw the split, and bring the vectors into the form that the predictor sees.
 
     Args:
         config: Of the job.
         shards: Folder of graph shards.
         table_path: The crystal table that they were made of.
+        start: Model that the training starts from; it brings its vectors and its normalizer. None: none.
 
     Raises:
-        ValueError: If property, split or vectors are not usable as asked.
+        ValueError: If property, split or vectors are not usable as asked, or not those of the model.
 
     """
     table = read_table(table_path)
@@ -111,13 +117,27 @@ def labeled(config: DownstreamConfig, shards: Path, table_path: Path) -> Labeled
         targets = targets_for(table, config.property, ids)
     split = _split(config, table, targets, ids).where(targets.labeled)
     vectors = given_vectors(where_found(config.vectors), partial(load_vectors, tracking_uri=tracking_uri(config)))
+    if start is not None:
+        vectors = _vectors_of_model(config, start, vectors)
     split, vectors, left_out = _covered(config, split, vectors, atoms)
     if config.train_fraction < 1:
         split = splits.train_fraction(split, config.train_fraction, seed=config.split_seed)
     _require_parts(split)
     trained_elements = np.unique(atoms.of(split.train).atomic_numbers)
-    vectors = scaled(vectors, config.vector_scale, trained_elements)
-    task = _task(config, shards, targets, split, vectors, atoms)
+    if start is None:
+        vectors = scaled(vectors, config.vector_scale, trained_elements)
+        task = _task(config, shards, targets, split, vectors, atoms)
+    else:
+        _require_unit(config, start, targets)
+        task = RegressionTask(
+            shards=shards,
+            labels=targets.labels,
+            parts={part: getattr(split, part) for part in PARTS},
+            vectors=vectors,
+            normalizer=start.info.normalizer,
+            reference=reference_of(start.state),
+            start=start.state,
+        )
     return Labeled(
         task=task,
         targets=targets,
@@ -127,7 +147,26 @@ def labeled(config: DownstreamConfig, shards: Path, table_path: Path) -> Labeled
         left_out=left_out,
         data_digest=_data_digest(shards, task.labels, split),
         vectors_digest=_digest(vectors.atomic_numbers, vectors.vectors),
+        start_digest=start.digest if start else "",
     )
+
+
+def _vectors_of_model(config: DownstreamConfig, start: TrainedModel, given: AtomVectors) -> AtomVectors:
+    theirs, mine = start.info.vectors.get("sha256"), given.provenance["sha256"]
+    if theirs != mine:
+        raise ValueError(
+            f"{config.init_model} was trained on other vectors than {config.vectors}: sha256 {theirs} there, {mine} "
+            "here; give the --vectors that it was trained on"
+        )
+    return start.vectors
+
+
+def _require_unit(config: DownstreamConfig, start: TrainedModel, targets: Targets) -> None:
+    if start.info.unit != targets.unit:
+        raise ValueError(
+            f"{config.init_model} predicts {start.info.property} in {start.info.unit or 'an unknown unit'}, and "
+            f"{targets.name} is in {targets.unit or 'an unknown unit'}: its normalizer would not fit"
+        )
 
 
 def where_found(vectors: str) -> str:
@@ -151,6 +190,8 @@ def _split(config: DownstreamConfig, table: pa.Table, targets: Targets, ids: Arr
         return splits.official(table, targets.name, ids)
     if how == "random":
         return splits.random(ids, seed=seed)
+    if how.startswith(COLUMN):
+        return splits.by_column(table, how.removeprefix(COLUMN), ids)
     if how == "composition":
         return splits.grouped_by_composition(table, ids, seed=seed)
     return splits.held_out_elements(table, ids, config.held_out, seed=seed)
@@ -168,9 +209,9 @@ def _covered(
     """Return a split whose crystals all have vectors, the vectors, and the crystals that were left out."""
     used = atoms.of(np.concatenate([getattr(split, part) for part in PARTS]))
     nothing = pd.DataFrame(columns=[MATERIAL_ID, "part", "elements"])
-    if config.missing_vectors == "ridge":
+    if config.missing_vectors == "ridge" and not config.init_model:  # a model's table is as it is
         return split, fill_missing(vectors, used.atomic_numbers), nothing
-    if config.missing_vectors == "error":
+    if config.missing_vectors != "leave_out":
         try:
             require_elements(
                 vectors,

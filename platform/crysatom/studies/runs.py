@@ -13,7 +13,7 @@ import pandas as pd
 
 from crysatom.config import DownstreamConfig, digest
 from crysatom.names import MATERIAL_ID, PREDICTION, PREDICTIONS_CSV, RESULTS_JSON, RUN_JSON, TARGET
-from crysatom.tracking.fields import DATA_DIGEST, DISTILL_DIGEST, INIT_DIGEST, SPLIT_DIGEST
+from crysatom.tracking.fields import DATA_DIGEST, DISTILL_DIGEST, INIT_DIGEST, INIT_MODEL_DIGEST, SPLIT_DIGEST
 from crysatom.training.inference import MODEL_FOLDER
 from crysatom.training.model_files import MODEL_JSON
 
@@ -26,7 +26,7 @@ class Identity(NamedTuple):
         vectors: sha256 of the vectors as they were given, before they were filled up and scaled, which is settings'
             and data's business.
         data: Of graphs, labels and split.
-        init: Of the encoder that it started from; empty: none.
+        init: Of the encoder or the model that it started from; empty: none.
         distill: Of the encoder that it was distilled by; empty: none.
 
     """
@@ -103,7 +103,7 @@ def read_run(folder: str | Path) -> JudgedRun | None:
                 settings=digest(config),
                 vectors=model["vectors"]["sha256"],
                 data=about[DATA_DIGEST],
-                init=about.get(INIT_DIGEST, ""),
+                init=about.get(INIT_DIGEST, "") or about.get(INIT_MODEL_DIGEST, ""),
                 distill=about.get(DISTILL_DIGEST, ""),
             ),
             earlier=digest(config) != run["config_digest"],

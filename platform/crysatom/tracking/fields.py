@@ -23,8 +23,10 @@ SPLIT = "split"
 SPLIT_DIGEST = "split_digest"
 VECTORS_DIGEST = "vectors_digest"
 INIT_DIGEST = "init_encoder_digest"
+INIT_MODEL_DIGEST = "init_model_digest"
 DISTILL_DIGEST = "distill_digest"
-"""Of the pretrained encoders that the predictor started from and was distilled by; empty: none."""
+"""Of the pretrained encoder or the trained model that a predictor started from, and of the encoder that it was
+distilled by; empty: none."""
 
 FILLED = "vectors_filled"
 LEFT_OUT = "crystals_left_out"

@@ -13,7 +13,9 @@ import platform
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from mlflow.models.model import Model
 from mlflow.models.signature import ModelSignature
@@ -21,8 +23,11 @@ from mlflow.types.schema import ColSpec, DataType, Schema
 
 from crysatom.names import MODELS_URI, PROBLEM, PROPERTY, RUNS_URI, UNIT, VALUE
 from crysatom.tracking.registry import download
+from crysatom.training.finetuning import TrainedModel, load_trained
 from crysatom.training.inference import MODEL_FOLDER, SavedModel, open_model
 from crysatom.training.model_files import MODEL_JSON, ModelInfo
+
+ModelT = TypeVar("ModelT")
 
 MLMODEL = "MLmodel"
 CODE, REQUIREMENTS, ENVIRONMENT = "served.py", "requirements.txt", "python_env.yaml"
@@ -98,6 +103,20 @@ def fetch_model(name: str, tracking_uri: str = "") -> SavedModel:
         ValueError: If the store holds no model of that name, or a damaged one.
 
     """
+    return _fetched(name, tracking_uri, lambda path: open_model(path, name))
+
+
+def fetch_trained(name: str, tracking_uri: str = "") -> TrainedModel:
+    """Read a model to train further, see :func:`fetch_model`.
+
+    Raises:
+        ValueError: If the store holds no model of that name, or a damaged one.
+
+    """
+    return _fetched(name, tracking_uri, load_trained)
+
+
+def _fetched(name: str, tracking_uri: str, read: Callable[[Path], ModelT]) -> ModelT:
     uri = name if name.startswith((MODELS_URI, RUNS_URI)) else RUNS_URI + name
     with tempfile.TemporaryDirectory() as folder:
         path = download(uri, tracking_uri, MODEL_FOLDER, "", folder)
@@ -106,6 +125,6 @@ def fetch_model(name: str, tracking_uri: str = "") -> SavedModel:
                 f"{name} holds no model of a property: it has no {MODEL_JSON}; is it a version of vectors?"
             )
         try:
-            return open_model(path, name)
+            return read(path)
         except ValueError as error:  # which names the copy
             raise ValueError(str(error).replace(str(path), name)) from error

@@ -124,8 +124,7 @@ def open_model(path: str | Path, name: str = "") -> SavedModel:
     path, name = Path(path), name or str(path)
     if path.is_file() and path.name.endswith(CHECKPOINT):
         return _published(path, name)
-    inner = path / MODEL_FOLDER
-    module, info = load_model(inner if (inner / MODEL_JSON).is_file() else path)
+    module, info = load_model(model_folder(path))
     return SavedModel(
         name=name,
         property=info.property,
@@ -135,6 +134,12 @@ def open_model(path: str | Path, name: str = "") -> SavedModel:
         trained=_numbers(info.trained_elements),
         module=module,
     )
+
+
+def model_folder(path: Path) -> Path:
+    """Return the folder of a saved model: the one in the folder of a run, or the given one."""
+    inner = path / MODEL_FOLDER
+    return inner if (inner / MODEL_JSON).is_file() else path
 
 
 def _numbers(symbols: Iterable[str]) -> frozenset[int]:

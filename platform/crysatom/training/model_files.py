@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -126,9 +127,18 @@ def _info(content: Mapping[str, Any]) -> ModelInfo:
     return ModelInfo(**{**plain, **typed})
 
 
+def vectors_of(info: ModelInfo, state: Mapping[str, Tensor]) -> AtomVectors:
+    """Return the atom vectors in the state of a model."""
+    numbers = np.array([SYMBOLS.index(symbol) + 1 for symbol in info.elements], dtype=np.int64)
+    return AtomVectors(atomic_numbers=numbers, vectors=state[_VECTORS].float().numpy())
+
+
+def reference_of(state: Mapping[str, Tensor]) -> NDArray[np.float64]:
+    """Return ``(119,)``, what each element contributes, by atomic number, from the state of a model."""
+    return np.asarray(state[_REFERENCE].numpy())
+
+
 def _model(info: ModelInfo, state: Mapping[str, Tensor]) -> Regression:
-    numbers = torch.tensor([SYMBOLS.index(symbol) + 1 for symbol in info.elements])
-    table = AtomVectors(atomic_numbers=numbers.numpy(), vectors=state[_VECTORS].float().numpy())
-    model = Regression(build_predictor(info.spec, table), info.normalizer, state[_REFERENCE].numpy())
+    model = Regression(build_predictor(info.spec, vectors_of(info, state)), info.normalizer, reference_of(state))
     model.load_state_dict(dict(state))
     return model.eval()

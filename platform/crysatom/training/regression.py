@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,8 @@ class RegressionTask:
         reference: ``(119,)``, or None.
         init: Encoder whose weights the predictor starts from, or None.
         teacher: Encoder that it is distilled from, or None.
+        start: State of a trained model that the training starts from, or None. Vectors, normalizer and reference are
+            then that model's.
 
     """
 
@@ -156,6 +158,7 @@ class RegressionTask:
     reference: Array | None
     init: PretrainedEncoder | None = None
     teacher: PretrainedEncoder | None = None
+    start: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +207,10 @@ def build_regression(config: DownstreamConfig, task: RegressionTask) -> Regressi
         start_from_encoder(predictor, task.init.weights, task.init.features, task.init.atomic_numbers)
     teacher = task.teacher
     distillation = None if teacher is None else Distillation(teacher.build(), config.width, config.distill_weight)
-    return Regression(predictor, task.normalizer, task.reference, config.criterion, distillation)
+    model = Regression(predictor, task.normalizer, task.reference, config.criterion, distillation)
+    if task.start is not None:
+        model.load_state_dict(dict(task.start), strict=distillation is None)  # which has weights of its own
+    return model
 
 
 def labeled_data(config: DownstreamConfig, task: RegressionTask, device: torch.device) -> dict[str, ResidentLoader]:

@@ -1,0 +1,95 @@
+"""Measured beside calculated labels in one crystal table, for the study of DFT's bias (the paper's Table 8).
+
+Every column of parts is by reduced formula. The calculated crystals of all measured compounds are left out, whatever
+their structure, so that no run of the study knows a calculated value of a compound that it is judged on; and measured
+compounds are dealt into folds, so that each is judged exactly once by what was fine-tuned on others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from crysatom.crystals.splits import PARTS, hash_uniform, reduced_compositions
+from crysatom.crystals.table import STRUCTURE_COLUMNS
+from crysatom.names import MATERIAL_ID, SPACEGROUP_NUMBER, SPLIT_PREFIX, TEST, TRAIN, VAL
+
+Array = NDArray[Any]
+
+FOLDS = 5
+PREFIX = "exp_"
+"""Of the column that holds a property measured: ``exp_formation_energy_peratom``. And of the ids of measured crystals,
+which may be those of calculated ones."""
+
+CALCULATED = f"{SPLIT_PREFIX}calculated"
+"""Parts of calculated crystals; all measured ones are in test."""
+
+VAL_FRACTION = 0.1
+
+
+def folds_of(folds_to_learn: int) -> tuple[str, ...]:
+    """Return the columns of parts in which measured crystals of so many folds are learned from; one per test fold."""
+    return tuple(f"{SPLIT_PREFIX}measured_{100 * folds_to_learn // FOLDS}_{fold}" for fold in range(FOLDS))
+
+
+def with_measured(calculated: pa.Table, measured: pa.Table, name: str, *, seed: int = 0) -> pa.Table:
+    """Return a crystal table of both, with the labels of each in one column and the parts of the study in others.
+
+    Args:
+        calculated: Crystal table with the property.
+        measured: Crystal table with ``exp_<property>``, one crystal for each compound.
+        name: The property.
+        seed: Of folds and validation crystals.
+
+    Raises:
+        ValueError: If a table lacks its labels, or a compound was measured twice.
+
+    """
+    labels = [_labels(calculated, name, "calculated"), _labels(measured, PREFIX + name, "measured")]
+    ids = pc.binary_join_element_wise(PREFIX, measured[MATERIAL_ID], "")
+    measured = measured.set_column(measured.schema.get_field_index(MATERIAL_ID), MATERIAL_ID, ids)
+    columns = [
+        c
+        for c in (*STRUCTURE_COLUMNS, SPACEGROUP_NUMBER)
+        if c in calculated.schema.names and c in measured.schema.names
+    ]
+    both = pa.concat_tables([t.select(columns).cast(calculated.select(columns).schema) for t in (calculated, measured)])
+    is_measured = np.arange(both.num_rows) >= calculated.num_rows
+    kinds, which = reduced_compositions(both)
+    counts = np.bincount(which[is_measured], minlength=len(kinds))
+    if counts.max() > 1:
+        twice = both[MATERIAL_ID].filter(pa.array(is_measured & (counts[which] > 1)))
+        raise ValueError(
+            f"a compound was measured twice, as {twice[0]} and others; keep one value for each reduced formula"
+        )
+    names = [kind.tobytes().hex() for kind in kinds]
+    for_val = hash_uniform(names, f"measured-val/{seed}")[which] < VAL_FRACTION
+    is_free = ~is_measured & (counts[which] == 0)
+    parts = {CALCULATED: _parts(is_free & ~for_val, is_free & for_val, is_measured)}
+    fold = np.floor(hash_uniform(names, f"measured/{seed}")[which] * FOLDS)
+    for learned in (1, FOLDS - 1):
+        for test, column in enumerate(folds_of(learned)):
+            learn = is_measured & ((fold - test - 1) % FOLDS < learned)
+            parts[column] = _parts(learn & ~for_val, learn & for_val, is_measured & (fold == test))
+    field = pa.field(name, pa.float64(), metadata=calculated.schema.field(name).metadata)
+    both = both.append_column(field, pa.chunked_array([c.cast(pa.float64()) for label in labels for c in label.chunks]))
+    for column, part in parts.items():
+        both = both.append_column(column, part)
+    return both
+
+
+def _labels(table: pa.Table, column: str, what: str) -> pa.ChunkedArray:
+    if column not in table.schema.names:
+        raise ValueError(
+            f"the table of {what} crystals has no column {column!r}; it has {', '.join(table.schema.names)}"
+        )
+    return table[column]
+
+
+def _parts(train: Array, val: Array, test: Array) -> pa.Array:
+    part = np.select([train, val, test], [PARTS.index(p) for p in (TRAIN, VAL, TEST)], default=-1)
+    return pa.array([*PARTS, None]).take(pa.array(np.where(part < 0, len(PARTS), part)))
