@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,12 +10,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from crysatom.config import GridConfig
+from crysatom.crystals.splits import reduced_compositions
+from crysatom.crystals.table import read_table, write_table
 from crysatom.pipelines.grid import GridReport, describe, run
 from crysatom.studies.runs import read_run
-from crysatom.studies.statistics import TIE
+from crysatom.studies.statistics import TIE, errors_of
+from crysatom.studies.tables import CALCULATED_ONLY, FINE_TUNED, MEASURED_ONLY
 from crysatom.tracking.store import client
 from crysatom.training.model_files import load_model
 from tests.run_job import run_here
@@ -159,6 +165,48 @@ def test_a_failed_run_is_reported_and_the_others_go_on(
     assert "no vector for elements of the data" in process.stdout
     tables = list(report.folder.parent.glob("study-table5-*/table.md"))
     assert "Failed:" in tables[0].read_text()
+
+
+@pytest.fixture(scope="module", name="measured")
+def _measured(place: Path, report: GridReport) -> GridConfig:
+    """Densities of some compounds, as if measured to be larger by a twentieth."""
+    calculated = next(report.folder.parent.glob("data/aflow*/crystals.parquet"))
+    table = read_table(calculated)
+    first = np.unique(reduced_compositions(table)[1], return_index=True)[1][::2]
+    chosen = table.take(pa.array(np.sort(first)))
+    write_table(chosen.append_column("exp_density", pc.multiply(chosen["density"], 1.05)), place / "measured.parquet")
+    return config(
+        place,
+        study="table8",
+        data=str(calculated),
+        measured=str(place / "measured.parquet"),
+        columns=("cgcnn",),
+        properties=("density",),
+        further_epochs=1,
+    )
+
+
+def test_a_study_in_two_steps_knows_all_its_runs(measured: GridConfig) -> None:
+    begun = run(dataclasses.replace(measured, budget=1e-9))
+    assert (begun.finished, begun.wanted, begun.left) == (0, 16, 16), "one, and three times five folds"
+
+
+@pytest.mark.slow
+def test_measured_values_are_learned_after_calculated_ones(measured: GridConfig) -> None:
+    report = run(measured)
+    assert (report.finished, report.wanted, report.left, report.failed) == (16, 16, 0, {})
+    by_row = {cell.row.label: cell for cell in report.cells}
+    assert list(by_row) == [CALCULATED_ONLY, MEASURED_ONLY, *FINE_TUNED.values()]
+    num_measured = read_table(measured.measured).num_rows
+    for label, cell in by_row.items():
+        errors = errors_of(cell.runs)
+        assert len(errors) == num_measured, "each compound is judged once"
+        assert set(errors.index) == {f"exp_{i}" for i in read_table(measured.measured)["material_id"].to_pylist()}
+        assert len(cell.runs) == (1 if label == CALCULATED_ONLY else 5)
+    [start] = by_row[CALCULATED_ONLY].runs
+    for label in FINE_TUNED.values():
+        assert {run.config.init_model for run in by_row[label].runs} == {str(start.folder)}
+    assert run(measured).again == 16
 
 
 def test_wrong_names_are_refused(tmp_path: Path) -> None:

@@ -48,5 +48,7 @@ def test_what_cannot_be_joined_is_refused() -> None:
         with_measured(calculated, measured, "gap")
     with pytest.raises(ValueError, match=f"measured crystals has no column 'exp_{NAME}'"):
         with_measured(calculated, measured.drop_columns([f"exp_{NAME}"]), NAME)
+    with pytest.raises(ValueError, match="1 measured compounds, or the calculated ones beside them, are too few"):
+        with_measured(calculated, measured.slice(0, 1), NAME)
     with pytest.raises(ValueError, match="a compound was measured twice, as exp_"):
         with_measured(calculated, pa.concat_tables([measured, measured.slice(3, 1)]), NAME)

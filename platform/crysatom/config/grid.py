@@ -9,7 +9,9 @@ from typing import Literal, get_args
 from crysatom.config.data import require, require_each
 from crysatom.names import EMBEDDED_SOURCE, Recipe
 
-GridStudy = Literal["table5", "table6", "table7", "table9", "table10", "table11", "learning_curve", "held_out_elements"]
+GridStudy = Literal[
+    "table5", "table6", "table7", "table8", "table9", "table10", "table11", "learning_curve", "held_out_elements"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,9 @@ class GridConfig:
     held_out: tuple[str, ...] = ()
     """Groups of elements to hold out, as in 'Fe,Co' Cl; empty: the study's own."""
 
+    measured: str = ""
+    """Of Table 8: crystal table with a column exp_PROPERTY, measured values in the unit of the calculated ones."""
+
     vectors: tuple[str, ...] = ()
     """NAME=VECTORS: vectors that are there already instead of those that the study would take, or pretrain:
     ours=runs/NAME/vectors. Several of one NAME are draws, whose errors are averaged."""
@@ -55,6 +60,9 @@ class GridConfig:
 
     epochs: int = 0
     """Of each prediction; 0: the recipe's."""
+
+    further_epochs: int = 0
+    """Of each prediction that starts from another's model, as in Table 8; 0: the study's own."""
 
     pretrain_epochs: int = 0
     """Of each pretraining; 0: the recipe's."""
@@ -86,7 +94,7 @@ class GridConfig:
 
     def __post_init__(self) -> None:
         require(self.study in get_args(GridStudy), f"study must be one of {get_args(GridStudy)}, got {self.study!r}")
-        not_negative = ("budget", "num_workers", "epochs", "pretrain_epochs")
+        not_negative = ("budget", "num_workers", "epochs", "further_epochs", "pretrain_epochs")
         require_each(self, not_negative, lambda value: value >= 0, "not be negative")
         for name in ("properties", "seeds", "columns", "train_fraction", "held_out"):
             values = getattr(self, name)
@@ -99,6 +107,10 @@ class GridConfig:
         require(
             not self.held_out or self.study == "held_out_elements",
             f"held_out is of the study held_out_elements, not of {self.study}",
+        )
+        require(
+            bool(self.measured) == (self.study == "table8"),
+            "table8 needs measured, a crystal table of measured values; no other study takes one",
         )
         require(
             all(re.fullmatch("[A-Za-z]+(,[A-Za-z]+)*", group) for group in self.held_out),

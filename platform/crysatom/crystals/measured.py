@@ -46,7 +46,7 @@ def with_measured(calculated: pa.Table, measured: pa.Table, name: str, *, seed: 
         seed: Of folds and validation crystals.
 
     Raises:
-        ValueError: If a table lacks its labels, or a compound was measured twice.
+        ValueError: If a table lacks its labels, a compound was measured twice, or there are too few.
 
     """
     labels = [_labels(calculated, name, "calculated"), _labels(measured, PREFIX + name, "measured")]
@@ -67,10 +67,15 @@ def with_measured(calculated: pa.Table, measured: pa.Table, name: str, *, seed: 
             f"a compound was measured twice, as {twice[0]} and others; keep one value for each reduced formula"
         )
     names = [kind.tobytes().hex() for kind in kinds]
-    for_val = hash_uniform(names, f"measured-val/{seed}")[which] < VAL_FRACTION
     is_free = ~is_measured & (counts[which] == 0)
+    fold = np.where(is_measured, np.floor(hash_uniform(names, f"measured/{seed}")[which] * FOLDS), -1).astype(np.int64)
+    for_val = np.zeros(len(fold), dtype=bool)
+    order = hash_uniform(names, f"measured-val/{seed}")[which]
+    for members in [is_free, *(fold == k for k in range(FOLDS))]:  # each has some, however few there are
+        if not members.any():
+            raise ValueError(f"{is_measured.sum()} measured compounds, or the calculated ones beside them, are too few")
+        for_val[members] = order[members] <= np.quantile(order[members], VAL_FRACTION, method="lower")
     parts = {CALCULATED: _parts(is_free & ~for_val, is_free & for_val, is_measured)}
-    fold = np.floor(hash_uniform(names, f"measured/{seed}")[which] * FOLDS)
     for learned in (1, FOLDS - 1):
         for test, column in enumerate(folds_of(learned)):
             learn = is_measured & ((fold - test - 1) % FOLDS < learned)

@@ -17,12 +17,16 @@ from filelock import FileLock, Timeout
 
 from crysatom.config import DownstreamConfig, GridConfig, PretrainConfig, digest
 from crysatom.config.downstream import RECIPES
+from crysatom.crystals.ingest import TABLE_FILE
+from crysatom.crystals.measured import with_measured
+from crysatom.crystals.table import read_table, write_table
+from crysatom.graphs.shards import file_sha256
 from crysatom.names import MAE, TEST
 from crysatom.pipelines import downstream, pretraining
-from crysatom.pipelines.encoders import given_encoder
+from crysatom.pipelines.encoders import given_encoder, given_model
 from crysatom.pipelines.labeled import labeled
 from crysatom.pipelines.places import default_tracking_uri, find, resolve
-from crysatom.pipelines.preparing import crystal_table, prepare
+from crysatom.pipelines.preparing import CACHE, crystal_table, prepare
 from crysatom.pipelines.tracked import where_to_look
 from crysatom.predictors.registry import PREDICTORS
 from crysatom.report.study_files import write_study
@@ -49,6 +53,9 @@ class Task(NamedTuple):
     title: str
     config: DownstreamConfig | PretrainConfig
 
+
+NOTHING = Identity(settings="", vectors="", data="")
+"""The identity of no run."""
 
 Done = Callable[[Task, str, Exception | None], None]
 
@@ -124,6 +131,10 @@ def _run(config: GridConfig, out: Path) -> GridReport:
         planned = study.plan()
         again = study.find_finished(planned)
         study.train(planned)
+        further = study.plan_further()
+        again += study.find_finished(further)
+        study.train(further)
+        planned += further
         cells = judge(grid, planned, study.found, config.baseline)
         files, metrics = write_study(folder, grid, cells, missing=study.missing, failed=study.failed, config=config)
     except BaseException as error:
@@ -212,11 +223,13 @@ class _Study:
     failed: dict[str, str] = field(default_factory=dict)
     found: dict[Identity, JudgedRun] = field(default_factory=dict)
     unplanned: int = 0
-    datasets: list[tuple[Row, str]] = field(default_factory=list)
+    datasets: list[tuple[Row, list[str]]] = field(default_factory=list)
+    """Rows, and the digests of graphs, labels and split of their folds."""
     data: str = ""
     """Crystals that every run reads, from whatever folder it runs in; a source is read once, before them."""
     _pretrained: dict[str, Path] = field(default_factory=dict)
     _sha256: dict[str, str] = field(default_factory=dict)
+    _by_place: dict[tuple[str, str, str, tuple[int, ...]], Identity] = field(default_factory=dict)
 
     @property
     def tracking_uri(self) -> str:
@@ -227,7 +240,7 @@ class _Study:
         self.data = str(given.resolve()) if given.exists() else self.config.data
 
     def read_data(self) -> None:
-        """Find the rows that the data have labels for, and the digest of their graphs, labels and split.
+        """Find the rows that the data have labels for, and the digests of their graphs, labels and splits.
 
         Raises:
             ValueError: If the data cannot be read, or a property that was asked for has no labels.
@@ -239,15 +252,18 @@ class _Study:
             self.config.train_fraction,
             self.config.held_out,
         )
+        if self.config.measured:
+            self.data = str(self._join_measured())
         base = self._base()
         # many CPUs make the graphs of many crystals; runs find them
         shards = prepare(dataclasses.replace(base, num_workers=self.config.num_workers), self.out)
         table = crystal_table(base, shards)
         self.data = self.data if shards == Path(self.data) else str(table.resolve())
         for row in rows:
-            config = dataclasses.replace(base, property=row.property, vectors="onehot", **row.settings)
+            labels = dataclasses.replace(base, property=row.property, vectors="onehot", **row.settings)
             try:
-                self.datasets.append((row, labeled(config, shards, table).data_digest))
+                folds = [labeled(dataclasses.replace(labels, **fold), shards, table) for fold in row.folds]
+                self.datasets.append((row, [fold.data_digest for fold in folds]))
             except ValueError as error:
                 if self.config.properties:
                     raise
@@ -255,15 +271,40 @@ class _Study:
         if not self.datasets:
             raise ValueError(f"{self.config.data} has labels for no row of {self.config.study}: {self.missing}")
 
+    def _join_measured(self) -> Path:
+        """Return the crystal table of the calculated crystals and the measured ones, made once."""
+        names = self.config.properties or self.grid.properties
+        if len(names) != 1:
+            raise ValueError(f"properties: {self.config.study} is of one property, got {', '.join(names)}")
+        calculated, measured = find(self.data), find(self.config.measured)
+        if not calculated.is_file():
+            base = self._base()
+            calculated = crystal_table(base, prepare(base, self.out))
+        content = json.dumps([names[0], file_sha256(calculated), file_sha256(measured)])
+        table = self.out / CACHE / f"measured-{hashlib.sha256(content.encode()).hexdigest()[:12]}" / TABLE_FILE
+        if not table.is_file():
+            table.parent.mkdir(parents=True, exist_ok=True)
+            write_table(with_measured(read_table(calculated), read_table(measured), names[0]), table)
+        return table
+
     def plan(self) -> list[Planned]:
-        """Return all runs of the study, for which pretrainings are done first."""
+        """Return the runs of the study that start from no other run, for which pretrainings are done first."""
         self._pretrain()
-        return [
-            planned
-            for row, data_digest in self.datasets
+        return self._plan([dataset for dataset in self.datasets if not dataset[0].start])
+
+    def plan_further(self) -> list[Planned]:
+        """Return the runs that start from finished ones."""
+        return self._plan([dataset for dataset in self.datasets if dataset[0].start])
+
+    def _plan(self, datasets: Sequence[tuple[Row, list[str]]]) -> list[Planned]:
+        planned = [
+            run
+            for row, digests in datasets
             for key, column in self.grid.columns.items()
-            for planned in self._of_cell(row, key, column, data_digest)
+            for run in self._of_cell(row, key, column, digests)
         ]
+        self._by_place |= {(p.row.key, p.column, p.config.vectors, p.config.seeds): p.identity for p in planned}
+        return planned
 
     def _base(self) -> DownstreamConfig:
         config = self.config
@@ -327,12 +368,13 @@ class _Study:
         folder = self._pretrained.get(_key(source.pretrain))
         return () if folder is None else (str(folder / pretraining.VECTORS),)
 
-    def _of_cell(self, row: Row, key: str, column: Column, data_digest: str) -> list[Planned]:
+    def _of_cell(self, row: Row, key: str, column: Column, digests: Sequence[str]) -> list[Planned]:
         names = self._names(column.vectors)
         encoders = {"init_encoder": column.init, "distill": column.distill}
         folders = {use: self._pretrained.get(_key(some)) for use, some in encoders.items() if some is not None}
+        each = len(self.config.seeds) * len(row.folds)
         if not names or None in folders.values():  # the pretraining failed, or the budget was over
-            self.unplanned += len(self.config.seeds)
+            self.unplanned += each
             return []
         missing = self.config.missing_vectors
         settings: dict[str, Any] = {
@@ -350,19 +392,39 @@ class _Study:
                 sha256 = self._vectors_digest(name)
             except ValueError as error:
                 self._fail(f"vectors {name}", error)
-                self.unplanned += len(self.config.seeds)
+                self.unplanned += each
                 continue
             for seed in self.config.seeds:
                 config = dataclasses.replace(base, vectors=name, seeds=(seed,))
-                identity = Identity(
-                    settings=digest(config),
-                    vectors=sha256,
-                    data=data_digest,
-                    init=given_encoder(config.init_encoder, config).digest if config.init_encoder else "",
-                    distill=given_encoder(config.distill, config).digest if config.distill else "",
-                )
-                planned.append(Planned(row=row, column=key, config=config, identity=identity))
+                if row.start:
+                    started = self.found.get(self._by_place.get((row.start, key, name, (seed,)), NOTHING))
+                    if started is None:  # it failed, or the budget was over
+                        self.unplanned += len(row.folds)
+                        continue
+                    config = dataclasses.replace(
+                        config,
+                        init_encoder="",
+                        distill="",
+                        init_model=str(started.folder),
+                        epochs=self.config.further_epochs or config.epochs,
+                    )
+                for fold, changes in enumerate(row.folds):
+                    of_fold = dataclasses.replace(config, **changes)
+                    identity = self._identity(of_fold, sha256, digests[fold])
+                    planned.append(Planned(row=row, column=key, fold=fold, config=of_fold, identity=identity))
         return planned
+
+    @staticmethod
+    def _identity(config: DownstreamConfig, vectors: str, data: str) -> Identity:
+        encoder = given_encoder(config.init_encoder, config) if config.init_encoder else None
+        model = given_model(config)
+        return Identity(
+            settings=digest(config),
+            vectors=vectors,
+            data=data,
+            init=encoder.digest if encoder else model.digest if model else "",
+            distill=given_encoder(config.distill, config).digest if config.distill else "",
+        )
 
     def _vectors_digest(self, name: str) -> str:
         if name not in self._sha256:
@@ -372,6 +434,7 @@ class _Study:
 
     def find_finished(self, planned: Sequence[Planned]) -> int:
         """Take the finished runs that are there; return how many."""
+        before = len(self.found)
         wanted = {p.identity for p in planned}
         for folder in (str(self.out), *self.config.finished):
             given = folder != str(self.out)
@@ -386,7 +449,7 @@ class _Study:
                     folder,
                     earlier,
                 )
-        return len(self.found)
+        return len(self.found) - before
 
     def train(self, planned: Sequence[Planned]) -> None:
         """Do the runs that are not finished; what fails is noted, and the study goes on."""

@@ -13,11 +13,11 @@ from crysatom.studies.runs import Identity, JudgedRun
 from crysatom.studies.statistics import (
     Comparison,
     Verdict,
-    averaged_errors,
+    common_errors,
     compare,
     corrected,
+    errors_of,
     mean_and_deviation,
-    require_comparable,
 )
 from crysatom.studies.tables import Column, Grid, Row
 from crysatom.training.metrics import Interval, bootstrap_mean
@@ -30,6 +30,7 @@ class Planned:
     Attributes:
         row: Of the cell.
         column: Key of its column.
+        fold: Position among the row's folds.
         config: Of the run, with one seed.
         identity: What to find it by.
 
@@ -37,13 +38,15 @@ class Planned:
 
     row: Row
     column: str
+    fold: int
     config: DownstreamConfig
     identity: Identity
 
     @property
     def title(self) -> str:
         """What a person calls the run."""
-        return f"{self.row.key}, {self.column} ({self.config.vectors}), seed {self.config.seeds[0]}"
+        fold = f", fold {self.fold + 1}" if len(self.row.folds) > 1 else ""
+        return f"{self.row.key}, {self.column} ({self.config.vectors}), seed {self.config.seeds[0]}{fold}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,7 @@ class Cell:
         row: Of the study.
         column: Key.
         runs: Those that are finished.
-        wanted: How many there are to be, over seeds and draws.
+        wanted: How many there are to be, over seeds, draws and folds.
         mean: Test MAE, mean over runs.
         deviation: Their sample standard deviation; NaN for a single run.
         interval: Bootstrap over test crystals of the errors averaged over runs.
@@ -155,7 +158,8 @@ def judge(
 def _cell(row: Row, key: str, column: Column, runs: tuple[JudgedRun, ...], wanted: int) -> Cell:
     mean, deviation = mean_and_deviation([run.metrics[f"{TEST}/{MAE}"] for run in runs])
     twin_free = [run.metrics.get(f"{TEST_TWIN_FREE}/{MAE}", float("nan")) for run in runs]
-    paper = column.paper.get(row.property, float("nan"))
+    # where a row is one of several of its property, the paper's figure of the property is none of this row
+    paper = column.paper.get(row.key, float("nan"))
     return Cell(
         row=row,
         column=key,
@@ -163,12 +167,11 @@ def _cell(row: Row, key: str, column: Column, runs: tuple[JudgedRun, ...], wante
         wanted=wanted,
         mean=mean,
         deviation=deviation,
-        interval=bootstrap_mean(averaged_errors(runs).to_numpy()),
+        interval=bootstrap_mean(errors_of(runs).to_numpy()),
         twin_free=sum(twin_free) / len(twin_free),
-        paper=float("nan") if row.label else paper,  # the paper knows no shares of labels and no held-out elements
+        paper=paper,
     )
 
 
 def _compare(mine: Cell, theirs: Cell) -> Comparison:
-    require_comparable([theirs.runs[0], mine.runs[0]])
-    return compare(averaged_errors(mine.runs), averaged_errors(theirs.runs))
+    return compare(*common_errors(mine.runs, theirs.runs))

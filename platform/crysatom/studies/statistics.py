@@ -59,6 +59,46 @@ def averaged_errors(runs: Sequence[JudgedRun]) -> pd.Series:
     return pd.Series(sum(errors.loc[series[0].index] for errors in series) / len(series))
 
 
+def errors_of(runs: Sequence[JudgedRun]) -> pd.Series:
+    """Return the error of each test crystal, mean over the runs that judge it, by id.
+
+    Runs on the same data and split are seeds and draws of one fold; folds judge different crystals.
+
+    Raises:
+        ValueError: If a crystal is judged in two folds, or runs of a fold are not comparable.
+
+    """
+    errors: pd.Series = pd.concat([averaged_errors(fold) for fold in _folds(runs).values()])
+    if not errors.index.is_unique:
+        twice = errors.index[errors.index.duplicated()][0]
+        raise ValueError(f"{runs[0].folder}: test crystal {twice} is judged by runs on different data or splits")
+    return errors
+
+
+def common_errors(mine: Sequence[JudgedRun], theirs: Sequence[JudgedRun]) -> tuple[pd.Series, pd.Series]:
+    """Return the errors of two sides, of the folds that both have: an unfinished study may lack some.
+
+    Raises:
+        ValueError: If they have none in common.
+
+    """
+    sides = [_folds(mine), _folds(theirs)]
+    common = [data for data in sides[0] if data in sides[1]]
+    if not common:
+        require_comparable([theirs[0], mine[0]])
+    for data in common:
+        require_comparable([sides[1][data][0], sides[0][data][0]])
+    first, second = (errors_of([run for data in common for run in side[data]]) for side in sides)
+    return first, second
+
+
+def _folds(runs: Sequence[JudgedRun]) -> dict[str, list[JudgedRun]]:
+    folds: dict[str, list[JudgedRun]] = {}
+    for run in runs:
+        folds.setdefault(run.identity.data, []).append(run)
+    return folds
+
+
 def require_comparable(runs: Sequence[JudgedRun]) -> None:
     """Check that runs learned one property from the same data by the same split, and predicted the same crystals.
 
