@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -11,6 +12,7 @@ import pytest
 
 from crysatom.config import NOT_IN_DIGEST, DownstreamConfig, GraphSpec, digest, parse
 from crysatom.config.downstream import default, paper
+from crysatom.config.flags import flags_of
 from crysatom.training.regression import spec_of
 from tests.conftest import REPOSITORY
 
@@ -85,10 +87,19 @@ def test_the_digest_covers_what_a_run_computes_and_nothing_else(name: str) -> No
 
 
 def test_every_field_has_a_flag() -> None:
-    names = [name for name in FIELDS if name not in {"recipe", "selection"}]  # patience does not go with 'last'
+    # patience does not go with 'last', and a predictor has one start
+    names = [name for name in FIELDS if name not in {"recipe", "selection", "init_model"}]
     argv = [flag for name in names for flag in flags(name)]
     assert parse(DownstreamConfig, argv) == DownstreamConfig(**{name: other_value(name) for name in names})
     assert parse(DownstreamConfig, flags("selection")).selected_by == ""
+    assert parse(DownstreamConfig, flags("init_model")).init_model == other_value("init_model")
+
+
+def test_a_configuration_is_given_by_the_flags_that_it_tells() -> None:
+    names = [name for name in FIELDS if name not in {"selection", "init_model"}]
+    config = DownstreamConfig(**{name: other_value(name) for name in names})
+    assert parse(DownstreamConfig, shlex.split(" ".join(flags_of(config)))) == config
+    assert flags_of(DownstreamConfig()) == []
 
 
 @pytest.mark.parametrize("recipe", [default, paper])

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import shlex
 import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -148,6 +149,16 @@ def preset_flags(file: Path, config_type: type, given: Sequence[str]) -> list[st
     return [part for key, value in content.items() if key not in overridden for part in _as_flags(key, value)]
 
 
+def flags_of(config: Any) -> list[str]:
+    """Return the flags that give a configuration, those of its class's defaults left out, quoted for a shell."""
+    flags: list[str] = []
+    for each in dataclasses.fields(config):
+        default = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+        if (value := getattr(config, each.name)) != default:
+            flags += map(shlex.quote, _as_flags(each.name, value))
+    return flags
+
+
 def _as_flags(key: str, value: Any) -> list[str]:
     flag = key.replace("_", "-")
     if key == "model":  # the one flag that is repeated
@@ -156,6 +167,6 @@ def _as_flags(key: str, value: Any) -> list[str]:
         return [f"--{flag}" if value else f"--no-{flag}"]
     if isinstance(value, dict):
         value = [part for item in value.items() for part in item]
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [f"--{flag}", *map(str, value)]
     return [f"--{flag}={value}"]

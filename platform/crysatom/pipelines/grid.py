@@ -7,57 +7,29 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from crysatom.config import DownstreamConfig, GridConfig, PretrainConfig, digest
-from crysatom.config.downstream import RECIPES
-from crysatom.crystals.ingest import TABLE_FILE
-from crysatom.crystals.measured import with_measured
-from crysatom.crystals.table import read_table, write_table
-from crysatom.graphs.shards import file_sha256
-from crysatom.names import MAE, TEST
-from crysatom.pipelines import downstream, pretraining
-from crysatom.pipelines.encoders import given_encoder, given_model
-from crysatom.pipelines.labeled import labeled
-from crysatom.pipelines.places import default_tracking_uri, find, resolve
-from crysatom.pipelines.preparing import CACHE, crystal_table, prepare
+from crysatom.config import GridConfig
+from crysatom.pipelines.grid_runs import Study
+from crysatom.pipelines.places import find, resolve
 from crysatom.pipelines.tracked import where_to_look
 from crysatom.predictors.registry import PREDICTORS
 from crysatom.report.study_files import write_study
-from crysatom.studies.cells import Cell, Planned, judge
-from crysatom.studies.runs import Identity, JudgedRun, find_runs, read_run
-from crysatom.studies.tables import GRIDS, VECTORS, Column, Grid, Row, Vectors, rows_of
-from crysatom.studies.tables import pretraining as pretraining_settings
+from crysatom.studies.cells import Cell, judge
+from crysatom.studies.tables import GRIDS, VECTORS, Grid, Vectors
 from crysatom.tracking.environment import environment_tags
 from crysatom.tracking.fields import DATA
 from crysatom.tracking.runs import Tracker
-from crysatom.tracking.vectors import load_vectors
 from crysatom.training.machine import hardware
-from crysatom.vectors.given import given_vectors
 
 logger = logging.getLogger(__name__)
 
 NOT_IN_NAME = frozenset({"out", "name", "finished", "budget", "num_workers", "use_gpu", "tracking_uri", "experiment"})
 """Fields that do not change what a study's tables are to show, only where and how far it runs."""
-
-
-class Task(NamedTuple):
-    """A run to do: what people call it, and its settings."""
-
-    title: str
-    config: DownstreamConfig | PretrainConfig
-
-
-NOTHING = Identity(settings="", vectors="", data="")
-"""The identity of no run."""
-
-Done = Callable[[Task, str, Exception | None], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,15 +88,16 @@ def _run(config: GridConfig, out: Path) -> GridReport:
 
         logger.info("starting Ray ...")
         start_ray()
-    study = _Study(config=config, out=out, grid=grid, sources=sources, missing=missing, started=started)
+    study = Study(config=config, out=out, grid=grid, sources=sources, missing=missing, started=started)
     study.read_data()  # what is wrong with the flags is said before there is a run in MLflow
     folder = out / (config.name or _default_name(config))
     tracker = Tracker.at(folder, study.tracking_uri)
+    environment = environment_tags(hardware())
     tracker.start(
         experiment=config.experiment,
         run_name=folder.name,
         params=dataclasses.asdict(config),
-        tags={DATA: config.data, **environment_tags(hardware())},
+        tags={DATA: config.data, **environment},
         resume=True,
     )
     try:
@@ -136,7 +109,9 @@ def _run(config: GridConfig, out: Path) -> GridReport:
         study.train(further)
         planned += further
         cells = judge(grid, planned, study.found, config.baseline)
-        files, metrics = write_study(folder, grid, cells, missing=study.missing, failed=study.failed, config=config)
+        gaps = {"missing": study.missing, "failed": study.failed}
+        made_by = {"date": f"{datetime.now(UTC):%Y-%m-%d}", **environment}
+        files, metrics = write_study(folder, grid, cells, gaps, config=config, made_by=made_by)
     except BaseException as error:
         tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
         raise
@@ -208,309 +183,3 @@ def _asked_for(config: GridConfig) -> tuple[Grid, dict[str, Vectors], dict[str, 
         raise ValueError(f"vectors: there are no {', '.join(unknown)}; there are {', '.join(VECTORS)}")
     replaced = {name: dataclasses.replace(VECTORS[name], names=names, pretrain=None) for name, names in given.items()}
     return dataclasses.replace(grid, columns=built), VECTORS | replaced, missing
-
-
-@dataclass(kw_only=True)
-class _Study:
-    """A study while it runs."""
-
-    config: GridConfig
-    out: Path
-    grid: Grid
-    sources: dict[str, Vectors]
-    missing: dict[str, str]
-    started: float
-    failed: dict[str, str] = field(default_factory=dict)
-    found: dict[Identity, JudgedRun] = field(default_factory=dict)
-    unplanned: int = 0
-    datasets: list[tuple[Row, list[str]]] = field(default_factory=list)
-    """Rows, and the digests of graphs, labels and split of their folds."""
-    data: str = ""
-    """Crystals that every run reads, from whatever folder it runs in; a source is read once, before them."""
-    _pretrained: dict[str, Path] = field(default_factory=dict)
-    _sha256: dict[str, str] = field(default_factory=dict)
-    _by_place: dict[tuple[str, str, str, tuple[int, ...]], Identity] = field(default_factory=dict)
-
-    @property
-    def tracking_uri(self) -> str:
-        return default_tracking_uri(self.config.tracking_uri)
-
-    def __post_init__(self) -> None:
-        given = find(self.config.data)
-        self.data = str(given.resolve()) if given.exists() else self.config.data
-
-    def read_data(self) -> None:
-        """Find the rows that the data have labels for, and the digests of their graphs, labels and splits.
-
-        Raises:
-            ValueError: If the data cannot be read, or a property that was asked for has no labels.
-
-        """
-        rows = rows_of(
-            self.config.study,
-            self.config.properties or self.grid.properties,
-            self.config.train_fraction,
-            self.config.held_out,
-        )
-        if self.config.measured:
-            self.data = str(self._join_measured())
-        base = self._base()
-        # many CPUs make the graphs of many crystals; runs find them
-        shards = prepare(dataclasses.replace(base, num_workers=self.config.num_workers), self.out)
-        table = crystal_table(base, shards)
-        self.data = self.data if shards == Path(self.data) else str(table.resolve())
-        for row in rows:
-            labels = dataclasses.replace(base, property=row.property, vectors="onehot", **row.settings)
-            try:
-                folds = [labeled(dataclasses.replace(labels, **fold), shards, table) for fold in row.folds]
-                self.datasets.append((row, [fold.data_digest for fold in folds]))
-            except ValueError as error:
-                if self.config.properties:
-                    raise
-                self.missing[row.key] = str(error).partition("\n")[0]
-        if not self.datasets:
-            raise ValueError(f"{self.config.data} has labels for no row of {self.config.study}: {self.missing}")
-
-    def _join_measured(self) -> Path:
-        """Return the crystal table of the calculated crystals and the measured ones, made once."""
-        names = self.config.properties or self.grid.properties
-        if len(names) != 1:
-            raise ValueError(f"properties: {self.config.study} is of one property, got {', '.join(names)}")
-        calculated, measured = find(self.data), find(self.config.measured)
-        if not calculated.is_file():
-            base = self._base()
-            calculated = crystal_table(base, prepare(base, self.out))
-        content = json.dumps([names[0], file_sha256(calculated), file_sha256(measured)])
-        table = self.out / CACHE / f"measured-{hashlib.sha256(content.encode()).hexdigest()[:12]}" / TABLE_FILE
-        if not table.is_file():
-            table.parent.mkdir(parents=True, exist_ok=True)
-            write_table(with_measured(read_table(calculated), read_table(measured), names[0]), table)
-        return table
-
-    def plan(self) -> list[Planned]:
-        """Return the runs of the study that start from no other run, for which pretrainings are done first."""
-        self._pretrain()
-        return self._plan([dataset for dataset in self.datasets if not dataset[0].start])
-
-    def plan_further(self) -> list[Planned]:
-        """Return the runs that start from finished ones."""
-        return self._plan([dataset for dataset in self.datasets if dataset[0].start])
-
-    def _plan(self, datasets: Sequence[tuple[Row, list[str]]]) -> list[Planned]:
-        planned = [
-            run
-            for row, digests in datasets
-            for key, column in self.grid.columns.items()
-            for run in self._of_cell(row, key, column, digests)
-        ]
-        self._by_place |= {(p.row.key, p.column, p.config.vectors, p.config.seeds): p.identity for p in planned}
-        return planned
-
-    def _base(self) -> DownstreamConfig:
-        config = self.config
-        changes: dict[str, Any] = {"epochs": config.epochs} if config.epochs else {}
-        return dataclasses.replace(
-            RECIPES[config.recipe](),
-            data=self.data,
-            out=str(self.out),
-            resume=True,
-            num_workers=0,
-            use_gpu=config.use_gpu,
-            tracking_uri=self.tracking_uri,
-            experiment=downstream.experiment(DownstreamConfig(data=self.config.data)),
-            register="",  # hundreds of models, of which nobody asked for one
-            **changes,
-        )
-
-    def _pretrain(self) -> None:
-        """Do the pretrainings whose vectors or encoders the columns take; what fails is noted."""
-        settings = [c.init for c in self.grid.columns.values()] + [c.distill for c in self.grid.columns.values()]
-        settings += [self._source(c.vectors).pretrain for c in self.grid.columns.values()]
-        by_title = {f"pretraining {_key(some)}": some for some in settings if some is not None}
-
-        def done(task: Task, result: str, error: Exception | None) -> None:
-            if error is None:
-                self._pretrained[_key(by_title[task.title])] = Path(result)
-                logger.info("%s: %s", task.title, result)
-            else:
-                self._fail(task.title, error)
-
-        self._do([Task(title, self._pretraining(some)) for title, some in by_title.items()], done)
-
-    def _pretraining(self, settings: Mapping[str, Any]) -> PretrainConfig:
-        config = self.config
-        changes: dict[str, Any] = {"epochs": config.pretrain_epochs} if config.pretrain_epochs else {}
-        return dataclasses.replace(
-            pretraining_settings(settings, config.recipe),
-            data=self.data,
-            out=str(self.out),
-            resume=True,
-            num_workers=0,
-            use_gpu=config.use_gpu,
-            tracking_uri=self.tracking_uri,
-            register="",
-            **changes,
-        )
-
-    def _source(self, name: str) -> Vectors:
-        """Return vectors, or those whose rows they permute."""
-        source = self.sources[name]
-        return self._source(source.permuted) if source.permuted and not source.names else source
-
-    def _names(self, name: str) -> tuple[str, ...]:
-        """Return what ``--vectors`` of a run is for some vectors; nothing where their pretraining is not finished."""
-        source = self.sources[name]
-        if source.names:
-            return source.names
-        if source.permuted:
-            return tuple(f"permuted:{other}" for other in self._names(source.permuted))
-        assert source.pretrain is not None, "vectors are named, permuted or pretrained"
-        folder = self._pretrained.get(_key(source.pretrain))
-        return () if folder is None else (str(folder / pretraining.VECTORS),)
-
-    def _of_cell(self, row: Row, key: str, column: Column, digests: Sequence[str]) -> list[Planned]:
-        names = self._names(column.vectors)
-        encoders = {"init_encoder": column.init, "distill": column.distill}
-        folders = {use: self._pretrained.get(_key(some)) for use, some in encoders.items() if some is not None}
-        each = len(self.config.seeds) * len(row.folds)
-        if not names or None in folders.values():  # the pretraining failed, or the budget was over
-            self.unplanned += each
-            return []
-        missing = self.config.missing_vectors
-        settings: dict[str, Any] = {
-            "property": row.property,
-            "predictor": column.predictor,
-            "missing_vectors": self._source(column.vectors).missing if missing == "auto" else missing,
-            **{use: str(folder) for use, folder in folders.items()},
-            **column.settings,
-            **row.settings,
-        }
-        base = dataclasses.replace(self._base(), **settings)
-        planned = []
-        for name in names:
-            try:
-                sha256 = self._vectors_digest(name)
-            except ValueError as error:
-                self._fail(f"vectors {name}", error)
-                self.unplanned += each
-                continue
-            for seed in self.config.seeds:
-                config = dataclasses.replace(base, vectors=name, seeds=(seed,))
-                if row.start:
-                    started = self.found.get(self._by_place.get((row.start, key, name, (seed,)), NOTHING))
-                    if started is None:  # it failed, or the budget was over
-                        self.unplanned += len(row.folds)
-                        continue
-                    config = dataclasses.replace(
-                        config,
-                        init_encoder="",
-                        distill="",
-                        init_model=str(started.folder),
-                        epochs=self.config.further_epochs or config.epochs,
-                    )
-                for fold, changes in enumerate(row.folds):
-                    of_fold = dataclasses.replace(config, **changes)
-                    identity = self._identity(of_fold, sha256, digests[fold])
-                    planned.append(Planned(row=row, column=key, fold=fold, config=of_fold, identity=identity))
-        return planned
-
-    @staticmethod
-    def _identity(config: DownstreamConfig, vectors: str, data: str) -> Identity:
-        encoder = given_encoder(config.init_encoder, config) if config.init_encoder else None
-        model = given_model(config)
-        return Identity(
-            settings=digest(config),
-            vectors=vectors,
-            data=data,
-            init=encoder.digest if encoder else model.digest if model else "",
-            distill=given_encoder(config.distill, config).digest if config.distill else "",
-        )
-
-    def _vectors_digest(self, name: str) -> str:
-        if name not in self._sha256:
-            vectors = given_vectors(name, partial(load_vectors, tracking_uri=self.tracking_uri))
-            self._sha256[name] = str(vectors.provenance["sha256"])
-        return self._sha256[name]
-
-    def find_finished(self, planned: Sequence[Planned]) -> int:
-        """Take the finished runs that are there; return how many."""
-        before = len(self.found)
-        wanted = {p.identity for p in planned}
-        for folder in (str(self.out), *self.config.finished):
-            given = folder != str(self.out)
-            runs, unreadable = find_runs(find(folder))
-            for problem in unreadable:
-                logger.warning("%s", problem)
-            taken = [r for r in runs if r.identity in wanted - self.found.keys() and (given or not r.earlier)]
-            self.found.update({run.identity: run for run in taken})
-            if earlier := sum(run.earlier for run in taken):
-                logger.warning(
-                    "%s: %d runs are of an earlier version; settings that it did not know have today's defaults",
-                    folder,
-                    earlier,
-                )
-        return len(self.found) - before
-
-    def train(self, planned: Sequence[Planned]) -> None:
-        """Do the runs that are not finished; what fails is noted, and the study goes on."""
-        open_runs = {p.identity: p for p in planned if p.identity not in self.found}
-        by_title = {p.title: p for p in open_runs.values()}
-        total, start = len(open_runs), time.monotonic()
-        logger.info("%d of %d runs are there, %d to do", len(planned) - total, len(planned), total)
-        count = 0
-
-        def done(task: Task, result: str, error: Exception | None) -> None:
-            nonlocal count
-            count += 1
-            run = by_title[task.title]
-            news = "failed"
-            if error is None:
-                finished = read_run(result)
-                if finished is None or finished.identity != run.identity:
-                    error = RuntimeError(f"{result} is not the run that was asked for; did the data change meanwhile?")
-                else:
-                    self.found[run.identity] = finished
-                    news = f"test MAE {finished.metrics[f'{TEST}/{MAE}']:.4g} {finished.unit}".rstrip()
-            if error is not None:
-                self._fail(run.title, error)
-            minutes, seconds = divmod(round((time.monotonic() - start) / count * (total - count)), 60)
-            logger.info("run %d/%d: %s: %s, about %d:%02d left", count, total, run.title, news, minutes, seconds)
-
-        self._do([Task(title, p.config) for title, p in by_title.items()], done)
-
-    def _may_start(self) -> bool:
-        return not self.config.budget or time.monotonic() - self.started < 60 * self.config.budget
-
-    def _fail(self, what: str, error: Exception) -> None:
-        text = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        self.failed[what] = text
-        logger.error("%s: %s", what, text)
-
-    def _do(self, tasks: Sequence[Task], done: Done) -> None:
-        if self.config.num_workers > 0:
-            from crysatom.cluster.tasks import run_tasks
-
-            most = self.config.num_workers
-            run_tasks(do, tasks, at_most=most, use_gpu=self.config.use_gpu, may_start=self._may_start, done=done)
-            return
-        for task in tasks:
-            if not self._may_start():
-                return
-            try:
-                result, error = do(task), None
-            except Exception as raised:  # noqa: BLE001 - whatever stops one run does not stop the others
-                result, error = "", raised
-            done(task, result, error)
-
-
-def do(task: Task) -> str:
-    """Do one run in this process, or find it finished; return its folder."""
-    if isinstance(task.config, PretrainConfig):
-        return str(pretraining.run(task.config).folder)
-    [finished] = downstream.run(task.config)
-    return str(finished.folder)
-
-
-def _key(settings: Mapping[str, Any]) -> str:
-    """Return what a pretraining is called: how it differs from the recipe's."""
-    return ", ".join(f"{name} {value}" for name, value in sorted(settings.items())) or "by the recipe"

@@ -9,8 +9,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from crysatom.config import GridConfig
+from crysatom.config.flags import flags_of
 from crysatom.names import MAE, PROPERTIES, TEST
 from crysatom.report import study_costs
 from crysatom.report.study_costs import costs_of, escaped, json_values
@@ -35,10 +37,10 @@ def write_study(
     folder: Path,
     grid: Grid,
     cells: Sequence[Cell],
+    gaps: Mapping[str, Mapping[str, str]],
     *,
-    missing: Mapping[str, str],
-    failed: Mapping[str, str],
     config: GridConfig,
+    made_by: Mapping[str, str],
 ) -> tuple[list[Path], dict[str, float]]:
     """Write the files of a study; return them, and its metrics for MLflow.
 
@@ -46,9 +48,9 @@ def write_study(
         folder: Of the study; files of its earlier state are replaced.
         grid: The study.
         cells: With at least one finished run, in the order of rows and columns; none: only ``cells.json`` is written.
-        missing: What was left out from the beginning, and why.
-        failed: Runs that failed, and why.
+        gaps: ``missing``: what was left out from the beginning, and why; ``failed``: which runs failed, and why.
         config: Of the study.
+        made_by: Date, and versions, commit and hardware as MLflow's tags have them.
 
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,9 +58,10 @@ def write_study(
     facts = {
         "title": grid.title,
         "note": grid.note,
+        "command": f"python jobs/study.py {' '.join(flags_of(config))}",
         "config": dataclasses.asdict(config),
-        "missing": dict(missing),
-        "failed": dict(failed),
+        "made_by": dict(made_by),
+        **{what: dict(why) for what, why in gaps.items()},
         "columns": {key: column.label for key, column in grid.columns.items()},
         "cells": [
             {
@@ -84,7 +87,7 @@ def write_study(
     if cells:
         table = study_costs.markdown(grid, costs) if costs else markdown(grid, cells)
         how = study_costs.HOW if costs else HOW
-        texts[f"{TABLE}.md"] = _page(grid, f"{table}\n\n{how}", cells, missing, failed)
+        texts[f"{TABLE}.md"] = _page(grid, f"{table}\n\n{how}", cells, gaps, facts)
         texts[f"{TABLE}.csv"] = study_costs.comma_separated(costs) if costs else comma_separated(cells)
         texts[f"{TABLE}.tex"] = study_costs.latex(grid, costs) if costs else latex(grid, cells)
     files = []
@@ -142,9 +145,16 @@ def latex(grid: Grid, cells: Sequence[Cell]) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _page(grid: Grid, table: str, cells: Sequence[Cell], missing: Mapping[str, str], failed: Mapping[str, str]) -> str:
+def _page(
+    grid: Grid,
+    table: str,
+    cells: Sequence[Cell],
+    gaps: Mapping[str, Mapping[str, str]],
+    facts: Mapping[str, Any],
+) -> str:
     baselines = sorted({c.column for c in cells if c.comparison is None})
-    lines = [f"# {grid.title}", "", table]
+    made_by = "; ".join(f"{name.removeprefix('version.')} {value}" for name, value in facts["made_by"].items())
+    lines = [f"# {grid.title}", "", f"    {facts['command']}", "", f"{made_by}.", "", table]
     if any(c.comparison for c in cells):
         lines += ["", f"Baselines: {', '.join(grid.columns[key].label for key in baselines)}."]
     lines += ["", PAPER] if any(column.paper for column in grid.columns.values()) else []
@@ -157,9 +167,9 @@ def _page(grid: Grid, table: str, cells: Sequence[Cell], missing: Mapping[str, s
             "",
             f"{len(earlier)} runs are of an earlier version; settings that it did not know have today's defaults.",
         ]
-    for title, what in (("Missing", missing), ("Failed", failed)):
-        if what:
-            lines += ["", f"{title}:", "", *(f"- {name}: {why}" for name, why in what.items())]
+    for what, why in gaps.items():
+        if why:
+            lines += ["", f"{what.capitalize()}:", "", *(f"- {name}: {reason}" for name, reason in why.items())]
     return "\n".join(lines) + "\n"
 
 
