@@ -149,12 +149,18 @@ def preset_flags(file: Path, config_type: type, given: Sequence[str]) -> list[st
     return [part for key, value in content.items() if key not in overridden for part in _as_flags(key, value)]
 
 
-def flags_of(config: Any) -> list[str]:
-    """Return the flags that give a configuration, those of its class's defaults left out, quoted for a shell."""
+def flags_of(config: Any, always: str = "") -> list[str]:
+    """Return the flags that give a configuration, quoted for a shell.
+
+    Args:
+        config: Of a job.
+        always: Field whose flag is given even if it has its default, as those of all others are not.
+
+    """
     flags: list[str] = []
     for each in dataclasses.fields(config):
         default = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
-        if (value := getattr(config, each.name)) != default:
+        if (value := getattr(config, each.name)) != default or each.name == always:
             flags += map(shlex.quote, _as_flags(each.name, value))
     return flags
 

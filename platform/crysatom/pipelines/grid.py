@@ -104,10 +104,10 @@ def _run(config: GridConfig, out: Path) -> GridReport:
         planned = study.plan()
         again = study.find_finished(planned)
         study.train(planned)
-        further = study.plan_further()
-        again += study.find_finished(further)
-        study.train(further)
-        planned += further
+        if further := study.plan_further():
+            again += study.find_finished(further)
+            study.train(further)
+            planned += further
         cells = judge(grid, planned, study.found, config.baseline)
         gaps = {"missing": study.missing, "failed": study.failed}
         made_by = {"date": f"{datetime.now(UTC):%Y-%m-%d}", **environment}

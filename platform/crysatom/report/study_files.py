@@ -58,7 +58,7 @@ def write_study(
     facts = {
         "title": grid.title,
         "note": grid.note,
-        "command": f"python jobs/study.py {' '.join(flags_of(config))}",
+        "command": f"python jobs/study.py {' '.join(flags_of(config, 'study'))}",
         "config": dataclasses.asdict(config),
         "made_by": dict(made_by),
         **{what: dict(why) for what, why in gaps.items()},
