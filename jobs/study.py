@@ -11,6 +11,8 @@ def main() -> int:
     config = parse_study()
     if isinstance(config, GridConfig):
         bootstrap.require_data(config.data)
+        if config.measured:
+            bootstrap.require_data(config.measured)
     bootstrap.set_up_process()
     from crysatom.pipelines.studies import run
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import ray
 
+from crysatom.cluster.resources import require
 from crysatom.cluster.session import cluster_total
 
 ItemT = TypeVar("ItemT")
@@ -33,7 +34,11 @@ def run_tasks(
         may_start: Asked before each task; once it says no, no further one is started.
         done: Told of each task that ended: its item, its result, and what went wrong if something did.
 
+    Raises:
+        ValueError: If Ray runs on this machine alone, which lacks what a task reserves.
+
     """
+    require("GPU" if use_gpu else "CPU", 1, 1)
     remote = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0)(work)
     waiting = list(items)
     running: dict[Any, ItemT] = {}

@@ -7,7 +7,7 @@ so that a configuration that exists is one that can run.
 from crysatom.config.chemistry import ChemistryConfig
 from crysatom.config.data import FeaturizeConfig, GraphSpec, IngestConfig
 from crysatom.config.downstream import DownstreamConfig
-from crysatom.config.flags import NOT_IN_DIGEST, digest, parse, parse_study
+from crysatom.config.flags import NOT_IN_DIGEST, digest, parse, parse_study, recorded
 from crysatom.config.grid import GridConfig
 from crysatom.config.predicting import PredictConfig
 from crysatom.config.pretraining import RECIPES, PretrainConfig, default, paper
@@ -36,4 +36,5 @@ __all__ = [
     "paper",
     "parse",
     "parse_study",
+    "recorded",
 ]

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import re
 import shlex
 import sys
 import tomllib
@@ -50,7 +51,20 @@ RECIPES: Mapping[type, Mapping[str, Callable[[], Any]]] = {
 """The recipes of the jobs that have some."""
 
 
+TRACKING_URI = "tracking_uri"
+"""The field that may hold a password, of a database."""
+
 CONFIG_HELP = "\n\n--config FILE: JSON or TOML whose keys are names of the options below; flags override it."
+
+
+def without_password(uri: str) -> str:
+    """Return a URI as it may be shown and kept: without user name and password."""
+    return re.sub(r"(?<=://)[^/@]*@", "", uri)
+
+
+def recorded(config: Any) -> dict[str, Any]:
+    """Return the fields of a configuration as results and MLflow keep them: without passwords."""
+    return {k: without_password(v) if k == TRACKING_URI else v for k, v in dataclasses.asdict(config).items()}
 
 
 def digest(config: Any) -> str:
@@ -161,6 +175,7 @@ def flags_of(config: Any, always: str = "") -> list[str]:
     for each in dataclasses.fields(config):
         default = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
         if (value := getattr(config, each.name)) != default or each.name == always:
+            value = without_password(value) if each.name == TRACKING_URI else value
             flags += map(shlex.quote, _as_flags(each.name, value))
     return flags
 

@@ -109,6 +109,14 @@ class GridConfig:
             f"held_out is of the study held_out_elements, not of {self.study}",
         )
         require(
+            not (self.train_fraction and self.study == "table8"),
+            "table8 has shares of its own, of measured compounds: leave train_fraction out",
+        )
+        require(
+            not (self.study == "table11" and len(self.properties) > 1),
+            f"table11 is of one property, got {', '.join(self.properties)}",
+        )
+        require(
             bool(self.measured) == (self.study == "table8"),
             "table8 needs measured, a crystal table of measured values; no other study takes one",
         )

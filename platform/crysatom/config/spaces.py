@@ -25,8 +25,13 @@ JOBS: dict[str, type[PretrainConfig | DownstreamConfig]] = {
     "downstream": DownstreamConfig,
 }
 
-SHARED = {f.name for f in dataclasses.fields(FeaturizeConfig)} | {"epochs", "recipe", "seeds", "split", "split_seed"}
-"""Not searched: trials share the graphs and the split, and are compared after equally many epochs."""
+SHARED = (
+    {f.name for f in dataclasses.fields(FeaturizeConfig)}
+    | {"epochs", "patience", "recipe", "seeds", "selection", "split", "split_seed", "train_fraction"}
+    | {"composition_reference", "missing_vectors", "property", "vector_scale"}
+)
+"""Not searched: trials share graphs, split, vectors and targets as they are brought to scale, and are compared after
+equally many epochs, by the weights of that epoch."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from crysatom.crystals.splits import PARTS, hash_uniform, reduced_compositions
 from crysatom.crystals.table import STRUCTURE_COLUMNS
+from crysatom.crystals.targets import unit_of
 from crysatom.names import MATERIAL_ID, SPACEGROUP_NUMBER, SPLIT_PREFIX, TEST, TRAIN, VAL
 
 Array = NDArray[Any]
@@ -46,10 +47,14 @@ def with_measured(calculated: pa.Table, measured: pa.Table, name: str, *, seed: 
         seed: Of folds and validation crystals.
 
     Raises:
-        ValueError: If a table lacks its labels, a compound was measured twice, or there are too few.
+        ValueError: If a table lacks its labels, the two have different units, a compound was measured twice, or there
+            are too few.
 
     """
     labels = [_labels(calculated, name, "calculated"), _labels(measured, PREFIX + name, "measured")]
+    units = [unit_of(calculated, name), unit_of(measured, PREFIX + name)]
+    if all(units) and units[0] != units[1]:
+        raise ValueError(f"{name} is in {units[0]}, and {PREFIX}{name} in {units[1]}: bring both to one unit")
     ids = pc.binary_join_element_wise(PREFIX, measured[MATERIAL_ID], "")
     measured = measured.set_column(measured.schema.get_field_index(MATERIAL_ID), MATERIAL_ID, ids)
     columns = [

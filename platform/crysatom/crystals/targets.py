@@ -90,7 +90,7 @@ def targets_for(table: pa.Table, name: str, material_ids: Ids) -> Targets:
             f"column {name} is infinite for {len(infinite)} crystals, the first of them "
             f"{material_ids[infinite[0]]!r}; correct the values, or make them null"
         )
-    return _labeled(Targets(name=name, unit=_unit(table, name), labels=values))
+    return _labeled(Targets(name=name, unit=unit_of(table, name), labels=values))
 
 
 def targets_from_csv(path: str | Path, table: pa.Table, material_ids: Ids) -> Targets:
@@ -126,7 +126,7 @@ def targets_from_csv(path: str | Path, table: pa.Table, material_ids: Ids) -> Ta
         seen[material_id] = line
         values[material_id] = _finite(text, where)
     aligned = np.array([values.get(str(i), math.nan) for i in material_ids], dtype=np.float64)
-    return _labeled(Targets(name=name, unit=_unit(table, name), labels=aligned))
+    return _labeled(Targets(name=name, unit=unit_of(table, name), labels=aligned))
 
 
 def _numbers(crystals: pa.Table, name: str) -> Array:
@@ -145,7 +145,7 @@ def _choices(table: pa.Table) -> str:
     return f"columns of numbers are {', '.join(dict.fromkeys([*columns, *COMPUTED_COLUMNS]))}"
 
 
-def _unit(table: pa.Table, name: str) -> str:
+def unit_of(table: pa.Table, name: str) -> str:
     """Return the unit that the table says, else that of the vocabulary."""
     metadata = (table.schema.field(name).metadata or {}) if name in table.schema.names else {}
     known = PROPERTIES[name].unit if name in PROPERTIES else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -13,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from crysatom.config import ChemistryConfig, digest
+from crysatom.config import ChemistryConfig, digest, recorded
 from crysatom.names import NUM_ELEMENTS, RESULTS_JSON
 from crysatom.pipelines.labeled import where_found
 from crysatom.pipelines.places import default_tracking_uri, resolve
@@ -63,7 +62,7 @@ def run(config: ChemistryConfig) -> str:
     tracker.start(
         experiment=config.experiment,
         run_name=folder.path.name,
-        params=dataclasses.asdict(config),
+        params=recorded(config),
         tags={
             "study": config.study,
             VECTORS: " ".join(given),
@@ -112,7 +111,7 @@ def _write(config: ChemistryConfig, folder: Path, found: Chemistry) -> list[Path
     for name, (caption, frame) in shown.items():
         files.append(_text(folder / f"{name}.tex", latex(frame, caption)))
     results = {
-        "config": dataclasses.asdict(config),
+        "config": recorded(config),
         "elements": found.symbols,
         "left_out": found.left_out,
         "tables": {name: {"dim": t.dim, "provenance": dict(t.provenance)} for name, t in found.tables.items()},

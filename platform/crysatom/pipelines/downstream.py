@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from crysatom.config import DownstreamConfig, digest
+from crysatom.config import DownstreamConfig, digest, recorded
 from crysatom.crystals.splits import PARTS
 from crysatom.names import (
     MAE,
@@ -302,7 +302,7 @@ def _write_results(
         elements=data.task.vectors.symbols,
         trained_elements=tuple(SYMBOLS[z - 1] for z in data.trained_elements),
         vectors=data.task.vectors.provenance,
-        training={"config": dataclasses.asdict(config), **_tags(config, data), **results},
+        training={"config": recorded(config), **_tags(config, data), **results},
         versions=versions,
     )
     save_model(folder.path / MODEL, outcome.state, info)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from crysatom.config import GridConfig
+from crysatom.config import GridConfig, recorded
 from crysatom.pipelines.grid_runs import Study
 from crysatom.pipelines.places import find, resolve
 from crysatom.pipelines.tracked import where_to_look
@@ -96,7 +96,7 @@ def _run(config: GridConfig, out: Path) -> GridReport:
     tracker.start(
         experiment=config.experiment,
         run_name=folder.name,
-        params=dataclasses.asdict(config),
+        params=recorded(config),
         tags={DATA: config.data, **environment},
         resume=True,
     )
@@ -169,17 +169,31 @@ def _asked_for(config: GridConfig) -> tuple[Grid, dict[str, Vectors], dict[str, 
         for column in wanted.values()
         if column.predictor not in PREDICTORS
     }
+    if config.baseline and config.baseline not in wanted:
+        raise ValueError(f"baseline: {config.baseline} is not among --columns {' '.join(wanted)}")
+    for column in wanted.values():
+        if not config.baseline and column.baseline and column.baseline not in wanted:
+            missing[f"difference of {column.label}"] = f"its baseline {column.baseline} is not among --columns"
     built = {key: column for key, column in wanted.items() if column.predictor in PREDICTORS}
     if not built:
         raise ValueError(f"none of the columns can be run: {missing}")
     for folder in config.finished:
         if not find(folder).is_dir():
             raise ValueError(f"finished: {folder} is no folder")
+    return dataclasses.replace(grid, columns=built), VECTORS | _given_vectors(config), missing
+
+
+def _given_vectors(config: GridConfig) -> dict[str, Vectors]:
+    """Return the vectors that are given instead of a study's own, by name.
+
+    Raises:
+        ValueError: If a study knows no vectors of a name.
+
+    """
     given: dict[str, tuple[str, ...]] = {}
     for text in config.vectors:
         name, _, path = text.partition("=")
         given[name] = (*given.get(name, ()), str(find(path).resolve()) if find(path).exists() and "/" in path else path)
     if unknown := [name for name in given if name not in VECTORS]:
         raise ValueError(f"vectors: there are no {', '.join(unknown)}; there are {', '.join(VECTORS)}")
-    replaced = {name: dataclasses.replace(VECTORS[name], names=names, pretrain=None) for name, names in given.items()}
-    return dataclasses.replace(grid, columns=built), VECTORS | replaced, missing
+    return {name: dataclasses.replace(VECTORS[name], names=names, pretrain=None) for name, names in given.items()}

@@ -22,7 +22,7 @@ from crysatom.graphs.shards import file_sha256
 from crysatom.names import MAE, TEST
 from crysatom.pipelines import downstream, pretraining
 from crysatom.pipelines.encoders import given_encoder, given_model
-from crysatom.pipelines.labeled import labeled
+from crysatom.pipelines.labeled import labeled, where_found
 from crysatom.pipelines.places import default_tracking_uri, find
 from crysatom.pipelines.preparing import CACHE, crystal_table, prepare
 from crysatom.studies.cells import Planned
@@ -267,7 +267,7 @@ class Study:
 
     def _vectors_digest(self, name: str) -> str:
         if name not in self._sha256:
-            vectors = given_vectors(name, partial(load_vectors, tracking_uri=self.tracking_uri))
+            vectors = given_vectors(where_found(name), partial(load_vectors, tracking_uri=self.tracking_uri))
             self._sha256[name] = str(vectors.provenance["sha256"])
         return self._sha256[name]
 
@@ -277,7 +277,7 @@ class Study:
         wanted = {p.identity for p in planned}
         for folder in (str(self.out), *self.config.finished):
             given = folder != str(self.out)
-            runs, unreadable = find_runs(find(folder))
+            runs, unreadable = find_runs(find(folder).resolve())
             for problem in unreadable:
                 logger.warning("%s", problem)
             taken = [r for r in runs if r.identity in wanted - self.found.keys() and (given or not r.earlier)]
@@ -304,9 +304,10 @@ class Study:
             run = by_title[task.title]
             news = "failed"
             if error is None:
-                finished = read_run(result)
-                if finished is None or finished.identity != run.identity:
-                    error = RuntimeError(f"{result} is not the run that was asked for; did the data change meanwhile?")
+                try:
+                    finished = _read(result, run.identity)
+                except ValueError as unusable:
+                    error = unusable
                 else:
                     self.found[run.identity] = finished
                     news = f"test MAE {finished.metrics[f'{TEST}/{MAE}']:.4g} {finished.unit}".rstrip()
@@ -348,6 +349,19 @@ def do(task: Task) -> str:
         return str(pretraining.run(task.config).folder)
     [finished] = downstream.run(task.config)
     return str(finished.folder)
+
+
+def _read(folder: str, identity: Identity) -> JudgedRun:
+    """Return the run in a folder.
+
+    Raises:
+        ValueError: If it cannot be read, or is another one.
+
+    """
+    finished = read_run(folder)
+    if finished is None or finished.identity != identity:
+        raise ValueError(f"{folder} is not the run that was asked for; did the data change meanwhile?")
+    return finished
 
 
 def _key(settings: Mapping[str, Any]) -> str:

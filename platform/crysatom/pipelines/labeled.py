@@ -24,8 +24,10 @@ from crysatom.crystals.table import read_table
 from crysatom.crystals.targets import Targets, targets_for, targets_from_csv
 from crysatom.graphs.graph import offsets
 from crysatom.graphs.shards import load_atoms, read_manifest
-from crysatom.names import MATERIAL_ID, SPLIT_PREFIX, SYMBOLS
+from crysatom.names import MATERIAL_ID, SPLIT_PREFIX, SYMBOLS, TEST, TRAIN, VAL
 from crysatom.pipelines.places import default_tracking_uri, find
+from crysatom.studies.runs import config_of
+from crysatom.tracking.fields import SPLIT_DIGEST
 from crysatom.tracking.vectors import load_vectors
 from crysatom.training.finetuning import TrainedModel
 from crysatom.training.model_files import reference_of
@@ -129,6 +131,9 @@ def labeled(config: DownstreamConfig, shards: Path, table_path: Path, start: Tra
         task = _task(config, shards, targets, split, vectors, atoms)
     else:
         _require_unit(config, start, targets)
+        _require_unseen(config, start, table, split)
+        theirs = [SYMBOLS.index(symbol) + 1 for symbol in start.info.trained_elements]
+        trained_elements = np.union1d(trained_elements, theirs)
         task = RegressionTask(
             shards=shards,
             labels=targets.labels,
@@ -167,6 +172,44 @@ def _require_unit(config: DownstreamConfig, start: TrainedModel, targets: Target
             f"{config.init_model} predicts {start.info.property} in {start.info.unit or 'an unknown unit'}, and "
             f"{targets.name} is in {targets.unit or 'an unknown unit'}: its normalizer would not fit"
         )
+
+
+def _require_unseen(config: DownstreamConfig, start: TrainedModel, table: pa.Table, split: Split) -> None:
+    """Raise if the model knows a test crystal; warn where that cannot be told.
+
+    Raises:
+        ValueError: Naming one.
+
+    """
+    known = _known_to(start, table, split.material_ids)
+    if known is None:
+        logger.warning(
+            "%s: from this crystal table it cannot be told what the model was trained on; see that no test crystal is "
+            "among it",
+            config.init_model,
+        )
+    elif len(seen := np.intersect1d(known, split.ids(TEST).astype(str))):
+        raise ValueError(
+            f"{config.init_model} was trained on or selected by {len(seen)} crystals that are test crystals here, "
+            f"{seen[0]} the first: errors would be too small; give a split whose test crystals it does not know"
+        )
+
+
+def _known_to(start: TrainedModel, table: pa.Table, ids: Array) -> Array | None:
+    """Return the ids of the crystals that a model was trained on and selected by; None if they cannot be found out."""
+    noted = start.info.training
+    try:
+        theirs = config_of(noted["config"])
+        if theirs.init_model or theirs.targets:
+            return None
+        targets = targets_for(table, theirs.property, ids)
+        split = _split(theirs, table, targets, ids).where(targets.labeled)
+        if theirs.train_fraction < 1:
+            split = splits.train_fraction(split, theirs.train_fraction, seed=theirs.split_seed)
+    except (KeyError, TypeError, ValueError):
+        return None
+    known = np.concatenate([split.ids(TRAIN), split.ids(VAL)]).astype(str)
+    return known if split.digest() == noted.get(SPLIT_DIGEST) else None
 
 
 def where_found(vectors: str) -> str:

@@ -17,7 +17,7 @@ import pandas as pd
 import psutil
 import torch
 
-from crysatom.config import PretrainConfig, digest
+from crysatom.config import PretrainConfig, digest, recorded
 from crysatom.graphs.columns import flat_values, list_lengths
 from crysatom.graphs.shards import iter_tables, read_manifest
 from crysatom.names import ALL_LOSS_TERMS, ATOMIC_NUMBERS, HELD_OUT, LOSS, MAX_ATOMIC_NUMBER, SYMBOLS, TRAIN
@@ -215,7 +215,7 @@ def _write_results(
         "data": config.data,
         "data_digest": note["data_digest"],
         "config_digest": note["config_digest"],
-        "config": dataclasses.asdict(config),
+        "config": recorded(config),
         **environment_tags(outcome.hardware),
     }
     vectors = dataclasses.replace(outcome.vectors, provenance=provenance)
@@ -230,7 +230,7 @@ def _write_results(
         data_digest=note["data_digest"],
         num_crystals=read_manifest(shards)["counts"]["accepted"],
         crystals_per_element=crystals_per_element(shards),
-        config=dataclasses.asdict(config),
+        config=recorded(config),
         losses=losses,
         run_id=tracker.run_id,
     )

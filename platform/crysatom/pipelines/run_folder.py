@@ -5,15 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from crysatom.config import NOT_IN_DIGEST, digest
+from filelock import FileLock, Timeout
+
+from crysatom.config import NOT_IN_DIGEST, digest, recorded
 from crysatom.names import RUN_JSON
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
 
 
 class Resumable(Protocol):
@@ -58,8 +63,28 @@ class RunFolder:
         if config.resume and not self.epochs_done():
             logger.info("%s holds no epoch to continue from: starting with the first", self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self.write({**found, **wanted, "finished": False, "config": dataclasses.asdict(config)})
+        self.write({**found, **wanted, "finished": False, "config": recorded(config)})
         return False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder, whose checkpoints and journal have one writer; a process that dies lets it go.
+
+        Raises:
+            ValueError: If another process holds it.
+
+        """
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(
+                f"another process is at work in {self.path}; wait for it, or give this run another --name"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def epochs_done(self) -> int:
         """Return how many epochs the newest checkpoint has behind it; 0 if there is none."""
@@ -87,7 +112,7 @@ class RunFolder:
 
     def _require_same(self, found: dict[str, Any], wanted: dict[str, str], config: Resumable) -> None:
         if found["config_digest"] != wanted["config_digest"]:
-            mine = json.loads(json.dumps(dataclasses.asdict(config)))  # as the note has it
+            mine = json.loads(json.dumps(recorded(config)))  # as the note has it
             compared = (mine.keys() & found["config"].keys()) - NOT_IN_DIGEST
             differing = {k: (found["config"][k], mine[k]) for k in compared if found["config"][k] != mine[k]}
             text = ", ".join(f"{name} {was!r} -> {now!r}" for name, (was, now) in sorted(differing.items()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from typing import Any
 
 import torch
 
-from crysatom.config import digest
+from crysatom.config import digest, recorded
+from crysatom.config.flags import without_password
 from crysatom.pipelines.run_folder import RunFolder
 from crysatom.tracking.environment import environment_tags
 from crysatom.tracking.fields import CONFIG_DIGEST, DATA, DATA_DIGEST, HARDWARE
@@ -52,7 +52,7 @@ class Publish:
 def tracked(
     folder: RunFolder, tracker: Tracker, config: Any, *, experiment: str, tags: Mapping[str, str]
 ) -> Iterator[None]:
-    """Begin the run in MLflow, or go on with it; should what is done meanwhile fail, end it so.
+    """Begin the run in MLflow, or go on with it; should what is done meanwhile fail, end it so. One process at a time.
 
     Args:
         folder: Of the run, claimed.
@@ -61,19 +61,23 @@ def tracked(
         experiment: In MLflow.
         tags: Beside those that every run has.
 
+    Raises:
+        ValueError: If another process is at work in the folder.
+
     """
     note = folder.read()
     identity = {DATA: config.data, DATA_DIGEST: note["data_digest"], CONFIG_DIGEST: digest(config)}
     here = "" if config.num_workers else hardware()  # workers will tell of theirs
-    tracker.start(
-        experiment=experiment,
-        run_name=folder.path.name,
-        params=dataclasses.asdict(config),
-        tags=identity | dict(tags) | environment_tags(here),
-        resume=True,  # whether it may be is decided: the folder was claimed
-    )
-    with ending_as_it_does(tracker):
-        yield
+    with folder.held():
+        tracker.start(
+            experiment=experiment,
+            run_name=folder.path.name,
+            params=recorded(config),
+            tags=identity | dict(tags) | environment_tags(here),
+            resume=True,  # whether it may be is decided: the folder was claimed
+        )
+        with ending_as_it_does(tracker):
+            yield
 
 
 @contextmanager
@@ -103,7 +107,7 @@ def progress(metrics: Mapping[str, float], epochs: int, results: str) -> str:
 def where_to_look(tracking_uri: str, run_id: str) -> str:
     """Return the line that tells a user where a run is in MLflow."""
     run = run_id or "(not yet sent)"
-    return f"MLflow run {run}; compare runs with: mlflow ui --backend-store-uri {tracking_uri}"
+    return f"MLflow run {run}; compare runs with: mlflow ui --backend-store-uri {without_password(tracking_uri)}"
 
 
 def require_gpu() -> None:

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import pandas as pd
 import torch
 
-from crysatom.config import DownstreamConfig, PretrainConfig
+from crysatom.config import DownstreamConfig, PretrainConfig, recorded
 from crysatom.names import MAE, PROBE, VAL
 from crysatom.pipelines.run_folder import CHECKPOINTS
 from crysatom.training import checkpoints
@@ -66,7 +66,7 @@ class Pretraining:
         """Pretrain; leave vectors and encoder in the folder."""
         probe = dataclasses.replace(self.probe, folder=folder)
         outcome = _train(partial(_pretrain, config, self.shards, probe), config, folder, record)
-        provenance = {"config": dataclasses.asdict(config)}
+        provenance = {"config": recorded(config)}
         write_vectors(dataclasses.replace(outcome.vectors, provenance=provenance), folder / VECTORS)
         save_encoder(folder / ENCODER, outcome.encoder, provenance)
         return outcome.history

@@ -165,8 +165,11 @@ def base_config(config: TuneConfig, space: SearchSpace) -> PretrainConfig | Down
             )
         path = find(base.node_features)  # trials work in folders of their own
         base = dataclasses.replace(base, node_features=str(path.resolve())) if path.is_file() else base
-    elif len(base.seeds) > 1:
-        raise ValueError(f"a trial has one seed, the search space fixes {base.seeds}")
+    else:
+        if len(base.seeds) > 1:
+            raise ValueError(f"a trial has one seed, the search space fixes {base.seeds}")
+        if base.patience:
+            raise ValueError("trials are compared after equally many epochs: the search space must leave patience at 0")
     return base
 
 
@@ -197,8 +200,8 @@ def trial_name(number: int, settings: Mapping[str, Any]) -> str:
 def preset(config: PretrainConfig | DownstreamConfig) -> dict[str, Any]:
     """Return the settings that are not the default, as ``--config`` takes them, without where and on what it runs."""
     default = dataclasses.asdict(type(config)())
-    kept = NOT_IN_DIGEST - {"vectors"}
-    return {k: v for k, v in dataclasses.asdict(config).items() if k not in kept and v != default[k]}
+    left_out = NOT_IN_DIGEST - {"vectors", "max_atoms", "min_distance"}
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in left_out and v != default[k]}
 
 
 def ranked(trials: Mapping[str, Trial]) -> list[Trial]:

@@ -62,7 +62,7 @@ def _draw_row(axes: Axes, keys: Sequence[str], cells: Sequence[Cell]) -> None:
     for cell in cells:
         assert cell.comparison is not None, "only compared cells are drawn"
         difference, verdict = cell.comparison.difference, cell.comparison.verdict
-        percent = 100 / (cell.mean - difference.estimate)
+        percent = 100 / cell.comparison.baseline
         place, color = keys.index(cell.column), _COLORS[verdict]
         axes.plot([difference.low * percent, difference.high * percent], [place, place], color=color, lw=1.4)
         filled = cell.verdict_corrected == verdict

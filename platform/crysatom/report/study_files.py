@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crysatom.config import GridConfig
+from crysatom.config import GridConfig, recorded
 from crysatom.config.flags import flags_of
 from crysatom.names import MAE, PROPERTIES, TEST
 from crysatom.report import study_costs
@@ -59,7 +59,7 @@ def write_study(
         "title": grid.title,
         "note": grid.note,
         "command": f"python jobs/study.py {' '.join(flags_of(config, 'study'))}",
-        "config": dataclasses.asdict(config),
+        "config": recorded(config),
         "made_by": dict(made_by),
         **{what: dict(why) for what, why in gaps.items()},
         "columns": {key: column.label for key, column in grid.columns.items()},
@@ -152,10 +152,11 @@ def _page(
     gaps: Mapping[str, Mapping[str, str]],
     facts: Mapping[str, Any],
 ) -> str:
-    baselines = sorted({c.column for c in cells if c.comparison is None})
+    given = str(facts["config"]["baseline"])
+    baselines = sorted({given or grid.columns[c.column].baseline for c in cells if c.comparison})
     made_by = "; ".join(f"{name.removeprefix('version.')} {value}" for name, value in facts["made_by"].items())
     lines = [f"# {grid.title}", "", f"    {facts['command']}", "", f"{made_by}.", "", table]
-    if any(c.comparison for c in cells):
+    if baselines:
         lines += ["", f"Baselines: {', '.join(grid.columns[key].label for key in baselines)}."]
     lines += ["", PAPER] if any(column.paper for column in grid.columns.values()) else []
     lines += ["", grid.note] if grid.note else []

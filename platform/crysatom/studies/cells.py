@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from crysatom.config import DownstreamConfig
-from crysatom.names import MAE, TEST, TEST_TWIN_FREE
+from crysatom.names import MAE, NUM_CRYSTALS, TEST, TEST_TWIN_FREE
 from crysatom.studies.runs import Identity, JudgedRun
 from crysatom.studies.statistics import (
     Comparison,
@@ -58,10 +60,11 @@ class Cell:
         column: Key.
         runs: Those that are finished.
         wanted: How many there are to be, over seeds, draws and folds.
-        mean: Test MAE, mean over runs.
-        deviation: Their sample standard deviation; NaN for a single run.
-        interval: Bootstrap over test crystals of the errors averaged over runs.
-        twin_free: Test MAE on crystals without a twin among the training crystals, mean over runs; NaN if none is.
+        mean: Test MAE, mean over seeds and draws; of folds together, each crystal counted once.
+        deviation: Sample standard deviation over seeds and draws; NaN for a single one.
+        interval: Bootstrap over test crystals of the errors averaged over seeds and draws.
+        num_crystals: Test crystals of all folds.
+        twin_free: Test MAE on crystals without a twin among the training crystals, likewise; NaN if there is none.
         comparison: With the baseline's cell; None: it is the baseline, or the baseline has no run.
         p_corrected: Holm's, over all comparisons of the study; NaN without a comparison.
         verdict_corrected: What is left of the verdict by it; None without a comparison.
@@ -76,6 +79,7 @@ class Cell:
     mean: float
     deviation: float
     interval: Interval
+    num_crystals: int
     twin_free: float
     paper: float
     comparison: Comparison | None = None
@@ -103,7 +107,7 @@ class Cell:
             "runs": len(self.runs),
             "runs_wanted": self.wanted,
             "epochs": self.runs[0].epochs,
-            "test_crystals": self.runs[0].metrics[f"{TEST}/num_crystals"],
+            "test_crystals": self.num_crystals,
             "test_mae": self.mean,
             "test_mae_sd": self.deviation,
             "test_mae_low": self.interval.low,
@@ -156,8 +160,13 @@ def judge(
 
 
 def _cell(row: Row, key: str, column: Column, runs: tuple[JudgedRun, ...], wanted: int) -> Cell:
-    mean, deviation = mean_and_deviation([run.metrics[f"{TEST}/{MAE}"] for run in runs])
-    twin_free = [run.metrics.get(f"{TEST_TWIN_FREE}/{MAE}", float("nan")) for run in runs]
+    trials: dict[tuple[str, int], list[JudgedRun]] = {}
+    for run in runs:
+        trials.setdefault((run.config.vectors, run.seed), []).append(run)
+    complete = [trial for trial in trials.values() if len(trial) == len(row.folds)] or list(trials.values())
+    mean, deviation = mean_and_deviation([_mae(trial, TEST) for trial in complete])
+    twin_free, _ = mean_and_deviation([_mae(trial, TEST_TWIN_FREE) for trial in complete])
+    errors = errors_of(runs).to_numpy()
     # where a row is one of several of its property, the paper's figure of the property is none of this row
     paper = column.paper.get(row.key, float("nan"))
     return Cell(
@@ -167,10 +176,18 @@ def _cell(row: Row, key: str, column: Column, runs: tuple[JudgedRun, ...], wante
         wanted=wanted,
         mean=mean,
         deviation=deviation,
-        interval=bootstrap_mean(errors_of(runs).to_numpy()),
-        twin_free=sum(twin_free) / len(twin_free),
+        interval=bootstrap_mean(errors),
+        num_crystals=len(errors),
+        twin_free=twin_free,
         paper=paper,
     )
+
+
+def _mae(folds: Sequence[JudgedRun], part: str) -> float:
+    """Return the mean absolute error over the crystals of all folds; NaN if a fold has none in this part."""
+    errors = [run.metrics.get(f"{part}/{MAE}", float("nan")) for run in folds]
+    counts = [run.metrics.get(f"{part}/{NUM_CRYSTALS}", 0.0) for run in folds]
+    return errors[0] if len(errors) == 1 else float(np.dot(errors, counts) / max(sum(counts), 1.0))
 
 
 def _compare(mine: Cell, theirs: Cell) -> Comparison:

@@ -94,7 +94,7 @@ def read_run(folder: str | Path) -> JudgedRun | None:
             return None
         results = json.loads((folder / RESULTS_JSON).read_text())
         model = json.loads((folder / MODEL_FOLDER / MODEL_JSON).read_text())
-        config = _config(run["config"])
+        config = config_of(run["config"])
         about = model["training"]
         return JudgedRun(
             folder=folder,
@@ -135,7 +135,7 @@ def find_runs(folder: str | Path) -> tuple[list[JudgedRun], list[str]]:
     return found, unreadable
 
 
-def _config(noted: dict[str, Any]) -> DownstreamConfig:
+def config_of(noted: dict[str, Any]) -> DownstreamConfig:
     """Return the configuration that a run noted, JSON's lists as the tuples that they were."""
     known = {field.name for field in dataclasses.fields(DownstreamConfig)}
     if unknown := sorted(noted.keys() - known):

@@ -30,6 +30,7 @@ class Comparison:
 
     Attributes:
         difference: Error less that of the baseline; below 0 the side is better.
+        baseline: Mean error of the baseline on the crystals that both judge.
         gain: Share of the baseline's error that is saved; below 0 the side is worse.
         p_value: Two-sided, of no difference, see :func:`p_value`.
         verdict: Whether the interval of the difference holds 0.
@@ -37,6 +38,7 @@ class Comparison:
     """
 
     difference: Interval
+    baseline: float
     gain: float
     p_value: float
     verdict: Verdict
@@ -140,7 +142,9 @@ def compare(mine: pd.Series, theirs: pd.Series) -> Comparison:
     difference = bootstrap_mean(paired)
     verdict = TIE if difference.low <= 0 <= difference.high else BETTER if difference.high < 0 else WORSE
     gain = 1 - float(mine.mean()) / float(theirs.mean()) if theirs.mean() > 0 else float("nan")
-    return Comparison(difference=difference, gain=gain, p_value=p_value(paired), verdict=verdict)
+    return Comparison(
+        difference=difference, baseline=float(theirs.mean()), gain=gain, p_value=p_value(paired), verdict=verdict
+    )
 
 
 def p_value(paired: np.ndarray) -> float:

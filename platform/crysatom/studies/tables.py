@@ -478,7 +478,7 @@ def rows_of(
             for share in shares:
                 settings: dict[str, Any] = {"train_fraction": share}
                 settings |= {"split": HELD_OUT_ELEMENTS + group} if group else {}
-                parts = ([f"without {group}"] if group else []) + ([f"{share:.0%}"] if curve or share < 1 else [])
+                parts = ([f"without {group}"] if group else []) + ([f"{100 * share:g}%"] if curve or share < 1 else [])
                 rows.append(
                     Row(property=name, label=", ".join(parts), settings=settings, share=share if curve else 0.0)
                 )
