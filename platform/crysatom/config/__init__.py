@@ -9,6 +9,7 @@ from crysatom.config.downstream import DownstreamConfig
 from crysatom.config.flags import NOT_IN_DIGEST, digest, parse
 from crysatom.config.predicting import PredictConfig
 from crysatom.config.pretraining import RECIPES, PretrainConfig, default, paper
+from crysatom.config.report import ReportConfig
 from crysatom.config.spaces import Choice, LogUniform, SearchSpace, Uniform, load_space
 from crysatom.config.studies_grid import GridConfig
 from crysatom.config.study import StudyConfig
@@ -26,6 +27,7 @@ __all__ = [
     "LogUniform",
     "PredictConfig",
     "PretrainConfig",
+    "ReportConfig",
     "SearchSpace",
     "StudyConfig",
     "TuneConfig",
