@@ -42,6 +42,7 @@ from crysatom.studies.overview import Group, Overview, Sweep, Table, dataset, is
 from crysatom.tracking import fields
 from crysatom.tracking.reading import TrackedRun
 from crysatom.vectors.elements import element_table
+from crysatom.vectors.files import VECTORS_SAFETENSORS
 from crysatom.vectors.geometry import principal_components
 from crysatom.vectors.table import AtomVectors
 
@@ -62,7 +63,7 @@ def page(about: About, runs: Sequence[TrackedRun], overview: Overview, details: 
                 error,
                 is_ranked,
                 label,
-                params_of,
+                vectors_name,
                 ended,
                 reason,
                 unit_of,
@@ -90,7 +91,7 @@ def page(about: About, runs: Sequence[TrackedRun], overview: Overview, details: 
         fields=fields,
         math=math,
     )
-    environment.filters["number"] = svg.number
+    environment.filters.update(number=svg.number, four=svg.four, soft=soft)
     folder = importlib.resources.files("crysatom.report")
     script = folder.joinpath("page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -116,15 +117,25 @@ def unit_of(run: TrackedRun) -> str:
     return with_unit("", run.tags.get(fields.UNIT, "")).strip(" ()")
 
 
+def soft(text: str) -> Markup:
+    """Return text that may break behind a colon."""
+    return Markup(":<wbr>").join(text.split(":"))
+
+
 def error(group: Group) -> str:
     """Return the test MAE over seeds, with its standard deviation where there are several."""
     mean, deviation = group.mae
-    return f"{mean:.4g}" if math.isnan(deviation) else f"{mean:.4g} ± {deviation:.2g}"
+    return svg.four(mean) if math.isnan(deviation) else f"{svg.four(mean)} ± {deviation:#.2g}".removesuffix(".")
 
 
-def params_of(run: TrackedRun, names: Sequence[str]) -> dict[str, str]:
-    """Return some settings of a run, where it has them."""
-    return {name: run.params[name] for name in names if name in run.params}
+def vectors_name(group: Group) -> str:
+    """Return what a table calls vectors: a path by the folder of their run."""
+    control, at, path = (
+        group.vectors.rpartition(":") if group.vectors.startswith("permuted:") else ("", "", group.vectors)
+    )
+    parts = [part for part in path.split("/") if part not in {"", VECTORS_SAFETENSORS, fields.VECTORS}]
+    is_path = path.startswith(("/", ".")) or path.endswith(VECTORS_SAFETENSORS) or f"/{fields.VECTORS}" in path
+    return f"{control}{at}{parts[-1]}" if is_path and parts else group.vectors
 
 
 def ended(run: TrackedRun) -> str:
@@ -170,7 +181,9 @@ def interval_strip(table: Table, group: Group) -> Markup:
 def interval_texts(group: Group) -> list[str]:
     """Return the interval of each run, as it logged it."""
     ends = [_interval(run)[1:] for run in group.runs]
-    return ["not logged" if low is None or high is None else f"[{low:.4g}, {high:.4g}]" for low, high in ends]
+    return [
+        "not logged" if low is None or high is None else f"[{svg.four(low)}, {svg.four(high)}]" for low, high in ends
+    ]
 
 
 def parity_of(group: Group, found: GroupDetails) -> Markup | None:

@@ -104,7 +104,8 @@ class Axis:
                 if len(found) > 1:
                     return found if len(found) <= 2 * count else found[:: math.ceil(len(found) / count)]
         steps = [1, 2, 5, 10] if integer else [1, 2, 2.5, 5, 10]
-        return self._within(MaxNLocator(nbins=count, integer=integer, steps=steps).tick_values(self.low, self.high))
+        found = self._within(MaxNLocator(nbins=count, integer=integer, steps=steps).tick_values(self.low, self.high))
+        return [value for value in found if value.is_integer()] if integer else found
 
     def _within(self, values: Any) -> list[float]:
         slack = 1e-9 * (self.high - self.low)
@@ -160,14 +161,15 @@ def curves(title: str, y_label: str, lines: Sequence[Curve]) -> Markup:
     points = [(px, py) for line in lines for px, py in line.points if math.isfinite(py)]
     if not points:
         raise ValueError(f"{title}: no points to draw")
-    x = Axis.over([px for px, _ in points], 58, 350)
+    first, last = min(px for px, _ in points), max(px for px, _ in points)
+    x = Axis(low=first - 0.04 * (last - first) - 0.2, high=last + 0.04 * (last - first) + 0.2, start=58, end=350)
     y = Axis.over([py for _, py in points], 210, 48)
     parts = _frame(x, y, "Epoch", y_label, integer=True)
     for line in lines:
         thinned = _thinned([(px, py) for px, py in line.points if math.isfinite(py)])
         d = "M" + "L".join(f"{x(px):.1f} {y(py):.1f}" for px, py in thinned)
         if len(thinned) == 1:
-            d += "h0"  # a dot
+            d += "m-8 0h16"  # a point alone: a dash
         parts.append(tag("path", tag("title", line.hover or line.label), d=d, class_=f"line {line.style}"))
         parts += [
             tag(
@@ -260,13 +262,14 @@ def intervals(axis: Axis, runs: Sequence[tuple[str, float, float | None, float |
     """
     height = 8 * len(runs) + 8
     parts = [tag("path", d=f"M{axis(value):.1f} 0V{height}", class_="grid") for value in axis.ticks(4)]
-    parts.append(tag("path", d=f"M{axis(mean):.1f} 2V{height - 2}", class_="mean"))
+    if len(runs) > 1:
+        parts.append(tag("path", d=f"M{axis(mean):.1f} 2V{height - 2}", class_="mean"))
     for i, (name, value, low, high) in enumerate(runs):
         y = 8.0 * i + 8
-        says = f"{name}: {value:.4g}"
+        says = f"{name}: {four(value)}"
         bar = []
         if low is not None and high is not None:
-            says += f" [{low:.4g}, {high:.4g}]"
+            says += f" [{four(low)}, {four(high)}]"
             bar = [tag("path", d=f"M{axis(low):.1f} {y:.1f}H{axis(high):.1f}", class_="line first")]
         dot = tag("circle", cx=axis(value), cy=y, r=3, class_="dot")
         parts.append(tag("g", tag("title", says), *bar, dot))
@@ -300,9 +303,7 @@ class Heat:
             return {}
         values = {z: math.log1p(value) if self.log else value for z, value in self.values.items()}
         low, high = (
-            (0.0, max(map(abs, values.values())))
-            if self.signed or self.log
-            else (min(values.values()), max(values.values()))
+            (0.0, max(map(abs, values.values()))) if self.signed else (min(values.values()), max(values.values()))
         )
         return {z: (value - low) / (high - low) if high > low else 0.5 for z, value in values.items()}
 
@@ -319,7 +320,7 @@ def _element_cell(z: int, heat: Heat, shade: float | None) -> Markup:
     period = int(facts["period"])
     in_f_block = bool(facts["f_column"])
     column = int(facts["f_column"]) + 2 if in_f_block else int(facts["group"])
-    x, y = (column - 1) * _CELL, (period - 1 + (1.4 if in_f_block else 0)) * _CELL
+    x, y = (column - 1) * _CELL, (period - 1 + (2.4 if in_f_block else 0)) * _CELL
     symbol = tag("text", SYMBOLS[z - 1], x=x + 20, y=y + 26)
     box = {"x": x + 1, "y": y + 1, "width": 38, "height": 38}
     if shade is None:
@@ -330,9 +331,14 @@ def _element_cell(z: int, heat: Heat, shade: float | None) -> Markup:
     return tag("g", tag("title", says), tag("rect", **box, fill_opacity=opacity), symbol, class_=style)
 
 
+def four(value: float) -> str:
+    """Return a measured number with four digits, zeros at the end too."""
+    return f"{value:#.4g}".removesuffix(".")
+
+
 def number(value: float) -> str:
     """Return a count with thousands set apart, any other number with four digits."""
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else four(value)
 
 
 def element_map(
@@ -385,10 +391,10 @@ def parallel_coordinates(
         says: What each line says on hover.
 
     """
-    width = 150 * len(names) + 170
+    width = 150 * len(names) + 190
     axes = [_SettingAxis.of([trial.get(name, "") for trial in settings]) for name in names]
     last = Axis.over(values, 250, 48, log=False)
-    columns = [70.0 + 150 * i for i in range(len(names) + 1)]
+    columns = [110.0 + 150 * i for i in range(len(names) + 1)]
     parts = []
     for column, title in zip(columns, [*names, objective], strict=True):
         parts.append(tag("path", d=f"M{column:.0f} 40V258", class_="axis"))
@@ -398,9 +404,10 @@ def parallel_coordinates(
         line = "M" + "L".join(f"{c:.0f} {h:.1f}" for c, h in zip(columns, [*heights, last(values[trial])], strict=True))
         style = "line first best" if trial == 0 else "line rest"
         parts.append(tag("path", tag("title", says[trial]), d=line, class_=style))
-    for column, axis in zip(columns, axes, strict=False):
-        parts += [tag("text", text, x=column + 6, y=place + 4, class_="halo") for text, place in axis.ticks()]
-    parts += [tag("text", f"{value:g}", x=columns[-1] + 6, y=last(value) + 4, class_="halo") for value in last.ticks()]
+    parts += [tag("text", text, x=columns[0] - 8, y=place + 4, class_="end") for text, place in axes[0].ticks()]
+    for column, axis in zip(columns[1:], axes[1:], strict=False):
+        parts += [tag("text", text, x=column + 6, y=place - 5, class_="halo") for text, place in axis.ticks()]
+    parts += [tag("text", f"{value:g}", x=columns[-1] + 8, y=last(value) + 4) for value in last.ticks()]
     return picture(width, 275, "Settings and objective of the trials", *parts, kind="chart wide")
 
 

@@ -33,7 +33,7 @@ class Group:
     Attributes:
         runs: One for each seed, in order of the seeds; of several of a seed, the latest.
         repeated: The others.
-        settings: Parameters that are not the same in all groups of the table.
+        settings: Those of the table's that it has.
 
     """
 
@@ -73,10 +73,12 @@ class Table:
 
     Attributes:
         groups: The smallest mean test MAE first.
+        settings: Names of the parameters that are not the same in all of them.
 
     """
 
     groups: tuple[Group, ...]
+    settings: tuple[str, ...]
 
     @property
     def of(self) -> TrackedRun:
@@ -178,13 +180,25 @@ def _tables(runs: Sequence[TrackedRun]) -> list[Table]:
 def _table(runs: Sequence[TrackedRun]) -> Table:
     alike = list(_gathered(runs, _all_but_seed).values())
     settings = [{k: v for k, v in some[0].params.items() if k not in _NOT_COMPARED} for some in alike]
-    names = sorted({name for values in settings for name in values} - {"property", "predictor"})
-    differing = [name for name in names if len({values.get(name) for values in settings}) > 1]
+    differing = _differing(settings)
+    looks = [
+        (some[0].tags.get(fields.VECTORS), *(v.get(n) for n in differing))
+        for some, v in zip(alike, settings, strict=True)
+    ]
+    if len(set(looks)) < len(looks):  # only a parameter that some runs do not have tells them apart
+        differing = _differing(settings, absent=True)
     groups = [
         _group(some, {name: values[name] for name in differing if name in values})
         for some, values in zip(alike, settings, strict=True)
     ]
-    return Table(groups=tuple(sorted(groups, key=lambda group: group.mae[0])))
+    return Table(groups=tuple(sorted(groups, key=lambda group: group.mae[0])), settings=tuple(differing))
+
+
+def _differing(settings: Sequence[Mapping[str, str]], *, absent: bool = False) -> list[str]:
+    """Return the parameters that have several values, of which being absent may count as one."""
+    values = {name: {s.get(name) for s in settings} for some in settings for name in some}
+    kept = {name: found if absent else found - {None} for name, found in values.items()}
+    return sorted(name for name, found in kept.items() if len(found) > 1 and name not in {"property", "predictor"})
 
 
 def _group(runs: Sequence[TrackedRun], settings: Mapping[str, str]) -> Group:
