@@ -6,13 +6,13 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 from crysatom.config import NOT_IN_DIGEST
 from crysatom.names import MAE, PROBE, TEST
 from crysatom.studies.statistics import mean_and_deviation
 from crysatom.tracking import fields
+from crysatom.tracking.datasets import data_name
 from crysatom.tracking.reading import TrackedRun
 
 FINISHED = "FINISHED"
@@ -165,10 +165,8 @@ def is_ranked(trial: TrackedRun) -> bool:
 
 
 def dataset(run: TrackedRun) -> str:
-    """Return what a person calls a run's data: the last part of its path that says something."""
-    name = PurePosixPath(run.tags.get(fields.DATA, ""))
-    name = name.parent if name.stem in {"crystals", "graphs"} else name
-    return name.stem or "(not named)"
+    """Return what a person calls a run's data."""
+    return data_name(run.tags.get(fields.DATA, "")) or "(not named)"
 
 
 def _tables(runs: Sequence[TrackedRun]) -> list[Table]:
