@@ -51,6 +51,7 @@ from crysatom.pipelines.tracked import Publish, log_epochs, progress, require_gp
 from crysatom.predictors.registry import build_predictor
 from crysatom.report.prediction_figures import learning_curve, parity_plot
 from crysatom.tracking import fields
+from crysatom.tracking.datasets import data_name
 from crysatom.tracking.environment import environment_tags
 from crysatom.tracking.models import describe_to_mlflow
 from crysatom.tracking.runs import Tracker
@@ -226,8 +227,7 @@ def default_name(config: DownstreamConfig, data: Labeled) -> str:
 
 def experiment(config: DownstreamConfig) -> str:
     """Return the experiment of the runs: as given, or one per data set."""
-    dataset = Path(config.data).stem if "/" in config.data or config.data.endswith(".parquet") else config.data
-    return config.experiment or f"crysatom-{_slug(dataset)}"
+    return config.experiment or f"crysatom-{_slug(data_name(config.data))}"
 
 
 def _slug(text: str) -> str:

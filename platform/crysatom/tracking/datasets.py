@@ -17,9 +17,10 @@ _DIGEST_LENGTH = 36
 
 def data_name(data: str) -> str:
     """Return what a person calls data: the last part of their path that says something."""
+    if "/" not in data and not data.endswith(".parquet"):
+        return data  # the name of a source
     path = PurePath(data)
-    path = path.parent if path.stem in {"crystals", "graphs"} and path.parent.name else path
-    return path.stem
+    return (path.parent if path.stem in {"crystals", "graphs"} and path.parent.name else path).stem
 
 
 def log_dataset(mlflow: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
