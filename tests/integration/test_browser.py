@@ -59,7 +59,7 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         failed = run_here("pretrain", *here, *PRETRAIN, "--lr", "1e9", "--name", EVIL.replace("/", "-"))
         assert "the loss is" in failed.stderr + failed.stdout
         for vectors in ("onehot", "runs/first/vectors"):
-            succeed("downstream", *here, *PREDICT, "--vectors", vectors, "--seeds", "0", "--register", "none")
+            succeed("downstream", *here, *PREDICT, "--vectors", vectors, "--seeds", "0", "--register", "")
         yield folder
 
 
@@ -147,7 +147,7 @@ def test_the_report_fits_a_phone_and_its_tables_sort(report: Path, tmp_path: Pat
     assert found["up"] == found["down"][::-1] == sorted(found["up"], key=str.lower)
 
 
-@pytest.fixture(name="ui")
+@pytest.fixture(scope="module", name="ui")
 def _ui(place: Path) -> Iterator[str]:
     """``mlflow ui`` on the store."""
     require_chromium()
@@ -177,6 +177,7 @@ def _ui(place: Path) -> Iterator[str]:
         process.wait(timeout=30)
 
 
+@pytest.mark.slow
 def test_mlflow_in_a_browser(ui: str, runs: list[TrackedRun], tmp_path: Path) -> None:
     predictors = [run for run in runs if "predictor" in run.tags]
     experiment = predictors[0].experiment_id
@@ -203,3 +204,40 @@ def test_mlflow_in_a_browser(ui: str, runs: list[TrackedRun], tmp_path: Path) ->
     assert "test/mae_over_mad" in compared.dom
     for run in predictors:
         assert f"{run.metrics['test/mae']:.3f}" in compared.dom
+
+
+SPACE = """
+from crysatom.config import Choice, SearchSpace
+
+def space():
+    fixed = {"epochs": 2, "embedding_dim": 8, "num_layers": 2, "projection_dim": 8, "batch_size": 64}
+    return SearchSpace(objective="pretrain", settings={"lr": Choice((1e-3, 3e-3))}, fixed=fixed)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.filterwarnings("ignore::FutureWarning:ray")
+def test_a_sweep_in_a_browser(place: Path, ui: str, tmp_path: Path) -> None:
+    (place / "mine.py").write_text(SPACE)
+    probes = ["--probes", "1", "--probe-epochs", "2", "--max-concurrent", "1", "--properties", "density"]
+    succeed("tune", "--space", "mine.py", "--data", CRYSTALS, "--name", "sweep", *probes)
+    [sweep] = arranged(Store.at(f"sqlite:///{place}/mlflow.db").runs(["crysatom-tune"])).sweeps
+    assert len(sweep.ranked) == 2
+    table = look(
+        f"{ui}/#/experiments/{sweep.run.experiment_id}/runs?workflowType=machine_learning",
+        tmp_path / "sweep.png",
+        size=(1800, 800),
+        until=lambda dom: "sweep" in dom and "matching run" in dom,
+    )
+    assert table.colors > MANY_COLORS
+    assert ">sweep<" in table.dom
+    succeed("report", "--experiment", "crysatom-tune", "--out", "sweep.html")
+    best, other = (f"{trial.metrics['probe/mae_over_mad']:.4f}" for trial in sweep.ranked)
+    seen = look(
+        (place / "sweep.html").as_uri(), tmp_path / "report.png", size=(1280, 1400), until=lambda dom: "sweep" in dom
+    )
+    assert seen.colors > MANY_COLORS
+    assert seen.dom.index(best) < seen.dom.index(other)
+    for trial in sweep.ranked:
+        assert f"<title>{trial.name}: " in seen.dom, "a line of the drawing"
