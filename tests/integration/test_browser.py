@@ -20,6 +20,9 @@ from urllib.parse import quote
 import pandas as pd
 import pytest
 
+from crysatom.config import IngestConfig
+from crysatom.crystals.ingest import ingest_plain
+from crysatom.names import EMBEDDED_SOURCE
 from crysatom.studies.overview import arranged
 from crysatom.tracking.reading import Store, TrackedRun
 from tests.browser import look, require_chromium
@@ -53,7 +56,7 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("browser")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        succeed("ingest", "--source", "aflow:prototypes", "--out", "data/first", "--max-atoms", "12")
+        ingest_plain(IngestConfig(source=EMBEDDED_SOURCE, out="data/first", max_atoms=12))
         here = ["--data", CRYSTALS, "--num-workers", "0"]
         succeed("pretrain", *here, *PRETRAIN, "--name", "first")
         failed = run_here("pretrain", *here, *PRETRAIN, "--lr", "1e9", "--name", EVIL.replace("/", "-"))
