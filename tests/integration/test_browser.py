@@ -112,6 +112,14 @@ def test_a_store_or_experiment_that_is_not_there_is_said(place: Path) -> None:
     assert absent.returncode == 1
     assert "there is no such file; name the store by --tracking-uri" in absent.stderr
     assert not (place / "absent.db").exists()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        away = f"http://me:secret@127.0.0.1:{probe.getsockname()[1]}"  # bound, but nobody listens
+        silent = run_here("report", "--experiment", "x", "--tracking-uri", away)
+    assert silent.returncode == 1
+    assert silent.stderr.startswith("error: http://...@127.0.0.1:")
+    assert "cannot be asked for its runs" in silent.stderr
+    assert "secret" not in silent.stderr + silent.stdout
 
 
 def test_the_report_in_a_browser(report: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from crysatom.report import svg
 from crysatom.report.page import page, vector_map_of, vector_tables
 from crysatom.report.page_data import About, Details, GroupDetails
 from crysatom.studies.overview import arranged
-from crysatom.tracking.reading import TrackedRun
+from crysatom.tracking.reading import Store, TrackedRun
 from crysatom.vectors.controls import random_vectors
 from tests.tracked_runs import tracked
 
@@ -156,6 +156,19 @@ def test_a_periodic_table_says_values_and_shades_them() -> None:
     assert len(set(places)) == 118, "no two elements at one place"
     signed = svg.Heat(title="t", unit="", values={1: -2.0, 2: 1.0}, says={}, signed=True)
     assert signed.shades() == {1: -1.0, 2: 0.5}
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown", "address"),
+    [
+        ("http://me:secret@host:5000/", "http://...@host:5000/", "http://host:5000"),
+        ("https://host/mlflow", "https://host/mlflow", "https://host/mlflow"),
+        ("postgresql+psycopg2://me:s@cret@host/db", "postgresql+psycopg2://...@host/db", ""),
+        ("sqlite:////tmp/a@b/mlflow.db", "sqlite:////tmp/a@b/mlflow.db", ""),
+    ],
+)
+def test_no_password_of_a_store_gets_into_the_page(uri: str, shown: str, address: str) -> None:
+    assert (Store(uri=uri).shown, Store(uri=uri).address) == (shown, address)
 
 
 def test_numbers_have_four_digits_and_no_dot_at_the_end() -> None:

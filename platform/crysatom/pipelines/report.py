@@ -33,7 +33,7 @@ from crysatom.pipelines.places import default_tracking_uri, resolve
 from crysatom.report.page_data import About, Details, GroupDetails, History
 from crysatom.studies.overview import TEST_MAE, Group, Overview, arranged
 from crysatom.tracking.fields import VECTORS
-from crysatom.tracking.reading import Store, TrackedRun
+from crysatom.tracking.reading import Store, TrackedRun, UnreadableStoreError
 from crysatom.vectors.files import VECTORS_SAFETENSORS, read_vectors
 from crysatom.vectors.table import AtomVectors
 
@@ -64,6 +64,7 @@ def run(config: ReportConfig) -> FinishedReport:
 
     Raises:
         ValueError: If the store or an experiment is not there, or jinja2 is not installed.
+        UnreadableStoreError: If the store does not answer.
 
     """
     if importlib.util.find_spec("jinja2") is None:
@@ -80,8 +81,8 @@ def run(config: ReportConfig) -> FinishedReport:
         title=config.title,
         experiments=config.experiment,
         store=store.shown,
-        address=store.uri.rstrip("/") if store.is_server else LOCAL_UI,
-        command="" if store.is_server else f"mlflow ui --backend-store-uri {store.shown}",
+        address=store.address or LOCAL_UI,
+        command="" if store.address else f"mlflow ui --backend-store-uri {store.shown}",
         made=datetime.now(UTC),
         version=__version__,
     )
@@ -167,7 +168,7 @@ class _Reader:
     def _artifact(self, run: TrackedRun, path: str) -> Path | None:
         try:
             return self.store.artifact(run.run_id, path, self.folder)
-        except OSError as error:
+        except UnreadableStoreError as error:
             self._note(run, path, error)
             return None
 

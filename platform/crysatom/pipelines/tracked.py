@@ -110,6 +110,8 @@ def progress(metrics: Mapping[str, float], epochs: int, results: str) -> str:
 def where_to_look(tracking_uri: str, run_id: str) -> str:
     """Return the line that tells a user where a run is in MLflow."""
     run = run_id or "(not yet sent)"
+    if tracking_uri.startswith(("http://", "https://")):
+        return f"MLflow run {run}; compare runs at {tracking_uri}"
     return f"MLflow run {run}; compare runs with: mlflow ui --backend-store-uri {tracking_uri}"
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,10 +16,14 @@ from mlflow.entities import Run
 
 from crysatom.names import RUNS_URI
 from crysatom.tracking.fields import PARENT
-from crysatom.tracking.store import client, missing_file, require_active, resolve_uri
+from crysatom.tracking.store import DeletedExperimentError, client, missing_file, require_active, resolve_uri
 
 _PAGE = 1000
 """Runs that MLflow is asked for at a time."""
+
+
+class UnreadableStoreError(RuntimeError):
+    """The store does not answer, or not with what was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,16 +89,16 @@ class Store:
     def shown(self) -> str:
         """Its URI without user and password, for a page that others read."""
         parts = urlsplit(self.uri)
-        return (
-            parts._replace(netloc=f"...@{parts.netloc.rpartition('@')[2]}").geturl()
-            if "@" in parts.netloc
-            else self.uri
-        )
+        user, at, host = parts.netloc.rpartition("@")
+        return parts._replace(netloc=f"...@{host}").geturl() if user or at else self.uri
 
     @property
-    def is_server(self) -> bool:
-        """Whether it has pages of its own to link to."""
-        return self.uri.startswith(("http://", "https://"))
+    def address(self) -> str:
+        """Where its own pages are, without user and password; empty: it is a database."""
+        if not self.uri.startswith(("http://", "https://")):
+            return ""
+        parts = urlsplit(self.uri)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
 
     def runs(self, experiments: Sequence[str]) -> list[TrackedRun]:
         """Return all runs of some experiments but deleted ones, the oldest first.
@@ -101,26 +106,40 @@ class Store:
         Raises:
             ValueError: If there is no such experiment.
             DeletedExperimentError: If it was deleted.
+            UnreadableStoreError: If the store does not answer.
 
         """
-        return sorted(
-            (run for name in dict.fromkeys(experiments) for run in self._runs_of(name)), key=lambda r: r.started
-        )
+        with self._asked("its runs"):
+            found = [run for name in dict.fromkeys(experiments) for run in self._runs_of(name)]
+        return sorted(found, key=lambda run: run.started)
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """Return step and value of a metric, by step; of a step that was logged twice, what was logged last."""
-        points = sorted(client(self.uri).get_metric_history(run_id, metric), key=lambda m: (m.step, m.timestamp))
+        with self._asked(f"{metric} of run {run_id}"):
+            history = client(self.uri).get_metric_history(run_id, metric)
+        points = sorted(history, key=lambda point: (point.step, point.timestamp))
         return list({point.step: float(point.value) for point in points}.items())
 
     def artifact(self, run_id: str, path: str, to: str | Path) -> Path | None:
         """Copy a file among a run's artifacts to a folder; return its path, or None if the run has no such file."""
         folder, _, _ = path.rpartition("/")
-        if path not in {found.path for found in client(self.uri).list_artifacts(run_id, folder or None)}:
-            return None
-        place = Path(to) / run_id
-        place.mkdir(parents=True, exist_ok=True)
-        source = f"{RUNS_URI}{run_id}/{path}"
-        return Path(download_artifacts(artifact_uri=source, dst_path=str(place), tracking_uri=self.uri))
+        with self._asked(f"{path} of run {run_id}"):
+            if path not in {found.path for found in client(self.uri).list_artifacts(run_id, folder or None)}:
+                return None
+            place = Path(to) / run_id
+            place.mkdir(parents=True, exist_ok=True)
+            source = f"{RUNS_URI}{run_id}/{path}"
+            return Path(download_artifacts(artifact_uri=source, dst_path=str(place), tracking_uri=self.uri))
+
+    @contextmanager
+    def _asked(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, DeletedExperimentError):
+            raise  # of ours: they say all
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}".partition("\n")[0].replace(self.uri, self.shown)
+            raise UnreadableStoreError(f"{self.shown} cannot be asked for {what} ({said})") from error
 
     def _runs_of(self, name: str) -> list[TrackedRun]:
         mlflow = client(self.uri)
