@@ -58,7 +58,7 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(folder)
         ingest_plain(IngestConfig(source=EMBEDDED_SOURCE, out="data/first", max_atoms=12))
         here = ["--data", CRYSTALS, "--num-workers", "0"]
-        succeed("pretrain", *here, *PRETRAIN, "--name", "first")
+        succeed("pretrain", *here, *PRETRAIN, "--name", "first", "--register", "")
         failed = run_here("pretrain", *here, *PRETRAIN, "--lr", "1e9", "--name", EVIL.replace("/", "-"))
         assert "the loss is" in failed.stderr + failed.stdout
         for vectors in ("onehot", "runs/first/vectors"):
@@ -95,6 +95,7 @@ def test_the_report_says_what_mlflow_holds(report: Path, runs: list[TrackedRun],
         first = element_errors.iloc[0]
         assert f"{first['element']}: {first['mae']:#.4g} g/cm³, {first['num_crystals']} test crystals hold it" in text
         assert element_errors["num_crystals"].max() <= len(predictions)
+    assert "Map of the element vectors" in text, "vectors are among the artifacts, registered or not"
     [failed] = [run for run in runs if run.status == "FAILED"]
     assert failed.tags["reason"].startswith("NonFiniteLossError: the loss is")
     assert html.escape(failed.tags["reason"][:60], quote=False) in text
