@@ -162,7 +162,8 @@ def curves(title: str, y_label: str, lines: Sequence[Curve]) -> Markup:
     if not points:
         raise ValueError(f"{title}: no points to draw")
     first, last = min(px for px, _ in points), max(px for px, _ in points)
-    x = Axis(low=first - 0.04 * (last - first) - 0.2, high=last + 0.04 * (last - first) + 0.2, start=58, end=350)
+    margin = min(0.04 * (last - first) + 0.2, 0.5)  # so that no tick is before the first epoch
+    x = Axis(low=first - margin, high=last + margin, start=58, end=350)
     y = Axis.over([py for _, py in points], 210, 48)
     parts = _frame(x, y, "Epoch", y_label, integer=True)
     for line in lines:
