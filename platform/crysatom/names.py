@@ -119,10 +119,14 @@ TEST_TWIN_FREE = "test_twin_free"
 RUN_JSON = "run.json"
 RESULTS_JSON = "results.json"
 PREDICTIONS_CSV = "predictions.csv"
+ELEMENT_ERRORS_CSV = "element_errors.csv"
 
 # Columns of predictions.csv, behind the id.
 TARGET = "target"
 PREDICTION = "prediction"
+
+ELEMENT = "element"
+"""First column of element_errors.csv; the others are ``num_crystals`` and ``mae``."""
 
 # Further columns where crystals without a target are predicted.
 SPREAD = "spread"

@@ -63,7 +63,7 @@ def directory(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def started(folder: Path, uri: str = "", *, resume: bool = False) -> Tracker:
     params = {"epochs": 2, "data": "aflow:prototypes"}
-    tags = {"data_digest": "abc"}
+    tags = {"data": "data/prototypes/crystals.parquet", "data_digest": "abc"}
     tracker = Tracker.at(folder, uri)
     return tracker.start(experiment="tests", run_name="r", params=params, tags=tags, resume=resume)
 
@@ -202,6 +202,18 @@ def test_resumed_run_goes_on_and_repeated_epochs_are_not_doubled(directory: Path
     history = again.history()
     assert history["train/loss"].tolist() == [3.0, 2.0, 1.0, 0.0]
     assert history.index.tolist() == [0, 1, 2, 3]
+
+
+def test_the_reason_of_a_failure_stays_until_the_run_is_resumed(directory: Path) -> None:
+    tracker = started(directory / "runs" / "a")
+    tracker.log_tags({"reason": "ValueError: no"})
+    tracker.finish("FAILED")
+    mlflow = client(tracker.uri)
+    assert mlflow.get_run(tracker.run_id).data.tags["reason"] == "ValueError: no"
+    started(directory / "runs" / "a", resume=True)
+    assert mlflow.get_run(tracker.run_id).data.tags["reason"] == ""
+    [given] = mlflow.get_run(tracker.run_id).inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("prototypes", "abc"), "named once, though told twice"
 
 
 def test_a_folder_with_a_run_is_not_taken_over_silently(directory: Path) -> None:

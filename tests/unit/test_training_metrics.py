@@ -207,3 +207,11 @@ def test_summary_of_gaps(name: str, target: np.ndarray, prediction: np.ndarray) 
         names.GAP_ACCURACY,
     }
     assert name in names.PROPERTIES
+
+
+def test_an_element_has_the_error_of_the_crystals_that_hold_it() -> None:
+    holds = np.zeros((3, 118), dtype=bool)
+    holds[[0, 1], 25] = True  # Fe
+    holds[[1, 2], 7] = True  # O
+    found = metrics.mae_by_element(np.array([0.0, 0.0, 0.0]), np.array([1.0, -3.0, 5.0]), holds)
+    assert found == {26: (2, 2.0), 8: (2, 4.0)}

@@ -11,6 +11,7 @@ from crysatom.config.flags import NOT_IN_DIGEST, digest, parse, parse_study, rec
 from crysatom.config.grid import GridConfig
 from crysatom.config.predicting import PredictConfig
 from crysatom.config.pretraining import RECIPES, PretrainConfig, default, paper
+from crysatom.config.report import ReportConfig
 from crysatom.config.spaces import Choice, LogUniform, SearchSpace, Uniform, load_space
 from crysatom.config.tuning import TuneConfig
 
@@ -27,6 +28,7 @@ __all__ = [
     "LogUniform",
     "PredictConfig",
     "PretrainConfig",
+    "ReportConfig",
     "SearchSpace",
     "TuneConfig",
     "Uniform",

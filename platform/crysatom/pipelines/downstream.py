@@ -20,11 +20,14 @@ import torch
 from crysatom.config import DownstreamConfig, digest, recorded
 from crysatom.crystals.splits import PARTS
 from crysatom.names import (
+    ELEMENT,
+    ELEMENT_ERRORS_CSV,
     MAE,
     MAE_HIGH,
     MAE_LOW,
     MAE_OVER_MAD,
     MATERIAL_ID,
+    NUM_CRYSTALS,
     NUM_PARAMETERS,
     PREDICTION,
     PREDICTIONS_CSV,
@@ -48,12 +51,13 @@ from crysatom.pipelines.tracked import Publish, log_epochs, progress, require_gp
 from crysatom.predictors.registry import build_predictor
 from crysatom.report.prediction_figures import learning_curve, parity_plot
 from crysatom.tracking import fields
+from crysatom.tracking.datasets import data_name
 from crysatom.tracking.environment import environment_tags
 from crysatom.tracking.models import describe_to_mlflow
 from crysatom.tracking.runs import Tracker
 from crysatom.training.context import PlainContext
 from crysatom.training.inference import MODEL_FOLDER as MODEL
-from crysatom.training.metrics import summary
+from crysatom.training.metrics import mae_by_element, summary
 from crysatom.training.model_files import ModelInfo, save_model
 from crysatom.training.regression import RegressionOutcome, spec_of, train_predictor
 from crysatom.vectors.controls import one_hot
@@ -224,8 +228,7 @@ def default_name(config: DownstreamConfig, data: Labeled) -> str:
 
 def experiment(config: DownstreamConfig) -> str:
     """Return the experiment of the runs: as given, or one per data set."""
-    dataset = Path(config.data).stem if "/" in config.data or config.data.endswith(".parquet") else config.data
-    return config.experiment or f"crysatom-{_slug(dataset)}"
+    return config.experiment or f"crysatom-{_slug(data_name(config.data))}"
 
 
 def _slug(text: str) -> str:
@@ -279,6 +282,7 @@ def _write_results(
             PREDICTION: outcome.predictions[part],
         }
         pd.DataFrame(columns).to_csv(folder.path / file, index=False)
+    _element_errors(data, outcome).to_csv(folder.path / ELEMENT_ERRORS_CSV, index=False)
     metrics = judge(data, outcome)
     results = {
         "property": data.targets.name,
@@ -312,6 +316,13 @@ def _write_results(
     _tell_of_model(config, data, folder, tracker, metrics)
 
 
+def _element_errors(data: Labeled, outcome: RegressionOutcome) -> pd.DataFrame:
+    target = data.targets.labels[data.task.parts[TEST]]
+    found = mae_by_element(target, outcome.predictions[TEST], data.test_holds)
+    rows = [(SYMBOLS[z - 1], count, error) for z, (count, error) in found.items()]
+    return pd.DataFrame(rows, columns=[ELEMENT, NUM_CRYSTALS, MAE])
+
+
 def judge(data: Labeled, outcome: RegressionOutcome) -> dict[str, float]:
     """Return all metrics of the predictions, ``<part>/<metric>``; what is undefined is left out."""
     labels, name = data.targets.labels, data.targets.name
@@ -343,7 +354,13 @@ def _tell(
     tracker.log_metrics({**metrics, **of_model}, outcome.selected_epoch)
     sizes = {f"num_{part}": float(len(data.task.parts[part])) for part in PARTS}
     tracker.log_metrics(sizes, outcome.selected_epoch)
-    for file in (HISTORY, RESULTS_JSON, *PREDICTIONS.values(), *([LEFT_OUT] if len(data.left_out) else [])):
+    for file in (
+        HISTORY,
+        RESULTS_JSON,
+        ELEMENT_ERRORS_CSV,
+        *PREDICTIONS.values(),
+        *([LEFT_OUT] if len(data.left_out) else []),
+    ):
         tracker.log_artifact(folder.path / file)
     name, unit = data.targets.name, data.targets.unit
     label = PROPERTIES[name].label if name in PROPERTIES else name

@@ -24,7 +24,7 @@ from crysatom.crystals.table import read_table
 from crysatom.crystals.targets import Targets, targets_for, targets_from_csv
 from crysatom.graphs.graph import offsets
 from crysatom.graphs.shards import load_atoms, read_manifest
-from crysatom.names import MATERIAL_ID, SPLIT_PREFIX, SYMBOLS, TEST, TRAIN, VAL
+from crysatom.names import MATERIAL_ID, MAX_ATOMIC_NUMBER, SPLIT_PREFIX, SYMBOLS, TEST, TRAIN, VAL
 from crysatom.pipelines.places import default_tracking_uri, find
 from crysatom.studies.runs import config_of
 from crysatom.tracking.fields import SPLIT_DIGEST
@@ -56,6 +56,7 @@ class Labeled:
         targets: The property, with its unit.
         split: Of the labeled crystals whose elements have vectors.
         trained_elements: Atomic numbers of the elements that training crystals hold, ascending.
+        test_holds: ``(test crystals, 118)`` bool, which elements a test crystal holds: column Z - 1.
         new: Which test crystals have no twin among the training crystals.
         left_out: Crystals that hold elements without a vector, when those are to be left out: ``material_id``,
             ``part``, ``elements``.
@@ -69,6 +70,7 @@ class Labeled:
     targets: Targets
     split: Split
     trained_elements: Array
+    test_holds: Array
     new: TwinFree
     left_out: pd.DataFrame
     data_digest: str
@@ -90,6 +92,13 @@ class _Atoms:
         ptr = offsets(counts)
         atoms = np.repeat(self.atom_ptr[crystals] - ptr[:-1], counts) + np.arange(ptr[-1])
         return _Atoms(material_ids=self.material_ids[crystals], atom_ptr=ptr, atomic_numbers=self.atomic_numbers[atoms])
+
+    @property
+    def holds(self) -> Array:
+        """``(M, 118)`` bool, which elements a crystal holds: column Z - 1."""
+        held = np.zeros((len(self.material_ids), MAX_ATOMIC_NUMBER), dtype=bool)
+        held[np.repeat(np.arange(len(held)), np.diff(self.atom_ptr)), self.atomic_numbers.astype(np.int64) - 1] = True
+        return held
 
     def without_vector(self, table: AtomVectors) -> Array:
         """Return ``(M,)`` bool, the crystals that hold an element which the table lacks."""
@@ -148,6 +157,7 @@ def labeled(config: DownstreamConfig, shards: Path, table_path: Path, start: Tra
         targets=targets,
         split=split,
         trained_elements=trained_elements,
+        test_holds=atoms.of(split.test).holds,
         new=twin_free(table, split),
         left_out=left_out,
         data_digest=_data_digest(shards, task.labels, split),

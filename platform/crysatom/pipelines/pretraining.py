@@ -247,6 +247,8 @@ def _write_results(
         held_out = selected.get(f"{HELD_OUT}/{LOSS}")
         tags |= {} if held_out is None else {HELD_OUT_LOSS: f"{held_out:.6g}"}
         tracker.register(config.register, tags, folder.path / VECTORS, to=VECTORS)
+    else:
+        tracker.log_artifact(folder.path / VECTORS, to=VECTORS)
 
 
 def crystals_per_element(shards: Path) -> dict[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -12,11 +13,14 @@ import torch
 from crysatom.config import digest, recorded
 from crysatom.config.flags import without_password
 from crysatom.pipelines.run_folder import RunFolder
-from crysatom.tracking.environment import environment_tags
-from crysatom.tracking.fields import CONFIG_DIGEST, DATA, DATA_DIGEST, HARDWARE
+from crysatom.tracking.environment import environment_tags, source_tags
+from crysatom.tracking.fields import CONFIG_DIGEST, DATA, DATA_DIGEST, HARDWARE, REASON
 from crysatom.tracking.runs import Tracker
 from crysatom.training.context import Metrics
 from crysatom.training.machine import hardware
+
+REASON_WIDTH = 500
+"""Characters of a failure's reason in MLflow."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def tracked(
             experiment=experiment,
             run_name=folder.path.name,
             params=recorded(config),
-            tags=identity | dict(tags) | environment_tags(here),
+            tags=identity | dict(tags) | environment_tags(here) | source_tags(),
             resume=True,  # whether it may be is decided: the folder was claimed
         )
         with ending_as_it_does(tracker):
@@ -82,11 +86,14 @@ def tracked(
 
 @contextmanager
 def ending_as_it_does(tracker: Tracker) -> Iterator[None]:
-    """Tell MLflow that the run failed or was killed, should it be."""
+    """Tell MLflow that the run failed, and why, or was killed, should it be."""
     try:
         yield
     except BaseException as error:
-        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+        killed = isinstance(error, KeyboardInterrupt | SystemExit)
+        if not killed:
+            tracker.log_tags({REASON: shorten(f"{type(error).__name__}: {error}", REASON_WIDTH)})
+        tracker.finish("KILLED" if killed else "FAILED")
         raise
 
 
@@ -107,7 +114,10 @@ def progress(metrics: Mapping[str, float], epochs: int, results: str) -> str:
 def where_to_look(tracking_uri: str, run_id: str) -> str:
     """Return the line that tells a user where a run is in MLflow."""
     run = run_id or "(not yet sent)"
-    return f"MLflow run {run}; compare runs with: mlflow ui --backend-store-uri {without_password(tracking_uri)}"
+    shown = without_password(tracking_uri)
+    if shown.startswith(("http://", "https://")):
+        return f"MLflow run {run}; compare runs at {shown}"
+    return f"MLflow run {run}; compare runs with: mlflow ui --backend-store-uri {shown}"
 
 
 def require_gpu() -> None:

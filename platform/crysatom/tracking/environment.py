@@ -6,10 +6,11 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 from crysatom.names import __version__
-from crysatom.tracking.fields import GIT_COMMIT, HARDWARE, PACKAGE_VERSION
+from crysatom.tracking.fields import GIT_COMMIT, HARDWARE, PACKAGE_VERSION, SOURCE_NAME, SOURCE_TYPE
 
 GIT_COMMIT_VARIABLE = "CRYSATOM_GIT_COMMIT"
 """Names the commit where the code runs without its repository, as in a Ray job."""
@@ -34,6 +35,12 @@ def environment_tags(hardware: str) -> dict[str, str]:
         **({GIT_COMMIT: commit} if commit else {}),
         **({HARDWARE: hardware} if hardware else {}),
     }
+
+
+def source_tags() -> dict[str, str]:
+    """Return tags by which MLflow shows which job a run is of; none where no script runs."""
+    script = Path(sys.argv[0]).name
+    return {SOURCE_NAME: script, SOURCE_TYPE: "LOCAL"} if script.endswith(".py") else {}
 
 
 def git_commit() -> str:

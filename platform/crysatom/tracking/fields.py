@@ -1,6 +1,7 @@
 """Names of parameters, tags, metrics and artifacts in MLflow, beyond the vocabulary of crysatom.names."""
 
 GIT_COMMIT = "mlflow.source.git.commit"
+SOURCE_NAME, SOURCE_TYPE = "mlflow.source.name", "mlflow.source.type"
 DATA = "data"
 DATA_DIGEST = "data_digest"
 CONFIG_DIGEST = "config_digest"
@@ -37,7 +38,8 @@ SPACE = "search_space"
 OBJECTIVE_OF_SWEEP = "search_objective"
 ENDED = "ended"
 REASON = "reason"
-"""Of the trials of a sweep: under which run MLflow shows them; how they ended, and why."""
+"""Of the trials of a sweep: under which run MLflow shows them; how they ended, and why. The last is of any run that
+failed, until it is resumed."""
 
 VECTORS = "vectors"
 FIGURES = "figures"

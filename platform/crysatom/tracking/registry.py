@@ -11,7 +11,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from crysatom.names import MODELS_URI, RUNS_URI
-from crysatom.tracking.store import SQLITE, client, resolve_uri
+from crysatom.tracking.store import client, missing_file, resolve_uri
 
 
 def register(uri: str, name: str, run_id: str, folder: str | Path, to: str, tags: Mapping[str, str]) -> str:
@@ -78,7 +78,7 @@ def download(uri: str, tracking_uri: str, artifact: str, file: str, to: str | Pa
 def _existing(uri: str, tracking_uri: str) -> str:
     """Return the store to read from; a sqlite store that is missing would be made by asking it."""
     store = resolve_uri(tracking_uri, Path.cwd())
-    if store.startswith(SQLITE) and not Path(store.removeprefix(SQLITE).partition("?")[0]).exists():
+    if missing_file(store):
         raise ValueError(f"{uri}: not found in {store} (there is no such file); name its store by --tracking-uri")
     return store
 

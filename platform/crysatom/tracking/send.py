@@ -11,7 +11,8 @@ from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from crysatom.tracking.fields import PARENT, VECTORS
+from crysatom.tracking.datasets import log_dataset
+from crysatom.tracking.fields import PARENT, REASON, VECTORS
 from crysatom.tracking.journal import Journal, Record
 from crysatom.tracking.registry import register
 from crysatom.tracking.store import client, experiment_id, require_active
@@ -76,9 +77,12 @@ def _start(uri: str, journal: Journal, record: Record) -> None:
         run = mlflow.create_run(experiment, start_time=record["time"], run_name=record["run_name"])
         journal.remember_run(run.info.run_id)
     # MLflow refuses to change a parameter, and a resumed run may differ in where and how it runs
-    known = mlflow.get_run(journal.run_id).data.params
-    _log_params(mlflow, journal.run_id, {k: v for k, v in record["params"].items() if k not in known})
+    known = mlflow.get_run(journal.run_id).data
+    if known.tags.get(REASON):  # of a failure that this resumption is to mend
+        tags = {REASON: "", **tags}
+    _log_params(mlflow, journal.run_id, {k: v for k, v in record["params"].items() if k not in known.params})
     _log_tags(mlflow, journal.run_id, tags)
+    log_dataset(mlflow, journal.run_id, tags)
 
 
 def _parent(record: Record) -> dict[str, str]:

@@ -44,6 +44,11 @@ def resolve_uri(uri: str, directory: str | Path) -> str:
     return uri
 
 
+def missing_file(uri: str) -> bool:
+    """Tell whether a store, as :func:`resolve_uri` returns it, is a database file that is not there yet."""
+    return uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE).partition("?")[0]).exists()
+
+
 @functools.cache
 def client(uri: str) -> MlflowClient:
     """Return a client of a store, for runs and for registered models alike."""

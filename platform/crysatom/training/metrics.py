@@ -174,6 +174,25 @@ def bootstrap_mean(values: Array, *, seed: int = 0, resamples: int = RESAMPLES, 
     return Interval(float(np.mean(values)), float(low), float(high))
 
 
+def mae_by_element(target: Array, prediction: Array, holds: Array) -> dict[int, tuple[int, float]]:
+    """Return number and MAE of the crystals that hold an element, by atomic number, for elements that any holds.
+
+    A crystal counts for each of its elements, so that these are no parts of the whole MAE.
+
+    Args:
+        target: ``(n,)``.
+        prediction: ``(n,)``.
+        holds: ``(n, 118)`` bool: column Z - 1.
+
+    """
+    absolute = np.abs(errors(target, prediction))
+    counts = holds.sum(axis=0)
+    return {
+        int(column) + 1: (int(counts[column]), float(absolute[holds[:, column]].mean()))
+        for column in np.flatnonzero(counts)
+    }
+
+
 def errors(target: Array, prediction: Array) -> Array:
     """Return ``(n,)`` float64 errors, prediction minus target.
 

@@ -1,0 +1,301 @@
+"""One HTML page about the runs of experiments: tables of everything, drawings of the first of each kind."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.resources
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from crysatom.names import (
+    ALL_LOSS_TERMS,
+    ELEMENT,
+    HELD_OUT,
+    MAE,
+    MAE_HIGH,
+    MAE_LOW,
+    MATERIAL_ID,
+    NUM_CRYSTALS,
+    PREDICTION,
+    PROBE,
+    PROPERTIES,
+    SYMBOLS,
+    TARGET,
+    TEST,
+    TRAIN,
+    VAL,
+)
+from crysatom.report import svg
+from crysatom.report.figures import TITLES
+from crysatom.report.page_data import About, Details, GroupDetails, History
+from crysatom.report.prediction_figures import with_unit
+from crysatom.report.style import FAMILY_STYLES
+from crysatom.studies.overview import Group, Overview, Sweep, Table, dataset, is_ranked
+from crysatom.tracking import fields
+from crysatom.tracking.reading import TrackedRun
+from crysatom.vectors.elements import element_table
+from crysatom.vectors.files import VECTORS_SAFETENSORS
+from crysatom.vectors.geometry import principal_components
+from crysatom.vectors.table import AtomVectors
+
+TEMPLATE = "page.html.j2"
+FAMILIES = list(FAMILY_STYLES)
+
+
+def page(about: About, runs: Sequence[TrackedRun], overview: Overview, details: Details, figures: int) -> str:
+    """Return the page; sweeps beyond the number of figures are not drawn, what else is drawn is in the details."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.globals.update(
+        **{
+            f.__name__: f
+            for f in (
+                dataset,
+                error,
+                is_ranked,
+                label,
+                vectors_name,
+                ended,
+                reason,
+                unit_of,
+                duration,
+                interval_scale_of,
+                interval_strip,
+                interval_texts,
+                parity_of,
+                curves_of,
+                element_errors_of,
+                loss_curves_of,
+                vector_tables,
+                vector_map_of,
+                sweep_drawing,
+                epochs_of,
+            )
+        },
+        details=details,
+        figures=figures,
+        many=svg.MANY,
+        periodic_table=svg.periodic_table,
+        families=FAMILIES,
+        losses=ALL_LOSS_TERMS,
+        probe=PROBE,
+        fields=fields,
+        math=math,
+    )
+    environment.filters.update(number=svg.number, four=svg.four, soft=soft)
+    folder = importlib.resources.files("crysatom.report")
+    script = folder.joinpath("page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.from_string(folder.joinpath(TEMPLATE).read_text(encoding="utf-8")).render(
+        about=about,
+        runs=sorted(runs, key=lambda run: run.started, reverse=True),
+        statuses=Counter(run.status for run in runs),
+        overview=overview,
+        style=Markup(folder.joinpath("page.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
+        script=Markup(script),  # noqa: S704 - our own file
+        script_digest=digest,
+    )
+
+
+def label(run: TrackedRun) -> str:
+    """Return what a table or plot calls a run's property."""
+    name = run.tags[fields.PROPERTY]
+    return PROPERTIES[name].label if name in PROPERTIES else name
+
+
+def unit_of(run: TrackedRun) -> str:
+    """Return the unit of a run's property, as people write it; empty: none, or not known."""
+    return with_unit("", run.tags.get(fields.UNIT, "")).strip(" ()")
+
+
+def soft(text: str) -> Markup:
+    """Return text that may break behind a colon."""
+    return Markup(":<wbr>").join(text.split(":"))
+
+
+def error(group: Group) -> str:
+    """Return the test MAE over seeds, with its standard deviation where there are several."""
+    mean, deviation = group.mae
+    return svg.four(mean) if math.isnan(deviation) else f"{svg.four(mean)} ± {deviation:#.2g}".removesuffix(".")
+
+
+def vectors_name(group: Group) -> str:
+    """Return what a table calls vectors: a path by the folder of their run."""
+    control, at, path = (
+        group.vectors.rpartition(":") if group.vectors.startswith("permuted:") else ("", "", group.vectors)
+    )
+    parts = [part for part in path.split("/") if part not in {"", VECTORS_SAFETENSORS, fields.VECTORS}]
+    is_path = path.startswith(("/", ".")) or path.endswith(VECTORS_SAFETENSORS) or f"/{fields.VECTORS}" in path
+    return f"{control}{at}{parts[-1]}" if is_path and parts else group.vectors
+
+
+def ended(run: TrackedRun) -> str:
+    """Return how a run ended, as its sweep says or else MLflow."""
+    return run.tags.get(fields.ENDED) or run.status.lower()
+
+
+def reason(run: TrackedRun) -> str:
+    """Return why a run failed, if it says."""
+    return run.tags.get(fields.REASON, "")
+
+
+def duration(run: TrackedRun) -> str:
+    """Return how long a run took."""
+    if run.seconds is None:
+        return ""
+    minutes, seconds = divmod(round(run.seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+def _interval(run: TrackedRun) -> tuple[float, float | None, float | None]:
+    low, high = (run.metrics.get(f"{TEST}/{end}") for end in (MAE_LOW, MAE_HIGH))
+    return run.metrics[f"{TEST}/{MAE}"], low, high
+
+
+def _axis(table: Table) -> svg.Axis:
+    ends = [value for group in table.groups for run in group.runs for value in _interval(run) if value is not None]
+    return svg.interval_axis(ends)
+
+
+def interval_scale_of(table: Table) -> Markup:
+    """Return the scale of a table's intervals."""
+    return svg.interval_scale(_axis(table))
+
+
+def interval_strip(table: Table, group: Group) -> Markup:
+    """Return the drawing of a group's errors."""
+    runs = [(f"seed {seed}", *_interval(run)) for seed, run in zip(group.seeds, group.runs, strict=True)]
+    return svg.intervals(_axis(table), runs, group.mae[0])
+
+
+def interval_texts(group: Group) -> list[str]:
+    """Return the interval of each run, as it logged it."""
+    ends = [_interval(run)[1:] for run in group.runs]
+    return [
+        "not logged" if low is None or high is None else f"[{svg.four(low)}, {svg.four(high)}]" for low, high in ends
+    ]
+
+
+def parity_of(group: Group, found: GroupDetails) -> Markup | None:
+    """Return the drawing of the first run's predictions, if it has some."""
+    if found.predictions is None:
+        return None
+    target, prediction = (found.predictions[name].to_numpy(dtype=float) for name in (TARGET, PREDICTION))
+    ids = found.predictions[MATERIAL_ID].astype(str).tolist()
+    run = group.runs[0]
+    return svg.parity(ids, target, prediction, label=label(run), unit=unit_of(run))
+
+
+def curves_of(group: Group, found: GroupDetails) -> Markup | None:
+    """Return the drawing of errors against epochs, a line for each seed, if there are histories."""
+    names = {f"{TRAIN}/{MAE}": ("training", "second"), f"{VAL}/{MAE}": ("validation", "first")}
+    lines = [
+        svg.Curve(
+            label=says,
+            points=_from_one(histories[name]),
+            style=style,
+            marked=None if selected is None or style == "second" else selected + 1,
+            hover=f"seed {seed}, {says}",
+        )
+        for seed, histories, selected in zip(group.seeds, found.histories, found.selected, strict=True)
+        for name, (says, style) in names.items()
+        if histories.get(name)
+    ]
+    unit = unit_of(group.runs[0])
+    return _curves(f"{label(group.runs[0])}: errors by epoch", f"MAE ({unit})" if unit else "MAE", lines)
+
+
+def _curves(title: str, y_label: str, lines: Sequence[svg.Curve]) -> Markup | None:
+    drawable = any(math.isfinite(value) for line in lines for _, value in line.points)
+    return svg.curves(title, y_label, lines) if drawable else None
+
+
+def _from_one(history: History) -> list[tuple[float, float]]:
+    return [(float(step + 1), value) for step, value in history]
+
+
+def element_errors_of(group: Group, found: GroupDetails) -> svg.Heat | None:
+    """Return test errors by element, mean over the runs that have them."""
+    if not found.element_errors:
+        return None
+    frame = pd.concat(found.element_errors).groupby(ELEMENT).agg({MAE: "mean", NUM_CRYSTALS: "max"})
+    rows = zip(frame.index.astype(str), frame[MAE].astype(float), frame[NUM_CRYSTALS].astype(int), strict=True)
+    known = {SYMBOLS.index(symbol) + 1: (mae, count) for symbol, mae, count in rows if symbol in SYMBOLS}
+    return svg.Heat(
+        title="Test MAE by element",
+        unit=unit_of(group.runs[0]),
+        values={z: mae for z, (mae, _) in known.items()},
+        says={z: f", {count:,} test crystals hold it" for z, (_, count) in known.items()},
+    )
+
+
+def loss_curves_of(histories: Mapping[str, History], term: str) -> Markup | None:
+    """Return the drawing of a term of a pretraining's loss, if it has it."""
+    splits = {TRAIN: ("training", "second"), HELD_OUT: ("held out", "first")}
+    lines = [
+        svg.Curve(label=says, points=_from_one(histories[f"{split}/{term}"]), style=style, hover=says)
+        for split, (says, style) in splits.items()
+        if histories.get(f"{split}/{term}")
+    ]
+    return _curves(TITLES[term], TITLES[term], lines) if lines else None
+
+
+def vector_tables(table: AtomVectors) -> list[svg.Heat]:
+    """Return what periodic tables show of vectors: sites, length, leading components."""
+    numbers = [int(z) for z in table.atomic_numbers]
+    rows = table.vectors.astype(np.float64)
+    found = []
+    if table.site_counts is not None:
+        counts = dict(zip(numbers, map(float, table.site_counts), strict=True))
+        found.append(svg.Heat(title="Sites that a vector averages", unit="sites", values=counts, says={}, log=True))
+    norms = dict(zip(numbers, np.linalg.norm(rows, axis=1).tolist(), strict=True))
+    found.append(svg.Heat(title="Length of the vectors", unit="", values=norms, says={}))
+    scores, explained = principal_components(table.vectors, 2)
+    for i in range(scores.shape[1]):
+        title = f"Principal component {i + 1} ({100 * explained[i]:.0f} % of variance)"
+        values = dict(zip(numbers, scores[:, i].tolist(), strict=True))
+        found.append(svg.Heat(title=title, unit="", values=values, says={}, signed=True))
+    return found
+
+
+def vector_map_of(table: AtomVectors) -> Markup | None:
+    """Return the map of the elements, if there are three of them and two dimensions."""
+    if len(table.atomic_numbers) < 3 or table.dim < 2:
+        return None
+    scores, explained = principal_components(table.vectors, 2)
+    sites = {} if table.site_counts is None else dict(zip(table.atomic_numbers, table.site_counts, strict=True))
+    says = {
+        int(z): f"{SYMBOLS[z - 1]}: group {facts['group'] or '(f block)'}, period {facts['period']}, {facts['family']}"
+        + (f", {sites[z]:,} sites" if z in sites else "")
+        for z in table.atomic_numbers
+        for facts in [element_table()[int(z)]]
+    }
+    return svg.element_map(table.atomic_numbers, scores, explained, says, FAMILIES)
+
+
+def sweep_drawing(sweep: Sweep) -> Markup | None:
+    """Return the drawing of the finished trials, if there are two or more."""
+    trials = sweep.ranked
+    if len(trials) < 2 or not sweep.searched:
+        return None
+    values = [trial.metrics[PROBE] for trial in trials]
+    says = [f"{trial.name}: {value:.4g}" for trial, value in zip(trials, values, strict=True)]
+    return svg.parallel_coordinates(
+        [trial.params for trial in trials], values, sweep.searched, objective="MAE/MAD", says=says
+    )
+
+
+def epochs_of(probes: Mapping[str, Any], trial: TrackedRun) -> str:
+    """Return after how many epochs a trial was judged last; empty if not known."""
+    history = probes.get(trial.run_id)
+    return str(history[-1][0] + 1) if history else ""

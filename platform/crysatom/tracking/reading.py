@@ -1,0 +1,173 @@
+"""What MLflow holds of experiments, as plain values: runs, histories of metrics, artifacts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import Run
+
+from crysatom.names import RUNS_URI
+from crysatom.tracking.fields import PARENT
+from crysatom.tracking.store import DeletedExperimentError, client, missing_file, require_active, resolve_uri
+
+_PAGE = 1000
+"""Runs that MLflow is asked for at a time."""
+
+
+class UnreadableStoreError(RuntimeError):
+    """The store does not answer, or not with what was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrackedRun:
+    """A run.
+
+    Attributes:
+        run_id: MLflow's.
+        experiment_id: MLflow's.
+        experiment: Name.
+        name: Of the run.
+        status: FINISHED, RUNNING, FAILED, KILLED or SCHEDULED.
+        started: When.
+        seconds: From start to end; None if it has not ended.
+        params: Settings, as text.
+        tags: All, MLflow's own too.
+        metrics: Last value of each; those that are no finite number are left out.
+        parent: Id of the run above it; empty: none.
+
+    """
+
+    run_id: str
+    experiment_id: str
+    experiment: str
+    name: str
+    status: str
+    started: datetime
+    seconds: float | None
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    parent: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """A store to read from.
+
+    Attributes:
+        uri: Absolute.
+
+    """
+
+    uri: str
+
+    @classmethod
+    def at(cls, tracking_uri: str = "") -> Store:
+        """Return the store that is meant.
+
+        Args:
+            tracking_uri: Empty: ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the working directory.
+
+        Raises:
+            ValueError: If it is a plain folder, or a database file that is not there, which reading would make.
+
+        """
+        uri = resolve_uri(tracking_uri, Path.cwd())
+        if missing_file(uri):
+            raise ValueError(f"{uri}: there is no such file; name the store by --tracking-uri")
+        return cls(uri=uri)
+
+    @property
+    def shown(self) -> str:
+        """Its URI without user and password, for a page that others read."""
+        parts = urlsplit(self.uri)
+        user, at, host = parts.netloc.rpartition("@")
+        return parts._replace(netloc=f"...@{host}").geturl() if user or at else self.uri
+
+    @property
+    def address(self) -> str:
+        """Where its own pages are, without user and password; empty: it is a database."""
+        if not self.uri.startswith(("http://", "https://")):
+            return ""
+        parts = urlsplit(self.uri)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+
+    def runs(self, experiments: Sequence[str]) -> list[TrackedRun]:
+        """Return all runs of some experiments but deleted ones, the oldest first.
+
+        Raises:
+            ValueError: If there is no such experiment.
+            DeletedExperimentError: If it was deleted.
+            UnreadableStoreError: If the store does not answer.
+
+        """
+        with self._asked("its runs"):
+            found = [run for name in dict.fromkeys(experiments) for run in self._runs_of(name)]
+        return sorted(found, key=lambda run: run.started)
+
+    def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
+        """Return step and value of a metric, by step; of a step that was logged twice, what was logged last."""
+        with self._asked(f"{metric} of run {run_id}"):
+            history = client(self.uri).get_metric_history(run_id, metric)
+        points = sorted(history, key=lambda point: (point.step, point.timestamp))
+        return list({point.step: float(point.value) for point in points}.items())
+
+    def artifact(self, run_id: str, path: str, to: str | Path) -> Path | None:
+        """Copy a file among a run's artifacts to a folder; return its path, or None if the run has no such file."""
+        folder, _, _ = path.rpartition("/")
+        with self._asked(f"{path} of run {run_id}"):
+            if path not in {found.path for found in client(self.uri).list_artifacts(run_id, folder or None)}:
+                return None
+            place = Path(to) / run_id
+            place.mkdir(parents=True, exist_ok=True)
+            source = f"{RUNS_URI}{run_id}/{path}"
+            return Path(download_artifacts(artifact_uri=source, dst_path=str(place), tracking_uri=self.uri))
+
+    @contextmanager
+    def _asked(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, DeletedExperimentError):
+            raise  # of ours: they say all
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}".partition("\n")[0].replace(self.uri, self.shown)
+            raise UnreadableStoreError(f"{self.shown} cannot be asked for {what} ({said})") from error
+
+    def _runs_of(self, name: str) -> list[TrackedRun]:
+        mlflow = client(self.uri)
+        if (known := mlflow.get_experiment_by_name(name)) is None:
+            names = sorted(found.name for found in mlflow.search_experiments())
+            raise ValueError(f"{self.shown} has no experiment {name!r}; it has {', '.join(names) or 'none'}")
+        require_active(self.uri, known)
+        found: list[TrackedRun] = []
+        page = None
+        while True:
+            some = mlflow.search_runs([known.experiment_id], max_results=_PAGE, page_token=page)
+            found += [_tracked(run, name) for run in some]
+            if not (page := some.token):
+                return found
+
+
+def _tracked(run: Run, experiment: str) -> TrackedRun:
+    info: Any = run.info
+    return TrackedRun(
+        run_id=info.run_id,
+        experiment_id=info.experiment_id,
+        experiment=experiment,
+        name=info.run_name or info.run_id,
+        status=info.status,
+        started=datetime.fromtimestamp(info.start_time / 1000, UTC),
+        seconds=(info.end_time - info.start_time) / 1000 if info.end_time else None,
+        params=dict(run.data.params),
+        tags=dict(run.data.tags),
+        metrics={name: value for name, value in run.data.metrics.items() if math.isfinite(value)},
+        parent=run.data.tags.get(PARENT, ""),
+    )

@@ -1,0 +1,176 @@
+"""The page: its size, what it says where something is missing, and that nothing of a user's becomes markup."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from crysatom.report import svg
+from crysatom.report.page import page, vector_map_of, vector_tables
+from crysatom.report.page_data import About, Details, GroupDetails
+from crysatom.studies.overview import arranged
+from crysatom.tracking.reading import Store, TrackedRun
+from crysatom.vectors.controls import random_vectors
+from tests.tracked_runs import tracked
+
+ABOUT = About(
+    title="Title",
+    experiments=("mine",),
+    store="sqlite:////tmp/mlflow.db",
+    address="http://127.0.0.1:5000",
+    command="mlflow ui",
+    made=datetime(2026, 11, 25, tzinfo=UTC),
+    version="0",
+)
+EVIL = "\"><script>alert(1)</script><img src=x onerror='alert(2)'>{{ 7 * 7 }}"
+
+
+class Elements(HTMLParser):
+    """What a browser would make of the page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.attributes: list[str] = []
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.attributes += [name for name, _ in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def made(runs: list[TrackedRun], details: Details | None = None) -> str:
+    return page(ABOUT, runs, arranged(runs), details or Details(), 20)
+
+
+def group_details(count: int, seeds: int) -> GroupDetails:
+    generator = np.random.default_rng(0)
+    frame = pd.DataFrame({"material_id": [f"JVASP-{i}" for i in range(count)], "target": generator.normal(size=count)})
+    frame["prediction"] = frame["target"] + generator.normal(size=count)
+    history = [(step, 1 / (step + 1)) for step in range(1000)]
+    errors = pd.DataFrame({"element": ["Fe", "O"], "num_crystals": [3, 5], "mae": [0.25, 0.5]})
+    return GroupDetails(
+        predictions=frame,
+        histories=[{"train/mae": history, "val/mae": history}] * seeds,
+        selected=[4] * seeds,
+        element_errors=[errors] * seeds,
+    )
+
+
+def test_two_hundred_runs_are_less_than_five_megabytes() -> None:
+    runs = [tracked(n, tags={"seed": str(n % 2), "vectors_digest": f"v{n // 2}"}) for n in range(160)]
+    for n in range(160, 200):
+        run = tracked(n, params={"embedding_dim": "64", "ssl_loss": "none"})
+        del run.tags["predictor"]  # type: ignore[attr-defined]
+        runs.append(run)
+    overview = arranged(runs)
+    groups = overview.tables[0].groups[:20]
+    vectors = random_vectors(seed=0, dim=64)
+    history, drawn = [(step, 1 / (step + 1)) for step in range(1000)], 2
+    details = Details(
+        groups={group.runs[0].run_id: group_details(7500, 2) for group in groups},
+        losses={run.run_id: {"train/loss": history, "train/ssl": history} for run in overview.pretrainings[:20]},
+        vectors={run.run_id: vectors for run in overview.pretrainings[:drawn]},
+    )
+    text = made(runs, details)
+    one = sum(len(svg.periodic_table(heat)) for heat in vector_tables(vectors)) + len(vector_map_of(vectors) or "")
+    assert len(overview.tables[0].groups) == 80
+    assert len(text.encode()) + (20 - drawn) * one < 5e6, (
+        "as if all twenty had been drawn, each of which takes half a second"
+    )
+    assert "60 of 80 groups" in text
+    assert "20 of 40 pretrainings" in text
+
+
+def test_nothing_of_a_user_becomes_markup() -> None:
+    tags = dict.fromkeys(("property", "unit", "vectors", "predictor", "split", "data", "hardware"), EVIL)
+    runs = [
+        tracked(0, name=EVIL, tags=tags, params={EVIL: EVIL}),
+        tracked(1, name=EVIL, tags={**tags, "vectors_digest": "v2"}, params={EVIL: "other"}),
+        tracked(2, name=EVIL, status="FAILED", tags={"reason": EVIL}),
+        tracked(3, name=EVIL, tags={"search_objective": EVIL}),
+        tracked(4, name=EVIL, parent=f"{3:032x}", params={EVIL: EVIL}, metrics={"probe/mae_over_mad": 0.5}),
+        tracked(5, name=EVIL, parent=f"{3:032x}", params={EVIL: "1"}, metrics={"probe/mae_over_mad": 0.4}),
+    ]
+    found = group_details(20, 1)
+    assert found.predictions is not None
+    found.predictions["material_id"] = EVIL
+    first = arranged(runs).tables[0].groups[0].runs[0].run_id
+    text = made(runs, Details(groups={first: found}, problems=(EVIL,)))
+    parsed = Elements()
+    parsed.feed(text)
+    assert parsed.names.count("script") == 1
+    assert not {"img", "link", "iframe", "object"} & set(parsed.names)
+    assert not [name for name in parsed.attributes if name.startswith("on") or name in {"src", "srcset"}]
+    assert "".join(parsed.texts).count(EVIL) > 15
+    assert "{{ 7 * 7 }}" in text
+
+
+def test_what_is_missing_is_said() -> None:
+    runs = [tracked(0), tracked(1, tags={"seed": "0"}), tracked(2, status="FAILED"), tracked(3, status="KILLED")]
+    nothing = GroupDetails(predictions=None, histories=[{}], selected=[None], element_errors=[])
+    text = made(runs, Details(groups={runs[1].run_id: nothing}, problems=("vectors of x: broken",)))
+    for said in (
+        "No predictions among the run", "No errors by epoch were logged", "Errors by element: these runs logged none",
+        "1 of a seed that was run again, not counted", "No sweep.", "No finished pretraining.", "not logged",
+        "Could not be read: vectors of x: broken",
+    ):  # fmt: skip
+        assert said in text, said
+    assert "No finished run that predicts" in made([])
+
+
+def test_errors_are_those_of_the_runs_with_their_intervals() -> None:
+    text = made([tracked(0), tracked(2), tracked(4)])
+    assert "3.000 ± 2.0" in text
+    assert "[0.5000, 1.500]" in text
+    assert "seed 4: 5.000 [4.500, 5.500]" in text
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_an_axis_places_its_ends_and_round_ticks(log: bool) -> None:
+    axis = svg.Axis.over([2.0, 2000.0], 100, 0, log=log)
+    assert axis(axis.low) == pytest.approx(100)
+    assert axis(axis.high) == pytest.approx(0)
+    ticks = axis.ticks()
+    assert 3 <= len(ticks) <= 10
+    assert all(axis.low <= tick <= axis.high for tick in ticks)
+    assert (10.0 in ticks) is log
+
+
+def test_a_periodic_table_says_values_and_shades_them() -> None:
+    heat = svg.Heat(title="t", unit="eV", values={26: 1.0, 8: 3.0}, says={26: ", 5 crystals"})
+    assert heat.shades() == {26: 0.0, 8: 1.0}
+    drawn = svg.periodic_table(heat)
+    assert "Fe: 1 eV, 5 crystals" in drawn
+    assert "Au: no value" in drawn
+    assert drawn.count("<rect") == 118
+    places = re.findall(r'<rect x="(\d+)" y="([\d.]+)"', drawn)
+    assert len(set(places)) == 118, "no two elements at one place"
+    signed = svg.Heat(title="t", unit="", values={1: -2.0, 2: 1.0}, says={}, signed=True)
+    assert signed.shades() == {1: -1.0, 2: 0.5}
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown", "address"),
+    [
+        ("http://me:secret@host:5000/", "http://...@host:5000/", "http://host:5000"),
+        ("https://host/mlflow", "https://host/mlflow", "https://host/mlflow"),
+        ("postgresql+psycopg2://me:s@cret@host/db", "postgresql+psycopg2://...@host/db", ""),
+        ("sqlite:////tmp/a@b/mlflow.db", "sqlite:////tmp/a@b/mlflow.db", ""),
+    ],
+)
+def test_no_password_of_a_store_gets_into_the_page(uri: str, shown: str, address: str) -> None:
+    assert (Store(uri=uri).shown, Store(uri=uri).address) == (shown, address)
+
+
+def test_numbers_have_four_digits_and_no_dot_at_the_end() -> None:
+    assert [svg.four(v) for v in (10.9, 12.0, 1234.4, 0.1)] == ["10.90", "12.00", "1234", "0.1000"]
+    assert [svg.number(v) for v in (12345.0, 0.25)] == ["12,345", "0.2500"]
