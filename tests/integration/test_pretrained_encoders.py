@@ -229,3 +229,16 @@ def test_a_model_that_does_not_fit_is_no_start(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         downstream.run(config(place, **{"init_model": str(plain.folder), **changes}))
+
+
+def test_crystals_that_a_model_knows_are_no_test(
+    place: Path, plain: downstream.FinishedRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ValueError, match=r"was trained on or selected by \d+ crystals that are test crystals here"):
+        downstream.run(config(place, init_model=str(plain.folder), split_seed=1))
+    caplog.clear()
+    downstream.run(config(place, init_model=str(plain.folder), lr=1e-5))
+    assert "cannot be told" not in caplog.text
+    [further] = downstream.run(config(place, init_model=str(plain.folder), lr=2e-5))
+    downstream.run(config(place, init_model=str(further.folder), lr=1e-5))
+    assert "it cannot be told what the model was trained on" in caplog.text, "a model that started from another"

@@ -22,6 +22,7 @@ from crysatom.config import (
     paper,
     parse,
 )
+from crysatom.config.flags import flags_of, recorded, without_password
 
 FIELDS = {f.name: f for f in dataclasses.fields(PretrainConfig)}
 HINTS = get_type_hints(PretrainConfig)
@@ -179,3 +180,13 @@ def test_other_jobs_are_parsed_too() -> None:
     assert parse(IngestConfig, ["--out", "x", "--overwrite"]) == IngestConfig(out="x", overwrite=True)
     expected = FeaturizeConfig(data="a", out="b", num_neighbors=7)
     assert parse(FeaturizeConfig, ["--data", "a", "--out", "b", "--num-neighbors", "7"]) == expected
+
+
+def test_passwords_are_neither_kept_nor_shown() -> None:
+    config = PretrainConfig(tracking_uri="postgresql://me:s@cret@host:5432/db")
+    assert "postgresql://...@host:5432/db" in " ".join(flags_of(config))
+    assert recorded(config)["tracking_uri"] == "postgresql://...@host:5432/db"
+    for kept in (recorded(config), flags_of(config)):
+        assert "cret" not in str(kept)
+    for plain in ("sqlite:////home/me@work/mlflow.db", "http://127.0.0.1:5000", ""):
+        assert without_password(plain) == plain

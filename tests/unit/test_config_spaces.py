@@ -58,6 +58,12 @@ def test_a_grid_has_every_combination_and_a_drawn_space_is_the_same_for_the_same
     [
         ({"settings": {"learning_rate": Choice((1,))}}, "learning_rate cannot be searched; settings of pretrain: .*lr"),
         ({"settings": {"cutoff": Choice((5.0,))}}, "cutoff cannot be searched"),
+        ({"settings": {"selection": Choice(("last", "best"))}}, "selection cannot be searched"),
+        (
+            {"objective": "downstream", "settings": {"vector_scale": Choice(("rms", "none"))}},
+            "vector_scale cannot be searched",
+        ),
+        ({"objective": "downstream", "settings": {"patience": Choice((0, 5))}}, "patience cannot be searched"),
         ({"settings": {"epochs": Choice((5,))}}, "epochs cannot be searched"),
         ({"settings": {"num_workers": Choice((5,))}}, "num_workers cannot be searched"),
         ({"settings": {"lr": Uniform(0, 1)}}, "num_trials must say"),

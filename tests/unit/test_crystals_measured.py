@@ -48,6 +48,10 @@ def test_what_cannot_be_joined_is_refused() -> None:
         with_measured(calculated, measured, "gap")
     with pytest.raises(ValueError, match=f"measured crystals has no column 'exp_{NAME}'"):
         with_measured(calculated, measured.drop_columns([f"exp_{NAME}"]), NAME)
+    position = measured.schema.get_field_index(f"exp_{NAME}")
+    other = measured.schema.field(position).with_metadata({"unit": "kJ/mol"})
+    with pytest.raises(ValueError, match=r"is in eV/atom, and exp_\S+ in kJ/mol: bring both to one unit"):
+        with_measured(calculated, measured.set_column(position, other, measured.column(position)), NAME)
     with pytest.raises(ValueError, match="1 measured compounds, or the calculated ones beside them, are too few"):
         with_measured(calculated, measured.slice(0, 1), NAME)
     with pytest.raises(ValueError, match="a compound was measured twice, as exp_"):

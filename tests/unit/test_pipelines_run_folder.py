@@ -70,3 +70,10 @@ def test_how_far_it_got(folder: RunFolder) -> None:
         (folder.path / CHECKPOINTS / f"epoch-{epoch:06d}").mkdir(parents=True)
     (folder.path / CHECKPOINTS / ".epoch-000011.partial").mkdir()
     assert folder.epochs_done() == 11
+
+
+def test_one_process_at_a_time(folder: RunFolder) -> None:
+    with folder.held(), pytest.raises(ValueError, match="another process is at work in"), folder.held():
+        pass
+    with folder.held():
+        pass

@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from crysatom.config import DownstreamConfig
+from crysatom.studies.cells import Cell, Planned, judge
 from crysatom.studies.runs import Identity, JudgedRun
 from crysatom.studies.significance import holm
 from crysatom.studies.statistics import (
@@ -18,12 +19,15 @@ from crysatom.studies.statistics import (
     TIE,
     WORSE,
     averaged_errors,
+    common_errors,
     compare,
     corrected,
+    errors_of,
     mean_and_deviation,
     p_value,
     require_comparable,
 )
+from crysatom.studies.tables import Column, Grid, Row
 
 
 def side(values: np.ndarray) -> pd.Series:
@@ -86,6 +90,78 @@ def test_verdict_gain_and_order_of_crystals() -> None:
     assert (worse.verdict, worse.gain) == (WORSE, pytest.approx(-0.2))
     same = compare(theirs, theirs)
     assert (same.verdict, same.p_value, same.gain) == (TIE, 1.0, 0.0)
+
+
+SIZES = (6, 10, 10, 10, 14)
+"""Test crystals of five folds."""
+
+
+def of_folds(folder: Path, column: str, offset: float, seeds: tuple[int, ...] = (0, 1, 2)) -> list[JudgedRun]:
+    """Runs of five unequal folds, whose crystals get harder from fold to fold."""
+    rng, runs = np.random.default_rng(len(column)), []
+    for fold, size in enumerate(SIZES):
+        for seed in seeds:
+            errors = {f"{fold}-{i}": 1.0 + fold + offset + float(rng.random()) for i in range(size)}
+            run = made(folder / f"{column}-{fold}-{seed}", errors, data=f"fold {fold}")
+            metrics = {"test/mae": float(np.mean(list(errors.values()))), "test/num_crystals": float(size)}
+            config = replace(run.config, vectors=column, seeds=(seed,))
+            runs.append(
+                replace(
+                    run,
+                    config=config,
+                    metrics=metrics,
+                    identity=run.identity._replace(settings=str(seed), vectors=column),
+                )
+            )
+    return runs
+
+
+def judged(runs: dict[str, list[JudgedRun]], row: Row) -> dict[str, Cell]:
+    grid = Grid(
+        title="",
+        columns={"a": Column(label="", vectors="a"), "b": Column(label="", vectors="b", baseline="a")},
+        properties=("density",),
+    )
+    planned = [
+        Planned(row=row, column=column, fold=int(run.identity.data[-1]), config=run.config, identity=run.identity)
+        for column, some in runs.items()
+        for run in some
+    ]
+    found = {run.identity: run for some in runs.values() for run in some}
+    return {cell.column: cell for cell in judge(grid, planned, found)}
+
+
+def test_each_crystal_of_all_folds_counts_once(tmp_path: Path) -> None:
+    row = Row(property="density", folds=tuple({"split": f"column:{k}"} for k in range(5)))
+    runs = {"a": of_folds(tmp_path, "a", 0.0), "b": of_folds(tmp_path, "b", -0.25)}
+    cells = judged(runs, row)
+    pooled = [float(np.concatenate([r.errors() for r in runs["a"] if r.seed == seed]).mean()) for seed in range(3)]
+    cell = cells["a"]
+    assert cell.num_crystals == sum(SIZES) == 50
+    assert cell.mean == pytest.approx(np.mean(pooled))
+    assert cell.deviation == pytest.approx(np.std(pooled, ddof=1)), "over seeds, not over folds"
+    assert cell.interval.low < cell.mean < cell.interval.high
+    comparison = cells["b"].comparison
+    assert comparison is not None
+    assert comparison.baseline == pytest.approx(cell.mean)
+    assert comparison.difference.estimate == pytest.approx(cells["b"].mean - cell.mean)
+
+    lacking = [run for run in runs["b"] if (run.identity.data, run.seed) != ("fold 4", 0)]
+    incomplete = judged({"a": runs["a"], "b": lacking}, row)["b"]
+    whole = [float(np.concatenate([r.errors() for r in runs["b"] if r.seed == seed]).mean()) for seed in (1, 2)]
+    assert incomplete.mean == pytest.approx(np.mean(whole)), "a seed that lacks its hardest fold is not averaged in"
+
+
+def test_sides_are_compared_on_the_folds_that_both_have(tmp_path: Path) -> None:
+    mine, theirs = of_folds(tmp_path, "a", 0.0), of_folds(tmp_path, "b", -0.25)
+    some = [run for run in mine if run.identity.data in {"fold 1", "fold 3"}]
+    first, second = common_errors(some, theirs)
+    assert set(first.index) == set(second.index)
+    assert len(first) == SIZES[1] + SIZES[3]
+    with pytest.raises(ValueError, match="data digest"):
+        common_errors(mine[:3], theirs[3:])
+    with pytest.raises(ValueError, match="test crystal 0-0 is judged by runs on different data or splits"):
+        errors_of([mine[0], replace(mine[1], identity=mine[1].identity._replace(data="other"))])
 
 
 def test_p_value_is_that_of_a_z_test() -> None:

@@ -6,13 +6,13 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import re
 import shlex
 import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from crysatom.config import chemistry, downstream, grid, predicting, pretraining
 from crysatom.names import CGCNN_BITS, ELEMENT_BINS
@@ -58,8 +58,10 @@ CONFIG_HELP = "\n\n--config FILE: JSON or TOML whose keys are names of the optio
 
 
 def without_password(uri: str) -> str:
-    """Return a URI as it may be shown and kept: without user name and password."""
-    return re.sub(r"(?<=://)[^/@]*@", "", uri)
+    """Return a URI as it may be shown and kept: with dots for user name and password."""
+    parts = urlsplit(uri)
+    _, at, host = parts.netloc.rpartition("@")  # the last one: a password may hold one, too
+    return parts._replace(netloc=f"...@{host}").geturl() if at else uri
 
 
 def recorded(config: Any) -> dict[str, Any]:

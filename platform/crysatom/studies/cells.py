@@ -165,7 +165,7 @@ def _cell(row: Row, key: str, column: Column, runs: tuple[JudgedRun, ...], wante
         trials.setdefault((run.config.vectors, run.seed), []).append(run)
     complete = [trial for trial in trials.values() if len(trial) == len(row.folds)] or list(trials.values())
     mean, deviation = mean_and_deviation([_mae(trial, TEST) for trial in complete])
-    twin_free, _ = mean_and_deviation([_mae(trial, TEST_TWIN_FREE) for trial in complete])
+    twin_free = float(np.mean([_mae(trial, TEST_TWIN_FREE) for trial in complete]))
     errors = errors_of(runs).to_numpy()
     # where a row is one of several of its property, the paper's figure of the property is none of this row
     paper = column.paper.get(row.key, float("nan"))

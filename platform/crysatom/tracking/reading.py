@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 
+from crysatom.config.flags import without_password
 from crysatom.names import RUNS_URI
 from crysatom.tracking.fields import PARENT
 from crysatom.tracking.store import DeletedExperimentError, client, missing_file, require_active, resolve_uri
@@ -88,17 +88,13 @@ class Store:
     @property
     def shown(self) -> str:
         """Its URI without user and password, for a page that others read."""
-        parts = urlsplit(self.uri)
-        user, at, host = parts.netloc.rpartition("@")
-        return parts._replace(netloc=f"...@{host}").geturl() if user or at else self.uri
+        return without_password(self.uri)
 
     @property
     def address(self) -> str:
         """Where its own pages are, without user and password; empty: it is a database."""
-        if not self.uri.startswith(("http://", "https://")):
-            return ""
-        parts = urlsplit(self.uri)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+        http = self.uri.startswith(("http://", "https://"))
+        return self.shown.replace("...@", "").rstrip("/") if http else ""
 
     def runs(self, experiments: Sequence[str]) -> list[TrackedRun]:
         """Return all runs of some experiments but deleted ones, the oldest first.

@@ -10,6 +10,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from crysatom.config.flags import without_password
 from crysatom.names import MODELS_URI, RUNS_URI
 from crysatom.tracking.store import client, missing_file, resolve_uri
 
@@ -72,14 +73,18 @@ def download(uri: str, tracking_uri: str, artifact: str, file: str, to: str | Pa
         wanted = f"{source}/{file}" if file else source
         return Path(download_artifacts(artifact_uri=wanted, dst_path=str(to), tracking_uri=store))
     except (MlflowException, OSError) as error:
-        raise ValueError(f"{uri}: not found in {store} ({getattr(error, 'message', error)})") from error
+        raise ValueError(
+            f"{uri}: not found in {without_password(store)} ({getattr(error, 'message', error)})"
+        ) from error
 
 
 def _existing(uri: str, tracking_uri: str) -> str:
     """Return the store to read from; a sqlite store that is missing would be made by asking it."""
     store = resolve_uri(tracking_uri, Path.cwd())
     if missing_file(store):
-        raise ValueError(f"{uri}: not found in {store} (there is no such file); name its store by --tracking-uri")
+        raise ValueError(
+            f"{uri}: not found in {without_password(store)} (there is no such file); name its store by --tracking-uri"
+        )
     return store
 
 
@@ -107,7 +112,7 @@ def run_of(uri: str, tracking_uri: str) -> str:
     try:
         run_id = _model_version(client(store), uri).run_id
     except MlflowException as error:
-        raise ValueError(f"{uri}: not found in {store} ({error.message})") from error
+        raise ValueError(f"{uri}: not found in {without_password(store)} ({error.message})") from error
     if not run_id:
         raise ValueError(f"{uri}: this version was not made by a run, so that nothing else of its run can be found")
     return RUNS_URI + run_id

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crysatom.config.flags import without_password
 from crysatom.names import MODELS_URI
 from crysatom.tracking import send
 from crysatom.tracking.fields import FIGURES
@@ -134,7 +135,9 @@ class Tracker:
         try:
             version = version_of(self.uri, name, self.run_id)
         except Exception as error:  # noqa: BLE001 - whatever MLflow raises, the run is finished
-            logger.warning("MLflow at %s does not say which version of %s this is: %s", self.uri, name, error)
+            logger.warning(
+                "MLflow at %s does not say which version of %s this is: %s", without_password(self.uri), name, error
+            )
             return ""
         return f"{MODELS_URI}{name}/{version}" if version else ""
 
@@ -179,7 +182,9 @@ class Tracker:
             try:
                 self._send_pending()
             except replaced as error:
-                logger.warning("MLflow at %s: %s. A new run is made, and told everything", self.uri, error)
+                logger.warning(
+                    "MLflow at %s: %s. A new run is made, and told everything", without_password(self.uri), error
+                )
                 self._journal.forget_run()
                 self._send_pending()
         except Exception as error:  # noqa: BLE001 - whatever MLflow raises, the training goes on
@@ -220,11 +225,11 @@ class Tracker:
             level,
             "MLflow at %s %s (%s). Training goes on; what it should know is kept in %s and sent "
             "when %s, or by: python -m crysatom.tracking.flush %s --tracking-uri '%s'",
-            self.uri,
+            without_password(self.uri),
             "cannot be told" if answers else "does not answer",
             str(error).partition("\n")[0],
             self._journal.path,
             "that is mended" if answers else "it is back",
             self.folder,
-            self.uri,
+            without_password(self.uri),
         )
