@@ -209,6 +209,21 @@ def test_measured_values_are_learned_after_calculated_ones(measured: GridConfig)
     assert run(measured).again == 16
 
 
+def test_what_a_study_cannot_show_is_said(place: Path, report: GridReport) -> None:
+    """Vectors that are in no package, and differences from a column that was not asked for."""
+    shown = run(config(place, columns=("onehot", "official"), properties=("density",)))
+    assert [cell.mean for cell in shown.cells] == [
+        c.mean for c in report.cells if (c.row.property, c.column) == ("density", "onehot")
+    ]
+    assert shown.missing == {
+        "CrysAtom, the authors' vectors": "its vectors have to be given: --vectors official=FILE",
+        "difference of One-hot": "its baseline onehot92 is not among --columns",
+    }
+    assert "Baselines" not in (shown.folder / "table.md").read_text()
+    with pytest.raises(ValueError, match="baseline: onehot92 is not among --columns onehot"):
+        run(config(place, columns=("onehot",), baseline="onehot92"))
+
+
 def test_wrong_names_are_refused(tmp_path: Path) -> None:
     for changes, message in (
         ({"columns": ("onehto",)}, "columns: table7 has no onehto; it has onehot92, ours"),

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from crysatom.pipelines.tracked import where_to_look
 from crysatom.predictors.registry import PREDICTORS
 from crysatom.report.study_files import write_study
 from crysatom.studies.cells import Cell, judge
-from crysatom.studies.tables import GRIDS, VECTORS, Grid, Vectors
+from crysatom.studies.tables import GRIDS, VECTORS, Column, Grid, Vectors
 from crysatom.tracking.environment import environment_tags
 from crysatom.tracking.fields import DATA
 from crysatom.tracking.runs import Tracker
@@ -164,23 +165,29 @@ def _asked_for(config: GridConfig) -> tuple[Grid, dict[str, Vectors], dict[str, 
         if unknown := [name for name in names if name not in grid.columns]:
             raise ValueError(f"{what}: {config.study} has no {', '.join(unknown)}; it has {', '.join(grid.columns)}")
     wanted = {key: column for key, column in grid.columns.items() if not config.columns or key in config.columns}
-    missing = {
-        column.label: f"there is no predictor {column.predictor!r} yet"
-        for column in wanted.values()
-        if column.predictor not in PREDICTORS
-    }
     if config.baseline and config.baseline not in wanted:
         raise ValueError(f"baseline: {config.baseline} is not among --columns {' '.join(wanted)}")
-    for column in wanted.values():
-        if not config.baseline and column.baseline and column.baseline not in wanted:
+    sources = VECTORS | _given_vectors(config)
+    obstacles = {column.label: _obstacle(column, sources) for column in wanted.values()}
+    missing = {label: why for label, why in obstacles.items() if why}
+    built = {key: column for key, column in wanted.items() if column.label not in missing}
+    for column in built.values():
+        if not config.baseline and column.baseline not in {"", *wanted}:
             missing[f"difference of {column.label}"] = f"its baseline {column.baseline} is not among --columns"
-    built = {key: column for key, column in wanted.items() if column.predictor in PREDICTORS}
     if not built:
         raise ValueError(f"none of the columns can be run: {missing}")
     for folder in config.finished:
         if not find(folder).is_dir():
             raise ValueError(f"finished: {folder} is no folder")
-    return dataclasses.replace(grid, columns=built), VECTORS | _given_vectors(config), missing
+    return dataclasses.replace(grid, columns=built), sources, missing
+
+
+def _obstacle(column: Column, sources: Mapping[str, Vectors]) -> str:
+    """Return why a column cannot be run; empty: it can."""
+    if column.predictor not in PREDICTORS:
+        return f"there is no predictor {column.predictor!r} yet"
+    known = sources[column.vectors].known
+    return "" if known else f"its vectors have to be given: --vectors {column.vectors}=FILE"
 
 
 def _given_vectors(config: GridConfig) -> dict[str, Vectors]:
