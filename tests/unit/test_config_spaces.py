@@ -96,6 +96,8 @@ def test_probes_are_at_equal_distances_and_at_the_end() -> None:
     assert probe_epochs(30, 3) == {10, 20, 30}
     assert probe_epochs(32, 3) == {11, 22, 32}
     assert probe_epochs(2, 3) == {1, 2}
+    assert probe_epochs(16, 3, 2) == {6, 12, 16}, "where the worse half of the trials is stopped"
+    assert probe_epochs(40, 8, 1.5) == {5, 8, 12, 17, 26, 38, 40}
 
 
 @pytest.mark.parametrize("kind", ["json", "toml"])

@@ -6,9 +6,11 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import count, takewhile
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -102,7 +104,7 @@ def run(config: TuneConfig, space: SearchSpace) -> FinishedSweep:
     shards = prepare(dataclasses.replace(base, num_workers=1, resume=config.resume), out)
     data = {name: _labels(config, base, name, shards) for name in properties(config, space)}
     _check_memory(base, shards, concurrent)
-    objective = _objective(config, base, shards, data)
+    objective = _objective(config, space, base, shards, data)
     identity = _identity(config, space, base, shards, data)
     folder = RunFolder(out / (config.name or f"tune-{Path(config.space).stem}-{identity}"))
     names = zip(configs, settings, strict=True)
@@ -120,7 +122,7 @@ def run(config: TuneConfig, space: SearchSpace) -> FinishedSweep:
         logger.info("%s: %d trials, %s%d at a time ...", folder.path, len(trials), done, concurrent)
         record = Record(trials, tracker, config, base.epochs)
         known = [(trial.name, int(p["epoch"]) + 1, p[PROBE]) for trial in trials.values() for p in trial.probes]
-        first = min(probe_epochs(base.epochs, config.probes))
+        first = min(probe_epochs(base.epochs, config.probes, space.halving))
         try:
             run_trials(
                 open_trials,  # none, if it was killed when all had ended
@@ -187,9 +189,16 @@ def properties(config: TuneConfig, space: SearchSpace) -> tuple[str, ...]:
     return config.properties or (VOLUME_PER_ATOM,)
 
 
-def probe_epochs(epochs: int, probes: int) -> frozenset[int]:
-    """Return after which of so many epochs trials are judged: at equal distances, and at the end."""
-    return frozenset(-(-epochs * k // probes) for k in range(1, probes + 1))
+def probe_epochs(epochs: int, probes: int, halving: float = 0.0) -> frozenset[int]:
+    """Return after which of so many epochs trials are judged: at equal distances, and at the end.
+
+    Where trials are halved it is where that is done: first likewise, then each time ``halving`` times as far.
+    """
+    if not halving:
+        return frozenset(-(-epochs * k // probes) for k in range(1, probes + 1))
+    first = -(-epochs // probes)
+    rungs = takewhile(lambda rung: rung < epochs, (math.ceil(first * halving**k) for k in count()))
+    return frozenset([*rungs, epochs])
 
 
 def trial_name(number: int, settings: Mapping[str, Any]) -> str:
@@ -306,9 +315,13 @@ def probe_config(config: TuneConfig, base: PretrainConfig, name: str) -> Downstr
 
 
 def _objective(
-    config: TuneConfig, base: PretrainConfig | DownstreamConfig, shards: Path, data: Mapping[str, Labeled]
+    config: TuneConfig,
+    space: SearchSpace,
+    base: PretrainConfig | DownstreamConfig,
+    shards: Path,
+    data: Mapping[str, Labeled],
 ) -> Objective:
-    epochs = probe_epochs(base.epochs, config.probes)
+    epochs = probe_epochs(base.epochs, config.probes, space.halving)
     tasks: dict[str, RegressionTask] = {name: part.task for name, part in data.items()}
     if isinstance(base, DownstreamConfig):
         return Prediction(name=base.property, task=tasks[base.property], epochs=epochs)
