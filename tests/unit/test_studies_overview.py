@@ -26,6 +26,7 @@ def test_runs_that_differ_by_seed_and_place_are_one_group() -> None:
         {"tags": {"vectors_digest": "v2"}},
         {"tags": {"predictor": "crysxpp"}},
         {"tags": {"distill_digest": "e1"}},
+        {"tags": {"init_model_digest": "m1"}},
     ],
 )
 def test_other_settings_are_another_group_of_the_same_table(change: dict[str, dict[str, str]]) -> None:

@@ -123,7 +123,9 @@ def judged(runs: dict[str, list[JudgedRun]], row: Row) -> dict[str, Cell]:
         properties=("density",),
     )
     planned = [
-        Planned(row=row, column=column, fold=int(run.identity.data[-1]), config=run.config, identity=run.identity)
+        Planned(
+            row=row, column=column, fold=int(run.identity.data[-1]), config=run.config, identity=run.identity, work=1
+        )
         for column, some in runs.items()
         for run in some
     ]

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from crysatom.config import GridConfig, recorded
 from crysatom.pipelines.grid_runs import Study
 from crysatom.pipelines.places import find, resolve
-from crysatom.pipelines.tracked import where_to_look
+from crysatom.pipelines.tracked import ending_as_it_does, where_to_look
 from crysatom.predictors.registry import PREDICTORS
 from crysatom.report.study_files import write_study
 from crysatom.studies.cells import Cell, judge
@@ -101,7 +101,7 @@ def _run(config: GridConfig, out: Path) -> GridReport:
         tags={DATA: config.data, **environment},
         resume=True,
     )
-    try:
+    with ending_as_it_does(tracker):
         planned = study.plan()
         again = study.find_finished(planned)
         study.train(planned)
@@ -113,9 +113,6 @@ def _run(config: GridConfig, out: Path) -> GridReport:
         gaps = {"missing": study.missing, "failed": study.failed}
         made_by = {"date": f"{datetime.now(UTC):%Y-%m-%d}", **environment}
         files, metrics = write_study(folder, grid, cells, gaps, config=config, made_by=made_by)
-    except BaseException as error:
-        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
-        raise
     tracker.log_metrics(metrics, len(study.found))
     for file in files:
         tracker.log_artifact(file)

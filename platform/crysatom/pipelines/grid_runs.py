@@ -42,8 +42,12 @@ class Task(NamedTuple):
     config: DownstreamConfig | PretrainConfig
 
 
-NOTHING = Identity(settings="", vectors="", data="")
-"""The identity of no run."""
+class Fold(NamedTuple):
+    """What a run of a row reads: the digest of graphs, labels and split, and how many crystals it learns from."""
+
+    data: str
+    num_train: int
+
 
 Done = Callable[[Task, str, Exception | None], None]
 
@@ -61,8 +65,7 @@ class Study:
     failed: dict[str, str] = field(default_factory=dict)
     found: dict[Identity, JudgedRun] = field(default_factory=dict)
     unplanned: int = 0
-    datasets: list[tuple[Row, list[str]]] = field(default_factory=list)
-    """Rows, and the digests of graphs, labels and split of their folds."""
+    datasets: list[tuple[Row, list[Fold]]] = field(default_factory=list)
     data: str = ""
     """Crystals that every run reads, from whatever folder it runs in; a source is read once, before them."""
     _pretrained: dict[str, Path] = field(default_factory=dict)
@@ -79,7 +82,7 @@ class Study:
         self.data = str(given.resolve()) if given.exists() else self.config.data
 
     def read_data(self) -> None:
-        """Find the rows that the data have labels for, and the digests of their graphs, labels and splits.
+        """Find the rows that the data have labels for, and what the runs of their folds read.
 
         Raises:
             ValueError: If the data cannot be read, or a property that was asked for has no labels.
@@ -102,7 +105,7 @@ class Study:
             labels = dataclasses.replace(base, property=row.property, vectors="onehot", **row.settings)
             try:
                 folds = [labeled(dataclasses.replace(labels, **fold), shards, table) for fold in row.folds]
-                self.datasets.append((row, [fold.data_digest for fold in folds]))
+                self.datasets.append((row, [Fold(fold.data_digest, len(fold.split.train)) for fold in folds]))
             except ValueError as error:
                 if self.config.properties:
                     raise
@@ -135,12 +138,12 @@ class Study:
         """Return the runs that start from finished ones."""
         return self._plan([dataset for dataset in self.datasets if dataset[0].start])
 
-    def _plan(self, datasets: Sequence[tuple[Row, list[str]]]) -> list[Planned]:
+    def _plan(self, datasets: Sequence[tuple[Row, list[Fold]]]) -> list[Planned]:
         planned = [
             run
-            for row, digests in datasets
+            for row, folds in datasets
             for key, column in self.grid.columns.items()
-            for run in self._of_cell(row, key, column, digests)
+            for run in self._of_cell(row, key, column, folds)
         ]
         self._by_place |= {(p.row.key, p.column, p.config.vectors, p.config.seeds): p.identity for p in planned}
         return planned
@@ -150,16 +153,23 @@ class Study:
         changes: dict[str, Any] = {"epochs": config.epochs} if config.epochs else {}
         return dataclasses.replace(
             RECIPES[config.recipe](),
-            data=self.data,
-            out=str(self.out),
-            resume=True,
-            num_workers=0,
-            use_gpu=config.use_gpu,
-            tracking_uri=self.tracking_uri,
-            experiment=downstream.experiment(DownstreamConfig(data=self.config.data)),
-            register="",  # hundreds of models, of which nobody asked for one
+            experiment=downstream.experiment(DownstreamConfig(data=config.data)),
+            **self._everywhere,
             **changes,
         )
+
+    @property
+    def _everywhere(self) -> dict[str, Any]:
+        """Settings of predictions and pretrainings alike."""
+        return {
+            "data": self.data,
+            "out": str(self.out),
+            "resume": True,
+            "num_workers": 0,
+            "use_gpu": self.config.use_gpu,
+            "tracking_uri": self.tracking_uri,
+            "register": "",  # hundreds of models, of which nobody asked for one
+        }
 
     def _pretrain(self) -> None:
         """Do the pretrainings whose vectors or encoders the columns take; what fails is noted."""
@@ -181,13 +191,7 @@ class Study:
         changes: dict[str, Any] = {"epochs": config.pretrain_epochs} if config.pretrain_epochs else {}
         return dataclasses.replace(
             pretraining_settings(settings, config.recipe),
-            data=self.data,
-            out=str(self.out),
-            resume=True,
-            num_workers=0,
-            use_gpu=config.use_gpu,
-            tracking_uri=self.tracking_uri,
-            register="",
+            **self._everywhere,
             **changes,
         )
 
@@ -207,7 +211,7 @@ class Study:
         folder = self._pretrained.get(_key(source.pretrain))
         return () if folder is None else (str(folder / pretraining.VECTORS),)
 
-    def _of_cell(self, row: Row, key: str, column: Column, digests: Sequence[str]) -> list[Planned]:
+    def _of_cell(self, row: Row, key: str, column: Column, folds: Sequence[Fold]) -> list[Planned]:
         names = self._names(column.vectors)
         encoders = {"init_encoder": column.init, "distill": column.distill}
         folders = {use: self._pretrained.get(_key(some)) for use, some in encoders.items() if some is not None}
@@ -236,7 +240,8 @@ class Study:
             for seed in self.config.seeds:
                 config = dataclasses.replace(base, vectors=name, seeds=(seed,))
                 if row.start:
-                    started = self.found.get(self._by_place.get((row.start, key, name, (seed,)), NOTHING))
+                    wanted = self._by_place.get((row.start, key, name, (seed,)))
+                    started = self.found.get(wanted) if wanted else None
                     if started is None:  # it failed, or the budget was over
                         self.unplanned += len(row.folds)
                         continue
@@ -247,10 +252,18 @@ class Study:
                         init_model=str(started.folder),
                         epochs=self.config.further_epochs or config.epochs,
                     )
-                for fold, changes in enumerate(row.folds):
+                for number, (fold, changes) in enumerate(zip(folds, row.folds, strict=True)):
                     of_fold = dataclasses.replace(config, **changes)
-                    identity = self._identity(of_fold, sha256, digests[fold])
-                    planned.append(Planned(row=row, column=key, fold=fold, config=of_fold, identity=identity))
+                    planned.append(
+                        Planned(
+                            row=row,
+                            column=key,
+                            fold=number,
+                            config=of_fold,
+                            identity=self._identity(of_fold, sha256, fold.data),
+                            work=fold.num_train * of_fold.epochs,
+                        )
+                    )
         return planned
 
     @staticmethod
@@ -296,12 +309,12 @@ class Study:
         by_title = {p.title: p for p in open_runs.values()}
         total, start = len(open_runs), time.monotonic()
         logger.info("%d of %d runs are there, %d to do", len(planned) - total, len(planned), total)
-        count = 0
+        count, work, all_work = 0, 0, sum(run.work for run in open_runs.values())
 
         def done(task: Task, result: str, error: Exception | None) -> None:
-            nonlocal count
-            count += 1
+            nonlocal count, work
             run = by_title[task.title]
+            count, work = count + 1, work + run.work
             news = "failed"
             if error is None:
                 try:
@@ -313,7 +326,7 @@ class Study:
                     news = f"test MAE {finished.metrics[f'{TEST}/{MAE}']:.4g} {finished.unit}".rstrip()
             if error is not None:
                 self._fail(run.title, error)
-            minutes, seconds = divmod(round((time.monotonic() - start) / count * (total - count)), 60)
+            minutes, seconds = divmod(round((time.monotonic() - start) / work * (all_work - work)), 60)
             logger.info("run %d/%d: %s: %s, about %d:%02d left", count, total, run.title, news, minutes, seconds)
 
         self._do([Task(title, p.config) for title, p in by_title.items()], done)

@@ -23,8 +23,8 @@ TRIAL_JSON = "trial.json"
 REASON_WIDTH = 200
 """Characters of a reason on the terminal; the table has all."""
 
-FINISHED, STOPPED, FAILED_TRIAL = "finished", "stopped", "failed"
-"""How a trial ended: of itself, by halving, by an error."""
+FINISHED, FAILED_TRIAL = "finished", "failed"
+"""How a trial ended: of itself, or by an error; or it was stopped (fields.STOPPED), by halving."""
 
 
 @dataclass(kw_only=True)
@@ -139,7 +139,7 @@ class Record:
             self._end(trial, FAILED_TRIAL, report[FAILED])
         elif HISTORY in report:
             stopped = len(trial.history) < self.epochs and (trial.folder / STOP).exists()
-            self._end(trial, STOPPED if stopped else FINISHED)
+            self._end(trial, fields.STOPPED if stopped else FINISHED)
         elif new:
             trial.write()
 

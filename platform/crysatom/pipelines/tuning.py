@@ -36,7 +36,7 @@ from crysatom.pipelines.trial import (
     Pretraining,
     run_trial,
 )
-from crysatom.pipelines.trial_record import FAILED_TRIAL, FINISHED, REASON_WIDTH, STOPPED, Record, Trial
+from crysatom.pipelines.trial_record import FAILED_TRIAL, FINISHED, REASON_WIDTH, Record, Trial
 from crysatom.tracking import fields
 from crysatom.tracking.runs import Tracker
 from crysatom.training.metrics import Interval, bootstrap_mean, mad
@@ -215,7 +215,7 @@ def preset(config: PretrainConfig | DownstreamConfig) -> dict[str, Any]:
 
 def ranked(trials: Mapping[str, Trial]) -> list[Trial]:
     """Return the trials, the best first: finished ones by probe, then those that came farthest, then failed ones."""
-    order = {FINISHED: 0, STOPPED: 1, "": 2, FAILED_TRIAL: 3}
+    order = {FINISHED: 0, fields.STOPPED: 1, "": 2, FAILED_TRIAL: 3}
     return sorted(
         trials.values(), key=lambda t: (order[t.ended], -len(t.history), np.nan_to_num(t.score, nan=np.inf), t.name)
     )
@@ -416,7 +416,7 @@ def _catch_up(sweep: FinishedSweep, tracker: Tracker) -> None:
 
 
 def _tell(sweep: FinishedSweep, tracker: Tracker) -> None:
-    counts = {f"trials/{how}": float(sweep.count(how)) for how in (FINISHED, STOPPED, FAILED_TRIAL)}
+    counts = {f"trials/{how}": float(sweep.count(how)) for how in (FINISHED, fields.STOPPED, FAILED_TRIAL)}
     best = {f"best/{PROBE}": sweep.trials[0].score} if sweep.count(FINISHED) else {}
     tracker.log_metrics({**counts, **best}, 0)
     tracker.log_artifact(sweep.folder / RESULTS_CSV)

@@ -35,6 +35,7 @@ class Planned:
         fold: Position among the row's folds.
         config: Of the run, with one seed.
         identity: What to find it by.
+        work: Training crystals times epochs: how long it takes, beside others.
 
     """
 
@@ -43,6 +44,7 @@ class Planned:
     fold: int
     config: DownstreamConfig
     identity: Identity
+    work: int
 
     @property
     def title(self) -> str:

@@ -16,14 +16,13 @@ from crysatom.tracking.datasets import data_name
 from crysatom.tracking.reading import TrackedRun
 
 FINISHED = "FINISHED"
-STOPPED = "stopped"
 TEST_MAE = f"{TEST}/{MAE}"
 
 _NOT_COMPARED = NOT_IN_DIGEST | {"seeds", "recipe"}
-"""Parameters that two runs may differ in and be seeds of one group. Vectors and encoders are known by their digests;
-a recipe is the values it stands for."""
+"""Parameters that two runs may differ in and be seeds of one group. Vectors, and encoders and models that a training
+starts from, are known by their digests; a recipe is the values it stands for."""
 
-_ENCODERS = (fields.INIT_DIGEST, fields.DISTILL_DIGEST)
+_STARTS = (fields.INIT_DIGEST, fields.INIT_MODEL_DIGEST, fields.DISTILL_DIGEST)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -161,7 +160,7 @@ def is_pretraining(run: TrackedRun) -> bool:
 
 def is_ranked(trial: TrackedRun) -> bool:
     """Tell whether a trial came to its end and was judged there."""
-    return trial.status == FINISHED and trial.tags.get(fields.ENDED) != STOPPED and PROBE in trial.metrics
+    return trial.status == FINISHED and trial.tags.get(fields.ENDED) != fields.STOPPED and PROBE in trial.metrics
 
 
 def dataset(run: TrackedRun) -> str:
@@ -211,7 +210,7 @@ def _group(runs: Sequence[TrackedRun], settings: Mapping[str, str]) -> Group:
 def _all_but_seed(run: TrackedRun) -> Hashable:
     settings = {k: v for k, v in run.params.items() if k not in _NOT_COMPARED}
     vectors = run.tags.get(fields.VECTORS_DIGEST) or run.tags.get(fields.VECTORS, "")
-    return (run.tags[fields.PREDICTOR], vectors, *sorted(settings.items()), *(run.tags.get(k, "") for k in _ENCODERS))
+    return (run.tags[fields.PREDICTOR], vectors, *sorted(settings.items()), *(run.tags.get(k, "") for k in _STARTS))
 
 
 def _seed(run: TrackedRun) -> str:
@@ -221,7 +220,7 @@ def _seed(run: TrackedRun) -> str:
 def _rank(trial: TrackedRun) -> tuple[Any, ...]:
     if is_ranked(trial):
         return (0, trial.metrics[PROBE], trial.name)
-    return (1 if trial.tags.get(fields.ENDED) == STOPPED else 2, 0.0, trial.name)
+    return (1 if trial.tags.get(fields.ENDED) == fields.STOPPED else 2, 0.0, trial.name)
 
 
 def _gathered(runs: Sequence[TrackedRun], key: Callable[[TrackedRun], Hashable]) -> dict[Any, list[TrackedRun]]:

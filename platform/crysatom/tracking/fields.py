@@ -36,9 +36,10 @@ LEFT_OUT = "crystals_left_out"
 PARENT = "mlflow.parentRunId"
 SPACE = "search_space"
 OBJECTIVE_OF_SWEEP = "search_objective"
-ENDED = "ended"
+ENDED, STOPPED = "ended", "stopped"
 REASON = "reason"
-"""Of the trials of a sweep: under which run MLflow shows them; how they ended, and why. The last is of any run that
+"""Of the trials of a sweep: under which run MLflow shows them; how they ended (stopped: before its
+last epoch, being worse than others), and why. The last is of any run that
 failed, until it is resumed."""
 
 VECTORS = "vectors"
