@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crysatom.config import FeaturizeConfig, GraphSpec
+from crysatom.config.downstream import RECIPES
 from crysatom.crystals.table import read_table, write_table
 from crysatom.graphs.batch import GraphTensors, select
 from crysatom.graphs.featurize import featurize_plain
@@ -182,7 +183,7 @@ def measure(arguments: argparse.Namespace, batch_size: int, folder: Path) -> dic
     torch.manual_seed(0)
     spec = PredictorSpec()
     graphs = {
-        recipe: graphs_of(arguments.table, arguments.crystals, CGCNN.graph(recipe), folder)
+        recipe: graphs_of(arguments.table, arguments.crystals, RECIPES[recipe]("cgcnn").graph, folder)
         for recipe in ("paper", "default")
     }
     model = CGCNN(spec, cgcnn_bits())

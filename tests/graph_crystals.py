@@ -17,6 +17,7 @@ from crysatom.crystals.examine import examine
 from crysatom.crystals.sources import read_source
 from crysatom.crystals.table import STRUCTURE_FIELDS, Crystal, to_table
 from crysatom.graphs.batch import collate
+from crysatom.graphs.lattice_edges import with_lattice_edges
 from crysatom.graphs.neighbors import neighbor_graphs
 from crysatom.graphs.screen import Structures
 from crysatom.graphs.shards import to_rows
@@ -112,8 +113,9 @@ def batch_of(crystals: list[Crystal], spec: GraphSpec) -> Batch:
         atom_ptr=np.concatenate([[0], np.cumsum(sizes)]),
         atomic_numbers=np.concatenate([c.atomic_numbers for c in crystals]),
     )
-    graphs = neighbor_graphs(structures.lattices, structures.frac_coords, structures.atom_ptr, spec)
-    return collate(to_rows(structures, graphs))
+    arrays = structures.lattices, structures.frac_coords, structures.atom_ptr
+    graphs = with_lattice_edges(neighbor_graphs(*arrays, spec), *arrays, structures.atomic_numbers, spec)
+    return collate(to_rows(structures, graphs, spec))
 
 
 def brute_force(crystal: Crystal, cutoff: float) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:

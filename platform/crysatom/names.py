@@ -53,8 +53,11 @@ PretrainObjective = Literal["crysatom", "masking", "context", "masking_context"]
 SSLLoss = Literal["barlow_twins", "vicreg", "nt_xent", "none"]
 Recipe = Literal["default", "paper"]
 Optimizer = Literal["adam", "adamw"]
-Schedule = Literal["constant", "cosine", "step", "one_cycle"]
+Schedule = Literal["constant", "cosine", "step", "linear", "one_cycle"]
 Criterion = Literal["mae", "mse", "huber"]
+ReverseEdges = Literal["none", "add", "published"]
+LatticeEdges = Literal["none", "primitive", "cell"]
+Potentials = Literal["none", "exact", "published"]
 VectorScale = Literal["none", "rms", "standardize"]
 VECTOR_SCALES: tuple[VectorScale, ...] = get_args(VectorScale)
 Distance = Literal["cosine", "euclidean"]
@@ -82,6 +85,8 @@ MATERIAL_KEY = "material_key"
 DEGREE = "degree"
 NEIGHBOR = "neighbor"
 IMAGE = "image"
+VECTOR = "vector"
+POTENTIAL = "potential"
 DISTANCE = "distance"
 
 # Columns of the quarantine.

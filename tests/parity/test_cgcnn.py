@@ -16,6 +16,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from crysatom.config import GraphSpec
+from crysatom.config.downstream import paper
 from crysatom.crystals.table import Crystal
 from crysatom.graphs.neighbors import RESOLUTION
 from crysatom.predictors.base import PredictorSpec
@@ -122,7 +123,7 @@ def _crystals() -> list[Crystal]:
 
 @pytest.fixture(scope="module", name="batch")
 def _batch(crystals: list[Crystal]) -> Batch:
-    batch = batch_of(crystals, CGCNN.graph("paper"))
+    batch = batch_of(crystals, paper("cgcnn").graph)
     assert (batch.distance > CUTOFF).sum() > NEIGHBORS, "some edges are padding"
     return batch
 
@@ -214,6 +215,6 @@ def test_numbers_of_parameters_are_the_published_ones(spec: PredictorSpec, num_f
 
 
 def test_the_published_graph() -> None:
-    assert CGCNN.graph("paper") == GraphSpec(
+    assert paper("cgcnn").graph == GraphSpec(
         cutoff=CUTOFF, num_neighbors=NEIGHBORS, ties="truncate", pad_short_lists=True
     )

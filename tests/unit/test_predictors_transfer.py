@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from crysatom.config.downstream import default
 from crysatom.names import LOSS
 from crysatom.nn.bases import expand_different
 from crysatom.nn.edges import Edges
@@ -47,7 +48,7 @@ def test_convolutions_are_those_of_the_encoder(pretrained: Objective) -> None:
     model = predictor()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     load_convolutions(model, pretrained.encoder.state_dict())
-    batch = batch_of(small(8, 6), model.graph("default"))
+    batch = batch_of(small(8, 6), default(model.spec.predictor).graph)
     edges, _ = Edges.of(batch, expand_different(batch.distance, model.centers))
     h = torch.randn(edges.num_atoms, 8)
     for ours, theirs in zip(model.eval().convs, pretrained.eval().encoder.convs, strict=True):
@@ -93,7 +94,7 @@ def elements() -> tuple[Tensor, Tensor]:
 def test_on_the_same_features_a_predictor_starts_as_the_encoder(name: str, pretrained: Objective) -> None:
     model = build_predictor(PredictorSpec(predictor=name, width=8, num_layers=2), given_vectors("elements"))
     assert start_from_encoder(model, pretrained.encoder.state_dict(), *elements())
-    batch = batch_of(small(8, 6), model.graph("default"))
+    batch = batch_of(small(8, 6), default(model.spec.predictor).graph)
     # float32: a linear map of rows in another order
     torch.testing.assert_close(model.eval().atoms(batch), pretrained.eval().atom_vectors(batch), rtol=0, atol=1e-6)
 
@@ -134,7 +135,7 @@ def test_the_feature_selector_scales_the_components() -> None:
         model.mask.copy_(mask)
     state = {k: v for k, v in model.state_dict().items() if k != "mask"}
     plain.load_state_dict(state | {"embedding.weight": state["embedding.weight"] * mask})
-    batch = batch_of(small(8, 6), model.graph("default"))
+    batch = batch_of(small(8, 6), default(model.spec.predictor).graph)
     # float32, sums of 9 terms of order one: a few units in the last place
     torch.testing.assert_close(model(batch), plain(batch), rtol=0, atol=1e-6)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from crysatom.names import EMBEDDED_SOURCE
+from crysatom.names import EMBEDDED_SOURCE, LatticeEdges, Potentials, ReverseEdges
 
 
 def require(condition: bool, message: str) -> None:
@@ -79,17 +79,48 @@ class GraphSpec:
     """Fill the list of an atom with too few neighbors with edges of length cutoff + 1 to the crystal's
     first atom, as CGCNN's and CrysAtom's code does. Off: the atom simply has fewer edges."""
 
+    reverse_edges: ReverseEdges = "none"
+    """Edges in the other direction: 'add' keeps an edge both ways if either atom counts the other among its nearest;
+    'published' does so, too, but has those between an atom and its own images twice, as ALIGNN's code does."""
+
+    lattice_edges: LatticeEdges = "none"
+    """Edges from each atom along lattice vectors, both ways: 'primitive' takes the seven shortest, one of each class
+    modulo 2, of the primitive lattice (independent of the cell); 'cell' takes a, b, c, b + c, a + c, a + b of the given
+    cell, as Matformer's code does."""
+
+    directions: bool = False
+    """Keep the vector of each edge, for predictors that read angles."""
+
+    potentials: Potentials = "none"
+    """Keep a lattice sum of potentials for each pair of atoms, for PotNet: 'exact', or 'published', with the decay
+    constant of the published routine."""
+
     def __post_init__(self) -> None:
         require(0 < self.cutoff <= 50, f"cutoff must lie in (0, 50] angstrom, got {self.cutoff}")
         require(1 <= self.num_neighbors <= 500, f"num_neighbors must lie in [1, 500], got {self.num_neighbors}")
         require(
             0 <= self.tie_tolerance <= 0.1, f"tie_tolerance must lie in [0, 0.1] angstrom, got {self.tie_tolerance}"
         )
+        require(
+            not (self.pad_short_lists and (self.reverse_edges != "none" or self.directions)),
+            "pad_short_lists makes edges that lead nowhere: with reverse_edges or directions leave it off",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values, without the younger ones that have their defaults.
+
+        Graphs and models that were made before a field was there are thereby those of today's defaults.
+        """
+        return {name: value for name, value in dataclasses.asdict(self).items() if value != _YOUNGER.get(name)}
+
+
+_YOUNGER = {"reverse_edges": "none", "lattice_edges": "none", "directions": False, "potentials": "none"}
 
 
 def graph_of(config: Any) -> GraphSpec:
-    """Return the part of a job's configuration that decides the content of a graph."""
-    return GraphSpec(**{f.name: getattr(config, f.name) for f in dataclasses.fields(GraphSpec)})
+    """Return the part of a job's configuration that decides the content of a graph; fields it lacks have defaults."""
+    names = (f.name for f in dataclasses.fields(GraphSpec))
+    return GraphSpec(**{name: getattr(config, name) for name in names if hasattr(config, name)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +162,10 @@ class FeaturizeConfig:
     ties: Literal["complete", "truncate"] = GraphSpec.ties
     tie_tolerance: float = GraphSpec.tie_tolerance
     pad_short_lists: bool = GraphSpec.pad_short_lists
+    reverse_edges: ReverseEdges = GraphSpec.reverse_edges
+    lattice_edges: LatticeEdges = GraphSpec.lattice_edges
+    directions: bool = GraphSpec.directions
+    potentials: Potentials = GraphSpec.potentials
 
     crystals_per_shard: int = 4096
     """Crystals in one Parquet file."""

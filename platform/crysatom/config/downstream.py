@@ -6,7 +6,7 @@ import builtins
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from crysatom.config.data import (
     FeaturizeConfig,
@@ -17,6 +17,7 @@ from crysatom.config.data import (
     require_limits,
     require_workers,
 )
+from crysatom.config.predictors import PUBLISHED, SETTINGS
 from crysatom.config.pretraining import PretrainConfig
 from crysatom.names import (
     EMBEDDED_SOURCE,
@@ -24,8 +25,11 @@ from crysatom.names import (
     VAL,
     VOLUME_PER_ATOM,
     Criterion,
+    LatticeEdges,
     Optimizer,
+    Potentials,
     Recipe,
+    ReverseEdges,
     Schedule,
     VectorScale,
 )
@@ -108,10 +112,14 @@ class DownstreamConfig:
     ties: Literal["complete", "truncate"] = GraphSpec.ties
     tie_tolerance: float = GraphSpec.tie_tolerance
     pad_short_lists: bool = GraphSpec.pad_short_lists
+    reverse_edges: ReverseEdges = GraphSpec.reverse_edges
+    lattice_edges: LatticeEdges = GraphSpec.lattice_edges
+    directions: bool = GraphSpec.directions
+    potentials: Potentials = GraphSpec.potentials
 
     # -- predictor
     predictor: str = "cgcnn"
-    """Name of a predictor."""
+    """cgcnn, crysxpp, alignn, matformer, potnet or cogn. Sets the defaults of graphs, sizes and optimization."""
 
     width: int = 64
     """Length of an atom's vector in the convolutions."""
@@ -165,7 +173,7 @@ class DownstreamConfig:
     lr: float = 3e-3
     schedule: Schedule = "one_cycle"
     """'one_cycle': up for 30 % of the steps, then down; 'cosine': warm-up over 5 %, then down; 'step': to a tenth
-    at each milestone; 'constant'."""
+    at each milestone; 'linear': straight down to a fiftieth; 'constant'."""
 
     milestones: tuple[int, ...] = (100,)
     """Epochs at which the schedule 'step' lowers the rate."""
@@ -271,33 +279,34 @@ class DownstreamConfig:
         return re.sub(r"[/:'\"]", "-", name)  # which MLflow's names, or its filters by name, cannot hold
 
 
-def default() -> DownstreamConfig:
+def default(predictor: str = DownstreamConfig.predictor) -> DownstreamConfig:
     """Return the recipe that the evidence recommends (reference/science.md sections 1.2 and 7)."""
-    return DownstreamConfig()
+    return DownstreamConfig(predictor=predictor, **SETTINGS.get(predictor, {}))
 
 
-def paper() -> DownstreamConfig:
+def paper(predictor: str = DownstreamConfig.predictor) -> DownstreamConfig:
     """Return the published procedure (CrysAtom, arXiv 2409.04737, section 4 and released code).
 
     1,000 epochs and batches of 64 as the text says; rate, loss and schedule, on which it is silent, as the code has
-    them. Selection is on validation crystals and the scaler from training crystals, unlike there.
+    them. Selection is on validation crystals and the scaler from training crystals, unlike there. Predictors that
+    come with a procedure of their own have that.
     """
-    return DownstreamConfig(
-        recipe="paper",
-        ties="truncate",
-        pad_short_lists=True,
-        vector_scale="none",
-        criterion="mse",
-        optimizer="adam",
-        epochs=1000,
-        batch_size=64,
-        tail="short",
-        lr=0.01,
-        schedule="step",
-        milestones=(100,),
-        adam_eps=1e-8,
-        weight_decay=0.0,
-    )
+    published: dict[str, Any] = {
+        "ties": "truncate",
+        "pad_short_lists": True,
+        "vector_scale": "none",
+        "criterion": "mse",
+        "optimizer": "adam",
+        "epochs": 1000,
+        "batch_size": 64,
+        "tail": "short",
+        "lr": 0.01,
+        "schedule": "step",
+        "milestones": (100,),
+        "adam_eps": 1e-8,
+        "weight_decay": 0.0,
+    }
+    return DownstreamConfig(recipe="paper", predictor=predictor, **{**published, **PUBLISHED.get(predictor, {})})
 
 
 RECIPES = {"default": default, "paper": paper}

@@ -44,7 +44,7 @@ NOT_IN_DIGEST = WHAT_IS_READ | frozenset(
 )
 """Beside what is read: fields that say where a run happens, not what it computes."""
 
-RECIPES: Mapping[type, Mapping[str, Callable[[], Any]]] = {
+RECIPES: Mapping[type, Mapping[str, Callable[..., Any]]] = {
     pretraining.PretrainConfig: pretraining.RECIPES,
     downstream.DownstreamConfig: downstream.RECIPES,
 }
@@ -83,8 +83,8 @@ def digest(config: Any) -> str:
 def parse(config_type: type[ConfigT], argv: Sequence[str] | None = None) -> ConfigT:
     """Build a configuration from command-line flags.
 
-    ``--recipe`` chooses the defaults of a training, ``--config FILE`` (JSON or TOML) replaces some, flags override
-    both.
+    ``--recipe`` and ``--predictor`` choose the defaults of a training, ``--config FILE`` (JSON or TOML) replaces some,
+    flags override both.
 
     Raises:
         SystemExit: After printing a message that names the flag, when a value is not accepted.
@@ -105,10 +105,11 @@ def parse(config_type: type[ConfigT], argv: Sequence[str] | None = None) -> Conf
     if config_type is predicting.PredictConfig:  # inputs stand alone, and a flag is repeated, so that it takes none
         marks = (tyro.conf.PositionalRequiredArgs, tyro.conf.UseAppendAction)
     if config_type in RECIPES:
-        recipes = RECIPES[config_type]
         chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        chooser.add_argument("--recipe", choices=sorted(recipes), default="default")
-        preset = recipes[chooser.parse_known_args(arguments)[0].recipe]()
+        chooser.add_argument("--recipe", choices=sorted(RECIPES[config_type]), default="default")
+        chooser.add_argument("--predictor", default=downstream.DownstreamConfig.predictor)
+        chosen = chooser.parse_known_args(arguments)[0]
+        preset = _preset(config_type, chosen.recipe, chosen.predictor)
     try:
         config: ConfigT = tyro.cli(
             config_type, args=arguments, default=preset, description=f"{config_type.__doc__}{CONFIG_HELP}", config=marks
@@ -116,6 +117,12 @@ def parse(config_type: type[ConfigT], argv: Sequence[str] | None = None) -> Conf
     except ValueError as error:
         sys.exit(f"error: {error}")
     return config
+
+
+def _preset(config_type: type, recipe: str, predictor: str) -> Any:
+    """Return the defaults of a training: those of the recipe and, where there is one, of the predictor."""
+    make = RECIPES[config_type][recipe]
+    return make(predictor) if config_type is downstream.DownstreamConfig else make()
 
 
 def parse_study(argv: Sequence[str] | None = None) -> chemistry.ChemistryConfig | grid.GridConfig:
@@ -174,8 +181,13 @@ def flags_of(config: Any, always: str = "") -> list[str]:
 
     """
     flags: list[str] = []
+    preset = None
+    if type(config) in RECIPES:
+        preset = _preset(type(config), config.recipe, getattr(config, "predictor", ""))
     for each in dataclasses.fields(config):
         default = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+        if preset is not None and each.name not in {"recipe", "predictor"}:
+            default = getattr(preset, each.name)
         if (value := getattr(config, each.name)) != default or each.name == always:
             value = without_password(value) if each.name == TRACKING_URI else value
             flags += map(shlex.quote, _as_flags(each.name, value))

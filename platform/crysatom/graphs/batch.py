@@ -12,6 +12,13 @@ Shapes: B crystals, N atoms, E edges. A batch holds
     batch, ptr      (N,), (B + 1,) int64, as PyG defines them
     edge_ptr        (N + 1,) int64, first edge of each atom; of the batch, not of its crystals
 
+and, if graphs have them,
+
+    vector          (E, 3) float32  from the center of each edge to its neighbor, angstrom
+    pair_index      (2, Q) int64    all pairs of atoms of each crystal, row 0: the other atom, row 1: the atom
+    potential       (Q,) float32    lattice sum of each pair
+    pair_ptr        (B + 1,) int64  first pair of each crystal
+
 and, if its atoms and edges stand for several equal ones, see :mod:`crysatom.nn.condensed`,
 
     multiplicity    (N,) int64    atoms of the crystal that each stands for
@@ -21,6 +28,7 @@ and, if its atoms and edges stand for several equal ones, see :mod:`crysatom.nn.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +38,7 @@ from torch_geometric.data import Batch, Data
 
 from crysatom.graphs.columns import flat_values, list_lengths
 from crysatom.graphs.graph import GraphArrays
-from crysatom.names import ATOMIC_NUMBERS, DEGREE, DISTANCE, MATERIAL_KEY, NEIGHBOR
+from crysatom.names import ATOMIC_NUMBERS, DEGREE, DISTANCE, MATERIAL_KEY, NEIGHBOR, POTENTIAL, VECTOR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +54,9 @@ class GraphTensors:
         distance: ``(E,)`` float32, angstrom.
         multiplicity: ``(N,)`` int32, how many equal atoms each stands for; None: one.
         copies: ``(E,)`` int32, how many equal edges of its center each stands for; None: one.
+        vector: ``(E, 3)`` float32, from the center of each edge to its neighbor, angstrom; or None.
+        potential: ``(sum of squared atom counts,)`` float32, lattice sums of each crystal's pairs of atoms, row by
+            row; or None.
 
     """
 
@@ -57,6 +68,8 @@ class GraphTensors:
     distance: Tensor
     multiplicity: Tensor | None = None
     copies: Tensor | None = None
+    vector: Tensor | None = None
+    potential: Tensor | None = None
 
     @classmethod
     def of(cls, arrays: GraphArrays) -> GraphTensors:
@@ -68,6 +81,8 @@ class GraphTensors:
             atomic_numbers=torch.from_numpy(arrays.atomic_numbers),
             neighbor=torch.from_numpy(arrays.neighbor.astype(np.int32)),
             distance=torch.from_numpy(arrays.distance),
+            vector=None if arrays.vector is None else torch.from_numpy(arrays.vector),
+            potential=None if arrays.potential is None else torch.from_numpy(arrays.potential),
         )
 
     def to(self, device: torch.device | str) -> GraphTensors:
@@ -83,6 +98,11 @@ class GraphTensors:
         """B."""
         return len(self.atom_ptr) - 1
 
+    @cached_property
+    def pair_ptr(self) -> Tensor:
+        """``(B + 1,)`` int64, first pair of atoms of each crystal."""
+        return _offsets(self.atom_ptr.diff().square())
+
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
@@ -93,9 +113,17 @@ def collate(table: pa.Table | pa.RecordBatch) -> Batch:
     """Return the crystals of graph-shard rows as one batch; slices and chunks are honored.
 
     Args:
-        table: Columns material_key, atomic_numbers, degree, neighbor, distance; others are ignored.
+        table: Columns material_key, atomic_numbers, degree, neighbor, distance and, for graphs that have them, vector
+            and potential; others are ignored.
 
     """
+    extra = {
+        name: torch.from_numpy(np.array(flat_values(table[name]), dtype=np.float32))
+        for name in (VECTOR, POTENTIAL)
+        if name in table.schema.names
+    }
+    if VECTOR in extra:
+        extra[VECTOR] = extra[VECTOR].view(-1, 3)
     return _assemble(
         material_key=torch.from_numpy(np.array(table[MATERIAL_KEY].to_numpy(), dtype=np.int64)),
         num_atoms=torch.from_numpy(np.array(list_lengths(table[ATOMIC_NUMBERS]))),
@@ -103,6 +131,7 @@ def collate(table: pa.Table | pa.RecordBatch) -> Batch:
         degree=torch.from_numpy(flat_values(table[DEGREE]).astype(np.int64)),
         neighbor=torch.from_numpy(flat_values(table[NEIGHBOR]).astype(np.int64)),
         distance=torch.from_numpy(np.array(flat_values(table[DISTANCE]), dtype=np.float32)),
+        **extra,
     )
 
 
@@ -120,6 +149,7 @@ def select(graphs: GraphTensors, crystals: Tensor) -> Batch:
     atoms = _ranges(first_atom, num_atoms)
     first_edge = graphs.edge_ptr[first_atom]
     edges = _ranges(first_edge, graphs.edge_ptr[end_atom] - first_edge)
+    pairs = None if graphs.potential is None else _ranges(graphs.pair_ptr[crystals], num_atoms.square())
     return _assemble(
         material_key=graphs.material_keys[crystals],
         num_atoms=num_atoms,
@@ -129,6 +159,8 @@ def select(graphs: GraphTensors, crystals: Tensor) -> Batch:
         distance=graphs.distance[edges],
         multiplicity=None if graphs.multiplicity is None else graphs.multiplicity[atoms].long(),
         copies=None if graphs.copies is None else graphs.copies[edges].long(),
+        vector=None if graphs.vector is None else graphs.vector[edges],
+        potential=None if graphs.potential is None else graphs.potential[pairs],
     )
 
 
@@ -155,6 +187,8 @@ def _assemble(  # noqa: PLR0913 - each with a name
     distance: Tensor,
     multiplicity: Tensor | None = None,
     copies: Tensor | None = None,
+    vector: Tensor | None = None,
+    potential: Tensor | None = None,
 ) -> Batch:
     """Build the batch from flat arrays; ``neighbor`` counts within its crystal, ``num_atoms`` is ``(B,)``."""
     device = atomic_numbers.device
@@ -182,6 +216,14 @@ def _assemble(  # noqa: PLR0913 - each with a name
     )
     if multiplicity is not None and copies is not None:
         store.update({"multiplicity": multiplicity, "copies": copies})
+    if vector is not None:
+        store["vector"] = vector
+    if potential is not None:
+        per_atom = num_atoms[crystal]
+        atom = torch.repeat_interleave(torch.arange(total_atoms, device=device), per_atom, output_size=len(potential))
+        other = _ranges(first_atom, per_atom)
+        store.update({"pair_index": torch.stack([other, atom]), "potential": potential})
+        store["pair_ptr"] = _offsets(num_atoms.square())
     _remember_parts(batch, ptr, edge_ptr[ptr])
     return batch
 
@@ -198,11 +240,14 @@ def _remember_parts(batch: Batch, atoms: Tensor, edges: Tensor) -> None:
         "slot": edges,
         "material_key": crystals,
     }
-    slices |= {name: parts for name, parts in (("multiplicity", atoms), ("copies", edges)) if name in batch}
+    extra = {"multiplicity": atoms, "copies": edges, "vector": edges}
+    if "potential" in batch:
+        extra |= dict.fromkeys(("pair_index", "potential"), batch.pair_ptr)
+    slices |= {name: parts for name, parts in extra.items() if name in batch}
     nothing = torch.zeros_like(atoms[:-1])
     batch._num_graphs = len(atoms) - 1  # noqa: SLF001 - PyG has no public way to say so
     batch._slice_dict = slices  # noqa: SLF001
-    batch._inc_dict = {name: atoms[:-1] if name == "edge_index" else nothing for name in slices}  # noqa: SLF001
+    batch._inc_dict = {name: atoms[:-1] if name in {"edge_index", "pair_index"} else nothing for name in slices}  # noqa: SLF001
     batch._store.__dict__["_num_nodes"] = _Counts(atoms)  # noqa: SLF001
 
 

@@ -30,6 +30,9 @@ class GraphArrays:
         distance: ``(E,)`` float32, angstrom.
         image: ``(E, 3)`` int8, or None where not read: ``(frac[neighbor] + image - frac[center]) @ lattice``
             is the vector of the edge, with the coordinates of the crystal table.
+        vector: ``(E, 3)`` float32, that vector in angstrom, or None where graphs have none.
+        potential: Lattice sums of each crystal's pairs of atoms, atoms x atoms row by row, crystal after crystal,
+            float32, or None where graphs have none.
 
     """
 
@@ -41,6 +44,8 @@ class GraphArrays:
     neighbor: Array
     distance: Array
     image: Array | None = None
+    vector: Array | None = None
+    potential: Array | None = None
 
     @property
     def num_crystals(self) -> int:

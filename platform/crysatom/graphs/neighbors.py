@@ -115,10 +115,59 @@ class _Pairs:
 def _block(lattices: Array, frac_coords: Array, atom_ptr: Array, spec: GraphSpec) -> Neighbors:
     num_atoms = int(atom_ptr[-1])
     pairs = _nearest(_candidates(lattices, frac_coords, atom_ptr, spec), num_atoms, spec)
+    if spec.reverse_edges != "none":
+        pairs = _both_ways(
+            pairs, np.repeat(atom_ptr[:-1], np.diff(atom_ptr)), doubled=spec.reverse_edges == "published"
+        )
+        return sorted_edges(pairs.center, pairs.neighbor, pairs.image, pairs.steps, num_atoms=num_atoms)
+    found = _neighbors(pairs, num_atoms)
+    return _padded(found, pairs.center, spec) if spec.pad_short_lists else found
+
+
+def _neighbors(pairs: _Pairs, num_atoms: int) -> Neighbors:
     degree = np.bincount(pairs.center, minlength=num_atoms)
     distance = (pairs.steps * RESOLUTION).astype(np.float32)
-    found = Neighbors(degree=degree, neighbor=pairs.neighbor, image=pairs.image, distance=distance)
-    return _padded(found, pairs.center, spec) if spec.pad_short_lists else found
+    return Neighbors(degree=degree, neighbor=pairs.neighbor, image=pairs.image, distance=distance)
+
+
+def sorted_edges(center: Array, neighbor: Array, image: Array, steps: Array, *, num_atoms: int) -> Neighbors:
+    """Return edges in order of their center, then of distance, site and image.
+
+    Args:
+        center: ``(E,)`` atom at which each arrives.
+        neighbor: ``(E,)`` index within its crystal of the atom it comes from.
+        image: ``(E, 3)`` cell of that atom.
+        steps: ``(E,)`` length in units of :data:`RESOLUTION`.
+        num_atoms: Of all crystals.
+
+    """
+    order = np.lexsort((*image.T[::-1], neighbor, steps, center))
+    return _neighbors(_Pairs(center, neighbor, image, steps)[order], num_atoms)
+
+
+def _both_ways(pairs: _Pairs, first_atom: Array, *, doubled: bool) -> _Pairs:
+    """Return each edge in both directions, once, of equal length; an atom's own images twice if ``doubled``.
+
+    Args:
+        pairs: Edges.
+        first_atom: ``(N,)``, first atom of each atom's crystal.
+        doubled: Whether to do as ALIGNN's code does.
+
+    """
+    first = first_atom[pairs.center]
+    center = np.concatenate([pairs.center, first + pairs.neighbor])
+    neighbor = np.concatenate([pairs.neighbor, pairs.center - first])
+    image = np.concatenate([pairs.image, -pairs.image])
+    steps = np.tile(pairs.steps, 2)
+    order = np.lexsort((steps, *image.T, neighbor, center))  # a length may differ in its last bit between directions
+    center, neighbor, image, steps = center[order], neighbor[order], image[order], steps[order]
+    new = np.ones(len(center), dtype=bool)
+    new[1:] = (np.diff(center) != 0) | (np.diff(neighbor) != 0) | np.diff(image, axis=0).any(axis=1)
+    kept = np.flatnonzero(new)
+    if doubled:
+        own = center[kept] == first_atom[center[kept]] + neighbor[kept]
+        kept = np.repeat(kept, 1 + own)
+    return _Pairs(center[kept], neighbor[kept], image[kept], steps[kept])
 
 
 def _candidates(lattices: Array, frac_coords: Array, atom_ptr: Array, spec: GraphSpec) -> _Pairs:

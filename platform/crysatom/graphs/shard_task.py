@@ -17,9 +17,10 @@ from crysatom.crystals.quarantine import Reason, Rejected, Rejection
 from crysatom.crystals.table import GRAPH_COLUMNS
 from crysatom.graphs.atomic import replacing, write_json
 from crysatom.graphs.columns import flat_values
+from crysatom.graphs.lattice_edges import with_lattice_edges
 from crysatom.graphs.neighbors import neighbor_graphs
 from crysatom.graphs.screen import Verdicts, check_neighbors, check_rows, check_structures, structures
-from crysatom.graphs.shards import SCHEMA, file_sha256, to_rows
+from crysatom.graphs.shards import file_sha256, schema_of, to_rows
 from crysatom.names import ATOMIC_NUMBERS, MATERIAL_ID, MAX_ATOMIC_NUMBER, NEIGHBOR, SYMBOLS
 
 ROW_GROUP_CRYSTALS = 1024
@@ -107,7 +108,10 @@ def make_shard(task: ShardTask) -> ShardRecord:
     rejected: list[Rejected] = []
     rows = atoms = edges = read = 0
     elements = np.zeros(MAX_ATOMIC_NUMBER + 1, dtype=np.int64)
-    with replacing(path, progress) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+    with (
+        replacing(path, progress) as temporary,
+        pq.ParquetWriter(temporary, schema_of(task.graph), compression="zstd") as writer,
+    ):
         for start, batch in _batches(task):
             graphs, refused = _featurize(task, start, batch)
             writer.write_batch(graphs, row_group_size=ROW_GROUP_CRYSTALS)
@@ -174,7 +178,10 @@ def make_graphs(batch: pa.RecordBatch, spec: GraphSpec, limits: Limits) -> tuple
         crystals = structures(batch, rows)
     graphs = neighbor_graphs(crystals.lattices, crystals.frac_coords, crystals.atom_ptr, spec)
     by_neighbors = check_neighbors(crystals, graphs, limits)
-    accepted = to_rows(crystals, graphs)
+    graphs = with_lattice_edges(
+        graphs, crystals.lattices, crystals.frac_coords, crystals.atom_ptr, crystals.atomic_numbers, spec
+    )
+    accepted = to_rows(crystals, graphs, spec)
     if by_neighbors.reasons:
         verdicts.include(by_neighbors, rows)
         accepted = accepted.take(pa.array(by_neighbors.accepted))

@@ -13,11 +13,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from crysatom.config import GraphSpec
 from crysatom.graphs.columns import flat_values, list_array, list_lengths
 from crysatom.graphs.graph import GraphArrays, material_keys, offsets
 from crysatom.graphs.neighbors import Neighbors
 from crysatom.graphs.screen import Structures
-from crysatom.names import ATOMIC_NUMBERS, DEGREE, DISTANCE, IMAGE, MATERIAL_ID, MATERIAL_KEY, NEIGHBOR
+from crysatom.names import (
+    ATOMIC_NUMBERS,
+    DEGREE,
+    DISTANCE,
+    IMAGE,
+    MATERIAL_ID,
+    MATERIAL_KEY,
+    NEIGHBOR,
+    POTENTIAL,
+    VECTOR,
+)
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -36,13 +47,33 @@ SCHEMA = pa.schema(
 )
 """Edges run over the atoms in order, then over their neighbors by distance."""
 
+_VECTOR = pa.field(
+    VECTOR,
+    pa.list_(pa.float32()),
+    nullable=False,
+    metadata={"unit": "angstrom", "layout": "3 per edge, to the neighbor"},
+)
+_POTENTIAL = pa.field(
+    POTENTIAL, pa.list_(pa.float32()), nullable=False, metadata={"layout": "atoms x atoms, row by row"}
+)
+
+
+_FULL = pa.schema([*SCHEMA, _VECTOR, _POTENTIAL])
+
+
+def schema_of(spec: GraphSpec) -> pa.Schema:
+    """Return the columns of shards of graphs: those of all graphs, and those that the specification asks for."""
+    extra = [_VECTOR] * spec.directions + [_POTENTIAL] * (spec.potentials != "none")
+    return pa.schema([*SCHEMA, *extra])
+
+
 TRAINING_COLUMNS = (MATERIAL_ID, MATERIAL_KEY, ATOMIC_NUMBERS, DEGREE, NEIGHBOR, DISTANCE)
 """What :func:`load` reads unless asked for more."""
 
 Array = NDArray[Any]
 
 
-def to_rows(crystals: Structures, graphs: Neighbors) -> pa.RecordBatch:
+def to_rows(crystals: Structures, graphs: Neighbors, spec: GraphSpec) -> pa.RecordBatch:
     """Return crystals and their graphs as rows of a shard."""
     num_atoms = np.diff(crystals.atom_ptr)
     num_edges = np.diff(offsets(graphs.degree)[crystals.atom_ptr])
@@ -55,7 +86,33 @@ def to_rows(crystals: Structures, graphs: Neighbors) -> pa.RecordBatch:
         IMAGE: list_array(graphs.image.astype(np.int8), 3 * num_edges),
         DISTANCE: list_array(graphs.distance, num_edges),
     }
-    return pa.RecordBatch.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+    if spec.directions:
+        columns[VECTOR] = list_array(edge_vectors(crystals, graphs).astype(np.float32), 3 * num_edges)
+    if spec.potentials != "none":
+        columns[POTENTIAL] = list_array(_potentials(crystals, spec), num_atoms**2)
+    schema = schema_of(spec)
+    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def edge_vectors(crystals: Structures, graphs: Neighbors) -> Array:
+    """Return ``(E, 3)`` vectors from the center of each edge to its neighbor, float64, in angstrom."""
+    atom = np.repeat(np.arange(len(graphs.degree)), graphs.degree)
+    crystal = np.repeat(np.arange(len(crystals.lattices)), np.diff(crystals.atom_ptr))[atom]
+    neighbor = crystals.atom_ptr[crystal] + graphs.neighbor
+    apart = crystals.frac_coords[neighbor] + graphs.image - crystals.frac_coords[atom]
+    return np.einsum("ei,eij->ej", apart, crystals.lattices[crystal])
+
+
+def _potentials(crystals: Structures, spec: GraphSpec) -> Array:
+    """Return the sums of all pairs of each crystal's atoms, concatenated, float32."""
+    from crysatom.graphs.potentials import pair_potentials
+
+    decay = "exact" if spec.potentials == "exact" else "paper"
+    parts = [
+        pair_potentials(lattice, crystals.frac_coords[first:last], decay).ravel()
+        for lattice, first, last in zip(crystals.lattices, crystals.atom_ptr, crystals.atom_ptr[1:], strict=False)
+    ]
+    return np.concatenate([np.zeros(0), *parts]).astype(np.float32)
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
@@ -132,7 +189,7 @@ def iter_tables(
 
 
 def load(folder: str | Path, columns: Sequence[str] = TRAINING_COLUMNS, *, verify: bool = False) -> GraphArrays:
-    """Read all shards of a folder into flat arrays, column by column.
+    """Read all shards of a folder into flat arrays, column by column; vectors and potentials where shards have them.
 
     Args:
         folder: Folder of graph shards.
@@ -149,6 +206,7 @@ def load(folder: str | Path, columns: Sequence[str] = TRAINING_COLUMNS, *, verif
             f"graphs need the columns {', '.join(TRAINING_COLUMNS)}; missing: {', '.join(sorted(missing))}"
         )
     files = shard_files(folder, verify=verify)
+    held = frozenset(pq.read_schema(files[0]).names) if files else frozenset()
     identity = _read(files, (MATERIAL_ID, MATERIAL_KEY))
     atoms = _read(files, (ATOMIC_NUMBERS, DEGREE))
     return GraphArrays(
@@ -160,6 +218,8 @@ def load(folder: str | Path, columns: Sequence[str] = TRAINING_COLUMNS, *, verif
         neighbor=_flat(files, NEIGHBOR),
         distance=_flat(files, DISTANCE),
         image=_flat(files, IMAGE).reshape(-1, 3) if IMAGE in columns else None,
+        vector=_flat(files, VECTOR).reshape(-1, 3) if VECTOR in held else None,
+        potential=_flat(files, POTENTIAL) if POTENTIAL in held else None,
     )
 
 
@@ -181,10 +241,10 @@ def load_atoms(folder: str | Path) -> tuple[Array, Array, Array]:
 
 def _read(files: list[Path], columns: Sequence[str]) -> pa.Table:
     tables = (pq.read_table(path, columns=list(columns), partitioning=None) for path in files)
-    return pa.concat_tables([SCHEMA.empty_table().select(list(columns)), *tables])
+    return pa.concat_tables([_FULL.empty_table().select(list(columns)), *tables])
 
 
 def _flat(files: list[Path], column: str) -> Array:
     """Return one list column of all files, concatenated and writable."""
     parts = [flat_values(_read([path], (column,))[column]) for path in files]
-    return np.concatenate([np.zeros(0, SCHEMA.field(column).type.value_type.to_pandas_dtype()), *parts])
+    return np.concatenate([np.zeros(0, _FULL.field(column).type.value_type.to_pandas_dtype()), *parts])

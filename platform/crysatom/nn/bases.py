@@ -28,6 +28,24 @@ def gaussian_basis(distance: Tensor, centers: Tensor) -> Tensor:
     return torch.exp(-(((distance.to(centers.dtype)[:, None] - centers) / spacing) ** 2))
 
 
+def radial_basis(value: Tensor, centers: Tensor, gamma: float) -> Tensor:
+    r"""Expand values in Gaussians, :math:`\exp(-\gamma (x - \mu)^2)`.
+
+    In ALIGNN and what descends from it gamma is one over the spacing of the centers, not over its square: with fine
+    grids these Gaussians are wide.
+
+    Args:
+        value: ``(E,)``.
+        centers: ``(F,)``.
+        gamma: Of the unit of the value to the power of -2.
+
+    Returns:
+        ``(E, F)``, in the type of ``centers``.
+
+    """
+    return torch.exp(-gamma * (value.to(centers.dtype)[:, None] - centers).square())
+
+
 def expand_different(distance: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     """Return the features ``(R, F)`` of the R different distances, and the row of each edge ``(E,)``.
 

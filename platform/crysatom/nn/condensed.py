@@ -22,12 +22,15 @@ BLOCK = 4096
 def condensed(graphs: GraphTensors) -> GraphTensors:
     """Return the same crystals with one atom per class of equivalent ones and one edge per class of equal ones.
 
+    Graphs with vectors or potentials are returned as they are: atoms that distances do not tell apart, those may.
     Atoms keep the order of the first of each class, edges that of the first of their copies.
 
     Args:
         graphs: Graphs of which each atom and edge stands for itself.
 
     """
+    if graphs.vector is not None or graphs.potential is not None:
+        return graphs
     crystals = torch.arange(graphs.num_crystals, device=graphs.atom_ptr.device)
     parts = [_condense(select(graphs, some)) for some in crystals.split(BLOCK)]
     atoms, degree, atomic_numbers, multiplicity, neighbor, distance, copies = (

@@ -198,6 +198,12 @@ class Edges:
         order, ptr = self._by_neighbor
         return sum_rows(table, rows[order][:, None], ptr, None if self.count is None else self.count[order])
 
+    def sum_messages(self, messages: Tensor) -> Tensor:
+        """Return the sum of the messages ``(E, C)`` that arrive at each atom, ``(M, C)``; equal edges count each."""
+        if self.copies is not None:
+            messages = messages * self.copies[:, None]
+        return messages.new_zeros(self.num_atoms, messages.shape[1]).index_add(0, self.center, messages)
+
     @cached_property
     def center_basis(self) -> Tensor:
         """``(M, F)`` sum of the features of the edges that arrive at each atom."""

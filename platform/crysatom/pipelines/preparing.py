@@ -103,7 +103,7 @@ def _build(config: Wanted, given: Path, cache: Path) -> Path:
     table = given.resolve() if given.suffix == ".parquet" else _ingest(config, given, cache)
     num_crystals = open_table(table).metadata.num_rows
     logger.info("building the graphs of %s, unless they are there ...", table)
-    how = {**_limits(config), **dataclasses.asdict(config.graph)}
+    how = {**_limits(config), **config.graph.to_dict()}
     shards = cache / f"graphs-{_digest(file_sha256(table), how)[:12]}"
     featurize = FeaturizeConfig(data=str(table), out=str(shards), resume=True, **how)
     if config.num_workers == 0 or num_crystals <= featurize.crystals_per_shard:
@@ -151,7 +151,7 @@ def _digest(of: str, how: Mapping[str, Any]) -> str:
 
 
 def _require_same_graph(folder: Path, graph: GraphSpec) -> None:
-    found = read_manifest(folder)["plan"]["graph"]
+    found = dataclasses.asdict(GraphSpec(**read_manifest(folder)["plan"]["graph"]))
     wanted = dataclasses.asdict(graph)
     if differing := {name: value for name, value in wanted.items() if found[name] != value}:
         was = {name: found[name] for name in differing}

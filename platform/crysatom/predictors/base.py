@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from crysatom.config import GraphSpec
-from crysatom.names import MAX_ATOMIC_NUMBER, Recipe
+from crysatom.names import MAX_ATOMIC_NUMBER
 from crysatom.vectors.table import AtomVectors
 
 
@@ -151,13 +151,6 @@ class Predictor(nn.Module, ABC):
         self.spec = spec
         self.options = {**self.OPTIONS, **spec.options}
         self.table = AtomTable(vectors, trained=spec.train_vectors)
-
-    @classmethod
-    def graph(cls, recipe: Recipe) -> GraphSpec:
-        """Return the graphs that the predictor wants: in the paper's recipe those of CGCNN's code."""
-        if recipe == "paper":
-            return GraphSpec(ties="truncate", pad_short_lists=True)
-        return GraphSpec()
 
     @abstractmethod
     def atoms(self, batch: Batch) -> Tensor:

@@ -10,6 +10,8 @@ from crysatom.vectors.table import AtomVectors
 PREDICTORS: dict[str, str] = {
     "cgcnn": "crysatom.predictors.cgcnn:CGCNN",
     "crysxpp": "crysatom.predictors.crysxpp:CrysXPP",
+    "matformer": "crysatom.predictors.matformer:Matformer",
+    "cogn": "crysatom.predictors.cogn:CoGN",
 }
 """Module and class, imported when first used: one may need a package that others do not."""
 

@@ -90,7 +90,7 @@ class PretrainedEncoder:
     def architecture(self) -> dict[str, Any]:
         """What decides the shapes, and the graphs it is meant for; JSON values."""
         names = ("width", "num_layers", "learned_mask")
-        return {**{name: getattr(self, name) for name in names}, "graph": dataclasses.asdict(self.graph)}
+        return {**{name: getattr(self, name) for name in names}, "graph": self.graph.to_dict()}
 
     @property
     def tensors(self) -> dict[str, Tensor]:

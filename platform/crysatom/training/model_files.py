@@ -76,7 +76,7 @@ def save_model(folder: Path, state: Mapping[str, Tensor], info: ModelInfo) -> No
         "format_version": FORMAT_VERSION,
         **{f.name: getattr(info, f.name) for f in dataclasses.fields(info)},
         "spec": info.spec.to_dict(),
-        "graph": dataclasses.asdict(info.graph),
+        "graph": info.graph.to_dict(),
         "normalizer": dataclasses.asdict(info.normalizer),
     }
     (folder / MODEL_JSON).write_text(json.dumps(content, indent=1))

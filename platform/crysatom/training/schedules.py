@@ -16,6 +16,9 @@ STEP_FACTOR = 0.1
 RISE = 0.3
 """Share of all steps over which the rate rises, with the one-cycle schedule."""
 
+LINEAR_END = 1 / 50
+"""Of the largest rate: what the linear schedule ends at; that of coGN's recipe, 5e-4 to 1e-5."""
+
 FIRST, LAST = 1 / 25, 1 / 250_000
 """Of the largest rate: where the one-cycle schedule starts, and what it ends at."""
 
@@ -28,7 +31,8 @@ def learning_rate(peak: float, step: int, total: int, schedule: Schedule, milest
         step: 0 .. total - 1.
         total: Steps of the whole run.
         schedule: 'constant'; 'cosine' rises linearly, then follows half a cosine to zero
-            (Loshchilov & Hutter, ICLR 2017); 'step' falls to a tenth at each milestone; 'one_cycle' follows half a
+            (Loshchilov & Hutter, ICLR 2017); 'step' falls to a tenth at each milestone; 'linear' falls along a
+            straight line; 'one_cycle' follows half a
             cosine up and another down to next to nothing (Smith & Topin, arXiv 1708.07120, with the proportions of
             torch's scheduler; the momentum stays).
         milestones: Steps from which 'step' has a lower rate.
@@ -38,6 +42,8 @@ def learning_rate(peak: float, step: int, total: int, schedule: Schedule, milest
         return peak
     if schedule == "step":
         return float(peak * STEP_FACTOR ** sum(step >= milestone for milestone in milestones))
+    if schedule == "linear":
+        return peak * (1 + (LINEAR_END - 1) * step / total)
     if schedule == "one_cycle":
         rise = RISE * total
         if step < rise:

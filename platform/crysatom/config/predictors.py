@@ -1,0 +1,82 @@
+"""What predictors are trained with: sizes, graphs and optimization, by name, where they differ from CGCNN's.
+
+Sources: the papers and released code of each, described in reference/models.md section 4. Differences between the two
+recipes are those of all predictors (:mod:`crysatom.config.downstream`), and what is named here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+ONE_CYCLE: Mapping[str, Any] = {
+    "optimizer": "adamw",
+    "schedule": "one_cycle",
+    "lr": 1e-3,
+    "batch_size": 64,
+    "weight_decay": 1e-5,
+}
+"""Of ALIGNN and of what descends from its code."""
+
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    # Choudhary & DeCost, npj Comput. Mater. 7, 185 (2021)
+    "alignn": {
+        **ONE_CYCLE,
+        "width": 256,
+        "num_layers": 4,
+        "epochs": 300,
+        "reverse_edges": "add",
+        "directions": True,
+    },
+    # Yan, Liu, Lin & Ji, NeurIPS 2022, arXiv 2209.11807
+    "matformer": {
+        **ONE_CYCLE,
+        "width": 128,
+        "num_layers": 5,
+        "epochs": 500,
+        "reverse_edges": "add",
+        "lattice_edges": "primitive",
+    },
+    # Lin et al., ICML 2023, arXiv 2306.10045
+    "potnet": {
+        **ONE_CYCLE,
+        "width": 256,
+        "num_layers": 3,
+        "hidden_dim": 256,
+        "epochs": 500,
+        "weight_decay": 0.0,
+        "num_neighbors": 16,
+        "reverse_edges": "add",
+        "potentials": "exact",
+    },
+    # Ruff et al., Digital Discovery 3, 594 (2024), arXiv 2302.14102
+    "cogn": {
+        "width": 128,
+        "num_layers": 5,
+        "epochs": 800,
+        "optimizer": "adam",
+        "schedule": "linear",
+        "lr": 5e-4,
+        "batch_size": 64,
+        "weight_decay": 0.0,
+        "num_neighbors": 24,
+    },
+}
+"""Of the recipe 'default'."""
+
+_NO_CUTOFF: Mapping[str, Any] = {
+    "ties": "complete",
+    "tie_tolerance": 0.0,
+    "pad_short_lists": False,
+    "cutoff": 50.0,
+    "reverse_edges": "published",
+}
+"""The rule of ALIGNN's code enlarges the cutoff until each atom has all its neighbors: there is none."""
+
+PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+    "alignn": {**SETTINGS["alignn"], **_NO_CUTOFF},
+    "matformer": {**SETTINGS["matformer"], **_NO_CUTOFF, "lattice_edges": "cell"},
+    "potnet": {**SETTINGS["potnet"], **_NO_CUTOFF, "potentials": "published"},
+    "cogn": {**SETTINGS["cogn"], "ties": "truncate", "pad_short_lists": False, "cutoff": 50.0, "criterion": "mae"},
+}
+"""Of the recipe 'paper'."""

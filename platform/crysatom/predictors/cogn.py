@@ -1,0 +1,97 @@
+"""coGN: a graph network on the crystal's different atoms. Ruff et al., Digital Discovery 3, 594 (2024).
+
+arXiv 2302.14102; the released code (aimat-lab/coGN and gcnn_keras, MIT) was read for its settings. Best of all entries
+of the JARVIS leaderboard for six of the seven properties of CrysAtom's paper in 2023, and second to its nested sibling
+for the seventh; it needs distances only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from crysatom.nn.bases import radial_basis
+from crysatom.nn.edges import Edges
+from crysatom.nn.pooling import pool
+from crysatom.predictors.base import Predictor, PredictorSpec
+from crysatom.vectors.table import AtomVectors
+
+
+class CoGN(Predictor):
+    """Messages by a deep network of an edge and both its ends, summed; no normalization over the batch.
+
+    The paper evaluates an atom for all that a space group makes equivalent; so do all predictors here that read
+    distances only (:mod:`crysatom.nn.condensed`), and without symmetry being looked for. Beside the atomic number its
+    code reads mass, radius, electronegativity, ionization energy and oxidation states of an element: here the atom
+    vectors stand for them.
+    """
+
+    OPTIONS: ClassVar[Mapping[str, float]] = {"message_layers": 5, "distance_bins": 32, "basis_cutoff": 8.0}
+    """``message_layers`` of the network of messages; ``distance_bins`` Gaussians up to ``basis_cutoff`` angstrom."""
+
+    centers: Tensor
+
+    def __init__(self, spec: PredictorSpec, vectors: AtomVectors) -> None:
+        super().__init__(spec, vectors)
+        width, bins, cutoff = spec.width, int(self.options["distance_bins"]), self.options["basis_cutoff"]
+        self.register_buffer("centers", torch.arange(1, bins + 1) * (cutoff / bins), persistent=False)
+        self.embedding = nn.Linear(vectors.dim, width)
+        self.edge_embedding = nn.Linear(bins, width)
+        depth = int(self.options["message_layers"])
+        self.layers = nn.ModuleList(MessageLayer(width, depth) for _ in range(spec.num_layers))
+        self.out = nn.Linear(width, spec.outputs)
+        self.apply(_initialize)
+
+    def atoms(self, batch: Batch) -> Tensor:
+        """Return the vectors of the atoms after all layers, ``(N, width)``."""
+        distance, row = torch.unique(batch.distance, return_inverse=True)
+        spacing = self.options["basis_cutoff"] / len(self.centers)
+        basis = self.edge_embedding(radial_basis(distance, self.centers, 0.5 / spacing))  # the variance is the spacing
+        edges, atoms = Edges.of(batch, (basis, row))
+        different, kind = self.table(batch.atomic_numbers[atoms.first])
+        h: Tensor = self.embedding(different).index_select(0, kind)
+        for layer in self.layers:
+            h = layer(h, edges)
+        return h.index_select(0, atoms.which)
+
+    def readout(self, atoms: Tensor, batch: Batch) -> Tensor:
+        """Return the normalized prediction ``(B,)``; for C classes log-probabilities ``(B, C)``."""
+        x = self.out(pool(atoms, batch))
+        return F.log_softmax(x, dim=1) if self.spec.outputs > 1 else x[:, 0]
+
+
+def _initialize(module: nn.Module) -> None:
+    """Start as Keras does (Glorot & Bengio 2010): torch's smaller weights would let five layers forget distances."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+class MessageLayer(nn.Module):
+    """Add to each atom what a layer makes of the sum of its messages.
+
+    Args:
+        width: Of atoms, edges and messages.
+        depth: Layers that make a message.
+
+    """
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(3 * width, width)
+        self.others = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
+        self.update = nn.Linear(width, width)
+
+    def forward(self, h: Tensor, edges: Edges) -> Tensor:
+        """Return the atoms' new vectors ``(M, C)`` from ``(M, C)``; edges have ``basis`` ``(R, C)``."""
+        of_edge, of_center, of_neighbor = self.first.weight.split(h.shape[1], dim=1)
+        message = (edges.basis @ of_edge.T + self.first.bias)[edges.row]
+        message = F.silu(message + (h @ of_center.T)[edges.center] + (h @ of_neighbor.T)[edges.neighbor])
+        for layer in self.others:
+            message = F.silu(layer(message))
+        return h + F.silu(self.update(edges.sum_messages(message)))
