@@ -20,7 +20,7 @@ from crysatom.graphs.batch import collate
 from crysatom.graphs.lattice_edges import with_lattice_edges
 from crysatom.graphs.neighbors import neighbor_graphs
 from crysatom.graphs.screen import Structures
-from crysatom.graphs.shards import to_rows
+from crysatom.graphs.shards import schema_of, to_rows
 from crysatom.names import ATOMIC_NUMBERS, EMBEDDED_SOURCE, FRAC_COORDS, LATTICE, MATERIAL_ID
 
 
@@ -105,6 +105,8 @@ def supercell(crystal: Crystal, repeats: tuple[int, int, int]) -> Crystal:
 
 def batch_of(crystals: list[Crystal], spec: GraphSpec) -> Batch:
     """Featurize crystals and join them, without files."""
+    if not crystals:
+        return collate(schema_of(spec).empty_table())
     sizes = [len(c.atomic_numbers) for c in crystals]
     structures = Structures(
         material_ids=[c.material_id for c in crystals],

@@ -1,4 +1,4 @@
-"""Predictors on any number of workers, with different crystals each: predictions and gradients of one process.
+"""Predictors on any number of workers, with different real crystals each: predictions and gradients of one process.
 
 float64 and gloo; DistributedDataParallel as in training. Tolerance: 1e-9 relative to the largest entry,
 a thousand times what reordering sums of at most 1e4 float64 terms gives.
@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from crysatom import distributed
+from crysatom.config.downstream import default
 from crysatom.predictors.base import PredictorSpec
 from crysatom.predictors.registry import PREDICTORS, build_predictor
 from crysatom.vectors.table import AtomVectors
 from tests.gloo import run_workers
-from tests.synthetic import random_batch, take
+from tests.graph_crystals import batch_of, small
 
 TOLERANCE = 1e-9
 SPLITS = {"even over 2": [6, 6], "uneven over 3": [7, 1, 4], "one idle of 3": [7, 5, 0]}
@@ -30,17 +31,24 @@ def evaluate(name: str, split: list[int] | None) -> dict[str, Tensor]:
     numbers = np.arange(1, 101)
     vectors = np.random.default_rng(0).normal(size=(100, 5)).astype(np.float32)
     model = build_predictor(spec, AtomVectors(atomic_numbers=numbers, vectors=vectors)).double()
-    batch, targets = random_batch(12, dtype=torch.float64), torch.linspace(-1, 1, 12).double()
+    crystals, targets = small(6, 12)[:12], torch.linspace(-1, 1, 12).double()
     wrapped: torch.nn.Module = model
     if split is not None:
         start = sum(split[: distributed.rank()])
         stop = start + split[distributed.rank()]
-        batch, targets = take(batch, start, stop), targets[start:stop]
+        crystals, targets = crystals[start:stop], targets[start:stop]
         wrapped = DistributedDataParallel(model, broadcast_buffers=False)
+    batch = batch_of(crystals, default(name).graph)
+    for values in ("distance", "vector", "potential"):
+        if values in batch:
+            batch[values] = batch[values].double()
     loss = distributed.all_reduce_sum((wrapped(batch) - targets).square().sum()) / 12 + model.penalty()
     loss.backward()
     gradients = {f"grad {n}": p.grad for n, p in model.named_parameters() if p.requires_grad}
-    statistics = {n: b for n, b in model.named_buffers() if "running" in n}
+    norms = {
+        n.removesuffix(".weight") for n, p in model.named_parameters() if p.requires_grad
+    }  # ALIGNN has unused ones
+    statistics = {n: b for n, b in model.named_buffers() if "running" in n and n.rpartition(".")[0] in norms}
     return {"loss": loss.detach()} | gradients | statistics
 
 

@@ -164,7 +164,9 @@ def test_blocks_of_crystals_change_nothing(graphs: GraphTensors, monkeypatch: py
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("predictor", PREDICTORS)
+@pytest.mark.parametrize(
+    "predictor", sorted(PREDICTORS.keys() - {"alignn", "potnet"})
+)  # which read more than distances
 def test_predictors_see_no_difference_in_condensed_graphs(graphs: GraphTensors, predictor: str, training: bool) -> None:
     """Of batches drawn with repeats, in any order: predictions, gradients, running statistics."""
     some = torch.randint(graphs.num_crystals, (30,))

@@ -15,7 +15,7 @@ Shapes: B crystals, N atoms, E edges. A batch holds
 and, if graphs have them,
 
     vector          (E, 3) float32  from the center of each edge to its neighbor, angstrom
-    pair_index      (2, Q) int64    all pairs of atoms of each crystal, row 0: the other atom, row 1: the atom
+    pair_index      (2, Q) int64    pairs of atoms of each crystal, row 0: the other atom, row 1: the atom
     potential       (Q,) float32    lattice sum of each pair
     pair_ptr        (B + 1,) int64  first pair of each crystal
 
@@ -56,7 +56,7 @@ class GraphTensors:
         copies: ``(E,)`` int32, how many equal edges of its center each stands for; None: one.
         vector: ``(E, 3)`` float32, from the center of each edge to its neighbor, angstrom; or None.
         potential: ``(sum of squared atom counts,)`` float32, lattice sums of each crystal's pairs of atoms, row by
-            row; or None.
+            row, NaN where there is no pair; or None.
 
     """
 
@@ -221,9 +221,10 @@ def _assemble(  # noqa: PLR0913 - each with a name
     if potential is not None:
         per_atom = num_atoms[crystal]
         atom = torch.repeat_interleave(torch.arange(total_atoms, device=device), per_atom, output_size=len(potential))
-        other = _ranges(first_atom, per_atom)
-        store.update({"pair_index": torch.stack([other, atom]), "potential": potential})
-        store["pair_ptr"] = _offsets(num_atoms.square())
+        pairs = torch.stack([_ranges(first_atom, per_atom), atom])
+        kept = ~potential.isnan()
+        per_crystal = torch.bincount(crystal[atom[kept]], minlength=len(num_atoms))
+        store.update({"pair_index": pairs[:, kept], "potential": potential[kept], "pair_ptr": _offsets(per_crystal)})
     _remember_parts(batch, ptr, edge_ptr[ptr])
     return batch
 

@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import shutil
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 

@@ -111,6 +111,22 @@ def translations(lattice: Array, frac_coords: Array, atomic_numbers: Array, tole
     return np.array(kept).reshape(-1, 3)
 
 
+def first_copies(lattice: Array, frac_coords: Array, atomic_numbers: Array, tolerance: float) -> Array:
+    """Return ``(N,)``, the first of the atoms that translations bring to each; itself in a primitive cell.
+
+    Args:
+        lattice: ``(3, 3)``, rows a, b, c.
+        frac_coords: ``(N, 3)``.
+        atomic_numbers: ``(N,)``.
+        tolerance: How far from each other atoms may be that a translation brings together, in angstrom.
+
+    """
+    first = np.arange(len(frac_coords))
+    for move in translations(lattice, frac_coords, atomic_numbers, tolerance):
+        np.minimum.at(first, _moved(frac_coords, lattice, move)[0], np.arange(len(frac_coords)))
+    return first
+
+
 def _row_basis(generators: Array) -> Array:
     """Return the ``(3, 3)`` basis of the lattice that rows of integers generate, in Hermite's normal form."""
     rows = generators.copy()

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from crysatom.config import GraphSpec
 from crysatom.graphs.columns import flat_values, list_array, list_lengths
 from crysatom.graphs.graph import GraphArrays, material_keys, offsets
+from crysatom.graphs.lattice_edges import first_copies
 from crysatom.graphs.neighbors import Neighbors
+from crysatom.graphs.potentials import pair_potentials
 from crysatom.graphs.screen import Structures
 from crysatom.names import (
     ATOMIC_NUMBERS,
@@ -31,6 +33,9 @@ from crysatom.names import (
 )
 
 FORMAT_VERSION = 1
+POTENTIAL_RESOLUTION = 2.0**-20
+"""Grid of lattice sums, by which those of equivalent pairs become equal."""
+
 MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.parquet"
 
@@ -54,7 +59,7 @@ _VECTOR = pa.field(
     metadata={"unit": "angstrom", "layout": "3 per edge, to the neighbor"},
 )
 _POTENTIAL = pa.field(
-    POTENTIAL, pa.list_(pa.float32()), nullable=False, metadata={"layout": "atoms x atoms, row by row"}
+    POTENTIAL, pa.list_(pa.float32()), nullable=False, metadata={"layout": "atoms x atoms, row by row; NaN: no pair"}
 )
 
 
@@ -100,19 +105,30 @@ def edge_vectors(crystals: Structures, graphs: Neighbors) -> Array:
     crystal = np.repeat(np.arange(len(crystals.lattices)), np.diff(crystals.atom_ptr))[atom]
     neighbor = crystals.atom_ptr[crystal] + graphs.neighbor
     apart = crystals.frac_coords[neighbor] + graphs.image - crystals.frac_coords[atom]
-    return np.einsum("ei,eij->ej", apart, crystals.lattices[crystal])
+    vectors: Array = np.einsum("ei,eij->ej", apart, crystals.lattices[crystal])
+    return vectors
 
 
 def _potentials(crystals: Structures, spec: GraphSpec) -> Array:
-    """Return the sums of all pairs of each crystal's atoms, concatenated, float32."""
-    from crysatom.graphs.potentials import pair_potentials
+    """Return the sums of all pairs of each crystal's atoms, concatenated, float32.
 
-    decay = "exact" if spec.potentials == "exact" else "paper"
-    parts = [
-        pair_potentials(lattice, crystals.frac_coords[first:last], decay).ravel()
-        for lattice, first, last in zip(crystals.lattices, crystals.atom_ptr, crystals.atom_ptr[1:], strict=False)
-    ]
-    return np.concatenate([np.zeros(0), *parts]).astype(np.float32)
+    In a cell that is not primitive an atom and its copies share one sum, over the images of all of them, which stands
+    at the first; the others have NaN. So a supercell has the pairs of its primitive cell, from each of its atoms. The
+    published code knows no such thing.
+    """
+    parts = [np.zeros(0)]
+    for lattice, first, last in zip(crystals.lattices, crystals.atom_ptr, crystals.atom_ptr[1:], strict=False):
+        coords = crystals.frac_coords[first:last]
+        if spec.potentials == "published":
+            parts.append(pair_potentials(lattice, coords, "paper").ravel())
+            continue
+        sums = pair_potentials(lattice, coords)
+        copy_of = first_copies(lattice, coords, crystals.atomic_numbers[first:last], spec.tie_tolerance)
+        kept = np.full_like(sums, np.nan)
+        different, which = np.unique(copy_of, return_inverse=True)
+        kept[:, different] = sums @ np.eye(len(different))[which]
+        parts.append(kept.ravel())
+    return np.rint(np.concatenate(parts) / POTENTIAL_RESOLUTION).astype(np.float32) * np.float32(POTENTIAL_RESOLUTION)
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:

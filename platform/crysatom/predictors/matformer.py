@@ -1,4 +1,4 @@
-"""Matformer: a graph transformer with edges along lattice vectors. Yan, Liu, Lin & Ji, NeurIPS 2022, arXiv 2209.11807."""
+"""Matformer: a graph transformer with edges along lattice vectors. Yan et al., NeurIPS 2022, arXiv 2209.11807."""
 
 from __future__ import annotations
 
@@ -112,4 +112,5 @@ class AttentionLayer(nn.Module):
         message = message + (value @ at_neighbor.T)[neighbor] + (edge @ at_distance.T)[row]
         message = self.project_norm(self.project(message * gate))
         total = self.concat(edges.sum_messages(message.flatten(1)))
-        return F.silu(self.norm(total, 1, edges.multiplicity)) + self.skip(h)
+        new: Tensor = F.silu(self.norm(total, 1, edges.multiplicity)) + self.skip(h)
+        return new

@@ -10,7 +10,9 @@ from crysatom.vectors.table import AtomVectors
 PREDICTORS: dict[str, str] = {
     "cgcnn": "crysatom.predictors.cgcnn:CGCNN",
     "crysxpp": "crysatom.predictors.crysxpp:CrysXPP",
+    "alignn": "crysatom.predictors.alignn:ALIGNN",
     "matformer": "crysatom.predictors.matformer:Matformer",
+    "potnet": "crysatom.predictors.potnet:PotNet",
     "cogn": "crysatom.predictors.cogn:CoGN",
 }
 """Module and class, imported when first used: one may need a package that others do not."""

@@ -39,6 +39,7 @@ from crysatom.names import (
     SOURCE,
     SYMBOLS,
     UNTRAINED_ELEMENTS,
+    VECTOR,
 )
 from crysatom.predictors.published_cgcnn import GRAPH, PublishedCGCNN, read_published
 from crysatom.training.model_files import MODEL_JSON, load_model
@@ -55,6 +56,9 @@ CHECKPOINT = ".pth.tar"
 
 EDGES_PER_BATCH = 100_000
 """Bounds memory: some 50 MB for each tensor of a convolution of width 64."""
+
+EDGES_PER_ATOM = 16
+"""Roughly, of predictors that read pairs of bonds: each edge continues in so many."""
 
 PREDICTED_SCHEMA = pa.schema(
     [
@@ -300,6 +304,8 @@ def _values(model: SavedModel, graphs: pa.RecordBatch) -> Array:
 def _pieces(graphs: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """Cut graphs into runs of about :data:`EDGES_PER_BATCH`."""
     edges = list_lengths(graphs[DISTANCE])
+    if VECTOR in graphs.schema.names:  # pairs of bonds are some 14 times as many
+        edges = edges * EDGES_PER_ATOM
     piece = (np.cumsum(edges) - edges) // EDGES_PER_BATCH
     starts = np.flatnonzero(np.diff(piece, prepend=-1)).tolist()
     for start, stop in itertools.pairwise([*starts, len(edges)]):

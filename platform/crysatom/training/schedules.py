@@ -23,7 +23,9 @@ FIRST, LAST = 1 / 25, 1 / 250_000
 """Of the largest rate: where the one-cycle schedule starts, and what it ends at."""
 
 
-def learning_rate(peak: float, step: int, total: int, schedule: Schedule, milestones: Sequence[int] = ()) -> float:
+def learning_rate(  # noqa: PLR0911 - one for each schedule
+    peak: float, step: int, total: int, schedule: Schedule, milestones: Sequence[int] = ()
+) -> float:
     """Return the rate of a step.
 
     Args:
@@ -43,7 +45,7 @@ def learning_rate(peak: float, step: int, total: int, schedule: Schedule, milest
     if schedule == "step":
         return float(peak * STEP_FACTOR ** sum(step >= milestone for milestone in milestones))
     if schedule == "linear":
-        return peak * (1 + (LINEAR_END - 1) * step / total)
+        return peak + peak * (LINEAR_END - 1) * step / total
     if schedule == "one_cycle":
         rise = RISE * total
         if step < rise:

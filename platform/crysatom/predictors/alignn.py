@@ -1,0 +1,159 @@
+"""ALIGNN: messages between atoms and between bonds. Choudhary & DeCost, npj Comput. Mater. 7, 185 (2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from crysatom.nn.bases import radial_basis
+from crysatom.nn.line_graph import LineGraph
+from crysatom.nn.normalization import ViewBatchNorm
+from crysatom.nn.pooling import pool
+from crysatom.predictors.base import Predictor, PredictorSpec
+from crysatom.vectors.table import AtomVectors
+
+
+class ALIGNN(Predictor):
+    """Edge-gated convolutions on the crystal graph and, in turn, on its line graph, then on the crystal graph alone.
+
+    With 92 element features and its default settings it has 4,026,753 parameters. 1,024 of them, the affine parts of
+    the last norms of bonds and of angles, have no effect and are not trained.
+    """
+
+    OPTIONS: ClassVar[Mapping[str, float]] = {
+        "plain_layers": 4,
+        "embedding": 64,
+        "distance_bins": 80,
+        "angle_bins": 40,
+        "basis_cutoff": 8.0,
+    }
+    """``plain_layers`` behind those with angles, of which ``num_layers`` is the number; ``embedding``, width of the
+    first layer behind the Gaussians; ``distance_bins`` from 0 to ``basis_cutoff`` angstrom; ``angle_bins`` of the
+    cosine."""
+
+    distance_centers: Tensor
+    cosine_centers: Tensor
+
+    def __init__(self, spec: PredictorSpec, vectors: AtomVectors) -> None:
+        super().__init__(spec, vectors)
+        width, option = spec.width, {name: int(value) for name, value in self.options.items()}
+        distances = torch.linspace(0, self.options["basis_cutoff"], option["distance_bins"])
+        self.register_buffer("distance_centers", distances, persistent=False)
+        self.register_buffer("cosine_centers", torch.linspace(-1, 1, option["angle_bins"]), persistent=False)
+        self.embedding = Dense(vectors.dim, width)
+        self.bond_embedding = Embedding(len(self.distance_centers), option["embedding"], width)
+        self.angle_embedding = Embedding(len(self.cosine_centers), option["embedding"], width)
+        plain, last = option["plain_layers"], spec.num_layers - 1
+        self.atom_layers = nn.ModuleList(EdgeGatedConv(width) for _ in range(spec.num_layers))
+        self.bond_layers = nn.ModuleList(EdgeGatedConv(width, last=k == last) for k in range(spec.num_layers))
+        self.plain_layers = nn.ModuleList(EdgeGatedConv(width, last=k == plain - 1) for k in range(plain))
+        self.out = nn.Linear(width, spec.outputs)
+
+    def atoms(self, batch: Batch) -> Tensor:
+        """Return the vectors of the atoms after all layers, ``(N, width)``."""
+        bonds = batch.edge_index
+        angles = LineGraph.of(batch)
+        pairs = torch.stack([angles.source, angles.target])
+        different, kind = self.table(batch.atomic_numbers)
+        x = self.embedding(different, torch.bincount(kind, minlength=len(different))).index_select(0, kind)
+        y = self.bond_embedding(batch.distance, self.distance_centers)
+        z = self.angle_embedding(angles.cosine, self.cosine_centers)
+        for of_atoms, of_bonds in zip(self.atom_layers, self.bond_layers, strict=True):
+            x, y = of_atoms(x, y, bonds)
+            y, z = of_bonds(y, z, pairs)
+        for layer in self.plain_layers:
+            x, y = layer(x, y, bonds)
+        h: Tensor = x
+        return h
+
+    def readout(self, atoms: Tensor, batch: Batch) -> Tensor:
+        """Return the normalized prediction ``(B,)``; for C classes log-probabilities ``(B, C)``."""
+        x = self.out(pool(atoms, batch))
+        return F.log_softmax(x, dim=1) if self.spec.outputs > 1 else x[:, 0]
+
+
+class Dense(nn.Module):
+    """A linear layer, batch normalization, SiLU.
+
+    Args:
+        inputs: Width of the rows that it reads.
+        outputs: Of those that it returns.
+
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        self.norm = ViewBatchNorm(outputs)
+
+    def forward(self, x: Tensor, count: Tensor) -> Tensor:
+        """Return ``(n, outputs)`` from ``(n, inputs)`` different rows, each of which stands for ``count`` ``(n,)``."""
+        return F.silu(self.norm(self.linear(x), 1, count.to(x.dtype)))
+
+
+class Embedding(nn.Module):
+    """Gaussians of a number, and two layers. Equal numbers, of which crystals have many, are embedded once.
+
+    Args:
+        bins: Gaussians.
+        hidden: Width of the first layer.
+        outputs: Of the second.
+
+    """
+
+    def __init__(self, bins: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.first = Dense(bins, hidden)
+        self.second = Dense(hidden, outputs)
+
+    def forward(self, value: Tensor, centers: Tensor) -> Tensor:
+        """Return ``(n, outputs)`` from ``(n,)`` numbers and evenly spaced ``centers``."""
+        different, row, count = torch.unique(value, return_inverse=True, return_counts=True)
+        basis = radial_basis(different, centers, 1 / float(centers[1] - centers[0]))
+        embedded: Tensor = self.second(self.first(basis, count), count)
+        return embedded.index_select(0, row)
+
+
+class EdgeGatedConv(nn.Module):
+    """Convolution of nodes with gates that edges carry on (Bresson & Laurent, arXiv 1711.07553, with residuals).
+
+    Of the edge e from j to i: m = A h_j + B h_i + C e; h_i + SiLU(norm(U h_i + sum_j s(m) V h_j / sum_j s(m)));
+    e + SiLU(norm(m)); s is the sigmoid.
+
+    Args:
+        width: Of nodes and edges.
+        last: Return no new edges: nothing reads them.
+
+    """
+
+    EPS: ClassVar[float] = 1e-6
+    """Added to the sum of gates, as published."""
+
+    def __init__(self, width: int, *, last: bool = False) -> None:
+        super().__init__()
+        self.last = last
+        self.source_gate = nn.Linear(width, width)
+        self.target_gate = nn.Linear(width, width)
+        self.edge_gate = nn.Linear(width, width)
+        self.source_update = nn.Linear(width, width)
+        self.target_update = nn.Linear(width, width)
+        self.norm_nodes = ViewBatchNorm(width)
+        self.norm_edges = ViewBatchNorm(width)
+        self.norm_edges.requires_grad_(requires_grad=not last)
+
+    def forward(self, h: Tensor, e: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return new nodes ``(n, C)`` and edges ``(m, C)`` from ``(n, C)``, ``(m, C)`` and ``(2, m)``, source first."""
+        source, target = edge_index
+        m = self.edge_gate(e) + self.source_gate(h).index_select(0, source)
+        m = m + self.target_gate(h).index_select(0, target)
+        gate = torch.sigmoid(m)
+        sums = torch.zeros_like(h).index_add(0, target, gate)
+        messages = gate * self.source_update(h).index_select(0, source)
+        mean = torch.zeros_like(h).index_add(0, target, messages) / (sums + self.EPS)
+        new = h + F.silu(self.norm_nodes(self.target_update(h) + mean, 1))
+        return new, e if self.last else e + F.silu(self.norm_edges(m, 1))
