@@ -45,9 +45,7 @@ def evaluate(name: str, split: list[int] | None) -> dict[str, Tensor]:
     loss = distributed.all_reduce_sum((wrapped(batch) - targets).square().sum()) / 12 + model.penalty()
     loss.backward()
     gradients = {f"grad {n}": p.grad for n, p in model.named_parameters() if p.requires_grad}
-    norms = {
-        n.removesuffix(".weight") for n, p in model.named_parameters() if p.requires_grad
-    }  # ALIGNN has unused ones
+    norms = {n.removesuffix(".weight") for n, p in model.named_parameters() if p.requires_grad}
     statistics = {n: b for n, b in model.named_buffers() if "running" in n and n.rpartition(".")[0] in norms}
     return {"loss": loss.detach()} | gradients | statistics
 
