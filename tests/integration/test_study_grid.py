@@ -150,17 +150,16 @@ def test_runs_of_other_places_are_taken_only_with_equal_settings_vectors_and_dat
 def test_a_failed_run_is_reported_and_the_others_go_on(
     place: Path, report: GridReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Vectors that lack elements of the data; and a column whose predictor is not built yet."""
+    """Vectors that lack elements of the data; a predictor that reads other graphs finds its own made."""
     few = tmp_path / "few.csv"
     few.write_text("element,0,1\nH,0.5,1.0\nO,1.0,0.5\n")
     monkeypatch.chdir(tmp_path)
-    flags = ["--study", "table5", "--columns", "cgcnn", "cgcnn_ours", "alignn", "--vectors", f"ours={few}"]
+    flags = ["--study", "table5", "--columns", "cgcnn", "cgcnn_ours", "matformer", "--vectors", f"ours={few}"]
     flags += ["--properties", "density", "--seeds", "0", "--epochs", "1", "--num-workers", "0"]
     flags += ["--out", str(report.folder.parent), "--tracking-uri", f"sqlite:///{place}/mlflow.db"]
     process = run_here("study", *flags)
     assert process.returncode == 2, process.stdout + process.stderr
-    assert "1 of 2 runs finished, 1 of them before" in process.stdout
-    assert "missing: ALIGNN: there is no predictor 'alignn' yet" in process.stdout
+    assert "2 of 3 runs finished, 1 of them before" in process.stdout
     assert "failed: density, cgcnn_ours" in process.stdout
     assert "no vector for elements of the data" in process.stdout
     tables = list(report.folder.parent.glob("study-table5-*/table.md"))

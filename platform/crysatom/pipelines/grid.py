@@ -18,7 +18,6 @@ from crysatom.config import GridConfig, recorded
 from crysatom.pipelines.grid_runs import Study
 from crysatom.pipelines.places import find, resolve
 from crysatom.pipelines.tracked import ending_as_it_does, where_to_look
-from crysatom.predictors.registry import PREDICTORS
 from crysatom.report.study_files import write_study
 from crysatom.studies.cells import Cell, judge
 from crysatom.studies.tables import GRIDS, VECTORS, Column, Grid, Vectors
@@ -181,8 +180,6 @@ def _asked_for(config: GridConfig) -> tuple[Grid, dict[str, Vectors], dict[str, 
 
 def _obstacle(column: Column, sources: Mapping[str, Vectors]) -> str:
     """Return why a column cannot be run; empty: it can."""
-    if column.predictor not in PREDICTORS:
-        return f"there is no predictor {column.predictor!r} yet"
     known = sources[column.vectors].known
     return "" if known else f"its vectors have to be given: --vectors {column.vectors}=FILE"
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crysatom.config import DownstreamConfig, GridConfig, PretrainConfig, digest
+from crysatom.config import DownstreamConfig, GraphSpec, GridConfig, PretrainConfig, digest
 from crysatom.config.downstream import RECIPES
 from crysatom.crystals.ingest import TABLE_FILE
 from crysatom.crystals.measured import with_measured
@@ -69,6 +69,9 @@ class Study:
     data: str = ""
     """Crystals that every run reads, from whatever folder it runs in; a source is read once, before them."""
     _pretrained: dict[str, Path] = field(default_factory=dict)
+    _table: Path = Path()
+    """Crystal table, of which predictors that read other graphs have their own made."""
+    _by_graph: dict[tuple[GraphSpec, str], list[Fold]] = field(default_factory=dict)
     _sha256: dict[str, str] = field(default_factory=dict)
     _by_place: dict[tuple[str, str, str, tuple[int, ...]], Identity] = field(default_factory=dict)
 
@@ -99,8 +102,8 @@ class Study:
         base = self._base()
         # many CPUs make the graphs of many crystals; runs find them
         shards = prepare(dataclasses.replace(base, num_workers=self.config.num_workers), self.out)
-        table = crystal_table(base, shards)
-        self.data = self.data if shards == Path(self.data) else str(table.resolve())
+        self._table = table = crystal_table(base, shards).resolve()
+        self.data = self.data if shards == Path(self.data) else str(table)
         for row in rows:
             labels = dataclasses.replace(base, property=row.property, vectors="onehot", **row.settings)
             try:
@@ -148,11 +151,11 @@ class Study:
         self._by_place |= {(p.row.key, p.column, p.config.vectors, p.config.seeds): p.identity for p in planned}
         return planned
 
-    def _base(self) -> DownstreamConfig:
+    def _base(self, predictor: str = DownstreamConfig.predictor) -> DownstreamConfig:
         config = self.config
         changes: dict[str, Any] = {"epochs": config.epochs} if config.epochs else {}
         return dataclasses.replace(
-            RECIPES[config.recipe](),
+            RECIPES[config.recipe](predictor),
             experiment=downstream.experiment(DownstreamConfig(data=config.data)),
             **self._everywhere,
             **changes,
@@ -170,6 +173,21 @@ class Study:
             "tracking_uri": self.tracking_uri,
             "register": "",  # hundreds of models, of which nobody asked for one
         }
+
+    def _read_by(self, predictor: str, row: Row, folds: list[Fold]) -> tuple[str, list[Fold]]:
+        """Return the data that a predictor's runs read, and their folds: those of its own kind of graphs."""
+        config = self._base(predictor)
+        if config.graph == self._base().graph:
+            return self.data, folds
+        key = (config.graph, row.key)
+        if key not in self._by_graph:
+            config = dataclasses.replace(
+                config, data=str(self._table), property=row.property, vectors="onehot", **row.settings
+            )
+            shards = prepare(dataclasses.replace(config, num_workers=self.config.num_workers), self.out)
+            read = [labeled(dataclasses.replace(config, **fold), shards, self._table) for fold in row.folds]
+            self._by_graph[key] = [Fold(fold.data_digest, len(fold.split.train)) for fold in read]
+        return str(self._table), self._by_graph[key]
 
     def _pretrain(self) -> None:
         """Do the pretrainings whose vectors or encoders the columns take; what fails is noted."""
@@ -211,7 +229,7 @@ class Study:
         folder = self._pretrained.get(_key(source.pretrain))
         return () if folder is None else (str(folder / pretraining.VECTORS),)
 
-    def _of_cell(self, row: Row, key: str, column: Column, folds: Sequence[Fold]) -> list[Planned]:
+    def _of_cell(self, row: Row, key: str, column: Column, folds: list[Fold]) -> list[Planned]:
         names = self._names(column.vectors)
         encoders = {"init_encoder": column.init, "distill": column.distill}
         folders = {use: self._pretrained.get(_key(some)) for use, some in encoders.items() if some is not None}
@@ -220,15 +238,16 @@ class Study:
             self.unplanned += each
             return []
         missing = self.config.missing_vectors
+        data, folds = self._read_by(column.predictor, row, folds)
         settings: dict[str, Any] = {
+            "data": data,
             "property": row.property,
-            "predictor": column.predictor,
             "missing_vectors": self._source(column.vectors).missing if missing == "auto" else missing,
             **{use: str(folder) for use, folder in folders.items()},
             **column.settings,
             **row.settings,
         }
-        base = dataclasses.replace(self._base(), **settings)
+        base = dataclasses.replace(self._base(column.predictor), **settings)
         planned = []
         for name in names:
             try:

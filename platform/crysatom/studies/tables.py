@@ -99,7 +99,7 @@ class Column:
     Attributes:
         label: As the table shows it.
         vectors: Name in :data:`VECTORS`.
-        predictor: By its name; one that is not built yet is listed as missing.
+        predictor: By its name.
         settings: Further settings of the prediction.
         init: Settings of the pretraining whose encoder the predictor starts from, or None.
         distill: Likewise, of the encoder that it is distilled by.
