@@ -11,14 +11,17 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from crysatom.config import GraphSpec
+from crysatom.config.downstream import default
 from crysatom.graphs.batch import GraphTensors, select
 from crysatom.nn.bases import expand_different, gaussian_centers
 from crysatom.nn.condensed import condensed
 from crysatom.nn.edges import Edges
-from crysatom.nn.equivalence import EquivalentAtoms
+from crysatom.nn.equivalence import Classes, EquivalentAtoms
 from crysatom.nn.gated_conv import GatedConv
+from crysatom.nn.line_graph import BondsAndAngles, LineGraph
 from crysatom.predictors.base import PredictorSpec
 from crysatom.predictors.registry import PREDICTORS, build_predictor
+from crysatom.training.regression import spec_of
 from crysatom.vectors.given import given_vectors
 from tests.graph_crystals import batch_of, small, supercell
 from tests.synthetic import random_batch, take
@@ -164,9 +167,7 @@ def test_blocks_of_crystals_change_nothing(graphs: GraphTensors, monkeypatch: py
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize(
-    "predictor", sorted(PREDICTORS.keys() - {"alignn", "potnet"})
-)  # which read more than distances
+@pytest.mark.parametrize("predictor", sorted(PREDICTORS.keys() - {"alignn", "potnet"}))
 def test_predictors_see_no_difference_in_condensed_graphs(graphs: GraphTensors, predictor: str, training: bool) -> None:
     """Of batches drawn with repeats, in any order: predictions, gradients, running statistics."""
     some = torch.randint(graphs.num_crystals, (30,))
@@ -187,6 +188,43 @@ def test_predictors_see_no_difference_in_condensed_graphs(graphs: GraphTensors, 
     assert len(gradients) == len(expected_gradients) > 5
     for found, expected in zip([*gradients, *buffers], [*expected_gradients, *expected_buffers], strict=True):
         torch.testing.assert_close(found, expected, **TOLERANCE)
+
+
+def one_each(color: Tensor) -> Classes:
+    each = torch.arange(len(color))
+    return Classes(each, each, torch.ones_like(each))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("predictor", ["alignn", "potnet"])
+def test_predictors_that_read_more_than_distances_see_no_difference_either(
+    predictor: str, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every atom, bond, angle and pair by itself: predictions, gradients, running statistics."""
+    crystals = small(8, 12)
+    config = default(predictor)
+    batch = batch_of([*crystals, *(supercell(c, (2, 1, 1)) for c in crystals[:2])], config.graph)
+    spec = dataclasses.replace(spec_of(config), width=16, num_layers=2)
+    once = build_predictor(spec, given_vectors("onehot92")).double().train(training)
+    each = copy.deepcopy(once)
+    results = []
+    for model in (once, each):
+        prediction = model(batch)
+        prediction.square().sum().backward()
+        results.append([prediction, *(p.grad for p in model.parameters() if p.grad is not None), *model.buffers()])
+        monkeypatch.setattr(Classes, "by", staticmethod(one_each))
+    assert len(results[0]) == len(results[1]) > 20
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, **TOLERANCE)
+
+
+def test_most_bonds_and_angles_of_real_crystals_are_equal_to_others() -> None:
+    batch = batch_of(small(24, 24), default("alignn").graph)
+    graphs = BondsAndAngles.of(batch)
+    assert graphs.atoms.size.sum() == batch.num_nodes
+    assert graphs.crystal.edges.sum() == len(batch.distance)
+    assert graphs.line.edges.sum() == len(LineGraph.of(batch).steps)
+    assert len(graphs.line.edges) < 0.6 * graphs.line.edges.sum()
 
 
 def test_no_crystal_at_all() -> None:

@@ -8,7 +8,9 @@ lemma 2). This includes symmetry-equivalent atoms and the copies of a supercell.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -19,19 +21,35 @@ from crysatom.nn.hashing import mix
 
 
 @dataclass(frozen=True)
-class EquivalentAtoms:
-    """A partition of N atoms into U classes; atoms of a class have equal neighbors at equal distances.
+class Classes:
+    """A partition of N atoms, or bonds, into U classes.
 
     Attributes:
-        which: ``(N,)`` class of each atom.
-        first: ``(U,)`` first atom of each class, ascending.
-        size: ``(U,)`` atoms in each class.
+        which: ``(N,)`` class of each.
+        first: ``(U,)`` first of each class, ascending.
+        size: ``(U,)`` how many are in each class.
 
     """
 
     which: Tensor
     first: Tensor
     size: Tensor
+
+    @classmethod
+    def by(cls, color: Tensor) -> Self:
+        """Return the classes of equal colors ``(N,)``."""
+        different, which = torch.unique(color, return_inverse=True)
+        places = torch.arange(len(which), device=which.device)
+        first = which.new_full((len(different),), len(which)).scatter_reduce(0, which, places, "amin")
+        first, order = first.sort()
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order), device=which.device)
+        which = place[which]
+        return cls(which, first, torch.bincount(which, minlength=len(order)))
+
+
+class EquivalentAtoms(Classes):
+    """Classes of atoms that have equal neighbors at equal distances."""
 
     @classmethod
     def of(cls, batch: Batch, row: Tensor, *, across: bool = True) -> EquivalentAtoms:
@@ -47,23 +65,62 @@ class EquivalentAtoms:
 
         """
         color = mix(batch.atomic_numbers.long(), 0 if across else batch.batch)
-        different, which = torch.unique(color, return_inverse=True)
-        while True:
-            neighbors = mix(color[batch.edge_index[0]], row).cumsum(0)  # wraps around: differences stay right
-            total = F.pad(neighbors, (1, 0))[batch.edge_ptr].diff()
-            color = mix(color, total)
-            num_classes = len(different)
-            different, refined = torch.unique(color, return_inverse=True)
-            if len(different) == num_classes:
-                return cls._ordered(which, num_classes)
-            which = refined
+        return cls._refined(color, lambda c: run_sums(mix(c[batch.edge_index[0]], row), batch.edge_ptr))
 
     @classmethod
-    def _ordered(cls, which: Tensor, num_classes: int) -> EquivalentAtoms:
-        atoms = torch.arange(len(which), device=which.device)
-        first = which.new_full((num_classes,), len(which)).scatter_reduce(0, which, atoms, "amin")
-        first, order = first.sort()
-        place = torch.empty_like(order)
-        place[order] = torch.arange(num_classes, device=which.device)
-        which = place[which]
-        return cls(which, first, torch.bincount(which, minlength=num_classes))
+    def by_edges(cls, atomic_numbers: Tensor, edge_index: Tensor, row: Tensor) -> EquivalentAtoms:
+        """Refine elements ``(N,)`` by edges ``(2, E)`` in any order, the atom they leave first, of kinds ``(E,)``."""
+        color = mix(atomic_numbers.long(), 0)
+        neighbor, center = edge_index
+        return cls._refined(color, lambda c: torch.zeros_like(c).index_add(0, center, mix(c[neighbor], row)))
+
+    @classmethod
+    def _refined(cls, color: Tensor, arriving: Callable[[Tensor], Tensor]) -> EquivalentAtoms:
+        num_classes, refined = -1, _count(color)
+        while num_classes != refined:
+            stable = color
+            color = mix(color, arriving(color))
+            num_classes, refined = refined, _count(color)
+        return cls.by(stable)
+
+
+@dataclass(frozen=True)
+class Multigraph:
+    """n nodes and m directed edges, each of which stands for several equal ones.
+
+    Attributes:
+        source: ``(m,)`` node that each edge leaves.
+        target: ``(m,)`` node that it arrives at.
+        nodes: ``(n,)`` nodes that each stands for.
+        edges: ``(m,)`` edges that each stands for, over all equal targets.
+        copies: ``(m,)`` edges that each stands for at one target.
+
+    """
+
+    source: Tensor
+    target: Tensor
+    nodes: Tensor
+    edges: Tensor
+    copies: Tensor
+
+    @classmethod
+    def of(cls, nodes: Classes, edges: Classes, edge_index: Tensor) -> Multigraph:
+        """Return one node and one edge of each class.
+
+        Args:
+            nodes: Classes of the nodes.
+            edges: Classes of the edges; those of a class leave and arrive at nodes of one class each.
+            edge_index: ``(2, E)`` of all edges, the node they leave first.
+
+        """
+        source, target = nodes.which[edge_index[:, edges.first]]
+        return cls(source, target, nodes.size, edges.size, edges.size // nodes.size[target])
+
+
+def run_sums(colors: Tensor, ptr: Tensor) -> Tensor:
+    """Return the sums ``(N,)`` of runs of colors, which begin at ``ptr`` ``(N + 1,)``: equal for equal sets."""
+    return F.pad(colors.cumsum(0), (1, 0))[ptr].diff()  # wraps around: differences stay right
+
+
+def _count(color: Tensor) -> int:
+    return len(torch.unique(color))

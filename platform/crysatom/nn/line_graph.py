@@ -1,7 +1,8 @@
 """Pairs of bonds that meet at an atom, and the angles between them.
 
 Edges of a batch are sorted by the atom they arrive at, so that the bonds which continue into a given one are a run of
-them: the line graph is offsets arithmetic, done on the device for each batch, and never stored.
+them: the line graph is offsets arithmetic, done on the device for each batch, and never stored. Of atoms, bonds and
+angles that no network of messages can tell apart one is kept: of JARVIS-DFT some 40 % of them each.
 """
 
 from __future__ import annotations
@@ -9,8 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import Batch
+
+from crysatom.nn.equivalence import Classes, Multigraph, run_sums
+from crysatom.nn.hashing import mix
 
 ANGLE_RESOLUTION = 2.0**-18
 """Cosines are kept on a grid of 4e-6, by which equal angles become equal numbers."""
@@ -23,14 +28,16 @@ class LineGraph:
     Attributes:
         source: ``(T,)`` bond that ends where the other begins.
         target: ``(T,)`` the other, ascending.
-        cosine: ``(T,)`` of the angle at the atom that both share, between the directions to its two neighbors; 1 for
-            the way back.
+        ptr: ``(E + 1,)`` first edge of each target.
+        steps: ``(T,)`` int64, cosine of the angle at the atom that both share, between the directions to its two
+            neighbors, in units of :data:`ANGLE_RESOLUTION`; that of 0 degrees for the way back.
 
     """
 
     source: Tensor
     target: Tensor
-    cosine: Tensor
+    ptr: Tensor
+    steps: Tensor
 
     @classmethod
     def of(cls, batch: Batch) -> LineGraph:
@@ -44,12 +51,67 @@ class LineGraph:
             raise ValueError("angles need the vectors of edges: make the graphs with --directions")
         shared = batch.edge_index[0]
         counts = batch.degree[shared]
-        ends = counts.cumsum(0)
-        total = int(ends[-1]) if len(ends) else 0
+        ptr = F.pad(counts.cumsum(0), (1, 0))
+        total = int(ptr[-1])
         bonds = torch.arange(len(shared), device=shared.device)
         target = torch.repeat_interleave(bonds, counts, output_size=total)
-        first = batch.edge_ptr[shared] - (ends - counts)
+        first = batch.edge_ptr[shared] - ptr[:-1]
         source = torch.arange(total, device=shared.device) + first[target]
         direction = batch.vector / batch.vector.norm(dim=1, keepdim=True)
         cosine = -(direction[source] * direction[target]).sum(1)
-        return cls(source, target, (cosine / ANGLE_RESOLUTION).round() * ANGLE_RESOLUTION)
+        return cls(source, target, ptr, (cosine / ANGLE_RESOLUTION).round().long())
+
+
+@dataclass(frozen=True)
+class BondsAndAngles:
+    """A crystal graph and its line graph.
+
+    Attributes:
+        atoms: Classes of the batch's atoms.
+        bonds: Classes of its edges.
+        crystal: Atoms, and bonds between them.
+        line: Bonds, and angles between them.
+        cosine: ``(T,)`` of the angles, float32.
+
+    """
+
+    atoms: Classes
+    bonds: Classes
+    crystal: Multigraph
+    line: Multigraph
+    cosine: Tensor
+
+    @classmethod
+    def of(cls, batch: Batch) -> BondsAndAngles:
+        """Return both graphs of a batch, with one of all equal atoms, bonds and angles.
+
+        Raises:
+            ValueError: If the batch's graphs have no vectors.
+
+        """
+        angles = LineGraph.of(batch)
+        atoms, bonds = _classes(batch, angles)
+        crystal = Multigraph.of(atoms, bonds, batch.edge_index)
+        is_first = torch.zeros_like(bonds.which, dtype=torch.bool)
+        is_first[bonds.first] = True
+        kept = is_first[angles.target]
+        source, target, steps = bonds.which[angles.source[kept]], bonds.which[angles.target[kept]], angles.steps[kept]
+        some = Classes.by(mix(mix(target, source), steps))
+        source, target = source[some.first], target[some.first]
+        line = Multigraph(source, target, bonds.size, some.size * bonds.size[target], some.size)
+        return cls(atoms, bonds, crystal, line, steps[some.first].float() * ANGLE_RESOLUTION)
+
+
+def _classes(batch: Batch, angles: LineGraph) -> tuple[Classes, Classes]:
+    """Refine elements and distances by what arrives along bonds and angles, until the classes are stable."""
+    neighbor, center = batch.edge_index
+    atom = mix(batch.atomic_numbers.long(), 0)
+    bond = mix(torch.unique(batch.distance, return_inverse=True)[1], 0)
+    counts, refined = [-1, -1], [0, 0]
+    while counts != refined:
+        stable, counts = (atom, bond), refined
+        arriving = run_sums(mix(bond[angles.source], angles.steps), angles.ptr)
+        bond = mix(mix(mix(bond, atom[neighbor]), atom[center]), arriving)
+        atom = mix(atom, run_sums(mix(bond, 0), batch.edge_ptr))
+        refined = [len(torch.unique(color)) for color in (atom, bond)]
+    return Classes.by(stable[0]), Classes.by(stable[1])

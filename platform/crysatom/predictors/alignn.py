@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from crysatom.nn.bases import radial_basis
-from crysatom.nn.line_graph import LineGraph
+from crysatom.nn.equivalence import Multigraph
+from crysatom.nn.line_graph import BondsAndAngles
 from crysatom.nn.normalization import ViewBatchNorm
 from crysatom.nn.pooling import pool
 from crysatom.predictors.base import Predictor, PredictorSpec
@@ -56,20 +57,20 @@ class ALIGNN(Predictor):
 
     def atoms(self, batch: Batch) -> Tensor:
         """Return the vectors of the atoms after all layers, ``(N, width)``."""
-        bonds = batch.edge_index
-        angles = LineGraph.of(batch)
-        pairs = torch.stack([angles.source, angles.target])
-        different, kind = self.table(batch.atomic_numbers)
-        x = self.embedding(different, torch.bincount(kind, minlength=len(different))).index_select(0, kind)
-        y = self.bond_embedding(batch.distance, self.distance_centers)
-        z = self.angle_embedding(angles.cosine, self.cosine_centers)
+        graphs = BondsAndAngles.of(batch)
+        crystal, line = graphs.crystal, graphs.line
+        different, kind = self.table(batch.atomic_numbers[graphs.atoms.first])
+        of_kind = torch.zeros_like(different[:, 0]).index_add(0, kind, crystal.nodes.to(different.dtype))
+        x = self.embedding(different, of_kind).index_select(0, kind)
+        y = self.bond_embedding(batch.distance[graphs.bonds.first], crystal.edges, self.distance_centers)
+        z = self.angle_embedding(graphs.cosine, line.edges, self.cosine_centers)
         for of_atoms, of_bonds in zip(self.atom_layers, self.bond_layers, strict=True):
-            x, y = of_atoms(x, y, bonds)
-            y, z = of_bonds(y, z, pairs)
+            x, y = of_atoms(x, y, crystal)
+            y, z = of_bonds(y, z, line)
         for layer in self.plain_layers:
-            x, y = layer(x, y, bonds)
+            x, y = layer(x, y, crystal)
         h: Tensor = x
-        return h
+        return h.index_select(0, graphs.atoms.which)
 
     def readout(self, atoms: Tensor, batch: Batch) -> Tensor:
         """Return the normalized prediction ``(B,)``; for C classes log-probabilities ``(B, C)``."""
@@ -111,9 +112,10 @@ class Embedding(nn.Module):
         self.first = Dense(bins, hidden)
         self.second = Dense(hidden, outputs)
 
-    def forward(self, value: Tensor, centers: Tensor) -> Tensor:
-        """Return ``(n, outputs)`` from ``(n,)`` numbers and evenly spaced ``centers``."""
-        different, row, count = torch.unique(value, return_inverse=True, return_counts=True)
+    def forward(self, value: Tensor, count: Tensor, centers: Tensor) -> Tensor:
+        """Return ``(n, outputs)`` from ``(n,)`` numbers, how often each occurs, and evenly spaced ``centers``."""
+        different, row = torch.unique(value, return_inverse=True)
+        count = torch.zeros_like(different).index_add(0, row, count.to(different.dtype))
         basis = radial_basis(different, centers, 1 / float(centers[1] - centers[0]))
         embedded: Tensor = self.second(self.first(basis, count), count)
         return embedded.index_select(0, row)
@@ -146,14 +148,15 @@ class EdgeGatedConv(nn.Module):
         self.norm_edges = ViewBatchNorm(width)
         self.norm_edges.requires_grad_(requires_grad=not last)
 
-    def forward(self, h: Tensor, e: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return new nodes ``(n, C)`` and edges ``(m, C)`` from ``(n, C)``, ``(m, C)`` and ``(2, m)``, source first."""
-        source, target = edge_index
-        m = self.edge_gate(e) + self.source_gate(h).index_select(0, source)
-        m = m + self.target_gate(h).index_select(0, target)
-        gate = torch.sigmoid(m)
+    def forward(self, h: Tensor, e: Tensor, graph: Multigraph) -> tuple[Tensor, Tensor]:
+        """Return new nodes ``(n, C)`` and edges ``(m, C)`` from those of the graph."""
+        source, target = graph.source, graph.target
+        m = self.edge_gate(e)
+        m += self.source_gate(h).index_select(0, source)
+        m += self.target_gate(h).index_select(0, target)
+        gate = torch.sigmoid(m) * graph.copies.to(m.dtype)[:, None]
         sums = torch.zeros_like(h).index_add(0, target, gate)
         messages = gate * self.source_update(h).index_select(0, source)
         mean = torch.zeros_like(h).index_add(0, target, messages) / (sums + self.EPS)
-        new = h + F.silu(self.norm_nodes(self.target_update(h) + mean, 1))
-        return new, e if self.last else e + F.silu(self.norm_edges(m, 1))
+        new = h + F.silu(self.norm_nodes(self.target_update(h) + mean, 1, graph.nodes.to(h.dtype)))
+        return new, e if self.last else e + F.silu(self.norm_edges(m, 1, graph.edges.to(m.dtype)))

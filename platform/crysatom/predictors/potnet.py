@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from crysatom.nn.bases import gaussian_basis
+from crysatom.nn.equivalence import Classes, EquivalentAtoms, Multigraph
+from crysatom.nn.hashing import mix
 from crysatom.nn.normalization import ViewBatchNorm
 from crysatom.nn.pooling import pool
 from crysatom.predictors.base import Predictor, PredictorSpec
@@ -27,7 +29,8 @@ NEAREST = -0.75
 class PotNet(Predictor):
     """One network of messages for two kinds of edges: to near neighbors, and to every atom with all its images.
 
-    With 92 element features and its default settings it has 1,751,809 parameters.
+    With 92 element features and its default settings it has 1,751,809 parameters. Equivalent atoms and equal edges are
+    evaluated once.
     """
 
     OPTIONS: ClassVar[Mapping[str, float]] = {"distance_bins": 256, "potential_bins": 64, "largest": 4.0}
@@ -60,15 +63,27 @@ class PotNet(Predictor):
         """
         if "potential" not in batch:
             raise ValueError("PotNet needs lattice sums: make the graphs with --potentials exact or published")
-        near = F.silu(self.distance_embedding(gaussian_basis(NEAREST / batch.distance, self.distances)))
-        basis = multiquadric_basis(batch.potential, self.potentials)
-        far = self.potential_norm(F.softplus(self.potential_embedding(basis)), 1)
-        edges, edge_index = torch.cat([near, far]), torch.cat([batch.edge_index, batch.pair_index], dim=1)
-        different, kind = self.table(batch.atomic_numbers)
+        length, near = torch.unique(batch.distance, return_inverse=True)
+        potential, far = torch.unique(batch.potential, return_inverse=True)
+        row = torch.cat([near, far + len(length)])
+        edge_index = torch.cat([batch.edge_index, batch.pair_index], dim=1)
+        atoms = EquivalentAtoms.by_edges(batch.atomic_numbers, edge_index, row)
+        neighbor, center = atoms.which[edge_index]
+        classes = Classes.by(mix(mix(center, neighbor), row))
+        graph = Multigraph.of(atoms, classes, edge_index)
+        edges = self._edges(length, potential, torch.bincount(far, minlength=len(potential)))
+        different, kind = self.table(batch.atomic_numbers[atoms.first])
         h: Tensor = self.embedding(different).index_select(0, kind)
         for layer in self.layers:
-            h = layer(h, edges, edge_index)
-        return h
+            h = layer(h, edges, row[classes.first], graph)
+        return h.index_select(0, atoms.which)
+
+    def _edges(self, length: Tensor, potential: Tensor, count: Tensor) -> Tensor:
+        """Embed different lengths, and different potentials, each of which occurs ``count`` times."""
+        near = F.silu(self.distance_embedding(gaussian_basis(NEAREST / length, self.distances)))
+        basis = multiquadric_basis(potential, self.potentials)
+        far = F.softplus(self.potential_embedding(basis))
+        return torch.cat([near, self.potential_norm(far, 1, count.to(far.dtype))])
 
     def readout(self, atoms: Tensor, batch: Batch) -> Tensor:
         """Return the normalized prediction ``(B,)``; for C classes log-probabilities ``(B, C)``."""
@@ -109,20 +124,22 @@ class PotentialLayer(nn.Module):
         self.gate_norm = ViewBatchNorm(width)
         self.norm = ViewBatchNorm(width)
 
-    def forward(self, h: Tensor, edges: Tensor, edge_index: Tensor) -> Tensor:
-        """Return new atoms ``(N, C)`` from ``(N, C)``, edges ``(E, C)`` and ``(2, E)``, row 1 where they arrive."""
-        neighbor, center = edge_index
-        gate, value = (_two_layers(part, h, edges, neighbor, center) for part in (self.gate, self.value))
-        messages = torch.sigmoid(self.gate_norm(gate, 1)) * value
-        return F.relu(h + self.norm(torch.zeros_like(h).index_add(0, center, messages), 1))
+    def forward(self, h: Tensor, edges: Tensor, row: Tensor, graph: Multigraph) -> Tensor:
+        """Return new atoms ``(n, C)``, from different edges ``(R, C)`` and which of them each is ``(m,)``."""
+        gate, value = (_two_layers(part, h, edges, row, graph) for part in (self.gate, self.value))
+        messages = torch.sigmoid(self.gate_norm(gate, 1, graph.edges.to(h.dtype))) * value
+        messages = messages * graph.copies.to(h.dtype)[:, None]
+        total = torch.zeros_like(h).index_add(0, graph.target, messages)
+        return F.relu(h + self.norm(total, 1, graph.nodes.to(h.dtype)))
 
 
-def _two_layers(layers: nn.ModuleList, h: Tensor, edges: Tensor, neighbor: Tensor, center: Tensor) -> Tensor:
-    """Return the network of [center, neighbor, edge], ``(E, C)``; what an atom contributes is computed once."""
+def _two_layers(layers: nn.ModuleList, h: Tensor, edges: Tensor, row: Tensor, graph: Multigraph) -> Tensor:
+    """Return the network of [center, neighbor, edge], ``(m, C)``; what each contributes is computed once."""
     first, second = layers
     assert isinstance(first, nn.Linear)
     of_center, of_neighbor, of_edge = first.weight.split(h.shape[1], dim=1)
-    hidden = edges @ of_edge.T + first.bias
-    hidden = hidden + (h @ of_center.T).index_select(0, center) + (h @ of_neighbor.T).index_select(0, neighbor)
+    hidden = (edges @ of_edge.T + first.bias).index_select(0, row)
+    hidden = hidden + (h @ of_center.T).index_select(0, graph.target)
+    hidden = hidden + (h @ of_neighbor.T).index_select(0, graph.source)
     result: Tensor = second(F.silu(hidden))
     return result
