@@ -1,0 +1,163 @@
+"""Lattice sums of real crystals against sums over images, and against pymatgen's Ewald sums; and how fast they are.
+
+    python benchmarks/lattice_sums.py --table jarvis_dft_3d.parquet
+
+Accuracy: the crystals with the most skewed cells and random ones. Pauli's sum is written out to 12 angstrom. London's
+is written out behind a smooth window, and what is outside of it is the integral: no sum over wave vectors, and the
+width of the window is no parameter of ours. Two atoms 10 angstrom apart have a Pauli sum of 1e-13, for which an
+absolute error of 1e-15 is large: errors are relative to the sum or, where that is larger, to the mean over all places
+in the cell (Pauli), to V^-2 (London); and, apart, to the sum alone. Of Coulomb's only differences have a meaning: the
+energy of a charge +1 on one atom and -1 on another, for every pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.analysis.ewald import EwaldSummation
+from pymatgen.core import Lattice, Structure
+from scipy import constants
+from scipy.special import erfc
+
+from crysatom.crystals.table import read_table
+from crysatom.graphs.lattices import skewness
+from crysatom.graphs.potentials import coulomb_sums, london_sums, pair_potentials, pauli_sums
+from crysatom.tracking.environment import environment_tags
+from crysatom.training.machine import hardware
+
+RESULTS = Path(__file__).parent / "results"
+COULOMB_EV = constants.e / (4e-10 * np.pi * constants.epsilon_0)
+"""Energy of two unit charges one angstrom apart, in eV."""
+
+PAULI_REACH = 12.0
+WINDOW = (120.0, 24.0)
+"""Middle and width of London's window, in angstrom."""
+
+Array = NDArray[Any]
+
+
+def distances(lattice: Array, frac_coords: Array, reach: float) -> Iterator[tuple[int, int, Array]]:
+    """Yield each pair of atoms with the distances of all images within a reach, and of some beyond."""
+    counts = np.ceil(reach * np.linalg.norm(np.linalg.inv(lattice), axis=0) + 1).astype(int)
+    axes = [np.arange(-n, n + 1) for n in counts]
+    images = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3) @ lattice
+    images = images[np.linalg.norm(images, axis=1) < reach + np.linalg.norm(lattice, axis=1).sum()]
+    wrapped = frac_coords % 1.0
+    for i in range(len(wrapped)):
+        for j in range(i + 1):
+            yield i, j, np.linalg.norm((wrapped[i] - wrapped[j]) @ lattice + images, axis=1)
+
+
+def window(r: Array) -> Array:
+    """Return 1 at small distances, 0 at large ones."""
+    return erfc((r - WINDOW[0]) / WINDOW[1]) / 2
+
+
+def deviation(found: Array, pairs: dict[tuple[int, int], float], scale: float) -> dict[str, float]:
+    """Return the largest deviations: relative to the sum or, if larger, the scale; and to the sum alone."""
+    differences = {pair: abs(float(found[pair]) - expected) for pair, expected in pairs.items()}
+    return {
+        "": max(differences[pair] / max(expected, scale) for pair, expected in pairs.items()),
+        "_of_tiny_sums_too": max(differences[pair] / expected for pair, expected in pairs.items()),
+    }
+
+
+def check(lattice: Array, frac_coords: Array) -> dict[str, float]:
+    """Return the largest relative errors of one crystal."""
+    volume = abs(np.linalg.det(lattice))
+    pauli = {
+        (i, j): float(np.exp(-3 * r[r < PAULI_REACH]).sum()) for i, j, r in distances(lattice, frac_coords, PAULI_REACH)
+    }
+    outside = np.linspace(0.5, 4000, 2_000_001)
+    integral = np.trapezoid((1 - window(outside)) * outside**-4.0, outside) + outside[-1] ** -3.0 / 3
+    london = {
+        (i, j): float((window(r) * np.where(r > 1e-6, r, np.inf) ** -6).sum() + 4 * np.pi / volume * integral)
+        for i, j, r in distances(lattice, frac_coords, WINDOW[0] + 4 * WINDOW[1])
+    }
+    errors = {
+        name + which: value
+        for name, found, pairs, scale in (
+            ("pauli", pauli_sums(lattice, frac_coords), pauli, 8 * np.pi / 27 / volume),
+            ("london", london_sums(lattice, frac_coords), london, volume**-2),
+        )
+        for which, value in deviation(found, pairs, float(scale)).items()
+    }
+    if len(frac_coords) > 1:
+        errors["coulomb"] = coulomb_error(lattice, frac_coords)
+    return errors
+
+
+def coulomb_error(lattice: Array, frac_coords: Array) -> float:
+    """Return the largest deviation of an energy of two opposite charges, relative to the largest such energy."""
+    cell = Structure(Lattice(lattice), ["H"] * len(frac_coords), frac_coords, charge=None)
+    cell.add_oxidation_state_by_site([1.0] * len(frac_coords))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a charged cell: differences do not depend on the background
+        matrix = EwaldSummation(cell, acc_factor=20).total_energy_matrix
+    ours = coulomb_sums(lattice, frac_coords) * COULOMB_EV / 2
+    theirs, found = (np.diag(m)[:, None] + np.diag(m) - m - m.T for m in (matrix, ours))
+    return float(np.abs(found - theirs).max() / np.abs(theirs).max())
+
+
+def main() -> None:
+    """Check, time, print, and keep the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--table", type=Path, required=True, help="crystal table (.parquet)")
+    parser.add_argument("--skewed", type=int, default=30, help="crystals with the most skewed cells")
+    parser.add_argument("--random", type=int, default=30)
+    parser.add_argument("--max-atoms", type=int, default=10, help="of checked crystals: sums over images take long")
+    parser.add_argument("--timed", type=int, default=1024)
+    parser.add_argument("--note", default="", help="what else the machine was doing")
+    arguments = parser.parse_args()
+    table = read_table(arguments.table)
+    lattices = np.array(table["lattice"].to_pylist(), dtype=np.float64).reshape(-1, 3, 3)
+    atoms = np.array([len(z) for z in table["atomic_numbers"].to_pylist()])
+    rng = np.random.default_rng(0)
+    small = np.flatnonzero(atoms <= arguments.max_atoms)
+    skewed = small[np.argsort(-skewness(lattices[small]))[: arguments.skewed]]
+    others = rng.choice(np.setdiff1d(small, skewed), arguments.random, replace=False)
+
+    def crystal(row: int) -> tuple[Array, Array]:
+        return lattices[row], np.array(table["frac_coords"][row].as_py(), dtype=np.float64).reshape(-1, 3)
+
+    errors = []
+    for row in np.concatenate([skewed, others]).tolist():
+        lattice, frac_coords = crystal(row)
+        errors.append(check(lattice, frac_coords))
+        print(table["material_id"][row], len(frac_coords), errors[-1], flush=True)
+    timed = [crystal(row) for row in rng.choice(len(table), arguments.timed, replace=False).tolist()]
+    wall, cpu = time.perf_counter(), time.process_time()
+    for lattice, frac_coords in timed:
+        pair_potentials(lattice, frac_coords)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    names = dict.fromkeys(name for e in errors for name in e)
+    by_sum = {name: [e[name] for e in errors if name in e] for name in names}
+    result = {
+        "largest_relative_error": {name: max(values) for name, values in by_sum.items()},
+        "median_relative_error": {name: median(values) for name, values in by_sum.items()},
+        "crystals_checked": {name: len(values) for name, values in by_sum.items()},
+        "largest_skewness": round(float(skewness(lattices[skewed]).max()), 2),
+        "crystals_per_second": round(len(timed) / wall),
+        "cpu_ms_per_crystal": round(1e3 * cpu / len(timed), 3),
+        "mean_atoms_timed": round(float(np.mean([len(f) for _, f in timed])), 2),
+        "settings": {name: str(getattr(value, "name", value)) for name, value in vars(arguments).items()},
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": platform.processor() or platform.machine(),
+        "environment": environment_tags(hardware()),
+    }
+    print(json.dumps(result, indent=1))
+    (RESULTS / f"lattice_sums_{arguments.table.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
