@@ -60,7 +60,8 @@ def distances(lattice: Array, frac_coords: Array, reach: float) -> Iterator[tupl
 
 def window(r: Array) -> Array:
     """Return 1 at small distances, 0 at large ones."""
-    return erfc((r - WINDOW[0]) / WINDOW[1]) / 2
+    values: Array = erfc((r - WINDOW[0]) / WINDOW[1]) / 2
+    return values
 
 
 def deviation(found: Array, pairs: dict[tuple[int, int], float], scale: float) -> dict[str, float]:
@@ -103,7 +104,7 @@ def coulomb_error(lattice: Array, frac_coords: Array) -> float:
     cell.add_oxidation_state_by_site([1.0] * len(frac_coords))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a charged cell: differences do not depend on the background
-        matrix = EwaldSummation(cell, acc_factor=20).total_energy_matrix
+        matrix = EwaldSummation(cell, acc_factor=20).total_energy_matrix  # type: ignore[no-untyped-call]
     ours = coulomb_sums(lattice, frac_coords) * COULOMB_EV / 2
     theirs, found = (np.diag(m)[:, None] + np.diag(m) - m - m.T for m in (matrix, ours))
     return float(np.abs(found - theirs).max() / np.abs(theirs).max())
