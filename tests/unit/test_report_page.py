@@ -12,7 +12,7 @@ import pytest
 
 from crysatom.report import svg
 from crysatom.report.page import page, vector_map_of, vector_tables
-from crysatom.report.page_data import About, Details, GroupDetails
+from crysatom.report.page_data import About, Details, GroupDetails, StudyDetails
 from crysatom.studies.overview import arranged
 from crysatom.tracking.reading import Store, TrackedRun
 from crysatom.vectors.controls import random_vectors
@@ -98,13 +98,15 @@ def test_nothing_of_a_user_becomes_markup() -> None:
         tracked(2, name=EVIL, status="FAILED", tags={"reason": EVIL}),
         tracked(3, name=EVIL, tags={"search_objective": EVIL}),
         tracked(4, name=EVIL, parent=f"{3:032x}", params={EVIL: EVIL}, metrics={"probe/mae_over_mad": 0.5}),
+        tracked(6, name=EVIL, params={"study": EVIL}),
         tracked(5, name=EVIL, parent=f"{3:032x}", params={EVIL: "1"}, metrics={"probe/mae_over_mad": 0.4}),
     ]
     found = group_details(20, 1)
     assert found.predictions is not None
     found.predictions["material_id"] = EVIL
     first = arranged(runs).tables[0].groups[0].runs[0].run_id
-    text = made(runs, Details(groups={first: found}, problems=(EVIL,)))
+    study = StudyDetails(table=pd.DataFrame({EVIL: [EVIL]}), figure=None)
+    text = made(runs, Details(groups={first: found}, studies={f"{6:032x}": study}, problems=(EVIL,)))
     parsed = Elements()
     parsed.feed(text)
     assert parsed.names.count("script") == 1
@@ -125,6 +127,32 @@ def test_what_is_missing_is_said() -> None:
     ):  # fmt: skip
         assert said in text, said
     assert "No finished run that predicts" in made([])
+
+
+def test_a_study_shows_its_table_and_its_figure() -> None:
+    run = tracked(0, name="study-x", params={"study": "table9"}, status="KILLED", tags={"reason": "3 runs left to do"})
+    cell = {
+        "property": "density", "row": "5%", "column": "ours", "unit": "g/cm^3", "runs": 2, "runs_wanted": 3,
+        "test_mae": 0.25, "test_mae_sd": 0.0125, "test_mae_low": 0.125, "test_mae_high": 0.5, "difference": -0.5,
+        "difference_low": -0.75, "difference_high": -0.25, "verdict": "better", "verdict_holm": "not resolved",
+        "paper": float("nan"),
+    }  # fmt: skip
+    first = {
+        **cell,
+        "column": "bits",
+        "difference": float("nan"),
+        "verdict": float("nan"),
+        "verdict_holm": float("nan"),
+    }
+    study = StudyDetails(table=pd.DataFrame([first, cell]), figure=b"\x89PNG")
+    text = made([run], Details(studies={run.run_id: study}))
+    for said in (
+        "3 runs left to do", "2 of 3", "0.2500 ± 0.01250 [0.1250, 0.5000] g/cm^3",
+        "-0.5000 [-0.7500, -0.2500], better", "not resolved", "data:image/png;base64,iVBORw==", "<b>1</b> studies",
+    ):  # fmt: skip
+        assert said in text, said
+    assert "nan" not in text.partition('id="studies"')[2].partition("</section>")[0]
+    assert "Not shown, by --figures" in made([run])
 
 
 def test_errors_are_those_of_the_runs_with_their_intervals() -> None:

@@ -22,7 +22,7 @@ from crysatom.report.study_files import write_study
 from crysatom.studies.cells import Cell, judge
 from crysatom.studies.tables import GRIDS, VECTORS, Column, Grid, Vectors
 from crysatom.tracking.environment import environment_tags
-from crysatom.tracking.fields import DATA
+from crysatom.tracking.fields import DATA, REASON
 from crysatom.tracking.runs import Tracker
 from crysatom.training.machine import hardware
 
@@ -115,7 +115,10 @@ def _run(config: GridConfig, out: Path) -> GridReport:
     tracker.log_metrics(metrics, len(study.found))
     for file in files:
         tracker.log_artifact(file)
-    tracker.finish("FAILED" if study.failed else "FINISHED")
+    left = study.unplanned + sum(p.identity not in study.found and p.title not in study.failed for p in planned)
+    if left or study.failed:
+        tracker.log_tags({REASON: f"{left} runs left to do, {len(study.failed)} failed; the same command goes on"})
+    tracker.finish("FAILED" if study.failed else "KILLED" if left else "FINISHED")
     return GridReport(
         folder=folder,
         title=grid.title,
@@ -123,7 +126,7 @@ def _run(config: GridConfig, out: Path) -> GridReport:
         wanted=len(planned) + study.unplanned,
         finished=sum(p.identity in study.found for p in planned),
         again=again,
-        left=study.unplanned + sum(p.identity not in study.found and p.title not in study.failed for p in planned),
+        left=left,
         missing=study.missing,
         failed=study.failed,
         tracking_uri=tracker.uri,

@@ -30,7 +30,8 @@ from crysatom.names import (
     __version__,
 )
 from crysatom.pipelines.places import default_tracking_uri, resolve
-from crysatom.report.page_data import About, Details, GroupDetails, History
+from crysatom.report.page_data import About, Details, GroupDetails, History, StudyDetails
+from crysatom.report.study_files import FIGURE_PNG, TABLE_CSV
 from crysatom.studies.overview import TEST_MAE, Group, Overview, arranged
 from crysatom.tracking.fields import VECTORS
 from crysatom.tracking.reading import Store, TrackedRun, UnreadableStoreError
@@ -130,7 +131,14 @@ class _Reader:
                 for trial in sweep.trials
                 if PROBE in trial.metrics
             },
+            studies={run.run_id: self._study(run) for run in overview.studies[:figures]},
             problems=tuple(self.problems),
+        )
+
+    def _study(self, run: TrackedRun) -> StudyDetails:
+        figure = self._artifact(run, FIGURE_PNG)
+        return StudyDetails(
+            table=self._csv(run, TABLE_CSV, set()), figure=None if figure is None else figure.read_bytes()
         )
 
     def _group(self, group: Group) -> GroupDetails:

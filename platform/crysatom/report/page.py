@@ -77,6 +77,8 @@ def page(about: About, runs: Sequence[TrackedRun], overview: Overview, details: 
                 loss_curves_of,
                 vector_tables,
                 vector_map_of,
+                study_rows,
+                png,
                 sweep_drawing,
                 epochs_of,
             )
@@ -281,6 +283,43 @@ def vector_map_of(table: AtomVectors) -> Markup | None:
         for facts in [element_table()[int(z)]]
     }
     return svg.element_map(table.atomic_numbers, scores, explained, says, FAMILIES)
+
+
+def study_rows(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Return the heads and the rows of a study's table; one of errors as people read it, another as it is."""
+    if "test_mae" not in table:
+        return list(map(str, table.columns)), [[_text(v) for v in row] for row in table.itertuples(index=False)]
+    heads = ["Property", "Row", "Column", "Runs", "Test MAE", "Difference from the baseline", "After Holm", "Paper"]
+    return heads, [
+        [
+            PROPERTIES[cell["property"]].label if cell["property"] in PROPERTIES else _text(cell["property"]),
+            _text(cell["row"]),
+            _text(cell["column"]),
+            f"{cell['runs']} of {cell['runs_wanted']}",
+            _with_interval(cell, "test_mae", "test_mae_sd") + f" {_text(cell['unit'])}",
+            _with_interval(cell, "difference") + (f", {_text(cell['verdict'])}" if _text(cell["verdict"]) else ""),
+            _text(cell["verdict_holm"]),
+            _text(cell["paper"]),
+        ]
+        for cell in table.to_dict("records")
+    ]
+
+
+def _with_interval(cell: Mapping[Any, Any], name: str, deviation: str = "") -> str:
+    low, value, high = (_text(cell[key]) for key in (f"{name}_low", name, f"{name}_high"))
+    spread = f" ± {_text(cell[deviation])}" if deviation and _text(cell[deviation]) else ""
+    return f"{value}{spread} [{low}, {high}]" if value else ""
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else svg.four(value)
+    return str(value)
+
+
+def png(figure: bytes) -> str:
+    """Return the address of an image that lies in the page itself."""
+    return "data:image/png;base64," + base64.b64encode(figure).decode()
 
 
 def sweep_drawing(sweep: Sweep) -> Markup | None:

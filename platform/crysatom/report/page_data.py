@@ -33,6 +33,20 @@ class GroupDetails:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class StudyDetails:
+    """What is shown of a study.
+
+    Attributes:
+        table: As in table.csv; None if it has none.
+        figure: As in figure.png; None if it has none.
+
+    """
+
+    table: pd.DataFrame | None
+    figure: bytes | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Details:
     """What is drawn, and what could not be; keys are ids of runs, that of a group's first run for a group.
 
@@ -41,6 +55,7 @@ class Details:
         losses: Of pretrainings, by metric.
         vectors: Of pretrainings.
         probes: Of trials of sweeps.
+        studies: Of studies.
         problems: What could not be read, and why.
 
     """
@@ -49,6 +64,7 @@ class Details:
     losses: Mapping[str, Mapping[str, History]] = field(default_factory=dict)
     vectors: Mapping[str, AtomVectors] = field(default_factory=dict)
     probes: Mapping[str, History] = field(default_factory=dict)
+    studies: Mapping[str, StudyDetails] = field(default_factory=dict)
     problems: Sequence[str] = ()
 
 

@@ -28,9 +28,10 @@ HOW = (
     f"that is left when any false one in the whole table is to have a probability of {ALPHA:.0%}. Intervals are of the "
     "test crystals, not of seeds or of the choice of training crystals."
 )
+FIGURE_PNG = "figure.png"
 PAPER = "The paper's figures are of one seed, selected by the test error, on other splits: for orientation only."
 
-CELLS_JSON, TABLE = "cells.json", "table"
+CELLS_JSON, TABLE, TABLE_CSV = "cells.json", "table", "table.csv"
 
 
 def write_study(
@@ -88,7 +89,7 @@ def write_study(
         table = study_costs.markdown(grid, costs) if costs else markdown(grid, cells)
         how = study_costs.HOW if costs else HOW
         texts[f"{TABLE}.md"] = _page(grid, f"{table}\n\n{how}", cells, gaps, facts)
-        texts[f"{TABLE}.csv"] = study_costs.comma_separated(costs) if costs else comma_separated(cells)
+        texts[TABLE_CSV] = study_costs.comma_separated(costs) if costs else comma_separated(cells)
         texts[f"{TABLE}.tex"] = study_costs.latex(grid, costs) if costs else latex(grid, cells)
     files = []
     for name, text in texts.items():
@@ -97,7 +98,7 @@ def write_study(
     if cells:
         figure = curves(grid, cells) if any(c.row.share for c in cells) else forest_plot(grid, cells)
         if figure is not None:
-            files.append(folder / "figure.png")
+            files.append(folder / FIGURE_PNG)
             figure.savefig(files[-1], dpi=200)
             files.append(folder / "figure.pdf")
             figure.savefig(files[-1])

@@ -117,15 +117,17 @@ class Overview:
         tables: Of finished trainings of predictors, by property and data.
         pretrainings: Finished ones, the latest first.
         sweeps: In whatever state, the latest first.
-        others: Finished runs of other kinds (studies, or not of this platform), and trials without their sweep.
+        studies: In whatever state, the latest first.
+        others: Finished runs of other kinds (not of this platform), and trials without their sweep.
         without_error: Finished trainings of predictors that have no test MAE.
-        unfinished: All that are not finished and no trials of a sweep.
+        unfinished: All that are not finished, and neither studies nor trials of a sweep.
 
     """
 
     tables: tuple[Table, ...]
     pretrainings: tuple[TrackedRun, ...]
     sweeps: tuple[Sweep, ...]
+    studies: tuple[TrackedRun, ...]
     others: tuple[TrackedRun, ...]
     without_error: tuple[TrackedRun, ...]
     unfinished: tuple[TrackedRun, ...]
@@ -136,7 +138,10 @@ def arranged(runs: Sequence[TrackedRun]) -> Overview:
     latest_first = sorted(runs, key=lambda run: run.started, reverse=True)
     sweeps = {run.run_id: run for run in latest_first if fields.OBJECTIVE_OF_SWEEP in run.tags}
     trials = _gathered(latest_first, lambda run: run.parent)
-    alone = [run for run in latest_first if run.run_id not in sweeps and run.parent not in sweeps]
+    studies = [run for run in latest_first if fields.STUDY in run.params]
+    alone = [
+        run for run in latest_first if run.run_id not in sweeps and run.parent not in sweeps and run not in studies
+    ]
     finished = [run for run in alone if run.status == FINISHED]
     predictors = [run for run in finished if {fields.PREDICTOR, fields.PROPERTY} <= run.tags.keys()]
     judged = [run for run in predictors if TEST_MAE in run.metrics]
@@ -147,6 +152,7 @@ def arranged(runs: Sequence[TrackedRun]) -> Overview:
         sweeps=tuple(
             Sweep(run=run, trials=tuple(sorted(trials.get(run_id, ()), key=_rank))) for run_id, run in sweeps.items()
         ),
+        studies=tuple(studies),
         others=tuple(run for run in finished if run not in predictors and run not in pretrainings),
         without_error=tuple(run for run in predictors if run not in judged),
         unfinished=tuple(run for run in alone if run.status != FINISHED),

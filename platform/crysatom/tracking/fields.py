@@ -42,6 +42,9 @@ REASON = "reason"
 last epoch, being worse than others), and why. The last is of any run that
 failed, until it is resumed."""
 
+STUDY = "study"
+"""Parameter that only studies have: which."""
+
 VECTORS = "vectors"
 FIGURES = "figures"
 """Folders among a run's artifacts; the former is also the tag that names the vectors of a prediction."""
