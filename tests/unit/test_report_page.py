@@ -147,11 +147,12 @@ def test_a_study_shows_its_table_and_its_figure() -> None:
     study = StudyDetails(table=pd.DataFrame([first, cell]), figure=b"\x89PNG")
     text = made([run], Details(studies={run.run_id: study}))
     for said in (
-        "3 runs left to do", "2 of 3", "0.2500 ± 0.01250 [0.1250, 0.5000] g/cm^3",
-        "-0.5000 [-0.7500, -0.2500], better", "not resolved", "data:image/png;base64,iVBORw==", "<b>1</b> studies",
+        "3 runs left to do", "2 of 3", "0.25 ± 0.013 [0.125, 0.5] g/cm^3",
+        "-0.5 [-0.75, -0.25], better", "not resolved", "data:image/png;base64,iVBORw==", "<b>1</b> studies",
     ):  # fmt: skip
         assert said in text, said
     assert "nan" not in text.partition('id="studies"')[2].partition("</section>")[0]
+    assert "Paper" not in text.partition('id="studies"')[2].partition("</section>")[0], "nothing stands in this column"
     assert "Not shown, by --figures" in made([run])
 
 

@@ -290,25 +290,30 @@ def study_rows(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     if "test_mae" not in table:
         return list(map(str, table.columns)), [[_text(v) for v in row] for row in table.itertuples(index=False)]
     heads = ["Property", "Row", "Column", "Runs", "Test MAE", "Difference from the baseline", "After Holm", "Paper"]
-    return heads, [
+    rows = [
         [
             PROPERTIES[cell["property"]].label if cell["property"] in PROPERTIES else _text(cell["property"]),
             _text(cell["row"]),
             _text(cell["column"]),
             f"{cell['runs']} of {cell['runs_wanted']}",
-            _with_interval(cell, "test_mae", "test_mae_sd") + f" {_text(cell['unit'])}",
-            _with_interval(cell, "difference") + (f", {_text(cell['verdict'])}" if _text(cell["verdict"]) else ""),
+            _with_interval(cell, "test_mae") + f" {_text(cell['unit'])}",
+            _with_interval(cell, "difference", "+") + (f", {_text(cell['verdict'])}" if _text(cell["verdict"]) else ""),
             _text(cell["verdict_holm"]),
             _text(cell["paper"]),
         ]
         for cell in table.to_dict("records")
     ]
+    filled = [k for k in range(len(heads)) if any(row[k] for row in rows)]
+    return [heads[k] for k in filled], [[row[k] for k in filled] for row in rows]
 
 
-def _with_interval(cell: Mapping[Any, Any], name: str, deviation: str = "") -> str:
-    low, value, high = (_text(cell[key]) for key in (f"{name}_low", name, f"{name}_high"))
-    spread = f" ± {_text(cell[deviation])}" if deviation and _text(cell[deviation]) else ""
-    return f"{value}{spread} [{low}, {high}]" if value else ""
+def _with_interval(cell: Mapping[Any, Any], name: str, sign: str = "") -> str:
+    low, value, high = (cell[key] for key in (f"{name}_low", name, f"{name}_high"))
+    if math.isnan(value):
+        return ""
+    deviation = cell.get(f"{name}_sd", math.nan)
+    spread = "" if math.isnan(deviation) else f" ± {deviation:#.2g}".removesuffix(".")
+    return f"{value:{sign}.4g}{spread} [{low:{sign}.4g}, {high:{sign}.4g}]"
 
 
 def _text(value: Any) -> str:

@@ -96,7 +96,8 @@ def write_study(
         (folder / name).write_text(text)
         files.append(folder / name)
     if cells:
-        figure = curves(grid, cells) if any(c.row.share for c in cells) else forest_plot(grid, cells)
+        shares = {c.row.share for c in cells}
+        figure = curves(grid, cells) if len(shares) > 1 else forest_plot(grid, cells)
         if figure is not None:
             files.append(folder / FIGURE_PNG)
             figure.savefig(files[-1], dpi=200)
