@@ -145,6 +145,19 @@ assert not loaded, f"loaded: {loaded}"
 """
 
 
+def test_models_and_loops_need_neither_pymatgen_nor_ray_nor_mlflow() -> None:
+    """Shards made elsewhere are trained on where only torch, PyG, numpy, pandas and pyarrow are."""
+    modules = ("training.pretrain", "training.regression", "predictors.registry", "graphs.shards")
+    imports = "; ".join(f"import crysatom.{module}" for module in modules)
+    code = (
+        f"import sys; {imports}; print(*{{'pymatgen', 'ray', 'mlflow', 'crysatom.graphs.rows'}} & sys.modules.keys())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "platform")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == ""
+
+
 def said_before_anything_heavy_is_loaded(name: str, *arguments: str) -> str:
     command = [sys.executable, "-c", _LIGHT, str(ROOT / "jobs" / f"{name}.py"), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "jobs")}

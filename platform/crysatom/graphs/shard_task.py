@@ -19,8 +19,9 @@ from crysatom.graphs.atomic import replacing, write_json
 from crysatom.graphs.columns import flat_values
 from crysatom.graphs.lattice_edges import with_lattice_edges
 from crysatom.graphs.neighbors import neighbor_graphs
+from crysatom.graphs.rows import to_rows
 from crysatom.graphs.screen import Verdicts, check_neighbors, check_rows, check_structures, structures
-from crysatom.graphs.shards import file_sha256, schema_of, to_rows
+from crysatom.graphs.shards import file_sha256, schema_of
 from crysatom.names import ATOMIC_NUMBERS, MATERIAL_ID, MAX_ATOMIC_NUMBER, NEIGHBOR, SYMBOLS
 
 ROW_GROUP_CRYSTALS = 1024
