@@ -29,6 +29,7 @@ def write_model(
     elements: Sequence[str] = ALL,
     trained: Sequence[str] = ALL,
     graph: GraphSpec = GraphSpec(),  # noqa: B008 - frozen
+    predictor: str = "cgcnn",
     **info: Any,
 ) -> Path:
     """Write a model of random weights whose vectors cover some elements; returns the folder."""
@@ -36,7 +37,7 @@ def write_model(
     numbers = np.array([SYMBOLS.index(symbol) + 1 for symbol in elements])
     every = given_vectors("random:0:8")
     table = AtomVectors(atomic_numbers=numbers, vectors=every.vectors[numbers - 1])
-    spec = PredictorSpec(width=8, num_layers=2, hidden_dim=8)
+    spec = PredictorSpec(predictor=predictor, width=8, num_layers=2, hidden_dim=8)
     normalizer = Normalizer(mean=10.0, std=3.0)
     model = Regression(build_predictor(spec, table), normalizer)
     described = ModelInfo(

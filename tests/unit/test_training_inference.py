@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from crysatom.config import GraphSpec
+from crysatom.config.downstream import default
 from crysatom.crystals.checks import Limits
 from crysatom.crystals.raw import Raw, to_batch
 from crysatom.crystals.sources import read_source
 from crysatom.names import EMBEDDED_SOURCE, SYMBOLS
 from crysatom.predictors.published_cgcnn import GRAPH, read_published
+from crysatom.predictors.registry import PREDICTORS
 from crysatom.training import inference
 from crysatom.training.inference import Ensemble, open_model
 from crysatom.training.model_files import load_model
@@ -66,6 +68,17 @@ def test_a_prediction_depends_on_no_other_crystal(tmp_path: Path, monkeypatch: p
     np.testing.assert_allclose(predictions(models.predict_records(records())), together, rtol=1e-5)
     again = predictions(models.predict_records(records()))
     np.testing.assert_array_equal(predictions(models.predict_records(records())), again)
+
+
+@pytest.mark.parametrize("predictor", sorted(PREDICTORS.keys() - {"cgcnn", "crysxpp"}))
+def test_every_predictor_predicts_crystals_on_its_own_graphs(
+    predictor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_model(tmp_path / "model", predictor=predictor, graph=default(predictor).graph)
+    together = predictions(ensemble(folder).predict_records(records(12)))
+    assert len(np.unique(together)) > 6, "the crystals differ"
+    monkeypatch.setattr(inference, "EDGES_PER_BATCH", 50)
+    np.testing.assert_allclose(predictions(ensemble(folder).predict_records(records(12))), together, rtol=1e-5)
 
 
 def test_models_of_other_graphs_get_their_own(tmp_path: Path) -> None:

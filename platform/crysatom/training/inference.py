@@ -34,6 +34,7 @@ from crysatom.names import (
     DISTANCE,
     MATERIAL_ID,
     MAX_ATOMIC_NUMBER,
+    POTENTIAL,
     PREDICTION,
     REASON,
     SOURCE,
@@ -306,6 +307,8 @@ def _pieces(graphs: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     edges = list_lengths(graphs[DISTANCE])
     if VECTOR in graphs.schema.names:  # pairs of bonds are some 14 times as many
         edges = edges * EDGES_PER_ATOM
+    if POTENTIAL in graphs.schema.names:
+        edges = edges + list_lengths(graphs[POTENTIAL])
     piece = (np.cumsum(edges) - edges) // EDGES_PER_BATCH
     starts = np.flatnonzero(np.diff(piece, prepend=-1)).tolist()
     for start, stop in itertools.pairwise([*starts, len(edges)]):
