@@ -14,6 +14,7 @@ from crysatom.config.pretraining import RECIPES, PretrainConfig, default, paper
 from crysatom.config.report import ReportConfig
 from crysatom.config.spaces import Choice, LogUniform, SearchSpace, Uniform, load_space
 from crysatom.config.tuning import TuneConfig
+from crysatom.config.vectors import VectorsConfig
 
 __all__ = [
     "NOT_IN_DIGEST",
@@ -32,6 +33,7 @@ __all__ = [
     "SearchSpace",
     "TuneConfig",
     "Uniform",
+    "VectorsConfig",
     "default",
     "digest",
     "load_space",

@@ -46,10 +46,12 @@ def card(vectors: AtomVectors, facts: CardFacts) -> str:
 
 def _heading(vectors: AtomVectors, facts: CardFacts) -> str:
     run = f"\n- MLflow run: `{facts.run_id}`" if facts.run_id else ""
-    name = "CrysAtom vectors" if _is_crysatom(facts) else f"Vectors by {facts.config['objective']}"
+    method = _method(facts)
+    name = "CrysAtom vectors" if method == "crysatom" else f"Vectors by {method}"
+    what = "that knows nothing of it" if method in CONTROLS else "learned from crystal structures without labels"
     return f"""# {name}: {len(vectors.atomic_numbers)} elements, {vectors.dim} dimensions
 
-One vector per chemical element, learned from crystal structures without labels.
+One vector per chemical element, {what}.
 
 - Data: `{facts.data}`, {facts.num_crystals:,} crystals
 - Data digest: `{facts.data_digest}`
@@ -107,13 +109,24 @@ Learning on Graphs Conference 2024, arXiv:2409.04737"""
 NODE_LEVEL = """"Strategies for Pre-training Graph Neural Networks", ICLR 2020, arXiv:1905.12265"""
 
 
-def _is_crysatom(facts: CardFacts) -> bool:
-    return str(facts.config.get("objective", "crysatom")) == "crysatom"
+SKIPATOM = """"Distributed representations of atoms and materials for machine learning",
+npj Comput. Mater. 8, 44 (2022)"""
+ATOM2VEC = """"Learning atoms for materials discovery", PNAS 115, E6411 (2018)"""
+METHODS = {"crysatom": CRYSATOM, "skipatom": SKIPATOM, "atom2vec": ATOM2VEC}
+"""The others, by masked elements and contexts, are of :data:`NODE_LEVEL`."""
+
+CONTROLS = ("onehot", "random")
+
+
+def _method(facts: CardFacts) -> str:
+    return str(facts.config.get("method") or facts.config.get("objective", "crysatom"))
 
 
 def _citation(facts: CardFacts) -> str:
+    method = _method(facts)
+    source = "" if method in CONTROLS else f"The method: {METHODS.get(method, NODE_LEVEL)}. "
     return f"""## How to cite
 
-The method: {CRYSATOM if _is_crysatom(facts) else NODE_LEVEL}. The software: CrysAtom Platform {facts.version}
+{source}The software: CrysAtom Platform {facts.version}
 (CITATION.cff). And the source of the crystals, whose license also holds for what is made from them.
 """

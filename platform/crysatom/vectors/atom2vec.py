@@ -1,0 +1,38 @@
+"""Atom2Vec from compositions. Zhou, Tang, Liu, Pan, Yan & Zhang, PNAS 115, E6411 (2018).
+
+Elements are described by the environments that they are found in, a row of zeros and ones each; rows are brought to
+unit length, and the leading singular vectors, times their singular values, are the atoms' vectors. There are some
+hundred elements and hundreds of thousands of environments: the small matrix of inner products says all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from crysatom.vectors.counts import environments
+
+Array = NDArray[Any]
+
+
+def decompose(compounds: Array) -> tuple[Array, Array]:
+    """Return atomic numbers ``(M,)``, ascending, and vectors ``(M, M)`` float64, the largest component first.
+
+    The sign of a component is that of its largest value.
+
+    Args:
+        compounds: ``(C, 118)`` reduced compositions, each once.
+
+    """
+    element, environment, number = environments(compounds)
+    rows, row = np.unique(element, return_inverse=True)
+    length = np.sqrt(np.bincount(row))  # of rows of ones
+    found = sparse.csr_matrix((1 / length[row], (row, environment)), shape=(len(rows), number))
+    squares, vectors = np.linalg.eigh((found @ found.T).toarray())
+    scaled = vectors[:, ::-1] * np.sqrt(np.clip(squares[::-1], 0, None))
+    largest = np.abs(scaled).argmax(axis=0)
+    signs = np.sign(scaled[largest, np.arange(len(rows))])
+    return rows + 1, scaled * np.where(signs == 0, 1, signs)

@@ -1,0 +1,122 @@
+"""SkipAtom from counts. Antunes, Grau-Crespo & Butler, npj Comput. Mater. 8, 44 (2022).
+
+A network with one hidden, linear layer predicts the element of a bonded neighbor from that of a site; its first weights
+are the vectors. The published code reads one pair at a time, 15 million in an epoch. All that it can learn are the
+numbers n_ab of pairs of elements, so that the same loss is a sum over pairs of *elements*,
+
+    L = - sum_ab (n_ab / n) log softmax_b((v_a + c) W + d),
+
+evaluated exactly, without sampling. With as many dimensions as elements or more the minimum is the entropy of
+neighbors given the element, and is reached by any geometry of the vectors that is rich enough: which one comes out is
+decided by the small random beginning and by the optimizer, Adam at its published rate.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crysatom.vectors.elements import element_table
+
+Array = NDArray[Any]
+
+F_BLOCK_GROUP = 3
+"""Group of lanthanides and actinides, as in pymatgen, where SkipAtom takes it from."""
+
+
+class Factors(NamedTuple):
+    """What was learned.
+
+    Attributes:
+        vectors: ``(M, D)`` float64.
+        loss: Of the end, in nats.
+        entropy: That no vectors can go below, in nats.
+
+    """
+
+    vectors: Array
+    loss: float
+    entropy: float
+
+
+def factorize(pairs: Array, dim: int, *, steps: int, lr: float, seed: int) -> Factors:
+    """Learn vectors of M elements from ``(M, M)`` counts of pairs, each row of which has some.
+
+    Args:
+        pairs: By the element of a site (row) and of its neighbor.
+        dim: D.
+        steps: Of Adam.
+        lr: Its rate; published: 0.01.
+        seed: Of the beginning.
+
+    """
+    share = torch.from_numpy(pairs / pairs.sum())
+    generator = torch.Generator().manual_seed(seed)
+    size = len(pairs)
+    limit = (6 / (size + dim)) ** 0.5  # Glorot & Bengio, AISTATS 2010: what Keras begins with
+
+    def uniform(*shape: int) -> Tensor:
+        drawn: Tensor = (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1) * limit
+        return drawn
+
+    vectors, weights = uniform(size, dim), uniform(dim, size)
+    bias, shift = torch.zeros(dim, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+    parameters = [parameter.requires_grad_() for parameter in (vectors, weights, bias, shift)]
+    optimizer = torch.optim.Adam(parameters, lr=lr, eps=1e-8)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = cross_entropy(share, vectors, weights, bias, shift)
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        loss = cross_entropy(share, vectors, weights, bias, shift)
+    given = share / share.sum(1, keepdim=True)
+    return Factors(vectors.detach().numpy(), loss.item(), -torch.special.xlogy(share, given).sum().item())
+
+
+def cross_entropy(share: Tensor, vectors: Tensor, weights: Tensor, bias: Tensor, shift: Tensor) -> Tensor:
+    """Return the loss, a scalar, in nats.
+
+    Args:
+        share: ``(M, M)`` of all pairs.
+        vectors: ``(M, D)``.
+        weights: ``(D, M)``.
+        bias: ``(D,)``, c above.
+        shift: ``(M,)``, d above.
+
+    """
+    return -(share * torch.log_softmax((vectors + bias) @ weights + shift, dim=1)).sum()
+
+
+def induced(vectors: Array, atomic_numbers: Array, rare: Array, nearest: int = 5) -> Array:
+    """Return vectors in which those of rare elements lean on the vectors of elements like them.
+
+    To the vector of a rare element the mean of exp(-i) v_i is added, i = 0, 1, ... counting the elements that are
+    nearest by group, period and Pauling's electronegativity. The published code changes the table while it reads it,
+    so that the result depends on the order; here all v_i are those that were given. Elements without an
+    electronegativity stay as they are and are like no other.
+
+    Args:
+        vectors: ``(M, D)``.
+        atomic_numbers: ``(M,)``.
+        rare: ``(M,)`` bool.
+        nearest: Elements that a vector leans on.
+
+    """
+    facts = [element_table()[z] for z in atomic_numbers.tolist()]
+    places = np.array(
+        [(f["group"] or F_BLOCK_GROUP, f["period"], f["electronegativity_pauling"] or np.nan) for f in facts], float
+    )
+    known = np.flatnonzero(np.isfinite(places).all(axis=1))
+    result = vectors.copy()
+    for element in np.intersect1d(np.flatnonzero(rare), known).tolist():
+        others = known[known != element]
+        distance = np.linalg.norm(places[others] - places[element], axis=1)
+        like = others[np.argsort(distance, kind="stable")[:nearest]]
+        if len(like):
+            result[element] += (np.exp(-np.arange(len(like)))[:, None] * vectors[like]).mean(axis=0)
+    return result

@@ -1,0 +1,78 @@
+"""Vectors by SkipAtom and Atom2Vec: the job from crystals to vectors that a predictor takes, and counts on Ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crysatom.config import FeaturizeConfig
+from crysatom.graphs.featurize import featurize_plain
+from crysatom.graphs.shards import shard_files
+from crysatom.tracking.store import client
+from crysatom.vectors.counts import Counts, count_file
+from crysatom.vectors.files import read_vectors
+from tests.graph_crystals import prototypes, write_table
+from tests.run_job import run_here
+
+pytestmark = [  # third parties' own
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning"),  # mlflow.pyfunc about a class of its own
+]
+
+
+@pytest.mark.parametrize(("method", "dim"), [("skipatom", 200), ("atom2vec", 69), ("onehot", 118), ("random", 200)])
+def test_vectors_of_each_method_are_learned_tracked_and_found_again(
+    method: str, dim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = run_here("vectors", "--method", method, "--num-workers", "0", "--steps", "20")
+    assert first.returncode == 0, first.stderr + first.stdout
+    assert "288 crystals, 16,351 bonded pairs, 236 compounds" in first.stdout
+    assert f"69 vectors of {dim} dimensions" in first.stdout
+    again = run_here("vectors", "--method", method, "--num-workers", "0", "--steps", "20")
+    assert "Nothing to do: this run is finished." in again.stdout
+    (folder,) = (path.parent for path in tmp_path.glob("runs/*/run.json"))
+    vectors = read_vectors(folder / "vectors")
+    assert vectors.vectors.shape == (69, dim)
+    assert vectors.provenance["config"]["method"] == method
+    assert vectors.site_counts is not None
+    assert vectors.site_counts.sum() == sum(len(crystal.atomic_numbers) for crystal in prototypes())
+    assert f"Vectors by {method}: 69 elements" in (folder / "vectors" / "card.md").read_text()
+    run_id = json.loads((folder / "run.json").read_text())["run_id"]
+    run = client(f"sqlite:///{tmp_path}/mlflow.db").get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["pairs"] == 16351
+    if method == "skipatom":
+        flags = ["--vectors", f"{folder}/vectors", "--epochs", "1", "--num-workers", "0"]
+        used = run_here("downstream", *flags)
+        assert used.returncode == 0, used.stderr + used.stdout
+
+
+def test_what_cannot_be_done_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    process = run_here("vectors", "--method", "atom2vec", "--dim", "500", "--num-workers", "0")
+    assert process.returncode == 1
+    assert process.stderr.strip() == (
+        "error: aflow:prototypes holds 69 elements, which atom2vec gives at most as many dimensions; --dim 500 is more"
+    )
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_counts_on_a_cluster_are_those_of_one_process(tmp_path: Path) -> None:
+    from crysatom.cluster.counts import count_on_cluster
+
+    write_table(tmp_path / "crystals.parquet", prototypes())
+    config = FeaturizeConfig(data=str(tmp_path / "crystals.parquet"), out=str(tmp_path / "graphs"))
+    featurize_plain(FeaturizeConfig(**{**vars(config), "crystals_per_shard": 100}))
+    files = shard_files(tmp_path / "graphs")
+    assert len(files) == 3
+    expected = Counts.total(count_file(file, 0.15) for file in files)
+    found = count_on_cluster(files, 0.15)
+    for name in ("crystals", "sites", "crystals_of", "pairs", "compounds"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+    assert found.pairs.sum() == 16351
