@@ -87,9 +87,6 @@ def run(config: VectorsConfig) -> FinishedVectors:
     with tracked(folder, tracker, config, experiment=config.experiment, tags={}):
         start = time.perf_counter()
         counts = _count(config, shards)
-        logger.info(
-            "%d crystals, %d bonded pairs, %d compounds", counts.crystals, counts.pairs.sum(), len(counts.compounds)
-        )
         vectors, facts = learned(config, counts)
         facts |= {"seconds": time.perf_counter() - start, NUM_ELEMENTS: len(vectors.symbols)}
         _write(config, folder, tracker, counts, vectors, facts)
@@ -161,6 +158,7 @@ def _data_digest(shards: Path) -> str:
 
 def _count(config: VectorsConfig, shards: Path) -> Counts:
     files = shard_files(shards)
+    logger.info("counting in %d shards ...", len(files))
     if config.num_workers == 0 or len(files) == 1:
         return Counts.total(count_file(file, config.bond_tolerance) for file in files)
     from crysatom.cluster.counts import count_on_cluster
