@@ -25,13 +25,13 @@ from crysatom.studies.tables import (
     [
         ("table5", 10, 11, 110),
         ("table6", 5, 7, 35),
-        ("table7", 9, 7, 35),
+        ("table7", 11, 7, 35),
         ("table8", 10, 1, 30),
         ("table9", 3, 7, 21),
         ("table10", 4, 7, 28),
         ("table11", 5, 1, 0),
-        ("learning_curve", 6, 7, 0),
-        ("held_out_elements", 6, 7, 0),
+        ("learning_curve", 9, 7, 0),
+        ("held_out_elements", 9, 7, 0),
     ],
 )
 def test_shape(study: str, columns: int, properties: int, figures: int) -> None:

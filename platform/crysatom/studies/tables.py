@@ -83,7 +83,7 @@ VECTORS: dict[str, Vectors] = {
     "elements": Vectors(names=("elements",)),
     "random": Vectors(names=("random:0", "random:1", "random:2")),
     "skipatom": Vectors(names=("skipatom",), missing="ridge"),
-    "atom2vec": Vectors(names=("atom2vec",), missing="ridge"),
+    "atom2vec": Vectors(missing="ridge"),
     "mat2vec": Vectors(names=("mat2vec",), missing="ridge"),
     "official": Vectors(missing="ridge"),
     "skipatom_here": Vectors(missing="ridge"),
@@ -91,8 +91,8 @@ VECTORS: dict[str, Vectors] = {
 }
 """By the names that ``--vectors NAME=PATH`` replaces. Published tables lack elements that the data hold, which are
 predicted from the others by ridge so that every column has the same test crystals. ``official``, the vectors that the
-paper's authors published, are in no package: they have to be given. So have what ``jobs/vectors.py`` made,
-``skipatom_here`` and ``atom2vec_here``."""
+paper's authors published, and those of Atom2Vec are in no package: they have to be given. So have those of
+``jobs/vectors.py``, ``skipatom_here`` and ``atom2vec_here``."""
 
 _MADE_HERE = {"skipatom_here": "skipatom", "atom2vec_here": "atom2vec"}
 """Columns that are held against the published vectors of the same method."""
