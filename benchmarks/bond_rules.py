@@ -1,7 +1,7 @@
 """Which rule on distances finds the bonds that CrystalNN finds: ``python benchmarks/bond_rules.py --table TABLE``.
 
-CrystalNN takes a tenth of a second for a crystal of ten atoms; SkipAtom's counts need a rule that works on the neighbor lists of
-graph shards. Rules are compared by the bonded pairs of different sites, which is what SkipAtom counts.
+CrystalNN takes a tenth of a second for a crystal of ten atoms; SkipAtom's counts need a rule that works on the
+neighbor lists of graph shards. Rules are compared by the bonded pairs of different sites, which SkipAtom counts.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from scipy import stats
 
 from crysatom.config import DownstreamConfig
 from crysatom.studies.cells import Cell, Planned, judge
+from crysatom.studies.grids import Column, Grid, Row
 from crysatom.studies.runs import Identity, JudgedRun
 from crysatom.studies.significance import holm
 from crysatom.studies.statistics import (
@@ -27,7 +28,6 @@ from crysatom.studies.statistics import (
     p_value,
     require_comparable,
 )
-from crysatom.studies.tables import Column, Grid, Row
 
 
 def side(values: np.ndarray) -> pd.Series:

@@ -7,6 +7,7 @@ import pytest
 from crysatom.config import DownstreamConfig
 from crysatom.names import PROPERTIES
 from crysatom.predictors.base import PredictorSpec
+from crysatom.studies.grids import VECTORS
 from crysatom.studies.tables import (
     FRACTIONS,
     GRIDS,
@@ -14,7 +15,6 @@ from crysatom.studies.tables import (
     JARVIS,
     MP,
     TABLE_11,
-    VECTORS,
     pretraining,
     rows_of,
 )
@@ -23,13 +23,13 @@ from crysatom.studies.tables import (
 @pytest.mark.parametrize(
     ("study", "columns", "properties", "figures"),
     [
-        ("table5", 10, 11, 110),
+        ("table5", 12, 11, 110),
         ("table6", 5, 7, 35),
         ("table7", 11, 7, 35),
-        ("table8", 10, 1, 30),
+        ("table8", 12, 1, 30),
         ("table9", 3, 7, 21),
         ("table10", 4, 7, 28),
-        ("table11", 5, 1, 0),
+        ("table11", 6, 1, 0),
         ("learning_curve", 9, 7, 0),
         ("held_out_elements", 9, 7, 0),
     ],

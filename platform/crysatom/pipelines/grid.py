@@ -20,7 +20,8 @@ from crysatom.pipelines.places import find, resolve
 from crysatom.pipelines.tracked import ending_as_it_does, where_to_look
 from crysatom.report.study_files import write_study
 from crysatom.studies.cells import Cell, judge
-from crysatom.studies.tables import GRIDS, VECTORS, Column, Grid, Vectors
+from crysatom.studies.grids import VECTORS, Column, Grid, Vectors
+from crysatom.studies.tables import GRIDS
 from crysatom.tracking.environment import environment_tags
 from crysatom.tracking.fields import DATA, REASON
 from crysatom.tracking.runs import Tracker

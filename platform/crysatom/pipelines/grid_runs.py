@@ -26,9 +26,10 @@ from crysatom.pipelines.labeled import labeled, where_found
 from crysatom.pipelines.places import default_tracking_uri, find
 from crysatom.pipelines.preparing import CACHE, crystal_table, prepare
 from crysatom.studies.cells import Planned
+from crysatom.studies.grids import Column, Grid, Row, Vectors
 from crysatom.studies.runs import Identity, JudgedRun, find_runs, read_run
-from crysatom.studies.tables import Column, Grid, Row, Vectors, rows_of
 from crysatom.studies.tables import pretraining as pretraining_settings
+from crysatom.studies.tables import rows_of
 from crysatom.tracking.vectors import load_vectors
 from crysatom.vectors.given import given_vectors
 

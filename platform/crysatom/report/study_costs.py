@@ -11,7 +11,8 @@ from typing import Any
 
 from crysatom.studies.cells import Cell
 from crysatom.studies.efficiency import Cost, cost
-from crysatom.studies.tables import PAPER_EPOCHS, TABLE_11, Grid
+from crysatom.studies.grids import Grid
+from crysatom.studies.tables import PAPER_EPOCHS, TABLE_11
 
 _COSTS = {
     "epochs": "epochs",
@@ -80,7 +81,8 @@ def _number(value: float) -> str:
 
 
 def _paper_costs(column: str) -> dict[str, float]:
-    paper = TABLE_11[column]
+    if (paper := TABLE_11.get(column)) is None:
+        return {}
     return {
         "epochs": PAPER_EPOCHS,
         "seconds_per_epoch": paper.seconds_per_epoch,

@@ -13,8 +13,8 @@ from crysatom.names import PROPERTIES
 from crysatom.report.prediction_figures import with_unit
 from crysatom.report.style import BLUE, COLUMN_INCHES, GRAY, ORANGE, PAGE_INCHES, clean, new_figure
 from crysatom.studies.cells import Cell
+from crysatom.studies.grids import Grid
 from crysatom.studies.statistics import BETTER, TIE, WORSE
-from crysatom.studies.tables import Grid
 
 _COLORS = {BETTER: BLUE, TIE: GRAY, WORSE: ORANGE}
 _LINES = ("#000000", BLUE, "#009E73", ORANGE, "#CC79A7", "#E69F00", "#56B4E9", GRAY)

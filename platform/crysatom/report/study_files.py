@@ -18,8 +18,8 @@ from crysatom.report import study_costs
 from crysatom.report.study_costs import costs_of, escaped, json_values
 from crysatom.report.study_figures import curves, forest_plot
 from crysatom.studies.cells import Cell
+from crysatom.studies.grids import Grid, Row
 from crysatom.studies.significance import ALPHA
-from crysatom.studies.tables import Grid, Row
 
 HOW = (
     "Test MAE: mean ± sample standard deviation over runs (seeds and, for random vectors, draws) [95 % bootstrap "

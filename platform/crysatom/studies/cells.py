@@ -11,6 +11,7 @@ import numpy as np
 
 from crysatom.config import DownstreamConfig
 from crysatom.names import MAE, NUM_CRYSTALS, TEST, TEST_TWIN_FREE
+from crysatom.studies.grids import Column, Grid, Row
 from crysatom.studies.runs import Identity, JudgedRun
 from crysatom.studies.statistics import (
     Comparison,
@@ -21,7 +22,6 @@ from crysatom.studies.statistics import (
     errors_of,
     mean_and_deviation,
 )
-from crysatom.studies.tables import Column, Grid, Row
 from crysatom.training.metrics import Interval, bootstrap_mean
 
 

@@ -6,16 +6,15 @@ chosen by the test error, on other splits than ours (reference/science.md sectio
 
 from __future__ import annotations
 
-import builtins
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from crysatom.config import RECIPES, PretrainConfig
 from crysatom.config.downstream import COLUMN, HELD_OUT_ELEMENTS
 from crysatom.crystals.measured import CALCULATED, FOLDS, folds_of
-from crysatom.names import Recipe, SSLLoss
+from crysatom.names import Recipe
+from crysatom.studies.grids import MADE_HERE, Column, Efficiency, Grid, Row
 
 MP = ("e_form", "gap_pbe", "log_bulk_modulus_kv", "log_shear_modulus_gv")
 """Of the Materials Project, in the order of Table 5. The moduli are in log10 of GPa: the paper's Table 4 says GPa,
@@ -37,146 +36,6 @@ FRACTIONS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 HELD_OUT_GROUPS = ("Fe,Co", "Cl", "Sr", "La")
 """Elements that no training crystal holds: a transition pair, a halogen, an alkaline earth, a lanthanide."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Vectors:
-    """Where the vectors of a column come from: one of the first three, or nowhere, unless they are given.
-
-    Attributes:
-        names: As ``--vectors`` of ``jobs/downstream.py`` takes them; several are draws, whose errors are averaged.
-        pretrain: Settings of the pretraining that yields them, beside data and places.
-        permuted: Name of the vectors whose rows are handed from element to element.
-        missing: What to do about elements without a vector, see :class:`crysatom.config.DownstreamConfig`.
-
-    """
-
-    names: tuple[str, ...] = ()
-    pretrain: Mapping[str, Any] | None = None
-    permuted: str = ""
-    missing: Literal["error", "ridge"] = "error"
-
-    @builtins.property
-    def known(self) -> bool:
-        """Whether they can be had without being given."""
-        return bool(self.names or self.permuted) or self.pretrain is not None
-
-
-def _ours(**settings: Any) -> Vectors:
-    return Vectors(pretrain=settings)
-
-
-def _ssl(loss: SSLLoss) -> Vectors:
-    return _ours(ssl_loss=loss)
-
-
-VECTORS: dict[str, Vectors] = {
-    "ours": _ours(),
-    "ours100": _ours(embedding_dim=100),
-    "ours50": _ours(embedding_dim=50),
-    "vicreg": _ssl("vicreg"),
-    "nt_xent": _ssl("nt_xent"),
-    "no_ssl": _ssl("none"),
-    "permuted": Vectors(permuted="ours"),
-    "onehot92": Vectors(names=("onehot92",)),
-    "onehot": Vectors(names=("onehot",)),
-    "elements": Vectors(names=("elements",)),
-    "random": Vectors(names=("random:0", "random:1", "random:2")),
-    "skipatom": Vectors(names=("skipatom",), missing="ridge"),
-    "atom2vec": Vectors(missing="ridge"),
-    "mat2vec": Vectors(names=("mat2vec",), missing="ridge"),
-    "official": Vectors(missing="ridge"),
-    "skipatom_here": Vectors(missing="ridge"),
-    "atom2vec_here": Vectors(missing="ridge"),
-}
-"""By the names that ``--vectors NAME=PATH`` replaces. Published tables lack elements that the data hold, which are
-predicted from the others by ridge so that every column has the same test crystals. ``official``, the vectors that the
-paper's authors published, and those of Atom2Vec are in no package: they have to be given. So have those of
-``jobs/vectors.py``, ``skipatom_here`` and ``atom2vec_here``."""
-
-_MADE_HERE = {"skipatom_here": "skipatom", "atom2vec_here": "atom2vec"}
-"""Columns that are held against the published vectors of the same method."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """A way to predict: what differs from column to column.
-
-    Attributes:
-        label: As the table shows it.
-        vectors: Name in :data:`VECTORS`.
-        predictor: By its name.
-        settings: Further settings of the prediction.
-        init: Settings of the pretraining whose encoder the predictor starts from, or None.
-        distill: Likewise, of the encoder that it is distilled by.
-        baseline: Key of the column that it is compared with; empty: it is a baseline.
-        paper: The paper's figure by property; where the paper has rows of one property, by key of the row.
-
-    """
-
-    label: str
-    vectors: str
-    predictor: str = "cgcnn"
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    init: Mapping[str, Any] | None = None
-    distill: Mapping[str, Any] | None = None
-    baseline: str = ""
-    paper: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """What is predicted: what differs from row to row.
-
-    Attributes:
-        property: By its name.
-        label: What sets it apart from other rows of the property; empty: nothing.
-        settings: Of the prediction: a share of the training crystals, or a split.
-        share: That share, where rows are points of a learning curve; 0: they are not.
-        folds: Settings of each of several runs that judge other crystals, and together all of them.
-        start: Key of the row whose run of the same column and seed the runs of this one start from; empty: none.
-
-    """
-
-    property: str
-    label: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    share: float = 0.0
-    folds: tuple[Mapping[str, Any], ...] = ({},)
-    start: str = ""
-
-    @builtins.property
-    def key(self) -> str:
-        """Name of the row, unique in its study."""
-        return f"{self.property} {self.label}".strip()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Efficiency:
-    """The paper's Table 11: seconds, and the size of the model in megabytes."""
-
-    seconds_per_epoch: float
-    training_hours: float
-    test_seconds: float
-    megabytes: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """A study: rows times columns times seeds.
-
-    Attributes:
-        title: What the table shows.
-        columns: By key.
-        properties: Of the rows, unless others are asked for.
-        note: What a reader has to know about the comparison with the paper; empty: nothing further.
-
-    """
-
-    title: str
-    columns: Mapping[str, Column]
-    properties: tuple[str, ...]
-    note: str = ""
 
 
 def _figures(properties: tuple[str, ...], *values: float) -> dict[str, float]:
@@ -213,7 +72,9 @@ PREDICTOR_LABELS = {
     "alignn": "ALIGNN",
     "matformer": "Matformer",
     "potnet": "PotNet",
+    "cogn": "coGN",
 }
+"""The last is not in the paper."""
 
 _CRYSXPP_PRETRAINING = {
     "embedding_dim": 64,
@@ -234,10 +95,10 @@ def _table_5() -> Grid:
     columns = {}
     for name, label in PREDICTOR_LABELS.items():
         init = _CRYSXPP_PRETRAINING if name == "crysxpp" else None
-        without, with_ours = (_figures(MP + JARVIS, *figures) for figures in _TABLE_5[name])
-        columns[name] = Column(label=label, vectors="onehot92", predictor=name, init=init, paper=without)
+        paper = [_figures(MP + JARVIS, *figures) for figures in _TABLE_5[name]] if name in _TABLE_5 else [{}, {}]
+        columns[name] = Column(label=label, vectors="onehot92", predictor=name, init=init, paper=paper[0])
         columns[f"{name}_ours"] = Column(
-            label=f"{label} (CrysAtom)", vectors="ours", predictor=name, init=init, baseline=name, paper=with_ours
+            label=f"{label} (CrysAtom)", vectors="ours", predictor=name, init=init, baseline=name, paper=paper[1]
         )
     return Grid(
         title="Predictors without and with CrysAtom's vectors (Table 5)", columns=columns, properties=MP + JARVIS
@@ -318,7 +179,7 @@ def _table_7() -> Grid:
         key: Column(
             label=label,
             vectors=key,
-            baseline="" if key == "onehot92" else _MADE_HERE.get(key, "onehot92"),
+            baseline="" if key == "onehot92" else MADE_HERE.get(key, "onehot92"),
             paper=_figures(JARVIS, *paper[key]) if key in paper else {},
         )
         for key, label in labels.items()
@@ -353,9 +214,8 @@ def _table_8() -> Grid:
     rows = tuple(f"{JARVIS[0]} {label}" for label in (CALCULATED_ONLY, *FINE_TUNED.values()))
     columns = {}
     for key, column in _table_5().columns.items():
-        without, with_ours = _TABLE_8[column.predictor]
-        figures = without if key == column.predictor else with_ours
-        columns[key] = dataclasses.replace(column, paper=_figures(rows, *figures))
+        paper = _TABLE_8.get(column.predictor, ((), ()))[key != column.predictor]
+        columns[key] = dataclasses.replace(column, paper=_figures(rows, *paper) if paper else {})
     return Grid(
         title="Measured formation energies, learned from calculated ones (Table 8)",
         columns=columns,
@@ -453,7 +313,7 @@ def _few_vectors(title: str) -> Grid:
     labels |= {"atom2vec": "Atom2Vec", "skipatom_here": "SkipAtom, by jobs/vectors.py"}
     labels |= {"atom2vec_here": "Atom2Vec, by jobs/vectors.py"}
     columns = {
-        key: Column(label=label, vectors=key, baseline="" if key == "onehot92" else _MADE_HERE.get(key, "onehot92"))
+        key: Column(label=label, vectors=key, baseline="" if key == "onehot92" else MADE_HERE.get(key, "onehot92"))
         for key, label in labels.items()
     }
     return Grid(title=title, columns=columns, properties=JARVIS)
