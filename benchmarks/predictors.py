@@ -1,6 +1,6 @@
 """Every predictor with its default settings on one sample: graphs, a training step, inference, what is evaluated once.
 
-    python benchmarks/predictors.py --table jarvis_dft_3d.parquet
+    OPENBLAS_NUM_THREADS=1 python benchmarks/predictors.py --table jarvis_dft_3d.parquet
 
 Processor time of one thread per crystal. What is done once for all epochs is told apart: making graphs and, where a
 predictor reads distances only, the search for equal atoms and edges. ALIGNN and PotNet look for equal atoms, bonds,
