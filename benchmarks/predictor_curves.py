@@ -62,9 +62,8 @@ def main() -> None:
     arguments = parser.parse_args()
     found = [facts(folder) for folder in arguments.runs]
     unit = found[0]["unit"]
-    print(
-        "| predictor | vectors | epochs | seconds | validation MAE (after epoch) | training MAE | best validation | test |"
-    )
+    heads = ("predictor", "vectors", "epochs", "seconds", "validation MAE (after epoch)", "training MAE")
+    print("| " + " | ".join((*heads, "best validation", "test")) + " |")
     print("| --- | --- | ---: | ---: | --- | ---: | ---: | --- |")
     for one in found:
         print(row(one))
