@@ -158,7 +158,7 @@ def test_a_failed_run_is_reported_and_the_others_go_on(
     flags += ["--properties", "density", "--seeds", "0", "--epochs", "1", "--num-workers", "0"]
     flags += ["--out", str(report.folder.parent), "--tracking-uri", f"sqlite:///{place}/mlflow.db"]
     process = run_here("study", *flags)
-    assert process.returncode == 2, process.stdout + process.stderr
+    assert process.returncode == 3, process.stdout + process.stderr
     assert "2 of 3 runs finished, 1 of them before" in process.stdout
     assert "failed: density, cgcnn_ours" in process.stdout
     assert "no vector for elements of the data" in process.stdout

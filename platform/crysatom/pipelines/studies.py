@@ -5,12 +5,13 @@ from __future__ import annotations
 from crysatom.config import ChemistryConfig, GridConfig
 from crysatom.pipelines import chemistry, grid
 
-SOME_FAILED = 2
-SOME_LEFT = 3
+NONE_FINISHED = 2
+NOT_ALL_FINISHED = 3
+"""As other jobs have it."""
 
 
 def run(config: ChemistryConfig | GridConfig) -> tuple[str, int]:
-    """Do a study; return what a user wants to know, and the exit code: 0, 2: some runs failed, 3: some are left to do.
+    """Do a study; return what a user wants to know, and the exit code: 0, 3: some runs failed or are left, 2: none finished.
 
     Raises:
         ValueError: If what it compares is not usable as asked.
@@ -19,4 +20,6 @@ def run(config: ChemistryConfig | GridConfig) -> tuple[str, int]:
     if isinstance(config, ChemistryConfig):
         return chemistry.run(config), 0
     report = grid.run(config)
-    return grid.describe(report), SOME_FAILED if report.failed else SOME_LEFT if report.left else 0
+    if not report.finished:
+        return grid.describe(report), NONE_FINISHED
+    return grid.describe(report), NOT_ALL_FINISHED if report.failed or report.left else 0
