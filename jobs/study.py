@@ -7,7 +7,7 @@ from crysatom.config import GridConfig, parse_study
 
 
 def main() -> int:
-    """Run the job; return its exit code: 0, 3 if some runs failed or the budget left some undone, 2 if none finished."""
+    """Run the job; return its exit code: 0, 3 if some runs failed or are left to do, or 2 if none finished."""
     config = parse_study()
     if isinstance(config, GridConfig):
         bootstrap.require_data(config.data)

@@ -11,7 +11,9 @@ NOT_ALL_FINISHED = 3
 
 
 def run(config: ChemistryConfig | GridConfig) -> tuple[str, int]:
-    """Do a study; return what a user wants to know, and the exit code: 0, 3: some runs failed or are left, 2: none finished.
+    """Do a study; return what a user wants to know, and the exit code.
+
+    0: all finished; 3: some runs failed or are left to do; 2: none finished.
 
     Raises:
         ValueError: If what it compares is not usable as asked.
