@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crysatom.config import FeaturizeConfig
+from crysatom.config import FeaturizeConfig, GraphSpec
 from crysatom.graphs.featurize import featurize_plain
 from crysatom.graphs.shards import shard_files
 from crysatom.tracking.store import client
@@ -71,8 +71,8 @@ def test_counts_on_a_cluster_are_those_of_one_process(tmp_path: Path) -> None:
     featurize_plain(FeaturizeConfig(**{**vars(config), "crystals_per_shard": 100}))
     files = shard_files(tmp_path / "graphs")
     assert len(files) == 3
-    expected = Counts.total(count_file(file, 0.15) for file in files)
-    found = count_on_cluster(files, 0.15)
+    expected = Counts.total(count_file(file, 0.15, GraphSpec.cutoff) for file in files)
+    found = count_on_cluster(files, 0.15, GraphSpec.cutoff)
     for name in ("crystals", "sites", "crystals_of", "pairs", "compounds"):
         assert np.array_equal(getattr(found, name), getattr(expected, name)), name
     assert found.pairs.sum() == 16351

@@ -39,7 +39,7 @@ def graphs_of(crystals: list[Crystal]) -> pa.RecordBatch:
 
 @pytest.fixture(scope="module", name="counts")
 def _counts(crystals: list[Crystal]) -> Counts:
-    return count(graphs_of(crystals), TOLERANCE)
+    return count(graphs_of(crystals), TOLERANCE, GraphSpec.cutoff)
 
 
 def test_pairs_are_those_of_a_loop_over_coordinates(crystals: list[Crystal], counts: Counts) -> None:
@@ -76,7 +76,7 @@ def test_sites_crystals_and_compounds_are_those_of_a_loop(crystals: list[Crystal
 
 
 def test_counts_of_parts_add_up(crystals: list[Crystal], counts: Counts) -> None:
-    parts = Counts.total(count(graphs_of(some), TOLERANCE) for some in (crystals[7:], crystals[:7]))
+    parts = Counts.total(count(graphs_of(some), TOLERANCE, GraphSpec.cutoff) for some in (crystals[7:], crystals[:7]))
     for name in ("crystals", "sites", "crystals_of", "pairs", "compounds"):
         assert np.array_equal(getattr(parts, name), getattr(counts, name)), name
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from crysatom.config import VectorsConfig, digest, recorded
 from crysatom.graphs.shards import read_manifest, shard_files
-from crysatom.names import LOSS, NUM_ELEMENTS
+from crysatom.names import LOSS, NUM_ELEMENTS, SYMBOLS
 from crysatom.pipelines.places import default_tracking_uri, resolve
 from crysatom.pipelines.preparing import prepare
 from crysatom.pipelines.run_folder import RunFolder
@@ -112,7 +112,16 @@ def learned(config: VectorsConfig, counts: Counts) -> tuple[AtomVectors, dict[st
         if not len(numbers):
             raise ValueError(f"no two atoms of {config.data} are bonded within {config.cutoff:g} angstrom")
         pairs = counts.pairs[np.ix_(numbers - 1, numbers - 1)]
-        found = factorize(pairs, config.dim or DEFAULT_DIM, steps=config.steps, lr=config.lr, seed=config.seed)
+        found = factorize(
+            pairs,
+            config.dim or DEFAULT_DIM,
+            steps=config.steps,
+            lr=config.lr,
+            seed=config.seed,
+            batch_size=config.batch_size,
+        )
+        if unbonded := [SYMBOLS[z] for z in np.flatnonzero(counts.sites) if not counts.pairs[z].any()]:
+            logger.warning("%s: in the crystals, but bonded to nothing; skipatom has no vector of it", unbonded)
         rare = pairs.sum(1) < config.induce_below
         facts |= {LOSS: found.loss, "entropy": found.entropy, "induced_elements": float(rare.sum())}
         return _table(numbers, induced(found.vectors, numbers, rare), counts), facts
@@ -160,10 +169,10 @@ def _count(config: VectorsConfig, shards: Path) -> Counts:
     files = shard_files(shards)
     logger.info("counting in %d shards ...", len(files))
     if config.num_workers == 0 or len(files) == 1:
-        return Counts.total(count_file(file, config.bond_tolerance) for file in files)
+        return Counts.total(count_file(file, config.bond_tolerance, config.cutoff) for file in files)
     from crysatom.cluster.counts import count_on_cluster
 
-    return count_on_cluster(files, config.bond_tolerance)
+    return count_on_cluster(files, config.bond_tolerance, config.cutoff)
 
 
 def _write(
@@ -188,14 +197,15 @@ def _write(
         data=config.data,
         data_digest=note["data_digest"],
         num_crystals=counts.crystals,
-        crystals_per_element={int(z): int(counts.crystals_of[z - 1]) for z in vectors.atomic_numbers},
+        crystals_per_element={int(z) + 1: int(counts.crystals_of[z]) for z in np.flatnonzero(counts.crystals_of)},
         config=recorded(config),
         losses=facts,
         run_id=tracker.run_id,
     )
     (folder.path / VECTORS / CARD_MD).write_text(card(vectors, described))
     tracker.log_metrics(facts, 0)
-    tracker.log_figure(vector_map(vectors), "vector_map")
+    if len(vectors.symbols) >= 3 and vectors.dim >= 2:  # fewer are no map
+        tracker.log_figure(vector_map(vectors), "vector_map")
     if config.register:
         tags = {DIMENSIONS: str(vectors.dim), ELEMENTS: str(len(vectors.symbols)), DATA_DIGEST: note["data_digest"]}
         tracker.register(config.register, tags, folder.path / VECTORS, to=VECTORS)
