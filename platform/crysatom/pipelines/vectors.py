@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from crysatom.config import VectorsConfig, digest, recorded
@@ -84,6 +85,7 @@ def run(config: VectorsConfig) -> FinishedVectors:
     if folder.claim(config, data_digest):
         tracker.settle()
         return _finished(folder, tracker, again=True)
+    torch.set_num_threads(1)  # the matrices are small: on a busy machine threads wait for each other, 15 times as long
     with tracked(folder, tracker, config, experiment=config.experiment, tags={}):
         start = time.perf_counter()
         counts = _count(config, shards)
