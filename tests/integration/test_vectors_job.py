@@ -53,6 +53,15 @@ def test_vectors_of_each_method_are_learned_tracked_and_found_again(
         assert used.returncode == 0, used.stderr + used.stdout
 
 
+def test_one_element_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pure = next(crystal for crystal in prototypes() if len(set(crystal.atomic_numbers.tolist())) == 1)
+    write_table(tmp_path / "pure.parquet", [pure])
+    process = run_here("vectors", "--method", "atom2vec", "--data", "pure.parquet", "--num-workers", "0")
+    assert process.returncode == 0, process.stderr + process.stdout
+    assert "1 vectors of 1 dimensions" in process.stdout
+
+
 def test_what_cannot_be_done_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     process = run_here("vectors", "--method", "atom2vec", "--dim", "500", "--num-workers", "0")

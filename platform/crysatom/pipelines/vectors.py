@@ -104,6 +104,8 @@ def learned(config: VectorsConfig, counts: Counts) -> tuple[AtomVectors, dict[st
         ValueError: If there is nothing to learn from, or are fewer dimensions than were asked for.
 
     """
+    if not counts.crystals:
+        raise ValueError(f"{config.data} holds no crystal with a graph; there is nothing to learn from")
     facts = {
         "crystals": float(counts.crystals),
         "pairs": float(counts.pairs.sum()),
