@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crysatom.config import FeaturizeConfig
+from crysatom.config import FeaturizeConfig, GraphSpec
 from crysatom.graphs.featurize import featurize_plain
 from crysatom.graphs.shards import shard_files
 from crysatom.tracking.store import client
@@ -53,6 +53,15 @@ def test_vectors_of_each_method_are_learned_tracked_and_found_again(
         assert used.returncode == 0, used.stderr + used.stdout
 
 
+def test_one_element_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pure = next(crystal for crystal in prototypes() if len(set(crystal.atomic_numbers.tolist())) == 1)
+    write_table(tmp_path / "pure.parquet", [pure])
+    process = run_here("vectors", "--method", "atom2vec", "--data", "pure.parquet", "--num-workers", "0")
+    assert process.returncode == 0, process.stderr + process.stdout
+    assert "1 vectors of 1 dimensions" in process.stdout
+
+
 def test_what_cannot_be_done_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     process = run_here("vectors", "--method", "atom2vec", "--dim", "500", "--num-workers", "0")
@@ -71,8 +80,8 @@ def test_counts_on_a_cluster_are_those_of_one_process(tmp_path: Path) -> None:
     featurize_plain(FeaturizeConfig(**{**vars(config), "crystals_per_shard": 100}))
     files = shard_files(tmp_path / "graphs")
     assert len(files) == 3
-    expected = Counts.total(count_file(file, 0.15) for file in files)
-    found = count_on_cluster(files, 0.15)
+    expected = Counts.total(count_file(file, 0.15, GraphSpec.cutoff) for file in files)
+    found = count_on_cluster(files, 0.15, GraphSpec.cutoff)
     for name in ("crystals", "sites", "crystals_of", "pairs", "compounds"):
         assert np.array_equal(getattr(found, name), getattr(expected, name)), name
     assert found.pairs.sum() == 16351

@@ -32,14 +32,14 @@ def _crystals() -> list[Crystal]:
     return [*chosen, supercell(chosen[0], (2, 1, 1)), chosen[3]]
 
 
-def graphs_of(crystals: list[Crystal]) -> pa.RecordBatch:
+def graphs_of(crystals: list[Crystal], spec: GraphSpec | None = None) -> pa.RecordBatch:
     batch = to_table(crystals).combine_chunks().to_batches()[0]
-    return make_graphs(batch, GraphSpec(), Limits())[1]
+    return make_graphs(batch, spec or GraphSpec(), Limits())[1]
 
 
 @pytest.fixture(scope="module", name="counts")
 def _counts(crystals: list[Crystal]) -> Counts:
-    return count(graphs_of(crystals), TOLERANCE)
+    return count(graphs_of(crystals), TOLERANCE, GraphSpec.cutoff)
 
 
 def test_pairs_are_those_of_a_loop_over_coordinates(crystals: list[Crystal], counts: Counts) -> None:
@@ -76,9 +76,23 @@ def test_sites_crystals_and_compounds_are_those_of_a_loop(crystals: list[Crystal
 
 
 def test_counts_of_parts_add_up(crystals: list[Crystal], counts: Counts) -> None:
-    parts = Counts.total(count(graphs_of(some), TOLERANCE) for some in (crystals[7:], crystals[:7]))
+    parts = Counts.total(count(graphs_of(some), TOLERANCE, GraphSpec.cutoff) for some in (crystals[7:], crystals[:7]))
     for name in ("crystals", "sites", "crystals_of", "pairs", "compounds"):
         assert np.array_equal(getattr(parts, name), getattr(counts, name)), name
+
+
+@pytest.mark.parametrize("pad", [False, True])
+def test_an_atom_out_of_reach_of_all_others_is_bonded_to_nothing(pad: bool) -> None:
+    """Its short list, padded, leads to the crystal's first atom."""
+    places = np.array([[0, 0, 0], [0.09, 0, 0], [0.5, 0.5, 0.5]])
+    crystal = Crystal(
+        material_id="far", lattice=30 * np.eye(3), frac_coords=places, atomic_numbers=np.array([11, 17, 10])
+    )
+    found = count(graphs_of([crystal], GraphSpec(pad_short_lists=pad)), TOLERANCE, GraphSpec.cutoff)
+    assert np.argwhere(found.pairs).tolist() == [[10, 16], [16, 10]]
+    vectors, _ = learned(VectorsConfig(steps=5), found)
+    assert vectors.symbols == ("Na", "Cl")
+    assert learned(VectorsConfig(method="atom2vec"), found)[0].symbols == ("Ne", "Na", "Cl")
 
 
 def compounds_of(*formulas: dict[str, int]) -> np.ndarray:
@@ -127,6 +141,17 @@ def test_a_factorization_learns_the_neighbors_of_each_element() -> None:
     assert not np.allclose(again.vectors, other.vectors)
 
 
+def test_batches_drawn_from_the_counts_learn_the_same_neighbors_up_to_their_noise() -> None:
+    generator = np.random.default_rng(0)
+    pairs = generator.integers(1, 200, (6, 6)) * (1 - np.eye(6, dtype=int))  # no element is bonded to itself
+    drawn, again, other = (factorize(pairs, 8, steps=2000, lr=0.003, seed=seed, batch_size=1024) for seed in (0, 0, 1))
+    assert np.array_equal(drawn.vectors, again.vectors)
+    assert not np.allclose(drawn.vectors, other.vectors)
+    exact = factorize(pairs, 8, steps=2000, lr=0.003, seed=0)
+    assert exact.loss < drawn.loss < exact.loss + 0.02
+    assert drawn.entropy == exact.entropy
+
+
 def test_the_loss_is_the_mean_over_pairs_of_the_published_network() -> None:
     generator = np.random.default_rng(1)
     pairs = generator.integers(0, 5, (4, 4))
@@ -152,7 +177,9 @@ def test_rare_elements_lean_on_those_like_them() -> None:
 
 
 def test_what_cannot_be_learned_is_refused(counts: Counts) -> None:
-    iron = Counts(**{**vars(Counts.total([])), "compounds": compounds_of({"Fe": 1})})
+    with pytest.raises(ValueError, match="aflow:prototypes holds no crystal with a graph"):
+        learned(VectorsConfig(method="atom2vec"), Counts.total([]))
+    iron = Counts(**{**vars(Counts.total([])), "crystals": 1, "compounds": compounds_of({"Fe": 1})})
     with pytest.raises(ValueError, match="holds 1 elements, which atom2vec gives at most as many dimensions"):
         learned(VectorsConfig(method="atom2vec", dim=2), iron)
     with pytest.raises(ValueError, match="no two atoms of aflow:prototypes are bonded within 8 angstrom"):

@@ -170,6 +170,9 @@ def test_card_tells_counts_absences_and_how_to_load(table: AtomVectors, tmp_path
     absent = next(line for line in text.splitlines() if line.startswith("Never seen"))
     assert " He," in absent
     assert " Na," not in absent
+    unbonded = card(table, dataclasses.replace(facts, crystals_per_element={1: 2, 2: 1, 11: 3, 17: 3, 118: 1}))
+    assert "Seen, but bonded to nothing, and therefore absent: He." in unbonded
+    assert " He," not in next(line for line in unbonded.splitlines() if line.startswith("Never seen"))
     write_vectors(table, tmp_path)
     example = text.split("```python\n")[1].split("```")[0]
     code = example.replace("vectors.safetensors", str(tmp_path / "vectors.safetensors"))

@@ -49,7 +49,11 @@ class VectorsConfig:
     """skipatom: neighbors up to 1 + this times as far as an atom's nearest are bonded to it."""
 
     steps: int = 300
-    """skipatom: steps of Adam over all counts."""
+    """skipatom: steps of Adam."""
+
+    batch_size: int = 0
+    """skipatom: bonded pairs that are drawn from the counts for each step; 0: each step takes all of them. Published:
+    1024, with --steps 150000."""
 
     lr: float = 0.01
     """skipatom: its rate."""
@@ -76,7 +80,9 @@ class VectorsConfig:
 
     def __post_init__(self) -> None:
         require_limits(self.max_atoms, self.min_distance)
-        require_each(self, ("dim", "induce_below", "num_workers", "seed"), lambda v: v >= 0, "not be negative")
+        require_each(
+            self, ("dim", "batch_size", "induce_below", "num_workers", "seed"), lambda v: v >= 0, "not be negative"
+        )
         require_each(self, ("steps",), lambda v: v >= 1, "be at least 1")
         require_each(self, ("bond_tolerance", "lr"), lambda v: 0 < v < 1, "lie between 0 and 1")
         require(self.dim == 0 or self.method != "onehot", "onehot vectors have 118 dimensions; leave --dim out")

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from crysatom.config import VectorsConfig, digest, recorded
 from crysatom.graphs.shards import read_manifest, shard_files
-from crysatom.names import LOSS, NUM_ELEMENTS
+from crysatom.names import LOSS, NUM_ELEMENTS, SYMBOLS
 from crysatom.pipelines.places import default_tracking_uri, resolve
 from crysatom.pipelines.preparing import prepare
 from crysatom.pipelines.run_folder import RunFolder
@@ -84,6 +85,7 @@ def run(config: VectorsConfig) -> FinishedVectors:
     if folder.claim(config, data_digest):
         tracker.settle()
         return _finished(folder, tracker, again=True)
+    torch.set_num_threads(1)  # the matrices are small: on a busy machine threads wait for each other, 15 times as long
     with tracked(folder, tracker, config, experiment=config.experiment, tags={}):
         start = time.perf_counter()
         counts = _count(config, shards)
@@ -102,6 +104,8 @@ def learned(config: VectorsConfig, counts: Counts) -> tuple[AtomVectors, dict[st
         ValueError: If there is nothing to learn from, or are fewer dimensions than were asked for.
 
     """
+    if not counts.crystals:
+        raise ValueError(f"{config.data} holds no crystal with a graph; there is nothing to learn from")
     facts = {
         "crystals": float(counts.crystals),
         "pairs": float(counts.pairs.sum()),
@@ -112,7 +116,16 @@ def learned(config: VectorsConfig, counts: Counts) -> tuple[AtomVectors, dict[st
         if not len(numbers):
             raise ValueError(f"no two atoms of {config.data} are bonded within {config.cutoff:g} angstrom")
         pairs = counts.pairs[np.ix_(numbers - 1, numbers - 1)]
-        found = factorize(pairs, config.dim or DEFAULT_DIM, steps=config.steps, lr=config.lr, seed=config.seed)
+        found = factorize(
+            pairs,
+            config.dim or DEFAULT_DIM,
+            steps=config.steps,
+            lr=config.lr,
+            seed=config.seed,
+            batch_size=config.batch_size,
+        )
+        if unbonded := [SYMBOLS[z] for z in np.flatnonzero(counts.sites) if not counts.pairs[z].any()]:
+            logger.warning("%s: in the crystals, but bonded to nothing; skipatom has no vector of it", unbonded)
         rare = pairs.sum(1) < config.induce_below
         facts |= {LOSS: found.loss, "entropy": found.entropy, "induced_elements": float(rare.sum())}
         return _table(numbers, induced(found.vectors, numbers, rare), counts), facts
@@ -160,10 +173,10 @@ def _count(config: VectorsConfig, shards: Path) -> Counts:
     files = shard_files(shards)
     logger.info("counting in %d shards ...", len(files))
     if config.num_workers == 0 or len(files) == 1:
-        return Counts.total(count_file(file, config.bond_tolerance) for file in files)
+        return Counts.total(count_file(file, config.bond_tolerance, config.cutoff) for file in files)
     from crysatom.cluster.counts import count_on_cluster
 
-    return count_on_cluster(files, config.bond_tolerance)
+    return count_on_cluster(files, config.bond_tolerance, config.cutoff)
 
 
 def _write(
@@ -188,14 +201,15 @@ def _write(
         data=config.data,
         data_digest=note["data_digest"],
         num_crystals=counts.crystals,
-        crystals_per_element={int(z): int(counts.crystals_of[z - 1]) for z in vectors.atomic_numbers},
+        crystals_per_element={int(z) + 1: int(counts.crystals_of[z]) for z in np.flatnonzero(counts.crystals_of)},
         config=recorded(config),
         losses=facts,
         run_id=tracker.run_id,
     )
     (folder.path / VECTORS / CARD_MD).write_text(card(vectors, described))
     tracker.log_metrics(facts, 0)
-    tracker.log_figure(vector_map(vectors), "vector_map")
+    if len(vectors.symbols) >= 3 and vectors.dim >= 2:  # fewer are no map
+        tracker.log_figure(vector_map(vectors), "vector_map")
     if config.register:
         tags = {DIMENSIONS: str(vectors.dim), ELEMENTS: str(len(vectors.symbols)), DATA_DIGEST: note["data_digest"]}
         tracker.register(config.register, tags, folder.path / VECTORS, to=VECTORS)

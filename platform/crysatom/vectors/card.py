@@ -80,15 +80,18 @@ def _elements(vectors: AtomVectors, facts: CardFacts) -> str:
         f"| {symbol} | {facts.crystals_per_element.get(int(z), 0):,} | {site} |"
         for z, symbol, site in zip(vectors.atomic_numbers, vectors.symbols, sites, strict=True)
     ]
-    seen = set(vectors.symbols)
+    held = {SYMBOLS[z - 1] for z in facts.crystals_per_element}
+    seen = held | set(vectors.symbols)
     never = [symbol for symbol in SYMBOLS[:MAX_ATOMIC_NUMBER] if symbol not in seen]
+    alone = [symbol for symbol in SYMBOLS if symbol in held - set(vectors.symbols)]
     table = "\n".join(["| element | crystals | sites |", "| --- | ---: | ---: |", *rows])
     absent = f"Never seen, and therefore absent (not zero): {', '.join(never)}.\n" if never else ""
-    return f"## Elements\n\n{table}\n\n{absent}"
+    unbonded = f"Seen, but bonded to nothing, and therefore absent: {', '.join(alone)}.\n" if alone else ""
+    return f"## Elements\n\n{table}\n\n{absent}{unbonded}"
 
 
 def _training(facts: CardFacts) -> str:
-    losses = "\n".join(f"| {name} | {value:.5g} |" for name, value in facts.losses.items())
+    losses = "\n".join(f"| {name} | {_number(value)} |" for name, value in facts.losses.items())
     config = json.dumps(dict(facts.config), indent=2, sort_keys=True, default=str)
     return f"""## Training
 
@@ -102,6 +105,10 @@ Configuration:
 {config}
 ```
 """
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.5g}"
 
 
 CRYSATOM = """"CrysAtom: Distributed Representation of Atoms for Crystal Property Prediction",

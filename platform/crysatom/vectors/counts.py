@@ -63,7 +63,7 @@ class Counts:
         )
 
 
-def count(table: pa.Table | pa.RecordBatch, tolerance: float) -> Counts:
+def count(table: pa.Table | pa.RecordBatch, tolerance: float, cutoff: float) -> Counts:
     """Count in graphs.
 
     A neighbor is bonded if it is at most ``1 + tolerance`` times as far as the nearest, as seen from either end. Of
@@ -75,6 +75,7 @@ def count(table: pa.Table | pa.RecordBatch, tolerance: float) -> Counts:
     Args:
         table: Rows of graph shards, with :data:`COLUMNS`.
         tolerance: See above.
+        cutoff: Of the graphs, in angstrom. Edges that only pad short lists are longer by 1 and bond nothing.
 
     """
     num_atoms = list_lengths(table[ATOMIC_NUMBERS])
@@ -86,7 +87,7 @@ def count(table: pa.Table | pa.RecordBatch, tolerance: float) -> Counts:
     neighbor = flat_values(table[NEIGHBOR]) + offsets(num_atoms)[:-1][crystal][center]
     nearest = np.full(len(elements), np.inf)
     np.minimum.at(nearest, center, distance)
-    bonded = distance <= (1 + tolerance) * nearest[center]
+    bonded = (distance <= (1 + tolerance) * nearest[center]) & (distance < cutoff + 0.5)  # float32, hence the half
     one, other = center[bonded], neighbor[bonded]
     sites = np.unique(np.concatenate([one * len(elements) + other, other * len(elements) + one]))
     pair = elements[sites // max(len(elements), 1)] * MAX_ATOMIC_NUMBER + elements[sites % max(len(elements), 1)]
@@ -102,9 +103,9 @@ def count(table: pa.Table | pa.RecordBatch, tolerance: float) -> Counts:
     )
 
 
-def count_file(shard: Path, tolerance: float) -> Counts:
+def count_file(shard: Path, tolerance: float, cutoff: float) -> Counts:
     """Count in a file of graph shards, see :func:`count`."""
-    return count(pq.read_table(shard, columns=list(COLUMNS), partitioning=None), tolerance)
+    return count(pq.read_table(shard, columns=list(COLUMNS), partitioning=None), tolerance, cutoff)
 
 
 def different_rows(rows: Array) -> Array:

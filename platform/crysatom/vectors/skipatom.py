@@ -8,7 +8,9 @@ numbers n_ab of pairs of elements, so that the same loss is a sum over pairs of 
 
 evaluated exactly, without sampling. With as many dimensions as elements or more the minimum is the entropy of
 neighbors given the element, and is reached by any geometry of the vectors that is rich enough: which one comes out is
-decided by the small random beginning and by the optimizer, Adam at its published rate.
+decided by the optimizer, and less by the small random beginning. Adam at its published rate sees all pairs in each
+step, or a batch drawn from them: as batches of the published size are as likely from the counts as from a list of pairs
+with replacement, their noise, which shapes the published vectors, can be had without the list.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class Factors(NamedTuple):
     entropy: float
 
 
-def factorize(pairs: Array, dim: int, *, steps: int, lr: float, seed: int) -> Factors:
+def factorize(pairs: Array, dim: int, *, steps: int, lr: float, seed: int, batch_size: int = 0) -> Factors:
     """Learn vectors of M elements from ``(M, M)`` counts of pairs, each row of which has some.
 
     Args:
@@ -51,7 +53,8 @@ def factorize(pairs: Array, dim: int, *, steps: int, lr: float, seed: int) -> Fa
         dim: D.
         steps: Of Adam.
         lr: Its rate; published: 0.01.
-        seed: Of the beginning.
+        seed: Of the beginning and of the batches.
+        batch_size: Pairs drawn for each step, with replacement; 0: each step takes all.
 
     """
     share = torch.from_numpy(pairs / pairs.sum())
@@ -67,15 +70,24 @@ def factorize(pairs: Array, dim: int, *, steps: int, lr: float, seed: int) -> Fa
     bias, shift = torch.zeros(dim, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
     parameters = [parameter.requires_grad_() for parameter in (vectors, weights, bias, shift)]
     optimizer = torch.optim.Adam(parameters, lr=lr, eps=1e-8)
+    ends = share.reshape(-1).cumsum(0)
     for _ in range(steps):
         optimizer.zero_grad()
-        loss = cross_entropy(share, vectors, weights, bias, shift)
+        seen = _drawn(ends, batch_size, generator).view_as(share) if batch_size else share
+        loss = cross_entropy(seen, vectors, weights, bias, shift)
         loss.backward()
         optimizer.step()
     with torch.no_grad():
         loss = cross_entropy(share, vectors, weights, bias, shift)
     given = share / share.sum(1, keepdim=True)
     return Factors(vectors.detach().numpy(), loss.item(), -torch.special.xlogy(share, given).sum().item())
+
+
+def _drawn(ends: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    """Return the share of each cell, whose cumulative probabilities are given, among some drawn at random."""
+    places = torch.rand(number, generator=generator, dtype=ends.dtype) * ends[-1]
+    cells = torch.searchsorted(ends, places, right=True).clamp(max=len(ends) - 1)
+    return torch.bincount(cells, minlength=len(ends)).to(ends.dtype) / number
 
 
 def cross_entropy(share: Tensor, vectors: Tensor, weights: Tensor, bias: Tensor, shift: Tensor) -> Tensor:
