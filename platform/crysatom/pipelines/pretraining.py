@@ -25,7 +25,7 @@ from crysatom.pipelines.places import default_tracking_uri, resolve
 from crysatom.pipelines.preparing import prepare
 from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
 from crysatom.pipelines.tracked import Publish, log_epochs, progress, require_gpu, tracked, where_to_look
-from crysatom.report.figures import cross_correlation, loss_curves, vector_map
+from crysatom.report.figures import cross_correlation, has_map, loss_curves, vector_map
 from crysatom.tracking.environment import environment_tags
 from crysatom.tracking.fields import DATA_DIGEST, DIMENSIONS, ELEMENTS, HELD_OUT_LOSS, OBJECTIVE
 from crysatom.tracking.runs import Tracker
@@ -238,7 +238,8 @@ def _write_results(
     tracker.log_artifact(folder.path / HISTORY)
     tracker.log_artifact(folder.path / ENCODER, to=ENCODER)
     tracker.log_figure(loss_curves(history), "losses")
-    tracker.log_figure(vector_map(vectors), "vector_map")
+    if has_map(vectors):
+        tracker.log_figure(vector_map(vectors), "vector_map")
     if outcome.cross_correlation is not None:
         tracker.log_figure(cross_correlation(outcome.cross_correlation), "cross_correlation")
     if config.register:

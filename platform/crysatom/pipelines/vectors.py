@@ -22,7 +22,7 @@ from crysatom.pipelines.places import default_tracking_uri, resolve
 from crysatom.pipelines.preparing import prepare
 from crysatom.pipelines.run_folder import RunFolder
 from crysatom.pipelines.tracked import tracked, where_to_look
-from crysatom.report.figures import vector_map
+from crysatom.report.figures import has_map, vector_map
 from crysatom.tracking.environment import environment_tags
 from crysatom.tracking.fields import DATA_DIGEST, DIMENSIONS, ELEMENTS, VECTORS
 from crysatom.tracking.runs import Tracker
@@ -208,7 +208,7 @@ def _write(
     )
     (folder.path / VECTORS / CARD_MD).write_text(card(vectors, described))
     tracker.log_metrics(facts, 0)
-    if len(vectors.symbols) >= 3 and vectors.dim >= 2:  # fewer are no map
+    if has_map(vectors):
         tracker.log_figure(vector_map(vectors), "vector_map")
     if config.register:
         tags = {DIMENSIONS: str(vectors.dim), ELEMENTS: str(len(vectors.symbols)), DATA_DIGEST: note["data_digest"]}

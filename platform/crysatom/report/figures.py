@@ -88,6 +88,11 @@ def cross_correlation(matrix: NDArray[np.floating]) -> Figure:
     return figure
 
 
+def has_map(vectors: AtomVectors) -> bool:
+    """Tell whether there are three elements and two dimensions: fewer are no map."""
+    return len(vectors.atomic_numbers) >= 3 and vectors.dim >= 2
+
+
 def vector_map(vectors: AtomVectors) -> Figure:
     """Draw the elements in the plane of the two leading principal components of their vectors.
 
@@ -95,7 +100,7 @@ def vector_map(vectors: AtomVectors) -> Figure:
         ValueError: If there are fewer than three elements or only one dimension.
 
     """
-    if len(vectors.atomic_numbers) < 3 or vectors.dim < 2:
+    if not has_map(vectors):
         raise ValueError(
             f"a map needs at least 3 elements and 2 dimensions, got {len(vectors.atomic_numbers)} and {vectors.dim}"
         )

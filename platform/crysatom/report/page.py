@@ -34,7 +34,7 @@ from crysatom.names import (
     VAL,
 )
 from crysatom.report import svg
-from crysatom.report.figures import TITLES
+from crysatom.report.figures import TITLES, has_map
 from crysatom.report.page_data import About, Details, GroupDetails, History
 from crysatom.report.prediction_figures import with_unit
 from crysatom.report.style import FAMILY_STYLES
@@ -272,7 +272,7 @@ def vector_tables(table: AtomVectors) -> list[svg.Heat]:
 
 def vector_map_of(table: AtomVectors) -> Markup | None:
     """Return the map of the elements, if there are three of them and two dimensions."""
-    if len(table.atomic_numbers) < 3 or table.dim < 2:
+    if not has_map(table):
         return None
     scores, explained = principal_components(table.vectors, 2)
     sites = {} if table.site_counts is None else dict(zip(table.atomic_numbers, table.site_counts, strict=True))
