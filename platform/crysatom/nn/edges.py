@@ -21,9 +21,9 @@ GPU_ELEMENTS = 2**28
 """On a GPU a temporary only has to fit into memory (1 GiB in float32)."""
 
 
-def blocks(rows: int, width: int) -> Iterator[slice]:
-    """Cut ``(rows, width)`` into runs of rows that stay in the processor's cache."""
-    size = max(1, CACHE_ELEMENTS // width)
+def blocks(rows: int, width: int, device: torch.device) -> Iterator[slice]:
+    """Cut ``(rows, width)`` into runs of rows that stay in the processor's cache, or fit into a GPU's memory."""
+    size = max(1, (CACHE_ELEMENTS if device.type == "cpu" else GPU_ELEMENTS) // width)
     return (slice(i, i + size) for i in range(0, rows, size))
 
 

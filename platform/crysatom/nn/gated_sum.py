@@ -89,7 +89,7 @@ def _statistics(edges: Edges, terms: tuple[Tensor, Tensor, Tensor], weight: Tens
     weight_gram = weight @ edges.gram
     squares = (weight * (2 * basis + weight_gram)).sum(2)
     for view in range(views):
-        for part in blocks(S.shape[1], S.shape[2]):
+        for part in blocks(S.shape[1], S.shape[2], S.device):
             s = S[view, part] - mean[view]
             products = torch.add(2 * Q[view, part], s * in_degree[view, part]).mul_(s)
             squares[view] += products.addcmul_(T[view, part] * out_degree[view, part], T[view, part]).sum(0)
@@ -154,7 +154,7 @@ def _gate_backward(power: Tensor, core: Tensor, grad_message: Tensor) -> Tensor:
 def _column_dots(a: Tensor, level: Tensor, b: Tensor) -> Tensor:
     """Return the sum over rows of (a - level) * b, ``(C,)``."""
     total = b.new_zeros(b.shape[1])
-    for part in blocks(*b.shape):
+    for part in blocks(len(b), b.shape[1], b.device):
         total += (a[part] - level).mul_(b[part]).sum(0)
     return total
 
@@ -199,7 +199,7 @@ def _through_normalization(  # noqa: PLR0913 - the letters of the formula
         gain: ``(C,)``.
 
     """
-    for part in blocks(*grad.shape):
+    for part in blocks(len(grad), grad.shape[1], grad.device):
         x = (term[part] - mean).mul_(degree[part]).add_(rest[part])
         grad[part].addcmul_(degree[part], k, value=-1).addcmul_(x, kx, value=-1).mul_(gain)
 

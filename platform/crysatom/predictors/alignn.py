@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from crysatom.nn.bases import radial_basis
-from crysatom.nn.equivalence import Multigraph
+from crysatom.nn.edge_gated import EdgeGatedConv
 from crysatom.nn.line_graph import BondsAndAngles
 from crysatom.nn.normalization import ViewBatchNorm
 from crysatom.nn.pooling import pool
@@ -119,44 +119,3 @@ class Embedding(nn.Module):
         basis = radial_basis(different, centers, 1 / float(centers[1] - centers[0]))
         embedded: Tensor = self.second(self.first(basis, count), count)
         return embedded.index_select(0, row)
-
-
-class EdgeGatedConv(nn.Module):
-    """Convolution of nodes with gates that edges carry on (Bresson & Laurent, arXiv 1711.07553, with residuals).
-
-    Of the edge e from j to i: m = A h_j + B h_i + C e; h_i + SiLU(norm(U h_i + sum_j s(m) V h_j / sum_j s(m)));
-    e + SiLU(norm(m)); s is the sigmoid.
-
-    Args:
-        width: Of nodes and edges.
-        last: Return no new edges: nothing reads them.
-
-    """
-
-    EPS: ClassVar[float] = 1e-6
-    """Added to the sum of gates, as published."""
-
-    def __init__(self, width: int, *, last: bool = False) -> None:
-        super().__init__()
-        self.last = last
-        self.source_gate = nn.Linear(width, width)
-        self.target_gate = nn.Linear(width, width)
-        self.edge_gate = nn.Linear(width, width)
-        self.source_update = nn.Linear(width, width)
-        self.target_update = nn.Linear(width, width)
-        self.norm_nodes = ViewBatchNorm(width)
-        self.norm_edges = ViewBatchNorm(width)
-        self.norm_edges.requires_grad_(requires_grad=not last)
-
-    def forward(self, h: Tensor, e: Tensor, graph: Multigraph) -> tuple[Tensor, Tensor]:
-        """Return new nodes ``(n, C)`` and edges ``(m, C)`` from those of the graph."""
-        source, target = graph.source, graph.target
-        m = self.edge_gate(e)
-        m += self.source_gate(h).index_select(0, source)
-        m += self.target_gate(h).index_select(0, target)
-        gate = torch.sigmoid(m) * graph.copies.to(m.dtype)[:, None]
-        sums = torch.zeros_like(h).index_add(0, target, gate)
-        messages = gate * self.source_update(h).index_select(0, source)
-        mean = torch.zeros_like(h).index_add(0, target, messages) / (sums + self.EPS)
-        new = h + F.silu(self.norm_nodes(self.target_update(h) + mean, 1, graph.nodes.to(h.dtype)))
-        return new, e if self.last else e + F.silu(self.norm_edges(m, 1, graph.edges.to(m.dtype)))
