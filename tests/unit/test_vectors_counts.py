@@ -144,9 +144,10 @@ def test_a_factorization_learns_the_neighbors_of_each_element() -> None:
 def test_batches_drawn_from_the_counts_learn_the_same_neighbors_up_to_their_noise() -> None:
     generator = np.random.default_rng(0)
     pairs = generator.integers(1, 200, (6, 6)) * (1 - np.eye(6, dtype=int))  # no element is bonded to itself
-    drawn, again, other = (factorize(pairs, 8, steps=2000, lr=0.003, seed=seed, batch_size=1024) for seed in (0, 0, 1))
-    assert np.array_equal(drawn.vectors, again.vectors)
-    assert not np.allclose(drawn.vectors, other.vectors)
+    few, again, other = (factorize(pairs, 8, steps=50, lr=0.003, seed=seed, batch_size=1024) for seed in (0, 0, 1))
+    assert np.array_equal(few.vectors, again.vectors)
+    assert not np.allclose(few.vectors, other.vectors)
+    drawn = factorize(pairs, 8, steps=2000, lr=0.003, seed=0, batch_size=1024)
     exact = factorize(pairs, 8, steps=2000, lr=0.003, seed=0)
     assert exact.loss < drawn.loss < exact.loss + 0.02
     assert drawn.entropy == exact.entropy
