@@ -63,7 +63,7 @@ class VectorsConfig:
     like them, as in the published induced vectors; 0: none does."""
 
     seed: int = 0
-    """Of random, and of the beginning of skipatom."""
+    """Of random, and of the beginning and the batches of skipatom."""
 
     # -- where
     num_workers: int = 2

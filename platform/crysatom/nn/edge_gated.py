@@ -1,6 +1,6 @@
 """Edge-gated convolution whose arrays of the size of the edges stay few: what is between them lives in the cache.
 
-Line graphs have some thirty times as many edges as there are atoms. Written plainly, a layer makes some thirty arrays
+Line graphs have some fourteen times as many edges as crystal graphs. Written plainly, a layer makes some thirty arrays
 of their size, and on a CPU the memory for each is mapped and zeroed anew in every step: half the time. Here a layer
 keeps two, the gates' exponents and the new edges, and recomputes the rest in pieces.
 

@@ -21,9 +21,14 @@ GPU_ELEMENTS = 2**28
 """On a GPU a temporary only has to fit into memory (1 GiB in float32)."""
 
 
+def rows_at_once(width: int, device: torch.device) -> int:
+    """Return how many rows of a temporary are looked at together."""
+    return max(1, (CACHE_ELEMENTS if device.type == "cpu" else GPU_ELEMENTS) // width)
+
+
 def blocks(rows: int, width: int, device: torch.device) -> Iterator[slice]:
     """Cut ``(rows, width)`` into runs of rows that stay in the processor's cache, or fit into a GPU's memory."""
-    size = max(1, (CACHE_ELEMENTS if device.type == "cpu" else GPU_ELEMENTS) // width)
+    size = rows_at_once(width, device)
     return (slice(i, i + size) for i in range(0, rows, size))
 
 
@@ -152,8 +157,7 @@ class Edges:
     def chunks(self, width: int) -> list[list[Chunk]]:
         """Cut each view into runs whose ``(edges, width)`` temporaries stay in the processor's cache."""
         if width not in self._chunks:
-            elements = CACHE_ELEMENTS if self.basis.device.type == "cpu" else GPU_ELEMENTS
-            size = max(1, elements // width)
+            size = rows_at_once(width, self.basis.device)
             self._chunks[width] = [self._cut(view, size) for view in range(self.num_views)]
         return self._chunks[width]
 

@@ -2,7 +2,7 @@
 
 Edges of a batch are sorted by the atom they arrive at, so that the bonds which continue into a given one are a run of
 them: the line graph is offsets arithmetic, done on the device for each batch, and never stored. Of atoms, bonds and
-angles that no network of messages can tell apart one is kept: of JARVIS-DFT some 40 % of them each.
+angles that no network of messages can tell apart one is kept: of 128 crystals of JARVIS-DFT about half.
 """
 
 from __future__ import annotations

@@ -103,19 +103,23 @@ class Study:
         base = self._base()
         # many CPUs make the graphs of many crystals; runs find them
         shards = prepare(dataclasses.replace(base, num_workers=self.config.num_workers), self.out)
-        self._table = table = crystal_table(base, shards).resolve()
-        self.data = self.data if shards == Path(self.data) else str(table)
+        self._table = crystal_table(base, shards).resolve()
+        self.data = self.data if shards == Path(self.data) else str(self._table)
         for row in rows:
-            labels = dataclasses.replace(base, property=row.property, vectors="onehot", **row.settings)
             try:
-                folds = [labeled(dataclasses.replace(labels, **fold), shards, table) for fold in row.folds]
-                self.datasets.append((row, [Fold(fold.data_digest, len(fold.split.train)) for fold in folds]))
+                self.datasets.append((row, self._folds(base, row, shards)))
             except ValueError as error:
                 if self.config.properties:
                     raise
                 self.missing[row.key] = str(error).partition("\n")[0]
         if not self.datasets:
             raise ValueError(f"{self.config.data} has labels for no row of {self.config.study}: {self.missing}")
+
+    def _folds(self, base: DownstreamConfig, row: Row, shards: Path) -> list[Fold]:
+        """Return what is known of a row's folds before any run."""
+        labels = dataclasses.replace(base, property=row.property, vectors="onehot", **row.settings)
+        read = [labeled(dataclasses.replace(labels, **fold), shards, self._table) for fold in row.folds]
+        return [Fold(fold.data_digest, len(fold.split.train)) for fold in read]
 
     def _join_measured(self) -> Path:
         """Return the crystal table of the calculated crystals and the measured ones, made once."""
@@ -182,12 +186,9 @@ class Study:
             return self.data, folds
         key = (config.graph, row.key)
         if key not in self._by_graph:
-            config = dataclasses.replace(
-                config, data=str(self._table), property=row.property, vectors="onehot", **row.settings
-            )
+            config = dataclasses.replace(config, data=str(self._table))
             shards = prepare(dataclasses.replace(config, num_workers=self.config.num_workers), self.out)
-            read = [labeled(dataclasses.replace(config, **fold), shards, self._table) for fold in row.folds]
-            self._by_graph[key] = [Fold(fold.data_digest, len(fold.split.train)) for fold in read]
+            self._by_graph[key] = self._folds(config, row, shards)
         return str(self._table), self._by_graph[key]
 
     def _pretrain(self) -> None:

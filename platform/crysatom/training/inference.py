@@ -59,7 +59,7 @@ EDGES_PER_BATCH = 100_000
 """Bounds memory: some 50 MB for each tensor of a convolution of width 64."""
 
 EDGES_PER_ATOM = 16
-"""Roughly, of predictors that read pairs of bonds: each edge continues in so many."""
+"""Roughly: so many pairs of bonds does an edge belong to, for predictors that read them."""
 
 PREDICTED_SCHEMA = pa.schema(
     [
@@ -305,7 +305,7 @@ def _values(model: SavedModel, graphs: pa.RecordBatch) -> Array:
 def _pieces(graphs: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """Cut graphs into runs of about :data:`EDGES_PER_BATCH`."""
     edges = list_lengths(graphs[DISTANCE])
-    if VECTOR in graphs.schema.names:  # pairs of bonds are some 14 times as many
+    if VECTOR in graphs.schema.names:
         edges = edges * EDGES_PER_ATOM
     if POTENTIAL in graphs.schema.names:
         edges = edges + list_lengths(graphs[POTENTIAL])

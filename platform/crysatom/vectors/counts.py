@@ -90,7 +90,8 @@ def count(table: pa.Table | pa.RecordBatch, tolerance: float, cutoff: float) -> 
     bonded = (distance <= (1 + tolerance) * nearest[center]) & (distance < cutoff + 0.5)  # float32, hence the half
     one, other = center[bonded], neighbor[bonded]
     sites = np.unique(np.concatenate([one * len(elements) + other, other * len(elements) + one]))
-    pair = elements[sites // max(len(elements), 1)] * MAX_ATOMIC_NUMBER + elements[sites % max(len(elements), 1)]
+    first, second = np.divmod(sites, max(len(elements), 1))
+    pair = elements[first] * MAX_ATOMIC_NUMBER + elements[second]
     compositions = np.zeros((len(num_atoms), MAX_ATOMIC_NUMBER), np.int64)
     np.add.at(compositions, (crystal, elements), 1)
     divisor = np.gcd.reduce(compositions, axis=1, initial=0)
