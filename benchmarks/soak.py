@@ -1,0 +1,263 @@
+"""A long pretraining, watched: does any process grow, are files or Ray objects left behind?
+
+    python benchmarks/soak.py --data SHARDS --work FOLDER --epochs 60 --minutes 45
+    python benchmarks/soak.py --draw
+
+The job is ``jobs/pretrain.py --loader streamed --num-workers 2`` on a Ray of its own. Figures go to
+``results/soak.json``, the picture to ``soak.svg``; the last command draws it again from the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from watching import Watched, contents, slope, watch
+
+from crysatom.report.style import BLUE, GRAY, ORANGE, PAGE_INCHES, clean, new_figure
+from crysatom.tracking.environment import environment_tags
+from crysatom.training.machine import hardware
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).parent / "results" / "soak.json"
+PICTURE = Path(__file__).parent / "soak.svg"
+
+WARM_UP_MINUTES = 10.0
+ALLOWED_MB, ALLOWED_COUNT = 5.0, 2.0
+"""Growth per hour up to which memory in MB, and a number of files or objects, are flat; 2 % of it, if that is more."""
+
+COUNTS = {
+    "objects": "Ray objects in the store",
+    "references": "references to Ray objects",
+    "object_mb": "MB in the store",
+    "session_files": "files in Ray's session and the temporary folder",
+    "shm_files": "files in /dev/shm",
+    "out_files": "files of the run",
+}
+
+
+def soak(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run the job, watch it, and return the figures."""
+    folder: Path = arguments.work
+    out = folder / "runs"
+    command = [sys.executable, str(ROOT / "jobs" / "pretrain.py"), "--data", arguments.data, "--out", str(out)]
+    command += ["--loader", "streamed", "--num-workers", str(arguments.num_workers), "--epochs", str(arguments.epochs)]
+    command += ["--embedding-dim", str(arguments.dim), "--num-layers", str(arguments.layers), "--register", ""]
+    command += ["--tracking-uri", f"sqlite:///{folder / 'mlflow.db'}", "--name", "soak"]
+    shm = set(Path("/dev/shm").iterdir())  # noqa: S108 - it is what is looked at
+    seen = watch(
+        command,
+        folder,
+        out=out,
+        every=arguments.every,
+        tell=lambda seconds, line: print(f"{seconds / 60:5.1f} min  {line}", flush=True),
+    )
+    warm_up = 60 * arguments.warm_up_minutes
+    left, left_mb = contents(folder / "tmp")
+    history = pd.read_csv(out / "soak" / "history.csv")
+    return {
+        "command": " ".join(["jobs/pretrain.py", *command[2:]]),
+        "minutes": round(seen.seconds / 60, 1),
+        "returncode": seen.returncode,
+        "epochs": len(history),
+        "crystals_per_second": round(float(history["crystals_per_second"].median())),
+        "warm_up_minutes": arguments.warm_up_minutes,
+        "peak_mb": seen.peaks(),
+        "memory": memory_slopes(seen.processes, warm_up),
+        "open_files": file_slopes(seen.processes, warm_up),
+        "counts": count_slopes(seen.system, warm_up),
+        "spilled_mb": float(seen.system["spilled_mb"].max()),
+        "missed_samples": int(seen.system["missed"].notna().sum()) if "missed" in seen.system else 0,
+        "samples": len(seen.system),
+        "left": {
+            "processes": seen.alive,
+            "in_dev_shm": sorted(str(path) for path in set(Path("/dev/shm").iterdir()) - shm),  # noqa: S108
+            "temporary_files": left,
+            "temporary_mb": round(left_mb, 1),
+            "temporary_files_by_folder": by_folder(folder / "tmp"),
+        },
+        "curves": curves(seen),
+        "date": time.strftime("%Y-%m-%d"),
+        "environment": environment_tags(hardware()),
+    }
+
+
+def memory_slopes(processes: pd.DataFrame, warm_up: float) -> dict[str, dict[str, Any]]:
+    """Return the growth of the private memory of each kind of process, and of all, in MB per hour."""
+    private = by_time(processes, "private")
+    private["all"] = private.sum(axis=1)
+    return {str(kind): judged(private[kind], warm_up, ALLOWED_MB) for kind in private}
+
+
+def file_slopes(processes: pd.DataFrame, warm_up: float) -> dict[str, Any]:
+    """Return the growth of the number of open files of all processes, per hour."""
+    return judged(by_time(processes, "files").sum(axis=1), warm_up, ALLOWED_COUNT)
+
+
+def count_slopes(system: pd.DataFrame, warm_up: float) -> dict[str, dict[str, Any]]:
+    """Return the growth of each count, per hour."""
+    table = system.set_index("seconds")
+    return {name: judged(table[name].dropna(), warm_up, ALLOWED_COUNT) for name in COUNTS}
+
+
+def by_time(processes: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return a column with one row per sample and one column per kind of process; absent ones have 0."""
+    return processes.pivot_table(index="seconds", columns="kind", values=column, aggfunc="sum").fillna(0.0)
+
+
+def judged(series: pd.Series, warm_up: float, allowed: float) -> dict[str, Any]:
+    """Return slope, interval, level, peak and verdict of a quantity over time."""
+    found = slope(series.index.to_numpy(float), series.to_numpy(float), warm_up=warm_up)
+    rounded = {name: round(value, 2) for name, value in asdict(found).items()}
+    return {**rounded, "peak": round(float(series.max()), 2), "verdict": found.verdict(allowed)}
+
+
+def by_folder(folder: Path) -> dict[str, int]:
+    """Return the number of files in each folder of Ray's session."""
+    found: dict[str, int] = {}
+    for path in folder.rglob("*"):
+        if not path.is_dir():
+            parts = path.relative_to(folder).parts
+            name = parts[2] if len(parts) > 3 else "."
+            found[name] = found.get(name, 0) + 1
+    return found
+
+
+def curves(seen: Watched, block: float = 30.0) -> dict[str, dict[str, list[float]]]:
+    """Return the curves as medians and peaks of half minutes: private memory by kind, files, objects."""
+    private, files = by_time(seen.processes, "private"), by_time(seen.processes, "files").sum(axis=1)
+    table = pd.DataFrame({**{f"private/{kind}": private[kind] for kind in private}, "open_files": files})
+    system = seen.system.set_index("seconds")
+    table = table.join(system[[*COUNTS]], how="left")
+    groups = table.groupby((table.index.to_numpy(float) // block).astype(int))
+    result: dict[str, dict[str, list[float]]] = {
+        "minutes": {"middle": [round((k + 0.5) * block / 60, 2) for k in groups.groups]}
+    }
+    for name in table:
+        result[str(name)] = {
+            "median": groups[name].median().round(1).bfill().fillna(0).tolist(),
+            "peak": groups[name].max().round(1).bfill().fillna(0).tolist(),
+        }
+    return result
+
+
+def draw(figures: dict[str, Any], path: Path, shown: int = 6) -> None:
+    """Draw memory of every kind of process against time, and open files and Ray objects beneath.
+
+    Args:
+        figures: Of :func:`soak`.
+        path: File to write.
+        shown: Kinds with a curve of their own in the first panel; the others have the second, with its finer scale.
+
+    """
+    minutes = np.array(figures["curves"]["minutes"]["middle"])
+    kinds = {name.removeprefix("private/"): c for name, c in figures["curves"].items() if name.startswith("private/")}
+    order = sorted(kinds, key=lambda kind: -float(np.median(kinds[kind]["median"])))
+    figure = new_figure(PAGE_INCHES, 8.6)
+    rows = figure.subplots(4, 1, sharex=True, height_ratios=[3, 3, 1.2, 1.2])
+    for axes, group in zip(rows[:2], (order[:shown], order[shown:]), strict=True):
+        for kind, color, style in zip(group, PALETTE, STYLES, strict=False):
+            axes.plot(minutes, kinds[kind]["median"], color=color, linestyle=style, lw=1.3, label=named(figures, kind))
+        axes.set_ylabel("Private memory (MB)", fontsize=9)
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=6.5, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _count(rows[2], minutes, figures, "open_files", "Open files", BLUE)
+    _count(rows[3], minutes, figures, "objects", "Ray objects", ORANGE)
+    for axes in rows:
+        clean(axes)
+        axes.axvspan(0, figures["warm_up_minutes"], color="#f2f2f2", lw=0, zorder=0)
+    rows[0].set_title(
+        f"{figures['minutes']:.0f} minutes of streamed pretraining, {figures['epochs']} epochs (gray: warm-up)",
+        fontsize=9,
+        loc="left",
+    )
+    rows[3].set_xlabel("Minutes", fontsize=9)
+    rows[3].set_xlim(0, float(minutes[-1]))
+    figure.savefig(path, metadata={"Date": None})
+
+
+PALETTE = (
+    BLUE,
+    ORANGE,
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    GRAY,
+    "#000000",
+    "#882255",
+    "#999933",
+    "#44AA99",
+) * 2
+STYLES = ("-",) * 11 + ("--",) * 11
+
+
+def named(figures: dict[str, Any], kind: str) -> str:
+    """Return the words of the legend: a kind and its slope."""
+    found = figures["memory"][kind]
+    return f"{kind}\n{found['per_hour']:+.1f} MB/h [{found['low']:.1f}, {found['high']:.1f}]"
+
+
+def _count(axes: Axes, minutes: np.ndarray, figures: dict[str, Any], name: str, label: str, color: str) -> None:
+    curve = figures["curves"][name]
+    axes.plot(minutes, curve["median"], color=color, lw=1.3, label="median of half a minute")
+    axes.plot(minutes, curve["peak"], color=color, lw=0.7, alpha=0.5, label="peak of half a minute")
+    axes.set_ylabel(label, fontsize=9)
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=6.5, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Return the slopes as a Markdown table."""
+    lines = ["| | level | peak | slope per hour | 95 % interval | |", "| --- | ---: | ---: | ---: | ---: | --- |"]
+    rows = {f"{kind} (MB)": found for kind, found in figures["memory"].items()}
+    rows |= {"open files": figures["open_files"]}
+    rows |= {COUNTS[name]: found for name, found in figures["counts"].items()}
+    lines += [
+        f"| {name} | {found['level']:,.0f} | {found['peak']:,.0f} | {found['per_hour']:+.1f} | "
+        f"{found['low']:+.1f} to {found['high']:+.1f} | {found['verdict']} |"
+        for name, found in rows.items()
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Soak, or draw what a soak found."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="", help="folder of graph shards")
+    parser.add_argument(
+        "--work", type=Path, help="new folder for the run, its log and its temporary files; a short path"
+    )
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--minutes", type=float, default=45.0, help="a shorter soak fails: raise --epochs")
+    parser.add_argument("--warm-up-minutes", type=float, default=WARM_UP_MINUTES)
+    parser.add_argument("--num-workers", type=int, default=2)
+    parser.add_argument("--dim", type=int, default=16)
+    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--every", type=float, default=5.0, help="seconds between samples")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--draw", action="store_true", help="only draw the figures of the last soak")
+    arguments = parser.parse_args()
+    if not arguments.draw:
+        if not (arguments.data and arguments.work):
+            parser.error("a soak needs --data and --work")
+        figures = soak(arguments)
+        arguments.results.write_text(json.dumps(figures, indent=1) + "\n")
+    figures = json.loads(arguments.results.read_text())
+    draw(figures, PICTURE if arguments.results == RESULTS else arguments.results.with_suffix(".svg"))
+    print(table(figures))
+    print(json.dumps(figures["left"], indent=1))
+    if figures["returncode"] or figures["minutes"] < arguments.minutes:
+        sys.exit(f"error: the job ended with {figures['returncode']} after {figures['minutes']} minutes")
+
+
+if __name__ == "__main__":
+    main()
