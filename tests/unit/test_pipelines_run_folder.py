@@ -9,6 +9,7 @@ import pytest
 
 from crysatom.config import PretrainConfig
 from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
+from crysatom.training import checkpoints
 
 CONFIG = PretrainConfig(lr=0.01)
 
@@ -20,12 +21,19 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
+def checkpoint(folder: RunFolder, epoch: int) -> Path:
+    place = folder.path / CHECKPOINTS / f"epoch-{epoch:06d}"
+    place.mkdir(parents=True)
+    checkpoints.save(place, {}, {"epoch": epoch + 1, "step": 10 * (epoch + 1)})
+    return place
+
+
 def test_a_run_that_finished_no_epoch_may_be_started_again(folder: RunFolder) -> None:
     assert not folder.claim(CONFIG, "data")
 
 
 def test_an_unfinished_run_is_not_taken_over_silently(folder: RunFolder) -> None:
-    (folder.path / CHECKPOINTS / "epoch-000000").mkdir(parents=True)
+    checkpoint(folder, 0)
     with pytest.raises(ValueError, match="unfinished run of this configuration; continue it with --resume"):
         folder.claim(CONFIG, "data")
     assert not folder.claim(dataclasses.replace(CONFIG, resume=True), "data")
@@ -67,9 +75,21 @@ def test_other_data_are_refused(folder: RunFolder) -> None:
 def test_how_far_it_got(folder: RunFolder) -> None:
     assert folder.epochs_done() == 0
     for epoch in (8, 9, 10):
-        (folder.path / CHECKPOINTS / f"epoch-{epoch:06d}").mkdir(parents=True)
+        checkpoint(folder, epoch)
     (folder.path / CHECKPOINTS / ".epoch-000011.partial").mkdir()
     assert folder.epochs_done() == 11
+
+
+def test_a_damaged_checkpoint_is_no_progress(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoint(folder, 3)
+    damaged = checkpoint(folder, 4)
+    (damaged / checkpoints.STATE).write_text("{")
+    assert folder.epochs_done() == 4
+    [said] = caplog.messages
+    assert said.startswith(f"checkpoint {damaged} is damaged: state.json is broken")
+    assert said.endswith("; epoch-000003 is used")
+    folder.epochs_done()
+    assert len(caplog.messages) == 1, "once is enough"
 
 
 def test_one_process_at_a_time(folder: RunFolder) -> None:

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from crysatom.config import NOT_IN_DIGEST, digest, recorded
 from crysatom.names import RUN_JSON
+from crysatom.training import checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +56,12 @@ class RunFolder:
             self._require_same(found, wanted, config)
             if found["finished"]:
                 return True
-            if self.epochs_done() and not config.resume:
+            if self.newest_checkpoint() and not config.resume:
                 raise ValueError(
                     f"{self.path} holds an unfinished run of this configuration; continue it with --resume, "
                     "or give this one another --name"
                 )
-        if config.resume and not self.epochs_done():
+        if config.resume and not self.newest_checkpoint():
             logger.info("%s holds no epoch to continue from: starting with the first", self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self.write({**found, **wanted, "finished": False, "config": recorded(config)})
@@ -88,8 +89,12 @@ class RunFolder:
 
     def epochs_done(self) -> int:
         """Return how many epochs the newest checkpoint has behind it; 0 if there is none."""
-        newest = max((self.path / CHECKPOINTS).glob("epoch-*"), default=None)
-        return 0 if newest is None else int(newest.name.removeprefix("epoch-")) + 1
+        newest = self.newest_checkpoint()
+        return 0 if newest is None else checkpoints.progress(newest)[0]
+
+    def newest_checkpoint(self) -> Path | None:
+        """Return the checkpoint from which the run would go on; damaged ones are told of and passed over."""
+        return checkpoints.newest(self.path / CHECKPOINTS)
 
     def read(self) -> dict[str, Any]:
         """Return what is noted about the run; empty if there is none."""

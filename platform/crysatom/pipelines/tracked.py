@@ -17,6 +17,7 @@ from crysatom.tracking.environment import environment_tags, source_tags
 from crysatom.tracking.fields import CONFIG_DIGEST, DATA, DATA_DIGEST, HARDWARE, REASON
 from crysatom.tracking.runs import Tracker
 from crysatom.training.context import Metrics
+from crysatom.training.full_disk import said_if_full
 from crysatom.training.machine import hardware
 
 REASON_WIDTH = 500
@@ -67,6 +68,7 @@ def tracked(
 
     Raises:
         ValueError: If another process is at work in the folder.
+        FullDiskError: If results do not fit on the disk.
 
     """
     note = folder.read()
@@ -80,7 +82,7 @@ def tracked(
             tags=identity | dict(tags) | environment_tags(here) | source_tags(),
             resume=True,  # whether it may be is decided: the folder was claimed
         )
-        with ending_as_it_does(tracker):
+        with ending_as_it_does(tracker), said_if_full(folder.path):
             yield
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from crysatom import distributed
-from crysatom.training import machine
-from crysatom.training.checkpoints import newest
+from crysatom.training import checkpoints, machine
 
 Save = Callable[[Path], None]
 Metrics = dict[str, float]
@@ -94,18 +92,9 @@ class PlainContext(Context):
             self.on_report(metrics)
 
     def _keep(self, metrics: Metrics, save: Save) -> None:
-        """Save to a temporary folder and rename it when it is whole."""
-        final = self.folder / f"epoch-{int(metrics['epoch']):06d}"
-        partial = self.folder / f".{final.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save(partial)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        for old in sorted(self.folder.glob("epoch-*"))[:-2]:
-            shutil.rmtree(old)
+        checkpoints.keep(self.folder, f"epoch-{int(metrics['epoch']):06d}", save)
 
     @contextmanager
     def checkpoint(self) -> Iterator[Path | None]:
         """Yield the newest whole checkpoint, whichever kind of context wrote it."""
-        yield newest(self.folder)
+        yield checkpoints.newest(self.folder)
