@@ -234,7 +234,7 @@ class Tracker:
 
     def _warn(self, error: Exception) -> None:
         level = logging.WARNING if self._retry_at == 0.0 else logging.DEBUG
-        answers = isinstance(error, DeletedExperimentError | send.UnknownRunError)
+        answers = isinstance(error, DeletedExperimentError | send.UnknownRunError) or is_full(error)
         logger.log(
             level,
             "MLflow at %s %s (%s). Training goes on; what it should know is kept in %s and sent "

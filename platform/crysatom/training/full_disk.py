@@ -42,6 +42,6 @@ def said_if_full(folder: Path) -> Iterator[None]:
         if not is_full(error):
             raise
         raise FullDiskError(
-            f"{error.strerror}: {error.filename or folder} could not be written ({room(folder)}). Make room, then "
-            "continue with the same command and --resume: the last whole checkpoint is kept"
+            f"{error.strerror}: the results of {folder} could not be written ({room(folder)}). Make room, then give "
+            "the same command with --resume, which goes on from the last whole checkpoint"
         ) from error
