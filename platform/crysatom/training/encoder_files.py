@@ -108,8 +108,8 @@ def save_encoder(folder: Path, encoder: PretrainedEncoder, training: Mapping[str
 
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = serialize({name: tensor.contiguous() for name, tensor in encoder.tensors.items()})
-    (folder / ENCODER_SAFETENSORS).write_bytes(content)
+    tensors = serialize({name: tensor.contiguous() for name, tensor in encoder.tensors.items()})
+    (folder / ENCODER_SAFETENSORS).write_bytes(tensors)
     content = {"format_version": FORMAT_VERSION, **encoder.architecture, "training": dict(training)}
     (folder / ENCODER_JSON).write_text(json.dumps(content, indent=1))
 

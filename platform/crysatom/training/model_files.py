@@ -72,8 +72,8 @@ def save_model(folder: Path, state: Mapping[str, Tensor], info: ModelInfo) -> No
 
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = serialize({name: tensor.cpu().contiguous() for name, tensor in state.items()})
-    (folder / MODEL_SAFETENSORS).write_bytes(content)
+    tensors = serialize({name: tensor.cpu().contiguous() for name, tensor in state.items()})
+    (folder / MODEL_SAFETENSORS).write_bytes(tensors)
     content = {
         "format_version": FORMAT_VERSION,
         **{f.name: getattr(info, f.name) for f in dataclasses.fields(info)},
