@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,25 @@ def is_complete(folder: Path) -> bool:
 
 
 def newest(folder: Path) -> Path | None:
-    """Return the whole checkpoint of the latest epoch among a folder's subfolders; None if there is none."""
+    """Return the whole checkpoint that is farthest among a folder's subfolders; None if there is none."""
     whole = [path for path in folder.iterdir() if is_complete(path)] if folder.is_dir() else []
-    return max(whole, key=_epoch, default=None)
+    return max(whole, key=progress, default=None)
 
 
-def _epoch(folder: Path) -> int:
-    return int(json.loads((folder / STATE).read_text())["epoch"])
+def remove_old(folder: Path, keep: int) -> None:
+    """Remove all checkpoints in a folder but those that are farthest; what cannot be read counts as the oldest."""
+    found = sorted((path for path in folder.iterdir() if (path / STATE).is_file()), key=progress)
+    for old in found[:-keep]:
+        shutil.rmtree(old)
+
+
+def progress(folder: Path) -> tuple[int, int]:
+    """Return how many steps a checkpoint has behind it, and how many whole epochs."""
+    try:
+        state = json.loads((folder / STATE).read_text())
+        return int(state["step"]), int(state["epoch"])
+    except (OSError, ValueError, KeyError):
+        return -1, -1
 
 
 def save(folder: Path, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
