@@ -21,11 +21,10 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def checkpoint(folder: RunFolder, epoch: int) -> Path:
-    place = folder.path / CHECKPOINTS / f"epoch-{epoch:06d}"
+def checkpoint(folder: RunFolder, name: str, **state: int) -> None:
+    place = folder.path / CHECKPOINTS / name
     place.mkdir(parents=True)
-    checkpoints.save(place, {}, {"epoch": epoch + 1, "step": 10 * (epoch + 1)})
-    return place
+    checkpoints.save(place, {}, state)
 
 
 def test_a_run_that_finished_no_epoch_may_be_started_again(folder: RunFolder) -> None:
@@ -33,7 +32,7 @@ def test_a_run_that_finished_no_epoch_may_be_started_again(folder: RunFolder) ->
 
 
 def test_an_unfinished_run_is_not_taken_over_silently(folder: RunFolder) -> None:
-    checkpoint(folder, 0)
+    checkpoint(folder, "epoch-000000", step=3, epoch=1)
     with pytest.raises(ValueError, match="unfinished run of this configuration; continue it with --resume"):
         folder.claim(CONFIG, "data")
     assert not folder.claim(dataclasses.replace(CONFIG, resume=True), "data")
@@ -74,15 +73,28 @@ def test_other_data_are_refused(folder: RunFolder) -> None:
 
 def test_how_far_it_got(folder: RunFolder) -> None:
     assert folder.epochs_done() == 0
+    assert not folder.has_checkpoint()
+    checkpoint(folder, "step-0000000002", step=2, epoch=0)
+    assert folder.has_checkpoint()
+    assert folder.epochs_done() == 0
     for epoch in (8, 9, 10):
-        checkpoint(folder, epoch)
+        checkpoint(folder, f"epoch-{epoch:06d}", step=3 * (epoch + 1), epoch=epoch + 1)
     (folder.path / CHECKPOINTS / ".epoch-000011.partial").mkdir()
+    assert folder.epochs_done() == 11
+    checkpoint(folder, "step-0000000034", step=34, epoch=11)
     assert folder.epochs_done() == 11
 
 
+def test_a_run_stopped_within_its_first_epoch_is_not_taken_over_silently(folder: RunFolder) -> None:
+    checkpoint(folder, "step-0000000002", step=2, epoch=0)
+    with pytest.raises(ValueError, match="unfinished run of this configuration; continue it with --resume"):
+        folder.claim(CONFIG, "data")
+
+
 def test_a_damaged_checkpoint_is_no_progress(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
-    checkpoint(folder, 3)
-    damaged = checkpoint(folder, 4)
+    checkpoint(folder, "epoch-000003", step=40, epoch=4)
+    checkpoint(folder, "step-0000000042", step=42, epoch=4)
+    damaged = folder.path / CHECKPOINTS / "step-0000000042"
     (damaged / checkpoints.STATE).write_text("{")
     assert folder.epochs_done() == 4
     [said] = caplog.messages

@@ -124,7 +124,7 @@ def test_the_one_before_is_used_and_said(
     damage(run / "epoch-000002")
     found = newest(run)
     assert found == run / "epoch-000001"
-    assert progress(found) == (2, 14)
+    assert progress(found) == (14, 2)
     if damage is not shutil.rmtree:
         [said] = caplog.messages
         assert said.startswith(f"checkpoint {run / 'epoch-000002'} is damaged: ")
@@ -148,7 +148,7 @@ def test_when_none_is_left_that_is_said(run: Path, caplog: pytest.LogCaptureFixt
 
 def test_the_one_that_got_furthest_is_the_newest_whatever_it_is_called(tmp_path: Path) -> None:
     write(tmp_path / "epoch-000002", 3, step=30)
-    within = write(tmp_path / "epoch-000003+000004", 3, step=34)
+    within = write(tmp_path / "step-0000000034", 3, step=34)
     assert newest(tmp_path) == within
     after = write(tmp_path / "epoch-000003", 4, step=40)
     assert newest(tmp_path) == after
@@ -195,10 +195,12 @@ def kept(run: Path) -> list[str]:
 
 def test_the_newest_two_are_kept(tmp_path: Path) -> None:
     for epoch in range(12):
-        assert keep(tmp_path, f"epoch-{epoch}", lambda folder, done=epoch + 1: save(folder, {}, {"epoch": done}))
+        assert keep(
+            tmp_path, f"epoch-{epoch}", lambda folder, done=epoch + 1: save(folder, {}, {"epoch": done, "step": done})
+        )
     assert kept(tmp_path) == ["epoch-10", "epoch-11"], "by what they hold, not by their names"
     (tmp_path / "epoch-11" / STATE).write_text("")
-    keep(tmp_path, "epoch-12", lambda folder: save(folder, {}, {"epoch": 13}))
+    keep(tmp_path, "epoch-12", lambda folder: save(folder, {}, {"epoch": 13, "step": 13}))
     assert kept(tmp_path) == ["epoch-10", "epoch-12"], "the damaged one went first"
 
 
@@ -215,7 +217,7 @@ def test_a_writer_that_fails_leaves_what_was_there(run: Path) -> None:
 
 
 def megabyte(folder: Path, epochs: int) -> None:
-    save(folder, {"state": {"a": torch.zeros(250_000)}}, {"epoch": epochs})
+    save(folder, {"state": {"a": torch.zeros(250_000)}}, {"epoch": epochs, "step": 7 * epochs})
 
 
 def test_a_checkpoint_that_does_not_fit_is_said_and_the_one_before_stays(

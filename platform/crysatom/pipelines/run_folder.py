@@ -56,13 +56,13 @@ class RunFolder:
             self._require_same(found, wanted, config)
             if found["finished"]:
                 return True
-            if self.newest_checkpoint() and not config.resume:
+            if self.has_checkpoint() and not config.resume:
                 raise ValueError(
                     f"{self.path} holds an unfinished run of this configuration; continue it with --resume, "
                     "or give this one another --name"
                 )
-        if config.resume and not self.newest_checkpoint():
-            logger.info("%s holds no epoch to continue from: starting with the first", self.path)
+        if config.resume and not self.has_checkpoint():
+            logger.info("%s holds no checkpoint to continue from: starting with the first epoch", self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self.write({**found, **wanted, "finished": False, "config": recorded(config)})
         return False
@@ -87,14 +87,14 @@ class RunFolder:
         finally:
             lock.release()
 
+    def has_checkpoint(self) -> bool:
+        """Tell whether there is a checkpoint, of a whole epoch or from within one."""
+        return checkpoints.newest(self.path / CHECKPOINTS) is not None
+
     def epochs_done(self) -> int:
         """Return how many epochs the newest checkpoint has behind it; 0 if there is none."""
-        newest = self.newest_checkpoint()
-        return 0 if newest is None else checkpoints.progress(newest)[0]
-
-    def newest_checkpoint(self) -> Path | None:
-        """Return the checkpoint from which the run would go on; damaged ones are told of and passed over."""
-        return checkpoints.newest(self.path / CHECKPOINTS)
+        newest = checkpoints.newest(self.path / CHECKPOINTS)
+        return 0 if newest is None else checkpoints.progress(newest)[1]
 
     def read(self) -> dict[str, Any]:
         """Return what is noted about the run; empty if there is none."""

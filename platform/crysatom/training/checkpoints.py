@@ -31,9 +31,6 @@ FILES = "files"
 CHECKSUM = "sha256"
 """Entry of a file, and of the state: of all its other entries."""
 
-NAMES = "epoch-*"
-"""Folders of whole checkpoints; what is being written has another name."""
-
 
 def problem(folder: Path) -> str:
     """Return what is wrong with a checkpoint; empty if it is whole: every file is as it was written."""
@@ -60,9 +57,12 @@ def newest(folder: Path) -> Path | None:
 
 
 def progress(folder: Path) -> tuple[int, int]:
-    """Return the finished epochs and the steps that a whole checkpoint has behind it."""
-    state = _state(folder)
-    return int(state["epoch"]), int(state.get("step", 0))
+    """Return how many steps a checkpoint has behind it, and how many whole epochs; -1 if that cannot be read."""
+    try:
+        state = _state(folder)
+        return int(state["step"]), int(state["epoch"])
+    except (ValueError, KeyError):
+        return -1, -1
 
 
 def save(folder: Path, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
@@ -99,7 +99,7 @@ def keep(folder: Path, name: str, write: Callable[[Path], None], number: int = 2
 
     Args:
         folder: Of all checkpoints.
-        name: Of the new one, as in :data:`NAMES`.
+        name: Of the new one.
         write: Given a folder, writes the checkpoint into it.
         number: Of checkpoints to keep.
 
@@ -129,7 +129,7 @@ def keep(folder: Path, name: str, write: Callable[[Path], None], number: int = 2
             room(folder),
         )
         return False
-    for old in sorted(_candidates(folder), key=_progress_if_known)[:-number]:
+    for old in sorted(_candidates(folder), key=progress)[:-number]:
         shutil.rmtree(old)
     return True
 
@@ -158,14 +158,9 @@ def _make_room(folder: Path) -> bool:
 
 
 def _candidates(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob(NAMES) if path.is_dir())
-
-
-def _progress_if_known(folder: Path) -> tuple[int, int]:
-    try:
-        return progress(folder)
-    except ValueError:
-        return -1, -1
+    """Return the folders of checkpoints; what is being written is hidden."""
+    there = folder.iterdir() if folder.is_dir() else []
+    return sorted(path for path in there if path.is_dir() and not path.name.startswith("."))
 
 
 def _read(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
