@@ -24,7 +24,7 @@ from ray.util.queue import Queue
 
 from crysatom import distributed
 from crysatom.cluster.failures import LostWorkersError, may_be_lost_worker, summary
-from crysatom.cluster.messages import messages_to
+from crysatom.cluster.messages import Forward, messages_to
 from crysatom.cluster.resources import TrainingWorkers, said_if_late, scaling
 from crysatom.cluster.session import started_here
 from crysatom.training.context import Context, Metrics, PlainContext, Wish
@@ -163,6 +163,7 @@ def _worker(arguments: dict[str, Any]) -> Any:
     if context.device.type == "cpu":
         torch.set_num_threads(arguments["threads"])
     if distributed.rank() == 0:
+        logging.getLogger("crysatom").addHandler(Forward(arguments["news"]))
         how = "streamed" if arguments["streamed"] else "in memory"
         arguments["news"].put(f"training on {distributed.world_size()} x {context.device.type}, graphs {how}")
     try:
