@@ -3,8 +3,8 @@
     python benchmarks/perturbed_crystals.py --table jarvis_dft_3d.parquet --copies 10 --out jarvis_x10.parquet
 
 Copy k of crystal ``JVASP-1`` is called ``JVASP-1~k``. Its cell is strained by about 1 %, its atoms are displaced by
-about 0.02 angstrom, drawn from a seed of the crystal's row and of the copy alone, whatever else is in the table. No more
-than a record batch is held at a time.
+about 0.02 angstrom, drawn from a seed of the crystal's row and of the copy alone. No more than a record batch is
+held at a time.
 """
 
 from __future__ import annotations
