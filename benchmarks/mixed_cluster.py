@@ -2,11 +2,11 @@
 
     python benchmarks/mixed_cluster.py --data SHARDS
 
-A training by Ray Train as jobs/pretrain.py does it, with one difference: the model of the second worker sleeps, in each
-forward pass, as long as an unslowed worker would need for that batch. What is slow is thus slow for the training and
-for the measurement that shares go by, and the processor is free meanwhile, as another machine's would be. Both ways
-run in turn, in one process of this script. Losses are compared once more in float64, where rounding does not hide a
-difference. With three workers (--workers 3) the last one is slow.
+A training by Ray Train as jobs/pretrain.py does it, with one difference: in each forward pass a worker sleeps for each
+edge of its share, the last worker twice as long. The sleep stands for the work of an accelerator, and leaves the two
+processors that this simulation has to the true work, of a small model, which both workers do besides. What is slow is
+slow for the training and for the measurement that shares go by. Both ways run in turn, in one process of this script.
+Losses are compared once more in float64, where rounding does not hide a difference.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from crysatom.cluster.train import train_on_cluster
 from crysatom.config import PretrainConfig
 from crysatom.names import LOSS, TRAIN
 from crysatom.tracking.environment import environment_tags
-from crysatom.training.balance import measure
 from crysatom.training.context import Context
 from crysatom.training.loop import Loop
 from crysatom.training.machine import hardware
@@ -48,7 +47,7 @@ class Slowed(nn.Module):
 
     Args:
         model: Does the work.
-        seconds: Of sleep for each unit of a batch's cost.
+        seconds: Of sleep for each edge.
 
     """
 
@@ -58,32 +57,36 @@ class Slowed(nn.Module):
 
     def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """Sleep, then work."""
-        time.sleep(self.seconds * (batch.edge_index.shape[1] + batch.num_graphs))
+        time.sleep(self.seconds * batch.edge_index.shape[1])
         terms: dict[str, Tensor] = self.model(batch, epoch)
         return terms
 
 
-def work(config: PretrainConfig, shards: Path, slowness: float, dtype: torch.dtype, context: Context) -> Any:
-    """Train on this worker; return the history, and how slow the last worker was made."""
+def work(
+    config: PretrainConfig, shards: Path, pace: float, slowness: float, dtype: torch.dtype, context: Context
+) -> Any:
+    """Train on this worker; return the history."""
     loader: Any = resident_data(config, shards, context.device).train
     loader.tensors = dataclasses.replace(loader.tensors, distance=loader.tensors.distance.to(dtype))
     model = build(config, element_features(config.node_features)).to(dtype)
-    distributed.gather_objects(None)
-    mine = measure(model, next(loader.epoch(0)), 0, context.device)
-    unslowed = 1 / np.mean([ability.speed for ability in distributed.gather_objects(mine)])
     last = distributed.rank() == distributed.world_size() - 1
-    slowed = Slowed(model, (slowness - 1) * unslowed if last else 0.0)
-    return Loop(slowed, loader, None, config, context).run()
+    return Loop(Slowed(model, pace * slowness if last else pace), loader, None, config, context).run()
 
 
-def trained(config: PretrainConfig, shards: Path, slowness: float, dtype: torch.dtype) -> Any:
+def tell(news: Any) -> None:
+    """Print a sentence, or the speed of an epoch."""
+    shown = (
+        news if isinstance(news, str) else f"epoch {news['epoch']:.0f}: {news['crystals_per_second']:.1f} crystals/s"
+    )
+    print(shown, flush=True)
+
+
+def trained(config: PretrainConfig, arguments: argparse.Namespace, dtype: torch.dtype) -> Any:
     """Return the history of a training under Ray Train."""
     with tempfile.TemporaryDirectory() as folder:
-        task = partial(work, config, shards, slowness, dtype)
+        task = partial(work, config, arguments.data, arguments.pace, arguments.slowness, dtype)
         checkpoints = Path(folder) / "checkpoints"
-        return train_on_cluster(
-            task, config, checkpoints, record=lambda *_: None, show=lambda line: print(line, flush=True)
-        )
+        return train_on_cluster(task, config, checkpoints, record=lambda *_: None, show=tell)
 
 
 def largest_difference(one: Any, other: Any) -> float:
@@ -98,8 +101,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of graph shards")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--slowness", type=float, default=2.0, help="of the last worker")
-    parser.add_argument("--dim", type=int, default=200)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--pace", type=float, default=50e-6, help="seconds of sleep for an edge, of the other workers")
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     start_ray()
@@ -108,8 +112,8 @@ def main() -> None:
     histories: dict[str, list[Any]] = {way: [] for way in WAYS}
     for _ in range(arguments.rounds):
         for way, config in configs.items():
-            histories[way].append(trained(config, arguments.data, arguments.slowness, torch.float32))
-    exact = {way: trained(config, arguments.data, arguments.slowness, torch.float64) for way, config in configs.items()}
+            histories[way].append(trained(config, arguments, torch.float32))
+    exact = {way: trained(config, arguments, torch.float64) for way, config in configs.items()}
 
     rates = {
         way: [median(epoch["crystals_per_second"] for epoch in history[1:]) for history in runs]
