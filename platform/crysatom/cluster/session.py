@@ -24,6 +24,10 @@ SHOW_WORKER_OUTPUT = "RAY_LOG_TO_DRIVER"
 """Ray's own variable; 1 shows what the processes of the cluster print. Off here: what a user has to know comes
 through the job itself, and Ray keeps all output in its session folder."""
 
+ARROW_POOL = "ARROW_DEFAULT_MEMORY_POOL"
+"""Arrow's own variable. By default workers take memory from the system: Arrow's default, mimalloc, keeps what the
+short-lived threads of Ray Data's readers have freed, so that a reader grows with every epoch."""
+
 
 def start_ray() -> None:
     """Join the cluster that ``RAY_ADDRESS`` names, as it does in a submitted job, or start Ray on this machine.
@@ -39,7 +43,7 @@ def start_ray() -> None:
         address=None if os.environ.get(ADDRESS) else "local",
         logging_level=logging.ERROR,
         log_to_driver=os.environ.get(SHOW_WORKER_OUTPUT) == "1",
-        runtime_env={"env_vars": {"PYTHONPATH": str(SOURCE_ROOT)}},
+        runtime_env={"env_vars": {"PYTHONPATH": str(SOURCE_ROOT), ARROW_POOL: os.environ.get(ARROW_POOL, "system")}},
     )
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _exit)  # Ray's own handler prints a stack trace and aborts
