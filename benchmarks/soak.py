@@ -1,16 +1,19 @@
 """A long pretraining, watched: does any process grow, are files or Ray objects left behind?
 
-    python benchmarks/soak.py --data SHARDS --work FOLDER --epochs 60 --minutes 45
+    python benchmarks/soak.py --data SHARDS --work FOLDER --minutes 47
     python benchmarks/soak.py --draw
 
 The job is ``jobs/pretrain.py --loader streamed --num-workers 2`` on a Ray of its own. Figures go to
-``results/soak.json``, the picture to ``soak.svg``; the last command draws it again from the figures.
+``results/soak.json``, the picture to ``soak.svg``; the last command draws it again from the figures. When the time is over the job is asked to
+end, as by a user's Ctrl-C or a batch system.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+import signal
 import sys
 import time
 from dataclasses import asdict
@@ -29,6 +32,9 @@ from crysatom.training.machine import hardware
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "soak.json"
 PICTURE = Path(__file__).parent / "soak.svg"
+
+EPOCH = r"^epoch .* ([\d,]+) crystals/s"
+"""The line in which the job tells of an epoch."""
 
 WARM_UP_MINUTES = 10.0
 ALLOWED_MB, ALLOWED_COUNT = 5.0, 2.0
@@ -58,17 +64,18 @@ def soak(arguments: argparse.Namespace) -> dict[str, Any]:
         folder,
         out=out,
         every=arguments.every,
+        stop_after=60 * arguments.minutes,
         tell=lambda seconds, line: print(f"{seconds / 60:5.1f} min  {line}", flush=True),
     )
     warm_up = 60 * arguments.warm_up_minutes
     left, left_mb = contents(folder / "tmp")
-    history = pd.read_csv(out / "soak" / "history.csv")
+    rates = [float(rate.replace(",", "")) for rate in re.findall(EPOCH, (folder / "job.log").read_text(), re.MULTILINE)]
     return {
         "command": " ".join(["jobs/pretrain.py", *command[2:]]),
         "minutes": round(seen.seconds / 60, 1),
         "returncode": seen.returncode,
-        "epochs": len(history),
-        "crystals_per_second": round(float(history["crystals_per_second"].median())),
+        "epochs": len(rates),
+        "crystals_per_second": round(float(np.median(rates))),
         "warm_up_minutes": arguments.warm_up_minutes,
         "peak_mb": seen.peaks(),
         "memory": memory_slopes(seen.processes, warm_up),
@@ -236,8 +243,8 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, help="new folder for the run, its log and its temporary files; a short path"
     )
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--minutes", type=float, default=45.0, help="a shorter soak fails: raise --epochs")
+    parser.add_argument("--epochs", type=int, default=200, help="more than there is time for")
+    parser.add_argument("--minutes", type=float, default=47.0, help="after which the job is told to end, by SIGTERM")
     parser.add_argument("--warm-up-minutes", type=float, default=WARM_UP_MINUTES)
     parser.add_argument("--num-workers", type=int, default=2)
     parser.add_argument("--dim", type=int, default=16)
@@ -255,8 +262,8 @@ def main() -> None:
     draw(figures, PICTURE if arguments.results == RESULTS else arguments.results.with_suffix(".svg"))
     print(table(figures))
     print(json.dumps(figures["left"], indent=1))
-    if figures["returncode"] or figures["minutes"] < arguments.minutes:
-        sys.exit(f"error: the job ended with {figures['returncode']} after {figures['minutes']} minutes")
+    if figures["returncode"] != 128 + signal.SIGTERM:
+        sys.exit(f"error: the job ended by itself, with {figures['returncode']}, after {figures['minutes']} minutes")
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ def watch(
     *,
     out: Path,
     every: float = 1.0,
+    stop_after: float = float("inf"),
     environment: Mapping[str, str] | None = None,
     tell: Callable[[float, str], None] = lambda _seconds, _line: None,
 ) -> Watched:
@@ -119,6 +120,7 @@ def watch(
         folder: Gets ``job.log``, the samples as CSV files, and ``tmp``, in which the job has all its temporary files.
         out: Where the job writes its results.
         every: Seconds between samples.
+        stop_after: Seconds after which the job is asked to end, by SIGTERM.
         environment: Further variables.
         tell: Called about once a minute with the seconds passed and a line on the memory.
 
@@ -138,6 +140,9 @@ def watch(
             rows = _sample(job.pid, seen, store)
             processes += [{"seconds": seconds, **row} for row in rows]
             system.append({"seconds": seconds, **store.counts(), **_files(temporary, out)})
+            if seconds >= stop_after:
+                job.terminate()
+                stop_after = float("inf")
             if time.monotonic() - told >= 60:
                 told = time.monotonic()
                 tell(seconds, f"{sum(row['private'] for row in rows):,.0f} MB private, {system[-1]}")

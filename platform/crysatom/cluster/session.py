@@ -28,6 +28,10 @@ ARROW_POOL = "ARROW_DEFAULT_MEMORY_POOL"
 """Arrow's own variable. By default workers take memory from the system: Arrow's default, mimalloc, keeps what the
 short-lived threads of Ray Data's readers have freed, so that a reader grows with every epoch."""
 
+OWN_RAY = {"RAY_enable_metrics_collection": "0", "RAY_task_events_max_num_task_in_gcs": "1000"}
+"""Ray's own variables, for a Ray that ends with the job, which nobody watches: it keeps no time series of its metrics
+(2 MB and more for each epoch that is streamed) and remembers fewer finished tasks than by default (100,000)."""
+
 
 def start_ray() -> None:
     """Join the cluster that ``RAY_ADDRESS`` names, as it does in a submitted job, or start Ray on this machine.
@@ -39,8 +43,12 @@ def start_ray() -> None:
     """
     if ray.is_initialized():
         return
+    joins = bool(os.environ.get(ADDRESS))
+    if not joins:
+        for name, value in OWN_RAY.items():
+            os.environ.setdefault(name, value)
     ray.init(
-        address=None if os.environ.get(ADDRESS) else "local",
+        address=None if joins else "local",
         logging_level=logging.ERROR,
         log_to_driver=os.environ.get(SHOW_WORKER_OUTPUT) == "1",
         runtime_env={"env_vars": {"PYTHONPATH": str(SOURCE_ROOT), ARROW_POOL: os.environ.get(ARROW_POOL, "system")}},
