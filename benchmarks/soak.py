@@ -3,9 +3,9 @@
     python benchmarks/soak.py --data SHARDS --work FOLDER --minutes 47
     python benchmarks/soak.py --draw
 
-The job is ``jobs/pretrain.py --loader streamed --num-workers 2`` on a Ray of its own. Figures go to
-``results/soak.json``, the picture to ``soak.svg``; the last command draws it again from the figures. When the time is over the job is asked to
-end, as by a user's Ctrl-C or a batch system.
+The job is ``jobs/pretrain.py --loader streamed --num-workers 2`` on a Ray of its own. When the time is over it is asked
+to end, as by a user or a batch system. Figures go to ``results/soak.json``, the picture to ``soak.svg``; the last
+command draws it again from the figures.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def soak(arguments: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, str(ROOT / "jobs" / "pretrain.py"), "--data", arguments.data, "--out", str(out)]
     command += ["--loader", "streamed", "--num-workers", str(arguments.num_workers), "--epochs", str(arguments.epochs)]
     command += ["--embedding-dim", str(arguments.dim), "--num-layers", str(arguments.layers), "--register", ""]
+    command += ["--checkpoint-minutes", "1"]
     command += ["--tracking-uri", f"sqlite:///{folder / 'mlflow.db'}", "--name", "soak"]
     shm = set(Path("/dev/shm").iterdir())  # noqa: S108 - it is what is looked at
     seen = watch(
@@ -65,7 +66,6 @@ def soak(arguments: argparse.Namespace) -> dict[str, Any]:
         out=out,
         every=arguments.every,
         stop_after=60 * arguments.minutes,
-        tell=lambda seconds, line: print(f"{seconds / 60:5.1f} min  {line}", flush=True),
     )
     warm_up = 60 * arguments.warm_up_minutes
     left, left_mb = contents(folder / "tmp")

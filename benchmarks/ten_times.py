@@ -52,7 +52,7 @@ def measure(copies: int, arguments: argparse.Namespace) -> dict[str, Any]:
         ("pretrain", pretrain, runs),
     ):
         print(f"{copies} x: {name} ...", flush=True)
-        seen = watch(command, folder / name, out=out, environment=limit, tell=told)
+        seen = watch(command, folder / name, out=out, environment=limit)
         if seen.returncode:
             sys.exit(f"error: {name} ended with {seen.returncode}: see {folder / name / 'job.log'}")
         steps[name] = {"command": " ".join(command[1:]).replace(f"{ROOT}/", ""), **figures(seen, folder / name / "tmp")}
@@ -78,11 +78,6 @@ def sites(vectors: Path) -> int:
     found = read_vectors(vectors).site_counts
     assert found is not None
     return int(found.sum())
-
-
-def told(seconds: float, line: str) -> None:
-    """Print what is going on."""
-    print(f"{seconds / 60:5.1f} min  {line}", flush=True)
 
 
 def figures(seen: Watched, temporary: Path) -> dict[str, Any]:

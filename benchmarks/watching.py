@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,9 +111,8 @@ def watch(
     every: float = 1.0,
     stop_after: float = float("inf"),
     environment: Mapping[str, str] | None = None,
-    tell: Callable[[float, str], None] = lambda _seconds, _line: None,
 ) -> Watched:
-    """Run a job and sample it until it ends.
+    """Run a job and sample it until it ends; print a line on it every minute.
 
     Args:
         command: The job.
@@ -122,7 +121,6 @@ def watch(
         every: Seconds between samples.
         stop_after: Seconds after which the job is asked to end, by SIGTERM.
         environment: Further variables.
-        tell: Called about once a minute with the seconds passed and a line on the memory.
 
     """
     temporary = folder / "tmp"
@@ -145,7 +143,8 @@ def watch(
                 stop_after = float("inf")
             if time.monotonic() - told >= 60:
                 told = time.monotonic()
-                tell(seconds, f"{sum(row['private'] for row in rows):,.0f} MB private, {system[-1]}")
+                private = sum(row["private"] for row in rows)
+                print(f"{seconds / 60:5.1f} min  {private:,.0f} MB private, {system[-1]}", flush=True)
             time.sleep(max(0.0, every - (time.monotonic() - start - seconds)))
     result = Watched(returncode=job.returncode, seconds=round(time.monotonic() - start, 1))
     time.sleep(5)  # Ray's processes end a moment after the job
