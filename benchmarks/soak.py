@@ -168,14 +168,14 @@ def draw(figures: dict[str, Any], path: Path, shown: int = 6) -> None:
     minutes = np.array(figures["curves"]["minutes"]["middle"])
     kinds = {name.removeprefix("private/"): c for name, c in figures["curves"].items() if name.startswith("private/")}
     order = sorted(kinds, key=lambda kind: -float(np.median(kinds[kind]["median"])))
-    figure = new_figure(PAGE_INCHES, 8.6)
-    rows = figure.subplots(4, 1, sharex=True, height_ratios=[3, 3, 1.2, 1.2])
+    figure = new_figure(PAGE_INCHES, 9.2)
+    rows = figure.subplots(4, 1, sharex=True, height_ratios=[2.4, 4, 1.2, 1.2])
     for axes, group in zip(rows[:2], (order[:shown], order[shown:]), strict=True):
         for kind, color, style in zip(group, PALETTE, STYLES, strict=False):
             axes.plot(minutes, kinds[kind]["median"], color=color, linestyle=style, lw=1.3, label=named(figures, kind))
         axes.set_ylabel("Private memory (MB)", fontsize=9)
         axes.set_ylim(bottom=0)
-        axes.legend(fontsize=6.5, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.legend(fontsize=6.5, frameon=False, labelspacing=0.3, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _count(rows[2], minutes, figures, "open_files", "Open files", BLUE)
     _count(rows[3], minutes, figures, "objects", "Ray objects", ORANGE)
     for axes in rows:
@@ -210,7 +210,7 @@ STYLES = ("-",) * 11 + ("--",) * 11
 def named(figures: dict[str, Any], kind: str) -> str:
     """Return the words of the legend: a kind and its slope."""
     found = figures["memory"][kind]
-    return f"{kind}\n{found['per_hour']:+.1f} MB/h [{found['low']:.1f}, {found['high']:.1f}]"
+    return f"{kind[0].upper()}{kind[1:]}\n{found['per_hour']:+.1f} MB/h [{found['low']:.1f}, {found['high']:.1f}]"
 
 
 def _count(axes: Axes, minutes: np.ndarray, figures: dict[str, Any], name: str, label: str, color: str) -> None:
@@ -219,7 +219,7 @@ def _count(axes: Axes, minutes: np.ndarray, figures: dict[str, Any], name: str, 
     axes.plot(minutes, curve["peak"], color=color, lw=0.7, alpha=0.5, label="peak of half a minute")
     axes.set_ylabel(label, fontsize=9)
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=6.5, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(fontsize=6.5, frameon=False, labelspacing=0.3, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -33,6 +33,8 @@ SERVICES = {
     "dashboard/dashboard.py": "dashboard",
     "_private/monitor.py": "autoscaler monitor",
     "log_monitor.py": "log monitor",
+    "ray-dashboard-": "dashboard modules",
+    "multiprocessing.": "dashboard modules",  # where they are forked from
 }
 """Parts of a command line by which Ray's own processes are known."""
 

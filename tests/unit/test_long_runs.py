@@ -103,6 +103,7 @@ def test_growth_is_judged_by_the_whole_interval(low: float, high: float, level: 
         ("python ray/_private/workers/default_worker.py --node-ip-address=10.0.0.1", TASKS),
         ("/site-packages/ray/core/src/ray/raylet/raylet --gcs-address=10.0.0.1:1", "raylet"),
         ("/site-packages/ray/core/src/ray/gcs/gcs_server --log_dir=/tmp", "GCS"),
+        ("ray-dashboard-JobHead-0 (python -c)", "dashboard modules"),
         ("git describe", OTHER),
     ],
 )
