@@ -22,12 +22,16 @@ from numpy.typing import NDArray
 from crysatom.config import GraphSpec
 from crysatom.crystals.checks import Limits
 from crysatom.crystals.table import GRAPH_COLUMNS
+from crysatom.graphs.graph import material_keys
 from crysatom.graphs.shard_task import ROW_GROUP_CRYSTALS, make_graphs
 from crysatom.names import MATERIAL_ID
 
 logger = logging.getLogger(__name__)
 
 Array = NDArray[Any]
+
+_IDS = 65_536
+"""Ids that are read at a time."""
 
 
 def duplicate_rows(table: Path, spec: GraphSpec, limits: Limits) -> Array:
@@ -39,24 +43,40 @@ def duplicate_rows(table: Path, spec: GraphSpec, limits: Limits) -> Array:
         limits: What a crystal must keep to.
 
     """
-    ids = pq.read_table(table, columns=[MATERIAL_ID], partitioning=None)[MATERIAL_ID].combine_chunks()
-    codes = ids.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    counts = np.bincount(codes[codes >= 0], minlength=1)
-    shared = np.flatnonzero((codes >= 0) & (counts[codes] > 1))
+    shared = _shared(table)
     if len(shared):
         logger.info("%d crystals share their ids with others: the first usable one of each id is kept", len(shared))
-    taken = np.zeros(len(counts), dtype=bool)
+    taken: set[str] = set()
     duplicates: list[int] = []
     for rows, batch in _read(table, shared):
-        undecided = np.flatnonzero(~taken[codes[rows]])
+        ids = batch[MATERIAL_ID].cast(pa.string()).to_pylist()
+        undecided = np.array([k for k, name in enumerate(ids) if name not in taken], dtype=np.int64)
         verdicts, _ = make_graphs(batch.take(pa.array(undecided)), spec, limits)
-        usable = set(rows[undecided[verdicts.accepted]].tolist())
-        for row in rows.tolist():
-            if taken[codes[row]]:
-                duplicates.append(row)
-            elif row in usable:
-                taken[codes[row]] = True
+        usable = set(undecided[verdicts.accepted].tolist())
+        for k, name in enumerate(ids):
+            if name in taken:
+                duplicates.append(int(rows[k]))
+            elif k in usable:
+                taken.add(name)
     return np.array(duplicates, dtype=np.int64)
+
+
+def _shared(table: Path) -> Array:
+    """Return the rows whose id occurs more than once, ascending.
+
+    Of each id eight bytes are held, its key, not the text: a large table has tens of millions. Different ids with one
+    key would do no harm, they are told apart later.
+    """
+    keys, known = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=bool)]
+    with pq.ParquetFile(table) as file:
+        for batch in file.iter_batches(_IDS, columns=[MATERIAL_ID]):
+            names = batch[MATERIAL_ID].cast(pa.string())
+            known.append(names.is_valid().to_numpy(zero_copy_only=False))
+            keys.append(material_keys(names.fill_null("").to_pylist()))
+    key, is_known = np.concatenate(keys), np.concatenate(known)
+    in_order = np.sort(key[is_known])
+    several = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
+    return np.flatnonzero(is_known & np.isin(key, several))
 
 
 def _read(table: Path, rows: Array) -> Iterator[tuple[Array, pa.RecordBatch]]:
