@@ -136,6 +136,18 @@ def compared(one: dict[str, Any], ten: dict[str, Any]) -> dict[str, dict[str, li
     }
 
 
+def table(result: dict[str, Any]) -> str:
+    """Return the peaks as a Markdown table: resident memory of each kind of process in both steps, both sizes."""
+    steps, kinds = ("featurize", "pretrain"), result["peak_rss_mb_small_large"]["pretrain"]
+    lines = ["| peak resident MB | featurize | | pretrain | |", "| --- | ---: | ---: | ---: | ---: |"]
+    for kind in kinds:
+        peaks = [result["peak_rss_mb_small_large"][step].get(kind, ["", ""]) for step in steps]
+        lines.append(
+            f"| {kind} | " + " | ".join(f"{peak:,}" if peak != "" else "" for pair in peaks for peak in pair) + " |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure both sizes, print, and keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -157,7 +169,7 @@ def main() -> None:
         "environment": environment_tags(hardware()),
     }
     arguments.results.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result["peak_rss_mb_small_large"], indent=1))
+    print(table(result))
 
 
 if __name__ == "__main__":
