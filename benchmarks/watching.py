@@ -145,6 +145,7 @@ def watch(
                 stop_after = float("inf")
             if time.monotonic() - told >= 60:
                 told = time.monotonic()
+                _keep(folder, processes, system)  # a long watch can be looked at while it lasts
                 private = sum(row["private"] for row in rows)
                 print(f"{seconds / 60:5.1f} min  {private:,.0f} MB private, {system[-1]}", flush=True)
             time.sleep(max(0.0, every - (time.monotonic() - start - seconds)))
@@ -152,8 +153,7 @@ def watch(
     time.sleep(5)  # Ray's processes end a moment after the job
     result.alive = [" ".join(_command(process))[:120] for process in seen.values() if process.is_running()]
     result.processes, result.system = pd.DataFrame(processes), pd.DataFrame(system)
-    result.processes.round(2).to_csv(folder / "processes.csv", index=False)
-    result.system.to_csv(folder / "system.csv", index=False)
+    _keep(folder, processes, system)
     return result
 
 
@@ -183,6 +183,11 @@ def _sample(pid: int, seen: dict[int, psutil.Process], store: ObjectStore) -> li
         for name, value in memory.items():
             row[name] += value
     return list(kinds.values())
+
+
+def _keep(folder: Path, processes: list[dict[str, Any]], system: list[dict[str, Any]]) -> None:
+    pd.DataFrame(processes).round(2).to_csv(folder / "processes.csv", index=False)
+    pd.DataFrame(system).to_csv(folder / "system.csv", index=False)
 
 
 def _command(process: psutil.Process) -> list[str]:

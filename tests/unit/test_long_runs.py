@@ -125,6 +125,6 @@ def test_ray_knows_the_variables_that_are_set_for_it() -> None:
 def test_arrow_heeds_the_variable_that_is_set_for_it() -> None:
     command = [sys.executable, "-c", "import pyarrow; print(pyarrow.default_memory_pool().backend_name)"]
     found = subprocess.run(
-        command, env={**os.environ, ARROW_POOL: "system"}, capture_output=True, text=True, check=True
+        command, env={**os.environ, ARROW_POOL: "jemalloc"}, capture_output=True, text=True, check=True
     )
-    assert found.stdout.strip() == "system"
+    assert found.stdout.strip() == "jemalloc"

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 import ray
 
 import crysatom
@@ -25,8 +26,9 @@ SHOW_WORKER_OUTPUT = "RAY_LOG_TO_DRIVER"
 through the job itself, and Ray keeps all output in its session folder."""
 
 ARROW_POOL = "ARROW_DEFAULT_MEMORY_POOL"
-"""Arrow's own variable. By default workers take memory from the system: Arrow's default, mimalloc, keeps what the
-short-lived threads of Ray Data's readers have freed, so that a reader grows with every epoch."""
+"""Arrow's own variable. The threads that make and free the blocks of a stream live for an epoch. With mimalloc, Arrow's
+default, the processes that read shards grow with every epoch; with the system's malloc the training workers do, by a
+block each; with jemalloc neither (benchmarks/long_runs.md)."""
 
 OWN_RAY = {"RAY_enable_metrics_collection": "0", "RAY_task_events_max_num_task_in_gcs": "1000"}
 """Ray's own variables, for a Ray that ends with the job, which nobody watches: it keeps no time series of its metrics
@@ -47,11 +49,12 @@ def start_ray() -> None:
     if not joins:
         for name, value in OWN_RAY.items():
             os.environ.setdefault(name, value)
+    pool = "jemalloc" if "jemalloc" in pa.supported_memory_backends() else pa.default_memory_pool().backend_name
     ray.init(
         address=None if joins else "local",
         logging_level=logging.ERROR,
         log_to_driver=os.environ.get(SHOW_WORKER_OUTPUT) == "1",
-        runtime_env={"env_vars": {"PYTHONPATH": str(SOURCE_ROOT), ARROW_POOL: os.environ.get(ARROW_POOL, "system")}},
+        runtime_env={"env_vars": {"PYTHONPATH": str(SOURCE_ROOT), ARROW_POOL: os.environ.get(ARROW_POOL, pool)}},
     )
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _exit)  # Ray's own handler prints a stack trace and aborts
