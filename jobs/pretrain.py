@@ -15,7 +15,7 @@ def main() -> None:
 
     try:
         finished = run(config)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"error: {error}")
     print(describe(finished))
 

@@ -19,7 +19,7 @@ def main() -> int:
 
     try:
         sweep = run(config, load_space(config.space, bootstrap.SEARCH_SPACES))
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         sys.exit(f"error: {error}")
     print(describe(sweep))
     if not sweep.count(FINISHED):

@@ -14,6 +14,8 @@ the identity, so the same code is the single-process reference.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,14 +23,30 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+class _State:
+    """Whether this worker is on its own at the moment; one per process, since backward passes run in other threads."""
+
+    alone = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let this worker compute by itself for a while, as if there were no other: to measure how fast it is."""
+    _State.alone = True
+    try:
+        yield
+    finally:
+        _State.alone = False
+
+
 def world_size() -> int:
     """Number of workers in the process group; 1 without one."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_initialized() and not _State.alone else 1
 
 
 def rank() -> int:
     """This worker's number; 0 without a process group."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if dist.is_initialized() and not _State.alone else 0
 
 
 class _AllReduceSum(torch.autograd.Function):

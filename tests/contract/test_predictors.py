@@ -16,16 +16,18 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch_geometric.data import Batch
 
 from crysatom.config.downstream import default, paper
 from crysatom.crystals.table import Crystal
 from crysatom.graphs.batch import collate
 from crysatom.graphs.shards import schema_of
-from crysatom.names import SYMBOLS
+from crysatom.names import LOSS, SYMBOLS
 from crysatom.predictors.base import Predictor, PredictorSpec
 from crysatom.predictors.registry import PREDICTORS, build_predictor
 from crysatom.training import checkpoints
 from crysatom.training.averaging import MovingAverage
+from crysatom.training.balance import measure
 from crysatom.training.regression import spec_of
 from crysatom.vectors.given import given_vectors
 from crysatom.vectors.scale import scaled
@@ -164,6 +166,26 @@ def test_its_weights_can_be_averaged(model: Predictor, crystals: list[Crystal]) 
     expected = predict(model, crystals)
     with average.applied():
         assert difference(predict(model, crystals), expected) < TOLERANCE
+
+
+class Squared(torch.nn.Module):
+    """A predictor with a loss, as the loop calls it."""
+
+    def __init__(self, model: Predictor) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:  # noqa: ARG002
+        return {LOSS: self.model(batch).square().mean()}
+
+
+def test_its_speed_can_be_measured_without_a_trace(model: Predictor, crystals: list[Crystal]) -> None:
+    batch = batch_of(crystals, default(model.spec.predictor).graph)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.zero_grad()
+    assert measure(Squared(model), batch, 0, torch.device("cpu")).speed > 0
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def has_no_effect(parameter: str) -> bool:

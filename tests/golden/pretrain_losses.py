@@ -39,7 +39,7 @@ def losses() -> list[list[float]]:
     """Return the terms of the loss of each step."""
     steps: list[list[float]] = []
 
-    def record(batch: Batch, terms: dict[str, Tensor], epoch: int) -> None:  # noqa: ARG001
+    def record(batch: Batch, terms: dict[str, Tensor], first: bool) -> None:  # noqa: ARG001
         steps.append([terms[name].item() for name in LOSS_TERMS])
 
     with tempfile.TemporaryDirectory() as name:

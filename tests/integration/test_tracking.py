@@ -31,6 +31,7 @@ from crysatom.vectors.controls import permuted
 from crysatom.vectors.files import write_vectors
 from crysatom.vectors.given import given_vectors
 from crysatom.vectors.table import AtomVectors
+from tests.full_disk import files_no_larger_than
 from tests.saved_models import write_model
 
 # MLflow uses a loader option that SQLAlchemy 2.1 deprecates
@@ -202,6 +203,21 @@ def test_resumed_run_goes_on_and_repeated_epochs_are_not_doubled(directory: Path
     history = again.history()
     assert history["train/loss"].tolist() == [3.0, 2.0, 1.0, 0.0]
     assert history.index.tolist() == [0, 1, 2, 3]
+
+
+def test_while_the_disk_is_full_records_wait_in_memory(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tracker = started(directory / "runs" / "a")
+    journal = directory / "runs" / "a" / "tracking" / "journal.jsonl"
+    with files_no_larger_than(journal.stat().st_size + 40):
+        for epoch in range(2):
+            tracker.log_metrics({"train/loss": 1.0 / (epoch + 1)}, epoch)
+    assert [said.partition(":")[0] for said in caplog.messages] == ["File too large"] * 2
+    assert "2 records for MLflow wait in memory until there is room" in caplog.messages[-1]
+    assert tracker.history().empty
+    tracker.log_metrics({"train/loss": 0.25}, 2)
+    assert tracker.finish()
+    assert points(tracker, "train/loss") == [(0, 1.0), (1, 0.5), (2, 0.25)]
+    assert tracker.history()["train/loss"].tolist() == [1.0, 0.5, 0.25]
 
 
 def test_the_reason_of_a_failure_stays_until_the_run_is_resumed(directory: Path) -> None:

@@ -37,7 +37,7 @@ def other_value(name: str) -> Any:
     if isinstance(was, bool):
         return not was
     if isinstance(was, int):
-        return was + 1
+        return was + (5 if name == "max_workers" else 1)  # no fewer than num_workers
     return was / 2 + 0.01 if isinstance(was, float) else f"{was}x"
 
 

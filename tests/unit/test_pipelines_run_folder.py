@@ -9,6 +9,7 @@ import pytest
 
 from crysatom.config import PretrainConfig
 from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
+from crysatom.training import checkpoints
 
 CONFIG = PretrainConfig(lr=0.01)
 
@@ -20,12 +21,18 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
+def checkpoint(folder: RunFolder, name: str, **state: int) -> None:
+    place = folder.path / CHECKPOINTS / name
+    place.mkdir(parents=True)
+    checkpoints.save(place, {}, state)
+
+
 def test_a_run_that_finished_no_epoch_may_be_started_again(folder: RunFolder) -> None:
     assert not folder.claim(CONFIG, "data")
 
 
 def test_an_unfinished_run_is_not_taken_over_silently(folder: RunFolder) -> None:
-    (folder.path / CHECKPOINTS / "epoch-000000").mkdir(parents=True)
+    checkpoint(folder, "epoch-000000", step=3, epoch=1)
     with pytest.raises(ValueError, match="unfinished run of this configuration; continue it with --resume"):
         folder.claim(CONFIG, "data")
     assert not folder.claim(dataclasses.replace(CONFIG, resume=True), "data")
@@ -66,10 +73,35 @@ def test_other_data_are_refused(folder: RunFolder) -> None:
 
 def test_how_far_it_got(folder: RunFolder) -> None:
     assert folder.epochs_done() == 0
+    assert not folder.has_checkpoint()
+    checkpoint(folder, "step-0000000002", step=2, epoch=0)
+    assert folder.has_checkpoint()
+    assert folder.epochs_done() == 0
     for epoch in (8, 9, 10):
-        (folder.path / CHECKPOINTS / f"epoch-{epoch:06d}").mkdir(parents=True)
+        checkpoint(folder, f"epoch-{epoch:06d}", step=3 * (epoch + 1), epoch=epoch + 1)
     (folder.path / CHECKPOINTS / ".epoch-000011.partial").mkdir()
     assert folder.epochs_done() == 11
+    checkpoint(folder, "step-0000000034", step=34, epoch=11)
+    assert folder.epochs_done() == 11
+
+
+def test_a_run_stopped_within_its_first_epoch_is_not_taken_over_silently(folder: RunFolder) -> None:
+    checkpoint(folder, "step-0000000002", step=2, epoch=0)
+    with pytest.raises(ValueError, match="unfinished run of this configuration; continue it with --resume"):
+        folder.claim(CONFIG, "data")
+
+
+def test_a_damaged_checkpoint_is_no_progress(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoint(folder, "epoch-000003", step=40, epoch=4)
+    checkpoint(folder, "step-0000000042", step=42, epoch=4)
+    damaged = folder.path / CHECKPOINTS / "step-0000000042"
+    (damaged / checkpoints.STATE).write_text("{")
+    assert folder.epochs_done() == 4
+    [said] = caplog.messages
+    assert said.startswith(f"checkpoint {damaged} is damaged: state.json is broken")
+    assert said.endswith("; epoch-000003 is used")
+    folder.epochs_done()
+    assert len(caplog.messages) == 1, "once is enough"
 
 
 def test_one_process_at_a_time(folder: RunFolder) -> None:

@@ -16,7 +16,7 @@ from torch_geometric.data import Batch
 from crysatom.config import PretrainConfig
 from crysatom.names import HELD_OUT, LOSS, LOSS_TERMS, SYSTEM, TRAIN
 from crysatom.training import checkpoints
-from crysatom.training.context import Metrics, PlainContext
+from crysatom.training.context import LOOK_S, STOP, Metrics, PlainContext, StoppedError, Wish
 from crysatom.training.loop import Loop, NonFiniteLossError
 from crysatom.training.pretrain import PretrainData, PretrainOutcome, build, pretrain
 from crysatom.vectors.elements import element_features
@@ -47,11 +47,14 @@ class Breaking:
     loader: Any
     epoch_to_break: int
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        for step, batch in enumerate(self.loader.epoch(epoch)):
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for step, batch in enumerate(self.loader.epoch(epoch, start), start):
             if epoch == self.epoch_to_break and step == 1:
                 raise InterruptedRunError
             yield batch
+
+    def share(self, parts: Any) -> bool:
+        return self.loader.share(parts)
 
     def num_steps(self) -> int:
         return self.loader.num_steps()
@@ -117,6 +120,67 @@ def test_a_resumed_run_equals_an_undisturbed_one(options: dict[str, Any], shards
     assert_same_outcome(resumed, undisturbed)
     again = pretrain(config, data_of(config, shards), PlainContext(folder))
     assert_same_outcome(again, undisturbed)
+
+
+class Asking(PlainContext):
+    """Asks for a checkpoint and the end after a step, or for a checkpoint only."""
+
+    def __init__(self, folder: Path, after: int, wish: Wish) -> None:
+        super().__init__(folder)
+        self.after, self.asked = after, wish
+
+    def wish(self) -> Wish:
+        self.after -= 1
+        return self.asked if self.after == 0 else Wish.GO_ON
+
+
+@pytest.mark.parametrize("options", RUNS.values(), ids=RUNS.keys())
+def test_a_run_stopped_in_the_midst_of_an_epoch_loses_nothing(
+    options: dict[str, Any], shards: Path, tmp_path: Path
+) -> None:
+    config = tiny(**options)
+    undisturbed = pretrain(config, data_of(config, shards), PlainContext(tmp_path / "whole"))
+    data, folder = data_of(config, shards), tmp_path / "parts"
+    steps = data.train.num_steps()
+    assert steps >= 3
+    for after, epoch, step in ((steps - 1, 0, steps - 1), (2, 1, 1)):
+        with pytest.raises(StoppedError, match=f"stopped after step {step} of epoch {epoch}"):
+            pretrain(config, data, Asking(folder, after, Wish.STOP))
+        assert (folder / f"step-{epoch * steps + step:010d}").is_dir()
+    resumed = pretrain(config, data, PlainContext(folder))
+    assert_same_outcome(resumed, undisturbed)
+
+
+def test_the_last_step_of_an_epoch_needs_no_checkpoint_of_its_own(shards: Path, tmp_path: Path) -> None:
+    config = tiny()
+    data = data_of(config, shards)
+    pretrain(config, data, Asking(tmp_path, data.train.num_steps(), Wish.STOP))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-000002", "epoch-000003"]
+
+
+def test_a_file_asks_for_the_end_and_the_clock_for_a_checkpoint(shards: Path, tmp_path: Path) -> None:
+    config = tiny()
+    context = PlainContext(tmp_path, every=60.0)
+    assert context.wish() == Wish.GO_ON
+    context.looked_at -= LOOK_S
+    assert context.wish() == Wish.GO_ON
+    context.looked_at -= LOOK_S
+    context.saved_at -= 60.0
+    assert context.wish() == Wish.SAVE
+    (tmp_path / STOP).touch()
+    assert context.wish() == Wish.GO_ON, "it does not look at each step"
+    context.looked_at -= LOOK_S
+    assert context.wish() == Wish.STOP
+    context.looked_at -= LOOK_S
+    with pytest.raises(StoppedError, match="stopped after step 1 of epoch 0, as asked"):
+        pretrain(config, data_of(config, shards), context)
+
+
+def test_a_checkpoint_within_an_epoch_changes_nothing(shards: Path, tmp_path: Path) -> None:
+    config = tiny(epochs=2)
+    undisturbed = pretrain(config, data_of(config, shards), PlainContext(tmp_path / "whole"))
+    saving = Asking(tmp_path / "saved", 2, Wish.SAVE)
+    assert_same_outcome(pretrain(config, data_of(config, shards), saving), undisturbed)
 
 
 def test_options_change_the_result(shards: Path, tmp_path: Path) -> None:
@@ -185,7 +249,9 @@ def test_checkpoints_are_safetensors_and_json(shards: Path, tmp_path: Path) -> N
 
 
 def test_an_incomplete_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"{tmp_path.name} is not a whole checkpoint"):
+    with pytest.raises(
+        ValueError, match=f"{tmp_path.name} is not a whole checkpoint: state.json cannot be read: No such file"
+    ):
         checkpoints.load(tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,16 @@ class StreamedLoader:
         """Return the number of global batches in an epoch."""
         return len(self.shares)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield this worker's share of each global batch; a short rest joins the last one."""
+    def share(self, parts: Any) -> bool:  # noqa: ARG002
+        """Return False: ``streaming_split`` gives all workers equally many crystals."""
+        return False
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield this worker's share of each global batch; a short rest joins the last one.
+
+        A stream begins with its beginning. So with ``start`` above 0 as many batches as are left are drawn anew, from
+        all crystals.
+        """
         nominal = self.config.batch_size // distributed.world_size()
         tables = ray.train.get_dataset_shard(STREAM).iter_batches(
             batch_format="pyarrow",
@@ -75,9 +84,11 @@ class StreamedLoader:
             local_shuffle_buffer_size=SHUFFLE_BATCHES * nominal,
             local_shuffle_seed=self.config.seed + epoch,
         )
-        for table in recut(tables, self.shares[:-1]):
-            self.names = dict(zip(table[MATERIAL_KEY].to_pylist(), table[MATERIAL_ID].to_pylist(), strict=True))
-            yield collate(table).to(self.device)
+        sizes = self.shares[start:] if start else self.shares[:-1]
+        for step, table in enumerate(recut(tables, sizes), start):  # all are read to the end, as Ray Data wants it
+            if step < len(self.shares):
+                self.names = dict(zip(table[MATERIAL_KEY].to_pylist(), table[MATERIAL_ID].to_pylist(), strict=True))
+                yield collate(table).to(self.device)
 
     def material_ids(self, keys: list[int]) -> list[str]:
         """Return the ids of crystals of the present batch by their keys; all workers call this together."""
@@ -137,9 +148,13 @@ class TableLoader:
         """Return the number of batches."""
         return sum(1 for _ in self._tables())
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:  # noqa: ARG002 - the order is always the same
-        """Yield this worker's share of each batch."""
-        for table in self._tables():
+    def share(self, parts: Any) -> bool:  # noqa: ARG002
+        """Return False: shares are equal."""
+        return False
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:  # noqa: ARG002 - the order is always the same
+        """Yield this worker's share of each batch from number ``start`` on."""
+        for table in itertools.islice(self._tables(), start, None):
             rows = np.array_split(np.arange(len(table)), distributed.world_size())[distributed.rank()]
             yield collate(table.slice(rows[0] if len(rows) else 0, len(rows))).to(self.device)
 

@@ -8,9 +8,28 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import Any
 
+import ray
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 logger = logging.getLogger(__name__)
+
+
+class Forward(logging.Handler):
+    """Takes what a worker warns of to the process of the job: a user does not read the logs of workers.
+
+    Args:
+        queue: As :func:`messages_to` yields it.
+
+    """
+
+    def __init__(self, queue: Queue) -> None:
+        super().__init__(logging.WARNING)
+        self.queue = queue
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one line."""
+        self.queue.put(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 @contextmanager
@@ -23,7 +42,8 @@ def messages_to(tell: Callable[[Any], None], on_sign_of_life: Callable[[], None]
         on_sign_of_life: Called whenever there is one.
 
     """
-    queue = Queue(actor_options={"num_cpus": 0})
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # others may be removed
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     thread = Thread(target=_tell_all, args=(queue, tell, on_sign_of_life), daemon=True)
     thread.start()
     try:

@@ -38,13 +38,29 @@ class Workers(Protocol):
     def threads_per_worker(self) -> int:
         """CPU threads of each."""
 
+
+class TrainingWorkers(Workers, Protocol):
+    """What is read of the configuration of a training."""
+
+    @property
+    def max_workers(self) -> int:
+        """As many if the cluster has room for them; 0: ``num_workers``, always."""
+
     @property
     def max_failures(self) -> int:
         """Lost workers after which the run fails."""
 
+    @property
+    def checkpoint_minutes(self) -> float:
+        """Between checkpoints within an epoch; 0: none."""
 
-def scaling(config: Workers, *, streamed: bool) -> ScalingConfig:
-    """Return what each worker reserves.
+    @property
+    def hang_timeout(self) -> float:
+        """Seconds without progress after which a worker counts as hung."""
+
+
+def scaling(config: TrainingWorkers, *, streamed: bool) -> ScalingConfig:
+    """Return how many workers there are to be, and what each reserves.
 
     Raises:
         ValueError: If Ray runs on this machine alone and it has too little.
@@ -56,15 +72,17 @@ def scaling(config: Workers, *, streamed: bool) -> ScalingConfig:
     per_worker = {"CPU": cpus} | ({"GPU": 1.0} if config.use_gpu else {})
     for resource, amount in per_worker.items():
         require(resource, config.num_workers, amount)
-    return ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=per_worker)
+    count = (config.num_workers, config.max_workers) if config.max_workers else config.num_workers
+    return ScalingConfig(num_workers=count, use_gpu=config.use_gpu, resources_per_worker=per_worker)
 
 
-def _share(config: Workers, cpus: float) -> float:
+def _share(config: TrainingWorkers, cpus: float) -> float:
     """Return the CPUs that a worker reserves on a small cluster, so that Ray Data has some; both use all of them."""
     left = cluster_total("CPU") - STREAMING_CPUS
     if left <= 0 and started_here():
         raise ValueError("streaming needs at least 2 CPUs, this cluster has 1; use --loader resident")
-    return min(cpus, math.floor(100 * left / config.num_workers) / 100) if left > 0 else cpus
+    most = max(config.num_workers, config.max_workers)
+    return min(cpus, math.floor(100 * left / most) / 100) if left > 0 else cpus
 
 
 def require(resource: str, num_workers: int, amount: float) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
+import math
 import os
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,10 +24,10 @@ from ray.util.queue import Queue
 
 from crysatom import distributed
 from crysatom.cluster.failures import LostWorkersError, may_be_lost_worker, summary
-from crysatom.cluster.messages import messages_to
-from crysatom.cluster.resources import Workers, said_if_late, scaling
+from crysatom.cluster.messages import Forward, messages_to
+from crysatom.cluster.resources import TrainingWorkers, said_if_late, scaling
 from crysatom.cluster.session import started_here
-from crysatom.training.context import Context, Metrics, PlainContext
+from crysatom.training.context import Context, Metrics, PlainContext, Wish
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +36,8 @@ OutcomeT = TypeVar("OutcomeT")
 STREAM = "train"
 """What Ray Train calls the data that it splits between the workers."""
 
-COLLECTIVE_TIMEOUT_S = 300
-"""A collective that takes longer means a lost worker; Ray's default of 30 minutes looks like a hang."""
+DUMP_AFTER = 1.2
+"""Times the patience with a collective: those that wait for a hung worker should have said so before it is ended."""
 
 POLL_VARIABLE, POLL_S = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2"
 """How often Ray Train asks workers for reports. A worker waits until its last report was fetched, so that Ray's
@@ -42,6 +45,15 @@ default of 2 s would be the least time of an epoch."""
 
 WATCHER_VARIABLE = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 """Ray Train watches by a process of its own whether machines are about to be taken away; a laptop is not."""
+
+ASK_S = 5.0
+"""Time between two questions whether one is; Ray Train's watcher looks as often."""
+
+TO_BE_LOST_S = 30.0
+"""Time between checkpoints from then on."""
+
+START_VARIABLE, START_S = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30"
+"""How long an elastic training waits for workers on a machine that may be gone, before it does with fewer."""
 
 RAY_TRAIN = "ray_train"
 """Folder of the run in which Ray Train keeps its own notes."""
@@ -59,12 +71,49 @@ class RayContext(PlainContext):
 
     Args:
         folder: Where checkpoints are kept, on storage that all workers see.
+        news: Takes sentences for the user.
+        every: Seconds between checkpoints within an epoch.
+        patience: Seconds without progress after which this worker ends itself, telling where it hung.
+        watched: Whether Ray Train knows of machines that are about to be taken away.
 
     """
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, device=str(ray.train.torch.get_device()))
+    def __init__(self, folder: Path, news: Queue, *, every: float, patience: float, watched: bool) -> None:
+        super().__init__(folder, device=str(ray.train.torch.get_device()), every=every)
+        self.sentences, self.patience, self.watched = news, patience, watched
+        self.asked_at = time.monotonic()
         self.news = self.hardware()
+
+    def alive(self) -> None:
+        """Wind up the watchdog: a C thread, which ends even a process whose Python threads are stuck."""
+        faulthandler.dump_traceback_later(self.patience, exit=True)
+
+    def rest(self) -> None:
+        """Stop the watchdog."""
+        faulthandler.cancel_dump_traceback_later()
+
+    def say(self, sentence: str) -> None:
+        """Tell the user; once, though all workers call this."""
+        if distributed.rank() == 0:
+            self.sentences.put(sentence)
+
+    def wish(self) -> Wish:
+        """Return what time or a file ask for, or whether it is time to ask the machines."""
+        found = super().wish()
+        if found != Wish.GO_ON or not self.watched or distributed.rank() != 0:
+            return found
+        if time.monotonic() - self.asked_at < ASK_S:
+            return Wish.GO_ON
+        self.asked_at = time.monotonic()
+        return Wish.ASK
+
+    def about_to_be_lost(self) -> bool:
+        """Ask Ray Train; True the first time, after which checkpoints are more frequent."""
+        if ray.train.get_preemption_info() is None or self.every <= TO_BE_LOST_S:
+            return False
+        self.every = TO_BE_LOST_S
+        self.say("a worker's machine is about to be taken away: saving now, and more often from now on")
+        return True
 
     def publish(self, metrics: Metrics) -> None:
         """Hand the metrics to Ray Train, the first time with what the workers run on; a barrier between them."""
@@ -110,10 +159,11 @@ class Observer(UserCallback):
 
 def _worker(arguments: dict[str, Any]) -> Any:
     """Do the work, which comes as a reference: Ray's controller would import all that it needs if it saw it."""
-    context = RayContext(Path(arguments["checkpoints"]))
+    context = RayContext(Path(arguments["checkpoints"]), arguments["news"], **arguments["care"])
     if context.device.type == "cpu":
         torch.set_num_threads(arguments["threads"])
     if distributed.rank() == 0:
+        logging.getLogger("crysatom").addHandler(Forward(arguments["news"]))
         how = "streamed" if arguments["streamed"] else "in memory"
         arguments["news"].put(f"training on {distributed.world_size()} x {context.device.type}, graphs {how}")
     try:
@@ -121,11 +171,13 @@ def _worker(arguments: dict[str, Any]) -> Any:
     except Exception as error:
         error.add_note(f"in worker {distributed.rank()}:\n{traceback.format_exc()}")  # a traceback does not travel
         raise
+    finally:
+        context.rest()
 
 
 def train_on_cluster(
     work: Callable[[Context], OutcomeT],
-    workers: Workers,
+    workers: TrainingWorkers,
     checkpoints: Path,
     *,
     record: Callable[[Metrics, str], None],
@@ -150,11 +202,19 @@ def train_on_cluster(
         ValueError: If the machine cannot offer what the workers need.
         NonFiniteLossError: If the loss of a batch is not a number.
         LostWorkersError: If workers were lost more than ``workers.max_failures`` times.
+        StoppedError: If it was asked to end.
 
     """
     os.environ.setdefault(POLL_VARIABLE, POLL_S)
+    if workers.max_workers:
+        os.environ.setdefault(START_VARIABLE, START_S)
     if started_here():
         os.environ.setdefault(WATCHER_VARIABLE, "0")
+    care = {
+        "every": 60 * workers.checkpoint_minutes or math.inf,
+        "patience": DUMP_AFTER * workers.hang_timeout,
+        "watched": os.environ.get(WATCHER_VARIABLE) != "0",
+    }
 
     def tell(message: str | tuple[Metrics, str]) -> None:
         if isinstance(message, str):
@@ -165,15 +225,17 @@ def train_on_cluster(
 
     streamed = stream is not None
     resources = scaling(workers, streamed=streamed)
+    backend = "nccl" if workers.use_gpu else "gloo"
     with (
         said_if_late(workers.num_workers, resources.resources_per_worker) as in_time,
         messages_to(tell, in_time) as news,
     ):
         arguments = {"work": ray.put(work), "threads": workers.threads_per_worker, "streamed": streamed, "news": news}
+        arguments["care"] = care
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"checkpoints": str(checkpoints), **arguments},
-            torch_config=TorchConfig(backend="nccl" if workers.use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
+            torch_config=TorchConfig(backend=backend, timeout_s=math.ceil(workers.hang_timeout)),
             scaling_config=resources,
             datasets={STREAM: stream} if streamed else None,
             run_config=RunConfig(

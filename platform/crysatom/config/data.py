@@ -40,11 +40,15 @@ def require_workers(config: Any) -> None:
         ValueError: Naming the setting that cannot be.
 
     """
-    require_each(config, ("num_workers", "max_failures"), lambda value: value >= 0, "not be negative")
+    names = ("num_workers", "max_workers", "max_failures", "checkpoint_minutes")
+    require_each(config, names, lambda value: value >= 0, "not be negative")
+    require_each(config, ("hang_timeout",), lambda value: value > 0, "be positive")
     require(
-        config.batch_size >= config.num_workers,
-        f"batch_size {config.batch_size} is smaller than num_workers {config.num_workers}",
+        config.max_workers == 0 or config.max_workers >= config.num_workers >= 1,
+        f"--num-workers MIN:MAX needs 1 <= MIN <= MAX, got {config.num_workers}:{config.max_workers}",
     )
+    most = max(config.num_workers, config.max_workers)
+    require(config.batch_size >= most, f"batch_size {config.batch_size} is smaller than num_workers {most}")
 
 
 def require_limits(max_atoms: int, min_distance: float) -> None:

@@ -24,6 +24,7 @@ from crysatom.names import (
     MAE,
     VAL,
     VOLUME_PER_ATOM,
+    Balancing,
     Criterion,
     LatticeEdges,
     Optimizer,
@@ -199,12 +200,26 @@ class DownstreamConfig:
     num_workers: int = 1
     """Data-parallel workers; 0 runs in this process, without Ray."""
 
+    max_workers: int = 0
+    """Elastic: as many workers as the cluster has room for, from num_workers up to this; written --num-workers MIN:MAX.
+    0: num_workers, always."""
+
     use_gpu: bool = False
     max_failures: int = 3
     """Lost workers after which a run fails."""
 
     threads_per_worker: int = 1
     """CPU threads of a worker without GPU."""
+
+    balance: Balancing = "auto"
+    """Shares of a batch: 'equal' numbers of crystals; 'speed': in proportion to each worker's measured speed, as far
+    as its memory goes; 'auto': by speed if the workers' machines differ. The gradient is the same."""
+
+    checkpoint_minutes: float = 10.0
+    """Time between checkpoints within an epoch; 0: none but at its end."""
+
+    hang_timeout: float = 300.0
+    """Seconds without progress after which a worker counts as hung, and is replaced."""
 
     tracking_uri: str = ""
     """MLflow; empty: MLFLOW_TRACKING_URI, or mlflow.db in the working directory."""

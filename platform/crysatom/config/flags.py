@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import re
 import shlex
 import sys
 import tomllib
@@ -32,6 +33,10 @@ NOT_IN_DIGEST = WHAT_IS_READ | frozenset(
         "name",
         "resume",
         "num_workers",
+        "max_workers",
+        "balance",
+        "checkpoint_minutes",
+        "hang_timeout",
         "use_gpu",
         "tracking_uri",
         "experiment",
@@ -100,6 +105,7 @@ def parse(config_type: type[ConfigT], argv: Sequence[str] | None = None) -> Conf
             arguments = preset_flags(file.config, config_type, arguments) + arguments
         except ValueError as error:
             sys.exit(f"error: {error}")
+    arguments = _with_range(config_type, arguments)
     preset: Any = None
     marks: tuple[Any, ...] = ()
     if config_type is predicting.PredictConfig:  # inputs stand alone, and a flag is repeated, so that it takes none
@@ -117,6 +123,18 @@ def parse(config_type: type[ConfigT], argv: Sequence[str] | None = None) -> Conf
     except ValueError as error:
         sys.exit(f"error: {error}")
     return config
+
+
+def _with_range(config_type: type, arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of a job, with ``--num-workers MIN:MAX`` as the two flags that it stands for."""
+    if "max_workers" not in {field.name for field in dataclasses.fields(config_type)}:
+        return list(arguments)
+    found: list[str] = []
+    for argument in arguments:
+        flag = f"{found.pop()}={argument}" if found[-1:] == ["--num-workers"] else argument
+        both = re.fullmatch(r"--num-workers=(\d+):(\d+)", flag)
+        found += [flag] if both is None else [f"--num-workers={both[1]}", f"--max-workers={both[2]}"]
+    return found
 
 
 def _preset(config_type: type, recipe: str, predictor: str) -> Any:

@@ -14,7 +14,7 @@ from crysatom.config.data import (
     require_limits,
     require_workers,
 )
-from crysatom.names import EMBEDDED_SOURCE, HELD_OUT, LOSS, TRAIN, PretrainObjective, Recipe, SSLLoss
+from crysatom.names import EMBEDDED_SOURCE, HELD_OUT, LOSS, TRAIN, Balancing, PretrainObjective, Recipe, SSLLoss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +143,10 @@ class PretrainConfig:
     num_workers: int = 1
     """Data-parallel workers; 0 runs in this process, without Ray."""
 
+    max_workers: int = 0
+    """Elastic: as many workers as the cluster has room for, from num_workers up to this; written --num-workers MIN:MAX.
+    0: num_workers, always."""
+
     use_gpu: bool = False
     loader: Literal["auto", "resident", "streamed"] = "auto"
     """'resident': graphs in memory, any number of workers gives the same run; 'streamed': through Ray Data,
@@ -157,6 +161,16 @@ class PretrainConfig:
 
     threads_per_worker: int = 1
     """CPU threads of a worker without GPU."""
+
+    balance: Balancing = "auto"
+    """Shares of a batch: 'equal' numbers of crystals; 'speed': in proportion to each worker's measured speed, as far
+    as its memory goes; 'auto': by speed if the workers' machines differ. The gradient is the same."""
+
+    checkpoint_minutes: float = 10.0
+    """Time between checkpoints within an epoch; 0: none but at its end."""
+
+    hang_timeout: float = 300.0
+    """Seconds without progress after which a worker counts as hung, and is replaced."""
 
     tracking_uri: str = ""
     """MLflow; empty: MLFLOW_TRACKING_URI, or mlflow.db in the working directory."""

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from crysatom.config import DownstreamConfig, digest, recorded
 from crysatom.crystals.splits import PARTS
@@ -47,7 +46,8 @@ from crysatom.pipelines.labeled import Labeled, labeled, tracking_uri
 from crysatom.pipelines.places import resolve
 from crysatom.pipelines.preparing import crystal_table, prepare
 from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
-from crysatom.pipelines.tracked import Publish, log_epochs, progress, require_gpu, tracked, where_to_look
+from crysatom.pipelines.stopping import saved_on_sigterm
+from crysatom.pipelines.tracked import Publish, log_epochs, plain_context, progress, require_gpu, tracked, where_to_look
 from crysatom.predictors.registry import build_predictor
 from crysatom.report.prediction_figures import learning_curve, parity_plot
 from crysatom.tracking import fields
@@ -55,7 +55,6 @@ from crysatom.tracking.datasets import data_name
 from crysatom.tracking.environment import environment_tags
 from crysatom.tracking.models import describe_to_mlflow
 from crysatom.tracking.runs import Tracker
-from crysatom.training.context import PlainContext
 from crysatom.training.inference import MODEL_FOLDER as MODEL
 from crysatom.training.metrics import mae_by_element, summary
 from crysatom.training.model_files import ModelInfo, save_model
@@ -159,7 +158,8 @@ def _run(config: DownstreamConfig, data: Labeled, folder: RunFolder) -> Finished
     with tracked(folder, tracker, config, experiment=experiment(config), tags=_tags(config, data)):
         logger.info("%s: %s%d epochs, %d workers ...", folder.path, done, config.epochs, config.num_workers)
         publish = Publish(tracker, partial(epoch_line, epochs=config.epochs, unit=data.targets.unit))
-        outcome = _train(config, data, folder.path, publish)
+        with saved_on_sigterm(folder.path / CHECKPOINTS):
+            outcome = _train(config, data, folder.path, publish)
         log_epochs(tracker, outcome.history)  # those of an epoch after whose checkpoint the run was killed
         _write_results(config, data, folder, tracker, outcome)
     folder.finish(run_id=tracker.run_id, seconds=sum(epoch["seconds"] for epoch in outcome.history))
@@ -174,9 +174,7 @@ def _train(config: DownstreamConfig, data: Labeled, folder: Path, publish: Publi
         return train_predictor_on_cluster(
             config, data.task, folder / CHECKPOINTS, record=publish.record, show=publish.show
         )
-    torch.set_num_threads(config.threads_per_worker)
-    context = PlainContext(folder / CHECKPOINTS, publish, "cuda" if config.use_gpu else "cpu")
-    return train_predictor(config, data.task, context)
+    return train_predictor(config, data.task, plain_context(config, folder, publish))
 
 
 def epoch_line(metrics: Mapping[str, float], epochs: int, unit: str) -> str:

@@ -24,12 +24,12 @@ from crysatom.names import ALL_LOSS_TERMS, ATOMIC_NUMBERS, HELD_OUT, LOSS, MAX_A
 from crysatom.pipelines.places import default_tracking_uri, resolve
 from crysatom.pipelines.preparing import prepare
 from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
-from crysatom.pipelines.tracked import Publish, log_epochs, progress, require_gpu, tracked, where_to_look
+from crysatom.pipelines.stopping import saved_on_sigterm
+from crysatom.pipelines.tracked import Publish, log_epochs, plain_context, progress, require_gpu, tracked, where_to_look
 from crysatom.report.figures import cross_correlation, has_map, loss_curves, vector_map
 from crysatom.tracking.environment import environment_tags
 from crysatom.tracking.fields import DATA_DIGEST, DIMENSIONS, ELEMENTS, HELD_OUT_LOSS, OBJECTIVE
 from crysatom.tracking.runs import Tracker
-from crysatom.training.context import PlainContext
 from crysatom.training.encoder_files import ENCODER, save_encoder
 from crysatom.training.pretrain import PretrainOutcome, pretrain, resident_data
 from crysatom.vectors.card import CARD_MD, CardFacts, card
@@ -100,7 +100,8 @@ def run(config: PretrainConfig) -> FinishedRun:
     with tracked(folder, tracker, config, experiment=config.experiment, tags={}):
         logger.info("%s: %s%d epochs, %d workers ...", folder.path, done, config.epochs, config.num_workers)
         publish = Publish(tracker, partial(epoch_line, epochs=config.epochs))
-        outcome = _train(config, shards, folder.path, publish, streamed=streamed)
+        with saved_on_sigterm(folder.path / CHECKPOINTS):
+            outcome = _train(config, shards, folder.path, publish, streamed=streamed)
         log_epochs(tracker, outcome.history)  # those of an epoch after whose checkpoint the run was killed
         _write_results(config, shards, folder, tracker, outcome)
     folder.finish(run_id=tracker.run_id, seconds=sum(epoch["seconds"] for epoch in outcome.history))
@@ -201,9 +202,7 @@ def _train(config: PretrainConfig, shards: Path, folder: Path, publish: Publish,
 
         news: dict[str, Any] = {"record": publish.record, "show": publish.show}
         return pretrain_on_cluster(config, shards, folder / CHECKPOINTS, **news, streamed=streamed)
-    torch.set_num_threads(config.threads_per_worker)
-    device = "cuda" if config.use_gpu else "cpu"
-    context = PlainContext(folder / CHECKPOINTS, publish, device)
+    context = plain_context(config, folder, publish)
     return pretrain(config, resident_data(config, shards, context.device), context)
 
 

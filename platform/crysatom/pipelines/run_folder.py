@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from crysatom.config import NOT_IN_DIGEST, digest, recorded
 from crysatom.names import RUN_JSON
+from crysatom.training import checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -55,13 +56,13 @@ class RunFolder:
             self._require_same(found, wanted, config)
             if found["finished"]:
                 return True
-            if self.epochs_done() and not config.resume:
+            if self.has_checkpoint() and not config.resume:
                 raise ValueError(
                     f"{self.path} holds an unfinished run of this configuration; continue it with --resume, "
                     "or give this one another --name"
                 )
-        if config.resume and not self.epochs_done():
-            logger.info("%s holds no epoch to continue from: starting with the first", self.path)
+        if config.resume and not self.has_checkpoint():
+            logger.info("%s holds no checkpoint to continue from: starting with the first epoch", self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self.write({**found, **wanted, "finished": False, "config": recorded(config)})
         return False
@@ -86,10 +87,14 @@ class RunFolder:
         finally:
             lock.release()
 
+    def has_checkpoint(self) -> bool:
+        """Tell whether there is a checkpoint, of a whole epoch or from within one."""
+        return checkpoints.newest(self.path / CHECKPOINTS) is not None
+
     def epochs_done(self) -> int:
         """Return how many epochs the newest checkpoint has behind it; 0 if there is none."""
-        newest = max((self.path / CHECKPOINTS).glob("epoch-*"), default=None)
-        return 0 if newest is None else int(newest.name.removeprefix("epoch-")) + 1
+        newest = checkpoints.newest(self.path / CHECKPOINTS)
+        return 0 if newest is None else checkpoints.progress(newest)[1]
 
     def read(self) -> dict[str, Any]:
         """Return what is noted about the run; empty if there is none."""

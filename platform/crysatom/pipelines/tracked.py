@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
@@ -12,11 +14,12 @@ import torch
 
 from crysatom.config import digest, recorded
 from crysatom.config.flags import without_password
-from crysatom.pipelines.run_folder import RunFolder
+from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
 from crysatom.tracking.environment import environment_tags, source_tags
 from crysatom.tracking.fields import CONFIG_DIGEST, DATA, DATA_DIGEST, HARDWARE, REASON
 from crysatom.tracking.runs import Tracker
-from crysatom.training.context import Metrics
+from crysatom.training.context import Metrics, PlainContext
+from crysatom.training.full_disk import said_if_full
 from crysatom.training.machine import hardware
 
 REASON_WIDTH = 500
@@ -52,6 +55,20 @@ class Publish:
         log_epochs(self.tracker, [metrics])
 
 
+def plain_context(config: Any, folder: Path, on_report: Callable[[Metrics], None]) -> PlainContext:
+    """Return the context of a training in this process.
+
+    Args:
+        config: Of the training.
+        folder: Of the run.
+        on_report: Is told of epochs.
+
+    """
+    torch.set_num_threads(config.threads_per_worker)
+    device = "cuda" if config.use_gpu else "cpu"
+    return PlainContext(folder / CHECKPOINTS, on_report, device, every=60 * config.checkpoint_minutes or math.inf)
+
+
 @contextmanager
 def tracked(
     folder: RunFolder, tracker: Tracker, config: Any, *, experiment: str, tags: Mapping[str, str]
@@ -67,6 +84,7 @@ def tracked(
 
     Raises:
         ValueError: If another process is at work in the folder.
+        FullDiskError: If results do not fit on the disk.
 
     """
     note = folder.read()
@@ -80,7 +98,7 @@ def tracked(
             tags=identity | dict(tags) | environment_tags(here) | source_tags(),
             resume=True,  # whether it may be is decided: the folder was claimed
         )
-        with ending_as_it_does(tracker):
+        with ending_as_it_does(tracker), said_if_full(folder.path):
             yield
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import pandas as pd
-import torch
 
 from crysatom.config import DownstreamConfig, PretrainConfig, recorded
 from crysatom.names import MAE, PROBE, VAL
 from crysatom.pipelines.run_folder import CHECKPOINTS
+from crysatom.pipelines.tracked import plain_context
 from crysatom.training import checkpoints
-from crysatom.training.context import Context, Metrics, PlainContext
+from crysatom.training.context import Context, Metrics
 from crysatom.training.encoder_files import ENCODER, save_encoder
 from crysatom.training.metrics import mad
 from crysatom.training.pretrain import PretrainOutcome, pretrain, resident_data
@@ -129,8 +129,7 @@ def _train(work: Callable[[Context], OutcomeT], config: Any, folder: Path, recor
         from crysatom.cluster.train import train_on_cluster
 
         return train_on_cluster(work, config, folder / CHECKPOINTS, record=record, show=logger.info)
-    torch.set_num_threads(config.threads_per_worker)
-    return work(PlainContext(folder / CHECKPOINTS, record, "cuda" if config.use_gpu else "cpu"))
+    return work(plain_context(config, folder, record))
 
 
 def run_trial(objective: Objective, configs: Mapping[str, Any], folder: Path, name: str, report: Report) -> None:

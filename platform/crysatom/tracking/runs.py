@@ -13,9 +13,10 @@ from crysatom.config.flags import without_password
 from crysatom.names import MODELS_URI
 from crysatom.tracking import send
 from crysatom.tracking.fields import FIGURES
-from crysatom.tracking.journal import Journal
+from crysatom.tracking.journal import Journal, Record
 from crysatom.tracking.registry import version_of
 from crysatom.tracking.store import DeletedExperimentError, resolve_uri
+from crysatom.training.full_disk import is_full, room
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,9 +35,9 @@ class Tracker:
 
     Everything goes to a journal in the run's folder first, and from there to MLflow, in order. While
     MLflow is away the journal grows; the next call, :meth:`finish`, or ``python -m
-    crysatom.tracking.flush FOLDER`` later catches up. A metric of a step that the journal already holds is
-    left out, so that a resumed training may repeat its last epochs. If the run is deleted in MLflow, a new one is
-    made and told everything from the beginning. Holds two strings and can be pickled
+    crysatom.tracking.flush FOLDER`` later catches up. While the disk is full, records wait in memory. A metric of a
+    step that the journal already holds is left out, so that a resumed training may repeat its last epochs. If the run
+    is deleted in MLflow, a new one is made and told everything from the beginning. Holds two strings and can be pickled
     to the process that reports; one process at a time may write.
 
     Attributes:
@@ -49,6 +50,7 @@ class Tracker:
     folder: Path
     _retry_at: float = field(default=0.0, init=False, repr=False, compare=False)
     _seen: set[tuple[str, int]] | None = field(default=None, init=False, repr=False, compare=False)
+    _unwritten: list[Record] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def at(cls, folder: str | Path, uri: str = "") -> Tracker:
@@ -145,7 +147,7 @@ class Tracker:
         """End the run as FINISHED, FAILED or KILLED; return whether MLflow has everything."""
         self._retry_at = 0.0
         self._tell(op=send.FINISH, status=status)
-        return next(self._journal.pending(), None) is None
+        return not self._unwritten and next(self._journal.pending(), None) is None
 
     def settle(self) -> bool:
         """End a run whose work is done, unless MLflow was told so; send what it does not have; return whether it has.
@@ -200,7 +202,7 @@ class Tracker:
             self._journal.mark_sent(end)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"uri": self.uri, "folder": self.folder, "_retry_at": 0.0, "_seen": None}
+        return {"uri": self.uri, "folder": self.folder, "_retry_at": 0.0, "_seen": None, "_unwritten": []}
 
     @property
     def _journal(self) -> Journal:
@@ -214,13 +216,25 @@ class Tracker:
         return self._seen
 
     def _tell(self, **record: Any) -> None:
-        self._journal.append({**record, "time": time.time_ns() // 1_000_000})
+        self._unwritten.append({**record, "time": time.time_ns() // 1_000_000})
+        try:
+            while self._unwritten:
+                self._journal.append(self._unwritten[0])
+                del self._unwritten[0]
+        except OSError as error:
+            if not is_full(error):
+                raise
+            what = f"{len(self._unwritten)} records for MLflow wait in memory until there is room"
+            logger.warning(
+                "%s: %s could not be written (%s); %s", error.strerror, self._journal.path, room(self.folder), what
+            )
+            return
         if time.monotonic() >= self._retry_at:
             self.flush()
 
     def _warn(self, error: Exception) -> None:
         level = logging.WARNING if self._retry_at == 0.0 else logging.DEBUG
-        answers = isinstance(error, DeletedExperimentError | send.UnknownRunError)
+        answers = isinstance(error, DeletedExperimentError | send.UnknownRunError) or is_full(error)
         logger.log(
             level,
             "MLflow at %s %s (%s). Training goes on; what it should know is kept in %s and sent "

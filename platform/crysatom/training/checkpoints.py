@@ -1,50 +1,81 @@
-"""Checkpoints: safetensors and JSON, so that loading one cannot run code."""
+"""Checkpoints: safetensors and JSON, so that loading one cannot run code; checksums, so that a damaged one is told."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load as parse
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
+
+from crysatom.training.full_disk import is_full, room
+
+logger = logging.getLogger(__name__)
 
 STATE = "state.json"
 """Written last, in one step."""
 
 FILES = "files"
-"""Entry of the state: the size of each file that belongs to it."""
+"""Entry of the state: size and sha256 of each file that belongs to it. Of older checkpoints its size alone."""
+
+CHECKSUM = "sha256"
+"""Entry of a file, and of the state: of all its other entries."""
 
 
-def is_complete(folder: Path) -> bool:
-    """Tell whether the folder holds a whole checkpoint: a state, and every file it lists at its full size."""
+def problem(folder: Path) -> str:
+    """Return what is wrong with a checkpoint; empty if it is whole: every file is as it was written."""
     try:
-        sizes = json.loads((folder / STATE).read_text())[FILES]
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
-        return False
-    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
+        _read(folder)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def newest(folder: Path) -> Path | None:
-    """Return the whole checkpoint of the latest epoch among a folder's subfolders; None if there is none."""
-    whole = [path for path in folder.iterdir() if is_complete(path)] if folder.is_dir() else []
-    return max(whole, key=_epoch, default=None)
+    """Return the whole checkpoint that got furthest among a folder's subfolders; None if there is none.
+
+    Each that is damaged is told of in a warning, once per process.
+    """
+    candidates = _candidates(folder)
+    problems = {path: problem(path) for path in candidates}
+    found = max((path for path in candidates if not problems[path]), key=progress, default=None)
+    instead = "training starts with the first epoch" if found is None else f"{found.name} is used"
+    for path in candidates:
+        if problems[path]:
+            _warn_once(f"checkpoint {path} is damaged: {problems[path]}; {instead}")
+    return found
 
 
-def _epoch(folder: Path) -> int:
-    return int(json.loads((folder / STATE).read_text())["epoch"])
+def progress(folder: Path) -> tuple[int, int]:
+    """Return how many steps a checkpoint has behind it, and how many whole epochs; -1 if that cannot be read."""
+    try:
+        state = _state(folder)
+        return int(state["step"]), int(state["epoch"])
+    except (ValueError, KeyError):
+        return -1, -1
 
 
 def save(folder: Path, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-    """Write one ``<group>.safetensors`` per group of tensors, then the state."""
-    sizes = {}
+    """Write one ``<group>.safetensors`` per group of tensors, then the state; return when all is on the disk."""
+    files = {}
     for name, tensors in groups.items():
+        content = serialize({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
         file = folder / f"{name}.safetensors"
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, file)
-        sizes[file.name] = file.stat().st_size
+        _write(file, content)
+        files[file.name] = {"size": len(content), CHECKSUM: hashlib.sha256(content).hexdigest()}
+    entries = {**state, FILES: files}
     partial = folder / f".{STATE}.partial"
-    partial.write_text(json.dumps({**state, FILES: sizes}, indent=1))
+    _write(partial, json.dumps({**entries, CHECKSUM: _checksum(entries)}, indent=1).encode())
     partial.replace(folder / STATE)
 
 
@@ -55,11 +86,143 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         ValueError: If the folder is no whole checkpoint.
 
     """
-    if not is_complete(folder):
-        raise ValueError(f"{folder} is not a whole checkpoint; give the folder of a finished epoch")
-    state = json.loads((folder / STATE).read_text())
-    groups = {Path(name).stem: load_file(folder / name) for name in state.pop(FILES)}
+    try:
+        return _read(folder)
+    except ValueError as error:
+        raise ValueError(f"{folder} is not a whole checkpoint: {error}; give the folder of a finished epoch") from error
+
+
+def keep(folder: Path, name: str, write: Callable[[Path], None], number: int = 2) -> bool:
+    """Write a checkpoint that is seen when it is whole, and remove the oldest; go on if the disk is full.
+
+    A full disk costs older checkpoints first, never the newest; then the new one. Each time there is a warning.
+
+    Args:
+        folder: Of all checkpoints.
+        name: Of the new one.
+        write: Given a folder, writes the checkpoint into it.
+        number: Of checkpoints to keep.
+
+    Returns:
+        Whether it was written.
+
+    Raises:
+        OSError: If it could not be written for another reason than a full disk.
+
+    """
+    final = folder / name
+    try:
+        try:
+            _publish(final, write)
+        except OSError as error:
+            if not (is_full(error) and _make_room(folder)):
+                raise
+            _publish(final, write)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        logger.warning(
+            "%s: checkpoint %s could not be written (%s). Training goes on; until there is room, what is done since "
+            "the last checkpoint would have to be done again",
+            error.strerror,
+            final,
+            room(folder),
+        )
+        return False
+    for old in sorted(_candidates(folder), key=progress)[:-number]:
+        shutil.rmtree(old)
+    return True
+
+
+def _publish(final: Path, write: Callable[[Path], None]) -> None:
+    """Write to a temporary folder and rename it when it is whole."""
+    partial = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        write(partial)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+
+
+def _make_room(folder: Path) -> bool:
+    """Remove all checkpoints but the newest whole one; return whether there were any."""
+    kept = newest(folder)
+    others = [path for path in _candidates(folder) if path != kept]
+    for path in others:
+        shutil.rmtree(path)
+    return bool(others)
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """Return the folders of checkpoints; what is being written is hidden."""
+    there = folder.iterdir() if folder.is_dir() else []
+    return sorted(path for path in there if path.is_dir() and not path.name.startswith("."))
+
+
+def _read(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Return groups and state as they were saved.
+
+    Raises:
+        ValueError: Saying which file is not as it was written.
+
+    """
+    state = _state(folder)
+    if any(isinstance(noted, int) for noted in state[FILES].values()):
+        _tell_once(f"checkpoint {folder} has no checksums, being of an older version: sizes alone are checked")
+    groups = {}
+    for name, noted in state.pop(FILES).items():
+        content = _content(folder, name)
+        written = {"size": noted} if isinstance(noted, int) else noted
+        if len(content) != written["size"]:
+            raise ValueError(f"{name} has {len(content):,} bytes of {written['size']:,}")
+        if written.get(CHECKSUM, "") not in {"", hashlib.sha256(content).hexdigest()}:
+            raise ValueError(f"the content of {name} has changed since it was written (its sha256 is another)")
+        try:
+            groups[Path(name).stem] = parse(content)
+        except SafetensorError as error:
+            raise ValueError(f"{name} is broken: {error}") from error
     return groups, state
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    """Return the state with its list of files, without its own checksum."""
+    content = _content(folder, STATE)
+    try:
+        state: dict[str, Any] = json.loads(content)
+        written = state.pop(CHECKSUM, "")
+        old = all(isinstance(size, int) for size in state[FILES].values())
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{STATE} is broken: {error}") from error
+    if written != _checksum(state) and (written or not old):
+        raise ValueError(f"the content of {STATE} has changed since it was written (its sha256 is another)")
+    return state
+
+
+def _content(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read: {error.strerror}") from error
+
+
+def _checksum(entries: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Write and wait until it is on the disk, so that a full one is noticed now."""
+    with file.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+_warn_once = functools.cache(logger.warning)
+_tell_once = functools.cache(logger.info)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:

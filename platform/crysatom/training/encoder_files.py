@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from crysatom.config import GraphSpec
@@ -107,7 +108,8 @@ def save_encoder(folder: Path, encoder: PretrainedEncoder, training: Mapping[str
 
     """
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in encoder.tensors.items()}, folder / ENCODER_SAFETENSORS)
+    tensors = serialize({name: tensor.contiguous() for name, tensor in encoder.tensors.items()})
+    (folder / ENCODER_SAFETENSORS).write_bytes(tensors)
     content = {"format_version": FORMAT_VERSION, **encoder.architecture, "training": dict(training)}
     (folder / ENCODER_JSON).write_text(json.dumps(content, indent=1))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch_geometric.data import Batch
 
@@ -17,14 +19,22 @@ from crysatom.graphs.batch import GraphTensors, select
 class Loader(Protocol):
     """A source of this worker's shares of the global batches of an epoch."""
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield this worker's share of each global batch; every worker yields equally often."""
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield this worker's share of each global batch from number ``start`` on; all workers yield equally often."""
+
+    def share(self, parts: Sequence[float] | NDArray[np.float64]) -> bool:
+        """Give each worker its part ``(W,)`` of each global batch from now on; False if parts can only be equal."""
 
     def num_steps(self) -> int:
         """Return the number of global batches in an epoch."""
 
     def material_ids(self, keys: list[int]) -> list[str]:
         """Return the ids of crystals by their keys, for messages."""
+
+
+def cost_of(batch: Batch) -> int:
+    """Return what a batch costs: nearly all time goes by edges; an isolated atom's crystal has none."""
+    return int(batch.edge_index.shape[1] + batch.num_graphs)
 
 
 def global_batches(
@@ -75,21 +85,42 @@ class ResidentLoader:
     ) -> None:
         self.tensors, self.crystals, self.ids = tensors, crystals, material_ids
         self.batch_size, self.tail, self.seed, self.targets = batch_size, tail, seed, targets
+        self.parts: NDArray[np.float64] | None = None
 
     def num_steps(self) -> int:
         """Return the number of global batches in an epoch."""
         whole, rest = divmod(len(self.crystals), self.batch_size)
         return max(1, whole) if self.tail == "spread" else whole + (rest > 0)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield this worker's share of each global batch."""
-        for crystals in global_batches(self.crystals, self.batch_size, self.tail, self.seed, epoch):
-            share = torch.from_numpy(np.array_split(crystals, distributed.world_size())[distributed.rank()])
+    def share(self, parts: Sequence[float] | NDArray[np.float64]) -> bool:
+        """Give each worker its part ``(W,)`` of the cost of each global batch from now on."""
+        self.parts = np.asarray(parts, np.float64)
+        return True
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield this worker's share of each global batch from number ``start`` on."""
+        for crystals in global_batches(self.crystals, self.batch_size, self.tail, self.seed, epoch)[start:]:
+            share = torch.from_numpy(self._shares(crystals)[distributed.rank()])
             batch = select(self.tensors, share)
             if self.targets is not None:
                 batch.crystal = share.to(self.targets.device)
                 batch.target = self.targets[batch.crystal]
             yield batch
+
+    def _shares(self, crystals: np.ndarray) -> list[np.ndarray]:
+        """Cut a global batch, in order: a crystal goes to the worker in whose part the middle of its cost lies."""
+        if self.parts is None:
+            return np.array_split(crystals, distributed.world_size())
+        costs = self._costs[crystals]
+        middles = costs.cumsum() - costs / 2
+        return np.split(crystals, np.searchsorted(middles, self.parts.cumsum()[:-1] * costs.sum()))
+
+    @cached_property
+    def _costs(self) -> NDArray[np.int64]:
+        """``(M,)``, as of :func:`cost_of`."""
+        ends = self.tensors.edge_ptr[self.tensors.atom_ptr]
+        costs: NDArray[np.int64] = (ends.diff() + 1).cpu().numpy()
+        return costs
 
     def material_ids(self, keys: list[int]) -> list[str]:
         """Return the ids of crystals by their keys, for messages."""

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from crysatom import distributed
-from crysatom.names import HELD_OUT, LOSS, TRAIN, Optimizer, Schedule
+from crysatom.names import HELD_OUT, LOSS, TRAIN, Balancing, Optimizer, Schedule
 from crysatom.training import checkpoints
 from crysatom.training.averaging import MovingAverage
-from crysatom.training.context import Context
+from crysatom.training.balance import Balance
+from crysatom.training.context import Context, StoppedError, Wish
 from crysatom.training.loaders import Loader
 from crysatom.training.schedules import learning_rate
+from crysatom.training.totals import Totals
 
 HELD_OUT_EPOCH = -1
 """Masks of held-out crystals are the same in every epoch, so that their losses can be compared."""
@@ -77,6 +79,10 @@ class Settings(Protocol):
     def patience(self) -> int:
         """Epochs without a better one after which the training stops; 0: it never does."""
 
+    @property
+    def balance(self) -> Balancing:
+        """How workers share a batch."""
+
 
 class Loop:
     """Trains a model whose forward pass maps ``(batch, epoch)`` to the terms of its loss.
@@ -88,7 +94,8 @@ class Loop:
         held_out: Batches to measure by after each epoch, or None.
         settings: Epochs, rates, selection.
         context: Where it runs.
-        after_step: Called with each batch, the model's output and the epoch (the paper's vector extraction).
+        after_step: Called with each batch, the model's output and whether the batch is the first of its epoch (the
+            paper's vector extraction).
         extra: Further tensors that belong to the state, by name; kept in checkpoints, restored in place.
         measured: What the metrics of ``held_out`` are called.
         watch: Called after each epoch, before its checkpoint, with its metrics, to which it may add, and the weights
@@ -106,7 +113,7 @@ class Loop:
         held_out: Loader | None,
         settings: Settings,
         context: Context,
-        after_step: Callable[[Batch, dict[str, Tensor], int], None] | None = None,
+        after_step: Callable[[Batch, dict[str, Tensor], bool], None] | None = None,
         extra: dict[str, Tensor] | None = None,
         measured: str = HELD_OUT,
         watch: Callable[[dict[str, float]], bool] | None = None,
@@ -129,6 +136,8 @@ class Loop:
         self.selected_epoch = settings.epochs - 1
         self.best_tensors: dict[str, Tensor] = {}
         self.step = 0
+        self.totals = Totals()
+        """Of the epoch that is being trained."""
 
     def run(self) -> list[dict[str, float]]:
         """Train to the end, from the last checkpoint if there is one; leave the selected weights in the model.
@@ -140,22 +149,26 @@ class Loop:
 
         Raises:
             NonFiniteLossError: Before the weights are touched.
+            StoppedError: If the context wishes so; a checkpoint is kept.
 
         """
         with self.context.checkpoint() as folder:
             if folder is not None:
                 self._restore(*checkpoints.load(folder))
+        balance = Balance(self.settings.balance, self.train, self.context)
         wrapped = self.context.wrap(self.model)
         told_to_end = False
         while not (told_to_end or self._ended()):
             epoch = len(self.history)
-            metrics = {"epoch": float(epoch), **self._train_epoch(wrapped, epoch)}
+            balance.update(self.model, epoch)
+            metrics = {"epoch": float(epoch), **self._train_epoch(wrapped, epoch), **balance.metrics()}
             with self.average.applied():
                 if self.held_out is not None:
                     metrics |= self._evaluate(self.held_out)
                 self._select(metrics)
                 told_to_end = self.watch is not None and self.watch(metrics)
             self.history.append(metrics)
+            self.totals = Totals()
             self.context.report(metrics, self._save)
         self._use_selected()
         return self.history
@@ -165,27 +178,38 @@ class Loop:
         return done >= self.settings.epochs or 0 < patience < done - self.selected_epoch
 
     def _train_epoch(self, wrapped: nn.Module, epoch: int) -> dict[str, float]:
+        """Train the rest of an epoch, which is all of it unless a checkpoint was written in its midst."""
         self.model.train()
-        totals = _Averages(TRAIN)
-        start, waited = time.perf_counter(), 0.0
-        batches = self.train.epoch(epoch)
-        while True:
-            before = time.perf_counter()
-            batch = next(batches, None)
-            waited += time.perf_counter() - before
-            if batch is None:
-                break
+        self.context.alive()
+        totals, steps = self.totals, self.train.num_steps()
+        batches = self.train.epoch(epoch, totals.steps)
+        start, before = time.perf_counter() - totals.seconds, time.perf_counter()
+        while (batch := next(batches, None)) is not None:
+            totals.waited += time.perf_counter() - before
             terms = self._step(wrapped, batch, epoch)
-            totals.add(terms, batch.num_graphs)
+            wish = totals.add(terms, batch.num_graphs, self.context.wish())
             self.step += 1
-        seconds = time.perf_counter() - start
-        losses, crystals = totals.result()
-        return losses | {
+            totals.seconds = time.perf_counter() - start
+            if wish and totals.steps < steps:  # else the checkpoint of the whole epoch is about to be written
+                self._heed(Wish(wish))
+            self.context.alive()
+            before = time.perf_counter()
+        self.context.rest()
+        totals.seconds = time.perf_counter() - start
+        return totals.means(TRAIN) | {
             "lr": self.optimizer.param_groups[0]["lr"],
-            "seconds": seconds,
-            "crystals_per_second": crystals / seconds,
-            "data_wait_share": waited / seconds,
+            "seconds": totals.seconds,
+            "crystals_per_second": totals.crystals / totals.seconds,
+            "data_wait_share": totals.waited / totals.seconds,
         }
+
+    def _heed(self, wish: Wish) -> None:
+        """Do what is wished for after a step."""
+        if wish == Wish.ASK and not self.context.about_to_be_lost():
+            return
+        self.context.keep(self.step, self._save)
+        if wish == Wish.STOP:
+            raise StoppedError(f"stopped after step {self.totals.steps} of epoch {len(self.history)}, as asked")
 
     def _step(self, wrapped: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         settings = self.settings
@@ -203,16 +227,16 @@ class Loop:
         self.optimizer.step()
         self.average.update()
         if self.after_step is not None:
-            self.after_step(batch, terms, epoch)
+            self.after_step(batch, terms, self.totals.steps == 0)
         return terms
 
     @torch.no_grad()
     def _evaluate(self, loader: Loader) -> dict[str, float]:
         self.model.eval()
-        totals = _Averages(self.measured)
+        totals = Totals()
         for batch in loader.epoch(0):
             totals.add(self.model(batch, HELD_OUT_EPOCH), batch.num_graphs)
-        return totals.result()[0]
+        return totals.means(self.measured)
 
     def _check_finite(self, what: str, value: Tensor, batch: Batch, epoch: int) -> None:
         if torch.isfinite(value):
@@ -260,6 +284,7 @@ class Loop:
             "optimizer": checkpoints.optimizer_tensors(self.optimizer, self.model),
             "best": self.best_tensors,
             "average": self.average.tensors,
+            "totals": self.totals.sums,
         }
         state = {
             "epoch": len(self.history),
@@ -267,6 +292,7 @@ class Loop:
             "best": self.best,
             "selected_epoch": self.selected_epoch,
             "history": self.history,
+            "totals": self.totals.numbers(),
         }
         checkpoints.save(folder, {k: v for k, v in groups.items() if v}, state)
 
@@ -277,23 +303,5 @@ class Loop:
         self.average.load(groups.get("average", {}))
         self.step, self.history = state["step"], state["history"]
         self.best, self.selected_epoch = state["best"], state["selected_epoch"]
-
-
-class _Averages:
-    """Means of loss terms over crystals, kept on the device until asked for."""
-
-    def __init__(self, split: str) -> None:
-        self.split, self.crystals = split, 0
-        self.sums: dict[str, Tensor] = {}
-
-    def add(self, terms: dict[str, Tensor], local_crystals: int) -> None:
-        any_term = terms[LOSS]
-        count = distributed.all_reduce_sum(torch.tensor([float(local_crystals)], device=any_term.device))
-        self.crystals += int(count)
-        for name, value in terms.items():
-            if value.ndim == 0:
-                self.sums[name] = self.sums.get(name, 0) + value.detach().double() * count[0]
-
-    def result(self) -> tuple[dict[str, float], int]:
-        """Return ``<split>/<term>`` means and the number of crystals."""
-        return {f"{self.split}/{k}": float(v) / max(self.crystals, 1) for k, v in self.sums.items()}, self.crystals
+        sums = {name: value.to(self.context.device) for name, value in groups.get("totals", {}).items()}
+        self.totals = Totals(sums=sums, **state.get("totals", {}))

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from crysatom.config import GraphSpec
@@ -71,7 +72,8 @@ def save_model(folder: Path, state: Mapping[str, Tensor], info: ModelInfo) -> No
 
     """
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, folder / MODEL_SAFETENSORS)
+    tensors = serialize({name: tensor.cpu().contiguous() for name, tensor in state.items()})
+    (folder / MODEL_SAFETENSORS).write_bytes(tensors)
     content = {
         "format_version": FORMAT_VERSION,
         **{f.name: getattr(info, f.name) for f in dataclasses.fields(info)},

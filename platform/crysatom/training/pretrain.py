@@ -180,12 +180,10 @@ class Algorithm1Recorder:
             "count": torch.zeros(MAX_ATOMIC_NUMBER, dtype=torch.float64, device=device),
             "vectors": torch.zeros(MAX_ATOMIC_NUMBER, dim, dtype=torch.float64, device=device),
         }
-        self.epoch = -1
 
-    def record(self, batch: Batch, terms: dict[str, Any], epoch: int) -> None:
-        """Take in a batch, by the vectors from before its weight update."""
-        if epoch != self.epoch:
-            self.epoch = epoch
+    def record(self, batch: Batch, terms: dict[str, Any], first: bool) -> None:
+        """Take in a batch, by the vectors from before its weight update; the first of an epoch empties the table."""
+        if first:
             for tensor in self.tensors.values():
                 tensor.zero_()
         table = self._table().update(terms["atoms"], batch.atomic_numbers)

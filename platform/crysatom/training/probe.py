@@ -129,6 +129,15 @@ class _Silent(Context):
     def report(self, metrics: Metrics, save: Save) -> None:
         """Do nothing."""
 
+    def keep(self, step: int, save: Save) -> None:
+        """Do nothing."""
+
+    def alive(self) -> None:
+        """Do nothing."""
+
+    def rest(self) -> None:
+        """Do nothing."""
+
     def checkpoint(self) -> AbstractContextManager[Path | None]:
         """Yield none."""
         return nullcontext()

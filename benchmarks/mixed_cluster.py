@@ -1,0 +1,144 @@
+"""Two workers, one half as fast as the other: equal shares of each batch beside shares by measured speed.
+
+    python benchmarks/mixed_cluster.py --data SHARDS
+
+A training by Ray Train as jobs/pretrain.py does it, with one difference: in each forward pass a worker sleeps for each
+edge of its share, the last worker twice as long. The sleep stands for the work of an accelerator, and leaves the two
+processors that this simulation has to the true work, of a small model, which both workers do besides. What is slow is
+slow for the training and for the measurement that shares go by. Both ways run in turn, in one process of this script.
+Losses are compared once more in float64, where rounding does not hide a difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from crysatom import distributed
+from crysatom.cluster.session import start_ray
+from crysatom.cluster.train import train_on_cluster
+from crysatom.config import PretrainConfig
+from crysatom.names import LOSS, TRAIN
+from crysatom.tracking.environment import environment_tags
+from crysatom.training.context import Context
+from crysatom.training.loop import Loop
+from crysatom.training.machine import hardware
+from crysatom.training.pretrain import build, resident_data
+from crysatom.vectors.elements import element_features
+
+RESULTS = Path(__file__).parent / "results"
+WAYS = ("equal", "speed")
+
+
+class Slowed(nn.Module):
+    """A model that takes longer.
+
+    Args:
+        model: Does the work.
+        seconds: Of sleep for each edge.
+
+    """
+
+    def __init__(self, model: nn.Module, seconds: float) -> None:
+        super().__init__()
+        self.model, self.seconds = model, seconds
+
+    def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        """Sleep, then work."""
+        time.sleep(self.seconds * batch.edge_index.shape[1])
+        terms: dict[str, Tensor] = self.model(batch, epoch)
+        return terms
+
+
+def work(
+    config: PretrainConfig, shards: Path, pace: float, slowness: float, dtype: torch.dtype, context: Context
+) -> Any:
+    """Train on this worker; return the history."""
+    loader: Any = resident_data(config, shards, context.device).train
+    loader.tensors = dataclasses.replace(loader.tensors, distance=loader.tensors.distance.to(dtype))
+    model = build(config, element_features(config.node_features)).to(dtype)
+    last = distributed.rank() == distributed.world_size() - 1
+    return Loop(Slowed(model, pace * slowness if last else pace), loader, None, config, context).run()
+
+
+def tell(news: Any) -> None:
+    """Print a sentence, or the speed of an epoch."""
+    shown = (
+        news if isinstance(news, str) else f"epoch {news['epoch']:.0f}: {news['crystals_per_second']:.1f} crystals/s"
+    )
+    print(shown, flush=True)
+
+
+def trained(config: PretrainConfig, arguments: argparse.Namespace, dtype: torch.dtype) -> Any:
+    """Return the history of a training under Ray Train."""
+    with tempfile.TemporaryDirectory() as folder:
+        task = partial(work, config, arguments.data, arguments.pace, arguments.slowness, dtype)
+        checkpoints = Path(folder) / "checkpoints"
+        return train_on_cluster(task, config, checkpoints, record=lambda *_: None, show=tell)
+
+
+def largest_difference(one: Any, other: Any) -> float:
+    """Return the largest relative difference between the losses of two histories."""
+    a, b = (np.array([epoch[f"{TRAIN}/{LOSS}"] for epoch in history]) for history in (one, other))
+    return float(np.abs(a / b - 1).max())
+
+
+def main() -> None:
+    """Measure, print, and keep the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of graph shards")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--slowness", type=float, default=2.0, help="of the last worker")
+    parser.add_argument("--pace", type=float, default=50e-6, help="seconds of sleep for an edge, of the other workers")
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    start_ray()
+    base = {"embedding_dim": arguments.dim, "num_workers": arguments.workers, "holdout_fraction": 0.0}
+    configs = {way: PretrainConfig(**base, epochs=arguments.epochs, balance=way) for way in WAYS}
+    histories: dict[str, list[Any]] = {way: [] for way in WAYS}
+    for _ in range(arguments.rounds):
+        for way, config in configs.items():
+            histories[way].append(trained(config, arguments, torch.float32))
+    exact = {way: trained(config, arguments, torch.float64) for way, config in configs.items()}
+
+    rates = {
+        way: [median(epoch["crystals_per_second"] for epoch in history[1:]) for history in runs]
+        for way, runs in histories.items()
+    }
+    ratios = [fast / slow for slow, fast in zip(rates["equal"], rates["speed"], strict=True)]
+    share = 1 / (arguments.workers - 1 + 1 / arguments.slowness)
+    result = {
+        "crystals_per_second": {way: [round(rate, 1) for rate in found] for way, found in rates.items()},
+        "gain": {"each": [round(ratio, 3) for ratio in ratios], "median": round(median(ratios), 3)},
+        "gain_if_nothing_but_work_took_time": round(arguments.slowness / arguments.workers / share, 3),
+        "largest_share": [round(history[-1]["largest_share"], 3) for history in histories["speed"]],
+        "largest_share_by_slowness": round(share, 3),
+        "largest_difference_of_losses": {
+            "float32, first epoch": largest_difference(histories["speed"][0][:1], histories["equal"][0][:1]),
+            "float32": largest_difference(histories["speed"][0], histories["equal"][0]),
+            "float64": largest_difference(exact["speed"], exact["equal"]),
+        },
+        "settings": {name: str(value) for name, value in vars(arguments).items()},
+        "date": time.strftime("%Y-%m-%d"),
+        "environment": environment_tags(hardware()),
+    }
+    print(json.dumps(result, indent=1))
+    (RESULTS / "mixed_cluster.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Workers of unequal speed share batches by it, and learn what equal shares would teach them.
+
+A slow worker sleeps for each of its edges; so do the others, but for half as long: what is measured is then decided by
+the sleep, not by who else uses the machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from crysatom import distributed
+from crysatom.names import LOSS, TRAIN
+from crysatom.training.context import PlainContext
+from crysatom.training.loop import Loop
+from crysatom.training.pretrain import build
+from crysatom.vectors.elements import element_features
+from tests.gloo import run_workers
+from tests.small_runs import data_of, make_shards, one_thread, tiny  # noqa: F401
+
+SECONDS_PER_EDGE = 150e-6
+"""Of the fast worker: the some 800 edges of a share take 120 ms, the work itself 5 on an idle machine."""
+
+
+@pytest.fixture(scope="module", name="shards")
+def _shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("shards"), count=60)
+
+
+class Slowed(nn.Module):
+    """Takes its time: twice as much on the second worker."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.seconds = model, SECONDS_PER_EDGE * (1 + distributed.rank())
+
+    def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        time.sleep(self.seconds * batch.edge_index.shape[1])
+        terms: dict[str, Tensor] = self.model(batch, epoch)
+        return terms
+
+
+class Telling(PlainContext):
+    """Remembers what a user is told."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.said: list[str] = []
+
+    def say(self, sentence: str) -> None:
+        self.said.append(sentence)
+
+
+def run(shards: str, folder: str, balance: str) -> dict[str, Any]:
+    """Train in float64; return losses, largest shares, what was said, and the weights."""
+    config = tiny(batch_size=20, epochs=2, balance=balance, holdout_fraction=0.0)
+    loader: Any = data_of(config, Path(shards)).train
+    loader.tensors = dataclasses.replace(loader.tensors, distance=loader.tensors.distance.double())
+    model = build(config, element_features(config.node_features)).double()
+    context = Telling(Path(folder) / balance)
+    history = Loop(Slowed(model), loader, None, config, context).run()
+    return {
+        "losses": np.array([epoch[f"{TRAIN}/{LOSS}"] for epoch in history]),
+        "shares": [epoch.get("largest_share", 0.5) for epoch in history],
+        "said": context.said,
+        "weights": np.concatenate([parameter.detach().flatten().numpy() for parameter in model.parameters()]),
+    }
+
+
+def test_shares_by_speed_change_the_time_and_not_the_losses(shards: Path, tmp_path: Path) -> None:
+    equal = run_workers(run, 2, str(shards), str(tmp_path), "equal")[0]
+    by_speed = run_workers(run, 2, str(shards), str(tmp_path), "speed")[0]
+    assert equal["said"] == []
+    assert equal["shares"] == [0.5, 0.5]
+    assert len(by_speed["said"]) == 1
+    assert by_speed["said"][0].startswith("shares of each batch, by measured speed: worker 0 6")
+    assert by_speed["shares"] == pytest.approx([2 / 3] * 2, abs=0.06)
+    # Sums over crystals in another order, in float64
+    np.testing.assert_allclose(by_speed["losses"], equal["losses"], rtol=1e-9)
+    assert np.abs(by_speed["weights"] - equal["weights"]).max() <= 1e-6 * np.abs(equal["weights"]).max()
+
+
+def test_equal_machines_share_equally_without_being_asked(shards: Path, tmp_path: Path) -> None:
+    auto = run_workers(run, 2, str(shards), str(tmp_path), "auto")[0]
+    assert auto["said"] == []
+    assert auto["shares"] == [0.5, 0.5]
