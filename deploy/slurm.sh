@@ -28,8 +28,9 @@ export CRYSATOM_HOME RAY_AUTH_MODE=token RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=
 export PATH="${CRYSATOM_VENV:-$PWD/.venv}/bin:$PATH"
 [[ -s ~/.ray/auth_token ]] || ray get-auth-token --generate > /dev/null
 
-# This script runs on the first node, which becomes the head. Its name may mean 127.0.1.1 here, so: its address.
-head=$(hostname -I | cut -d ' ' -f 1)
+# This script runs on the first node, which becomes the head. Its name may mean 127.0.1.1 here, so: its address, on the
+# first network, or on the one that CRYSATOM_HEAD_IP names.
+head=${CRYSATOM_HEAD_IP:-$(hostname -I | cut -d ' ' -f 1)}
 export ADDRESS="$head:$((20000 + SLURM_JOB_ID % 10000))"
 DRIVER_PID=$(mktemp)
 export DRIVER_PID
