@@ -1,7 +1,7 @@
 """The Slurm script, run for real on one node: stopped before its end, queued again, finished.
 
-Slurm itself is not there: ``srun`` runs the command here, ``scontrol`` writes down what it is asked. ``ray symmetric-run``
-ends every Ray of its machine, so it is given a machine of its own: other processes and networks are out of its sight.
+Slurm itself is not there: ``srun`` runs the command here, ``scontrol`` writes down what it is asked. As ``ray
+symmetric-run`` ends every Ray of its machine, it is given one of its own: it sees no other processes and networks.
 """
 
 from __future__ import annotations

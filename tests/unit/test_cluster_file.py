@@ -81,7 +81,7 @@ def test_head_and_workers_install_the_locked_dependencies(name: str) -> None:
 @pytest.mark.parametrize("name", [CLOUD, ON_PREM])
 def test_nodes_ask_for_the_token_and_the_dashboard_stays_inside(name: str) -> None:
     cluster = read(name)
-    assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert "~/.ray/auth_token" in cluster["file_mounts"]
     shared = " ".join(cluster.get("docker", {}).get("run_options", []))
     for node in ("head", "worker"):
         started = f"{shared} {cluster[f'{node}_start_ray_commands'][-1]}"
