@@ -3,10 +3,10 @@
     python benchmarks/sizing.py --tables jarvis_dft_3d.parquet mp_pool.parquet     # measures, then prints
     python benchmarks/sizing.py                                                    # prints
 
-Graphs were measured by benchmarks/featurize.py, the speed of pretraining by benchmarks/pretrain_throughput.py on crystals
-of JARVIS-DFT; those of another table are taken to need more in proportion to their edges. Measured here, on some of each
-table: what a run of ``jobs/pretrain.py`` with the default recipe leaves on the disk, its peak memory, and, to check that
-proportion, CPU seconds of a crystal in an epoch.
+Graphs were measured by benchmarks/featurize.py, the speed of pretraining by benchmarks/pretrain_throughput.py on
+crystals of JARVIS-DFT; those of another table are taken to need more in proportion to their edges. Measured here,
+on some of each table: what a run of ``jobs/pretrain.py`` with the default recipe leaves on the disk, its peak
+memory, and, to check that proportion, CPU seconds of a crystal in an epoch.
 """
 
 from __future__ import annotations
