@@ -241,8 +241,10 @@ def driver_terminated(job: Job) -> None:
     job.running.terminate()
     job.finish(TERMINATED)
     job.notes.append(f"ended {time.monotonic() - begin:.1f} s after SIGTERM with code {job.codes[-1]}")
-    if job.kind.name != "sweep" and job.codes[-1] == TERMINATED:
+    if "stopped after step" in job.output:
         job.said("stopped after step")
+    elif job.kind.name != "sweep":
+        job.notes.append("no step ended within its grace: it ended without a checkpoint")
     job.resume()
 
 
@@ -338,7 +340,7 @@ def object_store_pressure(job: Job) -> None:
 
 def worker_hangs(job: Job) -> None:
     """A worker stops, without ending."""
-    job.extra = ("--hang-timeout", "10")
+    job.extra = ("--hang-timeout", "20")
     job.start()
     job.at_some_moment()
     victim = job.victim()

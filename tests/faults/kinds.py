@@ -101,7 +101,7 @@ class Pretraining(Kind):
 
 @dataclass(frozen=True)
 class Streaming(Pretraining):
-    """``jobs/pretrain.py`` with a stream, which is drawn anew: counts and the kind of result must be those of another."""
+    """``jobs/pretrain.py`` with a stream, which is drawn anew: counts must be equal, and the last loss about so."""
 
     def compare(self, place: Path, name: str, reference: str) -> Verdict:
         mine, theirs = (pd.read_csv(place / run / "history.csv") for run in (name, reference))
@@ -191,16 +191,16 @@ def kinds(place: Path) -> dict[str, Kind]:
     place.mkdir(parents=True, exist_ok=True)
     (place / "space.py").write_text(SPACE)
     workers = ("--num-workers", str(NUM_WORKERS), *CARE)
-    small = ("--embedding-dim", "32", "--projection-dim", "16", "--register", "")
-    pretraining = (*workers, *small, "--epochs", "8", "--batch-size", "24")
-    streaming = (*workers, *small, "--epochs", "6", "--batch-size", "24", "--loader", "streamed")
-    predictor = ("--vectors", "onehot", "--width", "32", "--num-layers", "2", "--hidden-dim", "32", "--epochs", "10")
-    predictor = (*workers, *predictor, "--batch-size", "16")
+    small = ("--embedding-dim", "16", "--projection-dim", "16", "--register", "")
+    pretraining = (*workers, *small, "--epochs", "8", "--batch-size", "48")
+    streaming = (*workers, *small, "--epochs", "6", "--batch-size", "48", "--loader", "streamed")
+    predictor = ("--vectors", "onehot", "--width", "16", "--num-layers", "2", "--hidden-dim", "16", "--epochs", "8")
+    predictor = (*workers, *predictor, "--batch-size", "24")
     sweep = ("--space", str(place / "space.py"), "--probes", "2", "--probe-epochs", "4", "--max-concurrent", "2")
     return {
         "pretraining": Pretraining("pretraining", "pretrain", 8, pretraining),
         "streamed pretraining": Streaming("streamed pretraining", "pretrain", 6, streaming),
-        "downstream": Downstream("downstream", "downstream", 10, predictor),
+        "downstream": Downstream("downstream", "downstream", 8, predictor),
         "sweep": Sweep("sweep", "tune", 8, sweep),
     }
 
