@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -229,7 +230,12 @@ def test_a_killed_job_is_resumed_and_nothing_else_takes_its_folder(
     name = f"job-{number.value}"
     folder = place / name
     output = interrupt(job(place, name, cwd=tmp_path), folder, number, after="")
-    assert "SIGTERM" not in output, "a user who stops a job needs no stack trace"
+    assert "Traceback" not in output
+    assert "*** SIGTERM" not in output, "a user who stops a job needs no stack trace of Ray"
+    if number == signal.SIGTERM:
+        assert "SIGTERM: saving after this step, then ending\n" in output
+        assert re.search(r"stopped after step \d of epoch \d, as asked; go on with --resume\n", output)
+        assert list((folder / CHECKPOINTS).glob("step-*")), "it was in the midst of an epoch"
     run_id = json.loads((folder / "tracking" / "state.json").read_text())["run_id"]
     status = "KILLED" if number == signal.SIGTERM else "RUNNING"
     assert client(store(place)).get_run(run_id).info.status == status

@@ -17,13 +17,18 @@ import crysatom
 SOURCE_ROOT = Path(crysatom.__file__).resolve().parents[1]
 """The folder that holds the package: ``platform/`` of a checkout, or site-packages."""
 
+ADDRESS = "RAY_ADDRESS"
+"""Ray's own variable; names the cluster."""
+
 SHOW_WORKER_OUTPUT = "RAY_LOG_TO_DRIVER"
 """Ray's own variable; 1 shows what the processes of the cluster print. Off here: what a user has to know comes
 through the job itself, and Ray keeps all output in its session folder."""
 
 
 def start_ray() -> None:
-    """Join the cluster this process was submitted to, or start Ray on this machine.
+    """Join the cluster that ``RAY_ADDRESS`` names, as it does in a submitted job, or start Ray on this machine.
+
+    Left to itself Ray would join any cluster that runs on this machine, be it another user's.
 
     ``ray job submit --working-dir .`` puts the working folder, but not its ``platform/``, on the workers'
     path; the environment variable set here does, and merges with the job's own runtime environment.
@@ -31,6 +36,7 @@ def start_ray() -> None:
     if ray.is_initialized():
         return
     ray.init(
+        address=None if os.environ.get(ADDRESS) else "local",
         logging_level=logging.ERROR,
         log_to_driver=os.environ.get(SHOW_WORKER_OUTPUT) == "1",
         runtime_env={"env_vars": {"PYTHONPATH": str(SOURCE_ROOT)}},
