@@ -73,6 +73,7 @@ class World:
         """Start Ray."""
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+        os.environ.setdefault("RAY_worker_niceness", "3")  # Ray's own 15 lets other work of the machine starve them
         from ray.cluster_utils import Cluster
 
         options = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
