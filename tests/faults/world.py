@@ -43,6 +43,17 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = WAIT_S) -
     raise TimeoutError(f"waited {seconds:.0f} s in vain for {what}")
 
 
+def patiently(start: Callable[[], Any], tries: int = 4) -> Any:
+    """Return what starting a node gives: Ray takes 30 s for a failure, which on a busy machine it is not."""
+    for left in reversed(range(tries)):
+        try:
+            return start()
+        except Exception:  # Ray's own has no class
+            if not left:
+                raise
+    raise AssertionError
+
+
 def title(process: psutil.Process) -> str:
     """Return what a process calls itself; empty if it is gone."""
     try:
@@ -77,13 +88,13 @@ class World:
         from ray.cluster_utils import Cluster
 
         options = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
-        self.cluster = Cluster(initialize_head=True, connect=False, head_node_args=options)
+        self.cluster = patiently(lambda: Cluster(initialize_head=True, connect=False, head_node_args=options))
         for _ in range(NUM_NODES):
             self.add_node()
 
     def add_node(self) -> None:
         """Let another machine join."""
-        self.nodes.append(self.cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES))
+        self.nodes.append(patiently(lambda: self.cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)))
 
     def remove_node(self, node: Any) -> None:
         """Take a machine away, without a word of farewell."""
