@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crysatom.config import GraphSpec
+from crysatom.config.data import require_name
 from crysatom.crystals.plain_columns import require_plain
 from crysatom.graphs.columns import flat_values, list_lengths
 from crysatom.graphs.graph import GraphArrays, offsets
@@ -112,6 +113,7 @@ def shard_files(folder: str | Path, *, verify: bool = False) -> list[Path]:
     """
     files = []
     for shard in read_manifest(folder)["shards"]:
+        require_name(f"a file in {Path(folder) / MANIFEST}", shard["file"])
         path = Path(folder) / shard["file"]
         if not path.is_file():
             raise ValueError(

@@ -13,6 +13,7 @@ from typing import Any
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 
+from crysatom.config.data import require_name
 from crysatom.config.flags import without_password
 from crysatom.names import RUNS_URI
 from crysatom.tracking.fields import PARENT
@@ -118,6 +119,7 @@ class Store:
 
     def artifact(self, run_id: str, path: str, to: str | Path) -> Path | None:
         """Copy a file among a run's artifacts to a folder; return its path, or None if the run has no such file."""
+        require_name("the id of a run", run_id)
         folder, _, _ = path.rpartition("/")
         with self._asked(f"{path} of run {run_id}"):
             if path not in {found.path for found in client(self.uri).list_artifacts(run_id, folder or None)}:
