@@ -17,8 +17,8 @@ _NAMED = re.compile(r"key|token|password|passwd|pwd|secret|odbc_connect", re.IGN
 
 _SHOWN = (
     "warning: a URI on the command line holds a password, which others on this machine can read (ps) and, if the job "
-    "was submitted, others on the cluster (ray job list). Set MLFLOW_TRACKING_URI instead, or MLFLOW_TRACKING_USERNAME and "
-    "MLFLOW_TRACKING_PASSWORD"
+    "was submitted, others on the cluster (ray job list). Set MLFLOW_TRACKING_URI instead, or MLFLOW_TRACKING_USERNAME "
+    "and MLFLOW_TRACKING_PASSWORD"
 )
 
 _NOT_SECRET = re.compile(r"path|file|dir|mode|home", re.IGNORECASE)
