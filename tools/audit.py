@@ -1,7 +1,7 @@
 """Ask for known vulnerabilities of the versions in constraints.txt: ``make audit``.
 
-pip-audit asks PyPI. Where PyPI's advisories cannot be reached (a mirror that serves packages only) it skips every package
-and calls that "No known vulnerabilities found"; here that is a failure. Such a machine can be given a clone of
+pip-audit asks PyPI. Where PyPI's advisories cannot be reached (a mirror that serves packages only) it skips every
+package and calls that "No known vulnerabilities found"; here that is a failure. Such a machine can be given a clone of
 https://github.com/pypa/advisory-database instead: ``make audit ADVISORIES=folder``.
 
 Exit codes: 0 every package was checked and nothing is known; 1 something is known; 2 some could not be checked.
@@ -122,10 +122,10 @@ def _affects(affected: dict[str, Any], version: str) -> bool:
         for event in known["events"]:  # in the order of versions
             if "introduced" in event:
                 inside = mine >= Version(str(event["introduced"]))
-            elif inside and "fixed" in event and mine >= Version(str(event["fixed"])):
-                inside = False
-            elif inside and "last_affected" in event and mine > Version(str(event["last_affected"])):
-                inside = False
+            elif "fixed" in event:
+                inside = inside and mine < Version(str(event["fixed"]))
+            elif "last_affected" in event:
+                inside = inside and mine <= Version(str(event["last_affected"]))
         if inside:
             return True
     return False
