@@ -165,14 +165,39 @@ def _trial(config: dict[str, Any], work: Callable[[str, Report], None]) -> None:
     work(config[TRIAL], lambda report: tune.report(dict(report)))
 
 
+class _Here:
+    """Holds what is of this process alone.
+
+    Tune pickles its callbacks into the folder of the sweep, and events know the store, with its password.
+    """
+
+    def __init__(self, events: Events | None) -> None:
+        self._events = events
+
+    @property
+    def events(self) -> Events:
+        """Who is told."""
+        assert self._events is not None, "read from Tune's notes, which are not read"
+        return self._events
+
+    def __reduce__(self) -> tuple[type[_Here], tuple[None]]:
+        return _Here, (None,)
+
+    def __copy__(self) -> _Here:
+        return self
+
+    def __deepcopy__(self, _: Any) -> _Here:
+        return self
+
+
 class _Listener(tune.Callback):
     """Passes on what Tune calls back."""
 
     def __init__(self, events: Events) -> None:
-        self.events = events
+        self.here = _Here(events)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:  # noqa: ARG002
-        self.events.started(trial.config[TRIAL])
+        self.here.events.started(trial.config[TRIAL])
 
     def on_trial_result(
         self,
@@ -182,10 +207,10 @@ class _Listener(tune.Callback):
         result: dict[str, Any],
         **_: Any,
     ) -> None:
-        self.events.reported(trial.config[TRIAL], result)
+        self.here.events.reported(trial.config[TRIAL], result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:  # noqa: ARG002
-        self.events.lost(trial.config[TRIAL], LOST)  # Tune says more only afterwards
+        self.here.events.lost(trial.config[TRIAL], LOST)  # Tune says more only afterwards
 
 
 class _Asha(AsyncHyperBandScheduler):
@@ -200,11 +225,11 @@ class _Asha(AsyncHyperBandScheduler):
             max_t=halving.epochs,
             reduction_factor=halving.factor,
         )
-        self.events = events
+        self.here = _Here(events)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if super().on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP:
-            self.events.stop(trial.config[TRIAL])
+            self.here.events.stop(trial.config[TRIAL])
         return str(TrialScheduler.CONTINUE)
 
 
