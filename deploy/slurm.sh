@@ -27,6 +27,7 @@ set -euo pipefail
 export CRYSATOM_HOME RAY_AUTH_MODE=token RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
 export PATH="${CRYSATOM_VENV:-$PWD/.venv}/bin:$PATH"
 [[ -s ~/.ray/auth_token ]] || ray get-auth-token --generate > /dev/null
+chmod 600 ~/.ray/auth_token   # Ray writes it for everybody to read
 
 # This script runs on the first node, which becomes the head. Its name may mean 127.0.1.1 here, so: its address, on the
 # first network, or on the one that CRYSATOM_HEAD_IP names.
