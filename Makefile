@@ -44,6 +44,19 @@ lint: $(INSTALLED)  ## Check format, style, types and the direction of imports
 	$(BIN)/mypy
 	PYTHONPATH=platform:. $(BIN)/lint-imports
 
+# pip-audit has an environment of its own: it is no dependency, and should not see ours. Without PyPI's advisories (a mirror
+# of packages has none): make audit ADVISORIES=folder, a clone of https://github.com/pypa/advisory-database
+ADVISORIES ?=
+
+.PHONY: audit
+audit: .venv-audit/.installed  ## Look for known vulnerabilities of the versions in constraints.txt
+	.venv-audit/bin/python tools/audit.py $(if $(ADVISORIES),--advisories '$(ADVISORIES)')
+
+.venv-audit/.installed:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install -qq --disable-pip-version-check 'pip-audit>=2.10' pyyaml
+	@touch $@
+
 .PHONY: .venv
 .venv: $(INSTALLED)  ## Make the virtual environment that the others use
 
@@ -58,5 +71,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 .PHONY: clean
 clean:  ## Remove the virtual environment and caches; results in runs/ and mlflow.db stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis platform/*.egg-info
+	rm -rf $(VENV) .venv-audit .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis platform/*.egg-info
 	find platform jobs tests tune_spaces benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -44,5 +44,7 @@ class _PlainFormatter(logging.Formatter):
     """The message; its level in front where it is a warning or worse."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        from crysatom.config.secrets import scrubbed
+
+        text = scrubbed(super().format(record))  # whatever a library says of a server
         return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Timer
 from typing import Protocol
@@ -59,6 +59,16 @@ class TrainingWorkers(Workers, Protocol):
         """Seconds without progress after which a worker counts as hung."""
 
 
+def per_worker(workers: Workers) -> dict[str, float]:
+    """Return what each worker reserves."""
+    return {"CPU": float(workers.threads_per_worker)} | ({"GPU": 1.0} if workers.use_gpu else {})
+
+
+def slots(each: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
+    """Return for how many workers there is room on nodes with these resources; a worker is never split."""
+    return sum(max(0, int(min(node.get(name, 0) // amount for name, amount in each.items()))) for node in nodes)
+
+
 def scaling(config: TrainingWorkers, *, streamed: bool) -> ScalingConfig:
     """Return how many workers there are to be, and what each reserves.
 
@@ -66,14 +76,13 @@ def scaling(config: TrainingWorkers, *, streamed: bool) -> ScalingConfig:
         ValueError: If Ray runs on this machine alone and it has too little.
 
     """
-    cpus = float(config.threads_per_worker)
+    each = per_worker(config)
     if streamed:
-        cpus = _share(config, cpus)
-    per_worker = {"CPU": cpus} | ({"GPU": 1.0} if config.use_gpu else {})
-    for resource, amount in per_worker.items():
+        each["CPU"] = _share(config, each["CPU"])
+    for resource, amount in each.items():
         require(resource, config.num_workers, amount)
     count = (config.num_workers, config.max_workers) if config.max_workers else config.num_workers
-    return ScalingConfig(num_workers=count, use_gpu=config.use_gpu, resources_per_worker=per_worker)
+    return ScalingConfig(num_workers=count, use_gpu=config.use_gpu, resources_per_worker=each)
 
 
 def _share(config: TrainingWorkers, cpus: float) -> float:

@@ -14,12 +14,10 @@ import pyarrow as pa
 import ray
 
 import crysatom
+from crysatom.cluster import is_alone
 
 SOURCE_ROOT = Path(crysatom.__file__).resolve().parents[1]
 """The folder that holds the package: ``platform/`` of a checkout, or site-packages."""
-
-ADDRESS = "RAY_ADDRESS"
-"""Ray's own variable; names the cluster."""
 
 SHOW_WORKER_OUTPUT = "RAY_LOG_TO_DRIVER"
 """Ray's own variable; 1 shows what the processes of the cluster print. Off here: what a user has to know comes
@@ -45,13 +43,12 @@ def start_ray() -> None:
     """
     if ray.is_initialized():
         return
-    joins = bool(os.environ.get(ADDRESS))
-    if not joins:
+    if is_alone():
         for name, value in OWN_RAY.items():
             os.environ.setdefault(name, value)
     pool = "jemalloc" if "jemalloc" in pa.supported_memory_backends() else pa.default_memory_pool().backend_name
     ray.init(
-        address=None if joins else "local",
+        address="local" if is_alone() else None,
         logging_level=logging.ERROR,
         log_to_driver=os.environ.get(SHOW_WORKER_OUTPUT) == "1",
         runtime_env={"env_vars": {"PYTHONPATH": str(SOURCE_ROOT), ARROW_POOL: os.environ.get(ARROW_POOL, pool)}},

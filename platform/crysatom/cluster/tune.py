@@ -20,7 +20,7 @@ import ray
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
-from crysatom.cluster.resources import Workers
+from crysatom.cluster.resources import Workers, per_worker, slots
 
 logger = logging.getLogger(__name__)
 
@@ -90,10 +90,10 @@ def concurrent_trials(workers: Workers) -> int:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if room := room_for(workers, nodes):
         return room
-    per_worker = _per_worker(workers)
-    each = " and ".join(f"{amount:g} {name}" for name, amount in per_worker.items())
+    reserved = per_worker(workers)
+    each = " and ".join(f"{amount:g} {name}" for name, amount in reserved.items())
     needs = f"{workers.num_workers} workers of {each}, and {RESERVED:g} CPU" if workers.num_workers else each
-    has = ", ".join(f"{sum(node.get(name, 0) for node in nodes):g} {name}" for name in per_worker)
+    has = ", ".join(f"{sum(node.get(name, 0) for node in nodes):g} {name}" for name in reserved)
     raise ValueError(
         f"not one trial fits: it needs {needs}, this cluster has {has}; use fewer --num-workers or --threads-per-worker"
         + (", or --no-use-gpu" if workers.use_gpu else "")
@@ -105,20 +105,15 @@ def room_for(workers: Workers, nodes: Sequence[Mapping[str, float]]) -> int:
 
     Each node is taken to host the reservations of all trials: rather one trial too few than workers that wait.
     """
-    per_worker = _per_worker(workers)
+    each = per_worker(workers)
     count, reserved = max(workers.num_workers, 1), RESERVED if workers.num_workers else 0.0
 
     def fit(trials: int) -> bool:
         left = [{**node, "CPU": node.get("CPU", 0) - reserved * trials} for node in nodes]
-        slots = [min(node.get(name, 0) // amount for name, amount in per_worker.items()) for node in left]
-        return sum(max(0, slot) for slot in slots) >= trials * count
+        return slots(each, left) >= trials * count
 
     most = int(sum(node.get("CPU", 0) for node in nodes))
     return next((trials for trials in range(most, 0, -1) if fit(trials)), 0)
-
-
-def _per_worker(workers: Workers) -> dict[str, float]:
-    return {"CPU": float(workers.threads_per_worker)} | ({"GPU": 1.0} if workers.use_gpu else {})
 
 
 def run_trials(  # noqa: PLR0913 - each with a name
@@ -151,7 +146,7 @@ def run_trials(  # noqa: PLR0913 - each with a name
     if workers.num_workers:
         reservation = {"cpu": RESERVED}
     else:
-        reservation = {name.lower(): amount for name, amount in _per_worker(workers).items()}
+        reservation = {name.lower(): amount for name, amount in per_worker(workers).items()}
     trainable = tune.with_resources(tune.with_parameters(_trial, work=work), reservation)
     tune.Tuner(
         trainable,
@@ -170,14 +165,39 @@ def _trial(config: dict[str, Any], work: Callable[[str, Report], None]) -> None:
     work(config[TRIAL], lambda report: tune.report(dict(report)))
 
 
+class _Here:
+    """Holds what is of this process alone.
+
+    Tune pickles its callbacks into the folder of the sweep, and events know the store, with its password.
+    """
+
+    def __init__(self, events: Events | None) -> None:
+        self._events = events
+
+    @property
+    def events(self) -> Events:
+        """Who is told."""
+        assert self._events is not None, "read from Tune's notes, which are not read"
+        return self._events
+
+    def __reduce__(self) -> tuple[type[_Here], tuple[None]]:
+        return _Here, (None,)
+
+    def __copy__(self) -> _Here:
+        return self
+
+    def __deepcopy__(self, _: Any) -> _Here:
+        return self
+
+
 class _Listener(tune.Callback):
     """Passes on what Tune calls back."""
 
     def __init__(self, events: Events) -> None:
-        self.events = events
+        self.here = _Here(events)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:  # noqa: ARG002
-        self.events.started(trial.config[TRIAL])
+        self.here.events.started(trial.config[TRIAL])
 
     def on_trial_result(
         self,
@@ -187,10 +207,10 @@ class _Listener(tune.Callback):
         result: dict[str, Any],
         **_: Any,
     ) -> None:
-        self.events.reported(trial.config[TRIAL], result)
+        self.here.events.reported(trial.config[TRIAL], result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:  # noqa: ARG002
-        self.events.lost(trial.config[TRIAL], LOST)  # Tune says more only afterwards
+        self.here.events.lost(trial.config[TRIAL], LOST)  # Tune says more only afterwards
 
 
 class _Asha(AsyncHyperBandScheduler):
@@ -205,11 +225,11 @@ class _Asha(AsyncHyperBandScheduler):
             max_t=halving.epochs,
             reduction_factor=halving.factor,
         )
-        self.events = events
+        self.here = _Here(events)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if super().on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP:
-            self.events.stop(trial.config[TRIAL])
+            self.here.events.stop(trial.config[TRIAL])
         return str(TrialScheduler.CONTINUE)
 
 

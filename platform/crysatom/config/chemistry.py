@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from crysatom.config.data import require, require_each
+from crysatom.config.data import require, require_each, require_run_name
 
 MIN_DRAWS = 99
 """With fewer no p-value can be below 0.01."""
@@ -57,6 +57,7 @@ class ChemistryConfig:
     """Experiment in MLflow."""
 
     def __post_init__(self) -> None:
+        require_run_name(self.name)
         require(bool(self.vectors), "say what to compare: --vectors mine=runs/NAME/vectors onehot92 random:0")
         require_each(self, ("draws", "probe_draws"), lambda value: value >= MIN_DRAWS, f"be at least {MIN_DRAWS}")
         require_each(self, ("seed",), lambda value: value >= 0, "not be negative")

@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 from crysatom.names import EMBEDDED_SOURCE, LatticeEdges, Potentials, ReverseEdges
 
+MAX_NAME_BYTES = 200
+"""Of names that become files; 255 is the limit of most file systems, and endings are added."""
+
 
 def require(condition: bool, message: str) -> None:
     """Raise unless a setting is as it must be.
@@ -31,6 +34,39 @@ def require_each(config: Any, names: Sequence[str], accepted: Callable[[Any], bo
     for name in names:
         value = getattr(config, name)
         require(accepted(value), f"{name} must {must}, got {value}")
+
+
+def require_name(what: str, name: str) -> None:
+    """Raise unless a word can be the name of one file or folder, wherever it comes from.
+
+    It may not lead out of the folder it is meant for (``../x``, ``/x``), be hidden, or be longer than file systems
+    allow once endings are added.
+
+    Raises:
+        ValueError: Naming the word.
+
+    """
+    plain = name.isprintable() and not name.startswith((".", " ")) and not set("/\\") & set(name)
+    require(
+        bool(name) and plain and len(name.encode(errors="replace")) <= MAX_NAME_BYTES,
+        f"{what} must be the name of one folder or file, without '/' or '\\', control characters or a '.' in front, of "
+        f"at most {MAX_NAME_BYTES} bytes, got {_shortened(name)!r}",
+    )
+
+
+def require_run_name(name: str) -> None:
+    """Raise unless a run may be called so; empty: it is given a name.
+
+    Raises:
+        ValueError: If it may not.
+
+    """
+    if name:
+        require_name("name", name)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def require_workers(config: Any) -> None:

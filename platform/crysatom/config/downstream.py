@@ -15,6 +15,7 @@ from crysatom.config.data import (
     require,
     require_each,
     require_limits,
+    require_run_name,
     require_workers,
 )
 from crysatom.config.predictors import PUBLISHED, SETTINGS
@@ -232,6 +233,7 @@ class DownstreamConfig:
     registered."""
 
     def __post_init__(self) -> None:
+        require_run_name(self.name)
         sizes = ("width", "num_layers", "hidden_dim", "num_hidden", "epochs", "batch_size", "threads_per_worker")
         require_each(self, sizes, lambda value: value >= 1, "be at least 1")
         require_workers(self)

@@ -13,9 +13,9 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from crysatom.config import chemistry, downstream, grid, predicting, pretraining
+from crysatom.config.secrets import warn_of_passwords, without_password
 from crysatom.names import CGCNN_BITS, ELEMENT_BINS
 
 ConfigT = TypeVar("ConfigT")
@@ -62,13 +62,6 @@ TRACKING_URI = "tracking_uri"
 CONFIG_HELP = "\n\n--config FILE: JSON or TOML whose keys are names of the options below; flags override it."
 
 
-def without_password(uri: str) -> str:
-    """Return a URI as it may be shown and kept: with dots for user name and password."""
-    parts = urlsplit(uri)
-    _, at, host = parts.netloc.rpartition("@")  # the last one: a password may hold one, too
-    return parts._replace(netloc=f"...@{host}").geturl() if at else uri
-
-
 def recorded(config: Any) -> dict[str, Any]:
     """Return the fields of a configuration as results and MLflow keep them: without passwords."""
     return {k: without_password(v) if k == TRACKING_URI else v for k, v in dataclasses.asdict(config).items()}
@@ -99,7 +92,9 @@ def parse(config_type: type[ConfigT], argv: Sequence[str] | None = None) -> Conf
 
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--config", type=Path)
-    file, arguments = chooser.parse_known_args(sys.argv[1:] if argv is None else argv)
+    given = sys.argv[1:] if argv is None else argv
+    warn_of_passwords(given)
+    file, arguments = chooser.parse_known_args(given)
     if file.config is not None:
         try:
             arguments = preset_flags(file.config, config_type, arguments) + arguments

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from crysatom.config.data import require, require_each
+from crysatom.config.data import require, require_each, require_run_name
 from crysatom.names import EMBEDDED_SOURCE, Recipe
 
 GridStudy = Literal[
@@ -93,6 +93,7 @@ class GridConfig:
     """Of the study's own run in MLflow; those of predictions and pretrainings are where their jobs put them."""
 
     def __post_init__(self) -> None:
+        require_run_name(self.name)
         require(self.study in get_args(GridStudy), f"study must be one of {get_args(GridStudy)}, got {self.study!r}")
         not_negative = ("budget", "num_workers", "epochs", "further_epochs", "pretrain_epochs")
         require_each(self, not_negative, lambda value: value >= 0, "not be negative")

@@ -12,6 +12,7 @@ from crysatom.config.data import (
     require,
     require_each,
     require_limits,
+    require_run_name,
     require_workers,
 )
 from crysatom.names import EMBEDDED_SOURCE, HELD_OUT, LOSS, TRAIN, Balancing, PretrainObjective, Recipe, SSLLoss
@@ -180,6 +181,7 @@ class PretrainConfig:
     """Registered model that the vectors become a version of; empty: not registered."""
 
     def __post_init__(self) -> None:
+        require_run_name(self.name)
         counts = ("embedding_dim", "num_layers", "projection_dim", "epochs", "threads_per_worker")
         require_each(self, counts, lambda value: value >= 1, "be at least 1")
         require(

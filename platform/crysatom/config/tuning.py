@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crysatom.config.data import FeaturizeConfig, require, require_each, require_limits
+from crysatom.config.data import FeaturizeConfig, require, require_each, require_limits, require_run_name
 from crysatom.names import EMBEDDED_SOURCE
 
 
@@ -92,6 +92,7 @@ class TuneConfig:
     experiment: str = "crysatom-tune"
 
     def __post_init__(self) -> None:
+        require_run_name(self.name)
         at_least_one = ("probes", "probe_epochs", "probe_width", "probe_batch_size", "threads_per_worker")
         require_each(self, at_least_one, lambda value: value >= 1, "be at least 1")
         not_negative = ("num_trials", "epochs", "seed", "num_workers", "max_concurrent", "max_failures")

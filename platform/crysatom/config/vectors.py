@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from crysatom.config.data import FeaturizeConfig, GraphSpec, graph_of, require, require_each, require_limits
+from crysatom.config.data import (
+    FeaturizeConfig,
+    GraphSpec,
+    graph_of,
+    require,
+    require_each,
+    require_limits,
+    require_run_name,
+)
 from crysatom.names import EMBEDDED_SOURCE
 
 
@@ -79,6 +87,7 @@ class VectorsConfig:
     """Registered model that the vectors become a version of; empty: none."""
 
     def __post_init__(self) -> None:
+        require_run_name(self.name)
         require_limits(self.max_atoms, self.min_distance)
         require_each(
             self, ("dim", "batch_size", "induce_below", "num_workers", "seed"), lambda v: v >= 0, "not be negative"

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from crysatom.crystals.formula import reduced_formula
+from crysatom.crystals.plain_columns import require_plain
 from crysatom.names import ATOMIC_NUMBERS, FORMULA, FRAC_COORDS, LATTICE, MATERIAL_ID, PROPERTIES
 
 STRUCTURE_FIELDS: tuple[pa.Field, ...] = (
@@ -99,7 +100,7 @@ def open_table(path: str | Path) -> pq.ParquetFile:
     """Open a crystal table and verify that it has the columns of one.
 
     Raises:
-        ValueError: If the file is absent, is no Parquet file or lacks a column; says which.
+        ValueError: If the file is absent, is no Parquet file, holds objects or lacks a column; says which.
 
     """
     path = Path(path)
@@ -109,6 +110,7 @@ def open_table(path: str | Path) -> pq.ParquetFile:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path}: not a Parquet file, or a truncated one ({error}); write it again") from error
+    require_plain(file.schema_arrow, path)
     missing = [name for name in REQUIRED_COLUMNS if name not in file.schema_arrow.names]
     if missing:
         raise ValueError(

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crysatom.config import GraphSpec
+from crysatom.config.data import require_name
+from crysatom.crystals.plain_columns import require_plain
 from crysatom.graphs.columns import flat_values, list_lengths
 from crysatom.graphs.graph import GraphArrays, offsets
 from crysatom.names import (
@@ -106,11 +108,12 @@ def shard_files(folder: str | Path, *, verify: bool = False) -> list[Path]:
         verify: Compare the content of each file, not only its size.
 
     Raises:
-        ValueError: If a file is missing or is not the one the manifest describes.
+        ValueError: If a file is missing, is not the one the manifest describes, or holds more than numbers and text.
 
     """
     files = []
     for shard in read_manifest(folder)["shards"]:
+        require_name(f"a file in {Path(folder) / MANIFEST}", shard["file"])
         path = Path(folder) / shard["file"]
         if not path.is_file():
             raise ValueError(
@@ -120,6 +123,7 @@ def shard_files(folder: str | Path, *, verify: bool = False) -> list[Path]:
             raise ValueError(
                 f"{path} is not the file {MANIFEST} describes; copy it again, or run jobs/featurize.py to a new folder"
             )
+        require_plain(pq.read_schema(path), path)
         files.append(path)
     return files
 

@@ -220,8 +220,8 @@ def default_name(config: DownstreamConfig, data: Labeled) -> str:
     """Return the name of runs that were given none; their seeds are added to it."""
     settings = digest(dataclasses.replace(config, seeds=(0,)))
     pretrained = [f"{use}{digest[:8]}" for use, digest in _pretrained_digests(data).items()]
-    parts = (config.predictor, data.targets.name, _slug(config.vectors), settings, _identity(data)[:8], *pretrained)
-    return "-".join(parts)
+    words = (config.predictor, data.targets.name, config.vectors)  # the second may be the header of a stranger's file
+    return "-".join((*map(_slug, words), settings, _identity(data)[:8], *pretrained))
 
 
 def experiment(config: DownstreamConfig) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from crysatom.config import digest, recorded
-from crysatom.config.flags import without_password
+from crysatom.config.secrets import scrubbed, without_password
 from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
 from crysatom.tracking.environment import environment_tags, source_tags
 from crysatom.tracking.fields import CONFIG_DIGEST, DATA, DATA_DIGEST, HARDWARE, REASON
@@ -110,7 +110,7 @@ def ending_as_it_does(tracker: Tracker) -> Iterator[None]:
     except BaseException as error:
         killed = isinstance(error, KeyboardInterrupt | SystemExit)
         if not killed:
-            tracker.log_tags({REASON: shorten(f"{type(error).__name__}: {error}", REASON_WIDTH)})
+            tracker.log_tags({REASON: shorten(scrubbed(f"{type(error).__name__}: {error}"), REASON_WIDTH)})
         tracker.finish("KILLED" if killed else "FAILED")
         raise
 

@@ -33,8 +33,8 @@ OutcomeT = TypeVar("OutcomeT")
 Report = Callable[[Mapping[str, Any]], None]
 
 EPOCHS_DONE = "epochs_done"
-METRICS, HISTORY, FAILED = "metrics", "history", "failed"
-"""What is in a report: of an epoch; of all epochs, at the end; why the trial failed."""
+METRICS, HISTORY, FAILED, SAID = "metrics", "history", "failed", "said"
+"""What is in a report: of an epoch; of all epochs, at the end; why the trial failed; what it warned of."""
 
 TRIALS = "trials"
 HISTORY_CSV = "history.csv"
@@ -132,6 +132,18 @@ def _train(work: Callable[[Context], OutcomeT], config: Any, folder: Path, recor
     return work(plain_context(config, folder, record))
 
 
+class _Reported(logging.Handler):
+    """Reports what a trial warns of: a user does not read the logs of its process."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(logging.WARNING)
+        self.report = report
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Report one line."""
+        self.report({SAID: f"{record.levelname.lower()}: {record.getMessage()}"})
+
+
 def run_trial(objective: Objective, configs: Mapping[str, Any], folder: Path, name: str, report: Report) -> None:
     """Do the work of one trial, and report how it goes and how it ended; the reason of a failure, too.
 
@@ -145,6 +157,8 @@ def run_trial(objective: Objective, configs: Mapping[str, Any], folder: Path, na
     """
     mine = folder / name
     mine.mkdir(parents=True, exist_ok=True)
+    warnings, ours = _Reported(report), logging.getLogger("crysatom")
+    ours.addHandler(warnings)
 
     def record(metrics: Metrics, hardware: str = "") -> None:  # noqa: ARG001 - of workers
         probe = {PROBE: metrics[PROBE]} if PROBE in metrics else {}
@@ -159,3 +173,5 @@ def run_trial(objective: Objective, configs: Mapping[str, Any], folder: Path, na
         report({FAILED: f"{type(error).__name__}: {first}"})
     else:
         report({HISTORY: history})
+    finally:
+        ours.removeHandler(warnings)

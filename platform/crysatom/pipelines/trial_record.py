@@ -13,7 +13,7 @@ from typing import Any
 from crysatom.config import TuneConfig
 from crysatom.names import PROBE
 from crysatom.pipelines.tracked import log_epochs
-from crysatom.pipelines.trial import FAILED, HISTORY, METRICS
+from crysatom.pipelines.trial import FAILED, HISTORY, METRICS, SAID
 from crysatom.tracking import fields
 from crysatom.tracking.runs import Tracker
 from crysatom.training.context import Metrics
@@ -135,6 +135,8 @@ class Record:
         for metrics in new:
             if PROBE in metrics:
                 self._say(trial, f"epoch {int(metrics['epoch']) + 1}/{self.epochs}, MAE/MAD {metrics[PROBE]:.4f}")
+        if SAID in report:
+            self._say(trial, report[SAID])
         if FAILED in report:
             self._end(trial, FAILED_TRIAL, report[FAILED])
         elif HISTORY in report:

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from crysatom.config.data import require_name
 from crysatom.crystals.splits import ids_digest
 from crysatom.names import MATERIAL_ID, PREDICTION, PREDICTIONS_CSV, RESULTS_JSON, RUN_JSON, TARGET
 
@@ -136,7 +137,13 @@ def of_run(folder: str | Path) -> tuple[Predictions, dict[str, float]]:
 
 
 def csv_name(name: str) -> str:
-    """Return the name of a property's file of predictions, without ``.zip``."""
+    """Return the name of a property's file of predictions, without ``.zip``.
+
+    Raises:
+        ValueError: If a file cannot be called so.
+
+    """
+    require_name("a property", name)
     return f"AI-SinglePropertyPrediction-{name}-dft_3d-test-mae.csv"
 
 

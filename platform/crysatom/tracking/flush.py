@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from crysatom.config.secrets import warn_of_passwords
 from crysatom.tracking.runs import Tracker
 
 
@@ -18,6 +19,7 @@ def main() -> None:
         "--new-run", action="store_true", help="if MLflow has the run no more: make another, and tell it everything"
     )
     arguments = parser.parse_args()
+    warn_of_passwords(sys.argv[1:])
     tracker = Tracker.at(arguments.folder, arguments.tracking_uri)
     sys.exit(0 if tracker.flush(new_run=arguments.new_run) else 1)
 

@@ -13,7 +13,8 @@ from typing import Any
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 
-from crysatom.config.flags import without_password
+from crysatom.config.data import require_name
+from crysatom.config.secrets import scrubbed, without_password
 from crysatom.names import RUNS_URI
 from crysatom.tracking.fields import PARENT
 from crysatom.tracking.store import DeletedExperimentError, client, missing_file, require_active, resolve_uri
@@ -82,7 +83,7 @@ class Store:
         """
         uri = resolve_uri(tracking_uri, Path.cwd())
         if missing_file(uri):
-            raise ValueError(f"{uri}: there is no such file; name the store by --tracking-uri")
+            raise ValueError(f"{without_password(uri)}: there is no such file; name the store by --tracking-uri")
         return cls(uri=uri)
 
     @property
@@ -118,6 +119,7 @@ class Store:
 
     def artifact(self, run_id: str, path: str, to: str | Path) -> Path | None:
         """Copy a file among a run's artifacts to a folder; return its path, or None if the run has no such file."""
+        require_name("the id of a run", run_id)
         folder, _, _ = path.rpartition("/")
         with self._asked(f"{path} of run {run_id}"):
             if path not in {found.path for found in client(self.uri).list_artifacts(run_id, folder or None)}:
@@ -134,7 +136,7 @@ class Store:
         except (ValueError, DeletedExperimentError):
             raise  # of ours: they say all
         except Exception as error:
-            said = f"{type(error).__name__}: {error}".partition("\n")[0].replace(self.uri, self.shown)
+            said = scrubbed(f"{type(error).__name__}: {error}".partition("\n")[0], self.uri)
             raise UnreadableStoreError(f"{self.shown} cannot be asked for {what} ({said})") from error
 
     def _runs_of(self, name: str) -> list[TrackedRun]:

@@ -10,7 +10,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from crysatom.config.flags import without_password
+from crysatom.config.secrets import scrubbed, without_password
 from crysatom.names import MODELS_URI, RUNS_URI
 from crysatom.tracking.store import client, missing_file, resolve_uri
 
@@ -74,7 +74,7 @@ def download(uri: str, tracking_uri: str, artifact: str, file: str, to: str | Pa
         return Path(download_artifacts(artifact_uri=wanted, dst_path=str(to), tracking_uri=store))
     except (MlflowException, OSError) as error:
         raise ValueError(
-            f"{uri}: not found in {without_password(store)} ({getattr(error, 'message', error)})"
+            f"{uri}: not found in {without_password(store)} ({scrubbed(getattr(error, 'message', error), store)})"
         ) from error
 
 
@@ -112,7 +112,7 @@ def run_of(uri: str, tracking_uri: str) -> str:
     try:
         run_id = _model_version(client(store), uri).run_id
     except MlflowException as error:
-        raise ValueError(f"{uri}: not found in {without_password(store)} ({error.message})") from error
+        raise ValueError(f"{uri}: not found in {without_password(store)} ({scrubbed(error.message, store)})") from error
     if not run_id:
         raise ValueError(f"{uri}: this version was not made by a run, so that nothing else of its run can be found")
     return RUNS_URI + run_id

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crysatom.config.flags import without_password
+from crysatom.config.secrets import scrubbed, without_password
 from crysatom.names import MODELS_URI
 from crysatom.tracking import send
 from crysatom.tracking.fields import FIGURES
@@ -138,7 +138,10 @@ class Tracker:
             version = version_of(self.uri, name, self.run_id)
         except Exception as error:  # noqa: BLE001 - whatever MLflow raises, the run is finished
             logger.warning(
-                "MLflow at %s does not say which version of %s this is: %s", without_password(self.uri), name, error
+                "MLflow at %s does not say which version of %s this is: %s",
+                without_password(self.uri),
+                name,
+                scrubbed(error, self.uri),
             )
             return ""
         return f"{MODELS_URI}{name}/{version}" if version else ""
@@ -241,7 +244,7 @@ class Tracker:
             "when %s, or by: python -m crysatom.tracking.flush %s --tracking-uri '%s'",
             without_password(self.uri),
             "cannot be told" if answers else "does not answer",
-            str(error).partition("\n")[0],
+            scrubbed(error, self.uri).partition("\n")[0],
             self._journal.path,
             "that is mended" if answers else "it is back",
             self.folder,

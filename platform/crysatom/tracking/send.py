@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from crysatom.config.secrets import scrubbed
 from crysatom.tracking.datasets import log_dataset
 from crysatom.tracking.fields import PARENT, REASON, VECTORS
 from crysatom.tracking.journal import Journal, Record
@@ -63,7 +64,7 @@ def send(uri: str, journal: Journal, record: Record) -> None:
         if error.error_code not in _REFUSED:
             raise
         _require_run(uri, journal.run_id)
-        logger.warning("MLflow refused %r of run %s: %s", record["op"], journal.run_id, error)
+        logger.warning("MLflow refused %r of run %s: %s", record["op"], journal.run_id, scrubbed(error, uri))
 
 
 def _start(uri: str, journal: Journal, record: Record) -> None:

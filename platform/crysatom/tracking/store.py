@@ -11,6 +11,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 
+from crysatom.config.secrets import without_password
+
 SQLITE = "sqlite:///"
 TRACKING_URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
@@ -36,8 +38,9 @@ def resolve_uri(uri: str, directory: str | Path) -> str:
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme not in _SCHEMES:
         raise ValueError(
-            f"tracking URI {uri!r} is a folder, or of a kind that is not known; MLflow's file store is no longer "
-            f"maintained. Use sqlite:///mlflow.db or a server (http://host:5000); known kinds: {', '.join(_SCHEMES)}"
+            f"tracking URI {without_password(uri)!r} is a folder, or of a kind that is not known; MLflow's file store "
+            "is no longer maintained. Use sqlite:///mlflow.db or a server (http://host:5000); known kinds: "
+            f"{', '.join(_SCHEMES)}"
         )
     if uri.startswith(SQLITE):
         return SQLITE + str(Path(directory).resolve() / uri.removeprefix(SQLITE))
@@ -87,7 +90,8 @@ def require_active(uri: str, experiment: Experiment) -> None:
     """
     if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
         raise DeletedExperimentError(
-            f"experiment {experiment.name!r} was deleted; take it back by: MLFLOW_TRACKING_URI='{uri}' "
+            f"experiment {experiment.name!r} was deleted; take it back by: "
+            f"MLFLOW_TRACKING_URI='{without_password(uri)}' "
             f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
         )
 

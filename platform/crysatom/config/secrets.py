@@ -1,0 +1,81 @@
+"""What must not be shown or kept: passwords in URIs, and keys and tokens of the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from urllib.parse import parse_qsl, unquote
+
+HIDDEN = "..."
+MIN_LENGTH = 4
+"""Of what is looked for in texts; shorter ones would be found in any word."""
+
+_NAMED = re.compile(r"key|token|password|passwd|pwd|secret|odbc_connect", re.IGNORECASE)
+"""How variables of the environment, and fields of a URI, are called whose values are secrets."""
+
+_SHOWN = (
+    "warning: a URI on the command line holds a password, which others on this machine can read (ps) and, if the job "
+    "was submitted, others on the cluster (ray job list). Set MLFLOW_TRACKING_URI instead, or MLFLOW_TRACKING_USERNAME "
+    "and MLFLOW_TRACKING_PASSWORD"
+)
+
+_NOT_SECRET = re.compile(r"path|file|dir|mode|home", re.IGNORECASE)
+"""Of such variables, those that say where a secret is: ``RAY_AUTH_TOKEN_PATH``."""
+
+
+def without_password(uri: str) -> str:
+    """Return a URI as it may be shown and kept: with dots for user name and password, and for what follows a ``?``.
+
+    A password may hold any character, as databases' own URIs allow: all before the last ``@`` is taken to be one.
+    """
+    scheme, colon, rest = uri.partition("://")
+    if not colon or (scheme.startswith("sqlite") and rest.startswith("/")):  # a file, which has no password
+        return uri
+    place = rest if rest.startswith("/") else f"{HIDDEN}@{rest.rpartition('@')[2]}" if "@" in rest else rest
+    place, mark, _ = place.partition("?")
+    return f"{scheme}://{place}{mark and mark + HIDDEN}"
+
+
+def scrubbed(text: object, *uris: str) -> str:
+    """Return a text of others, an exception's for example, without the secrets of URIs and of the environment."""
+    shown = str(text)
+    for uri in uris:
+        shown = shown.replace(uri, without_password(uri))
+    found = {secret for uri in (*uris, *_environment()) for secret in _secrets(uri)}
+    for secret in sorted(found, key=len, reverse=True):
+        shown = shown.replace(secret, HIDDEN)
+    return shown
+
+
+def warn_of_passwords(arguments: Sequence[str]) -> None:
+    """Warn, on standard error, of URIs with a password on a command line, which others can read.
+
+    Args:
+        arguments: Of the command line.
+
+    """
+    if any("://" in argument and _secrets(argument) for argument in arguments):
+        print(_SHOWN, file=sys.stderr)  # noqa: T201 - before there is a log
+
+
+def _environment() -> Iterable[str]:
+    """Return values of the environment that are secrets, or URIs that may hold one."""
+    for name, value in os.environ.items():
+        if "://" in value or (_NAMED.search(name) and not _NOT_SECRET.search(name)):
+            yield value
+
+
+def _secrets(value: str) -> set[str]:
+    """Return what is secret in a URI, in the forms in which it may be quoted; all of a value that is none."""
+    _, colon, rest = value.partition("://")
+    if not colon:
+        return {value} if len(value) >= MIN_LENGTH else set()
+    user, _, place = rest.rpartition("@") if not rest.startswith("/") else ("", "", rest)
+    password = user.partition(":")[2]
+    fields = [field for name, field in parse_qsl(place.partition("?")[2]) if _NAMED.search(name)]
+    raw = [
+        part.partition("=")[2] for part in place.partition("?")[2].split("&") if _NAMED.search(part.partition("=")[0])
+    ]
+    return {form for form in (user, password, unquote(password), *fields, *raw) if len(form) >= MIN_LENGTH}

@@ -1,0 +1,214 @@
+"""Faults, injected at random moments into real jobs on a real cluster; do they end as if nothing had happened?
+
+    python -m tests.faults.harness --injections 30 --seed 0 --out /tmp/faults
+
+What each came to is a line of ``OUT/outcomes.jsonl``: a run that was interrupted goes on after the last. At the end
+``benchmarks/results/faults.json`` and the tables of ``benchmarks/faults.md`` are written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from crysatom.tracking.environment import environment_tags, git_commit
+from crysatom.tracking.store import client
+from crysatom.training.machine import hardware
+from tests.conftest import REPOSITORY
+from tests.faults.injections import INJECTIONS, Job, LostError, MissedError
+from tests.faults.kinds import Kind, kinds
+from tests.faults.world import World
+
+TOLERANCE = 1e-6
+"""Of results, relative: what an interruption may change."""
+
+ATTEMPTS = 4
+"""At a moment at which the job still runs."""
+
+PRETRAINING, DOWNSTREAM, SWEEP, STREAMED = "pretraining", "downstream", "sweep", "streamed pretraining"
+PLAN: tuple[tuple[str, str], ...] = (
+    ("worker killed (SIGKILL)", PRETRAINING),
+    ("driver told to end (SIGTERM), resumed", PRETRAINING),
+    ("node removed, another added", PRETRAINING),
+    ("checkpoint truncated, resumed", PRETRAINING),
+    ("worker hangs (SIGSTOP)", PRETRAINING),
+    ("disk of the checkpoints full", PRETRAINING),
+    ("checkpoint with a flipped bit, resumed", PRETRAINING),
+    ("driver killed (SIGKILL), resumed", PRETRAINING),
+    ("MLflow server away for a minute", PRETRAINING),
+    ("clock of the driver jumps by an hour", PRETRAINING),
+    ("worker told to end (SIGTERM)", PRETRAINING),
+    ("object stores full, Ray spills", STREAMED),
+    ("worker killed (SIGKILL)", DOWNSTREAM),
+    ("driver told to end (SIGTERM), resumed", DOWNSTREAM),
+    ("node removed, another added", DOWNSTREAM),
+    ("checkpoint truncated, resumed", DOWNSTREAM),
+    ("worker hangs (SIGSTOP)", DOWNSTREAM),
+    ("disk of the checkpoints full", DOWNSTREAM),
+    ("checkpoint with a flipped bit, resumed", DOWNSTREAM),
+    ("driver killed (SIGKILL), resumed", DOWNSTREAM),
+    ("MLflow server away for a minute", DOWNSTREAM),
+    ("clock of the driver jumps by an hour", DOWNSTREAM),
+    ("worker told to end (SIGTERM)", DOWNSTREAM),
+    ("worker killed (SIGKILL)", SWEEP),
+    ("driver killed (SIGKILL), resumed", SWEEP),
+    ("driver told to end (SIGTERM), resumed", SWEEP),
+    ("node removed, another added", SWEEP),
+    ("checkpoint truncated, resumed", SWEEP),
+    ("checkpoint with a flipped bit, resumed", SWEEP),
+    ("worker told to end (SIGTERM)", SWEEP),
+    ("worker killed (SIGKILL)", STREAMED),
+    ("disk of the checkpoints full", PRETRAINING),
+    ("node removed, another added", STREAMED),
+    ("driver killed (SIGKILL), resumed", STREAMED),
+    ("checkpoint with a flipped bit, resumed", PRETRAINING),
+    ("object stores full, Ray spills", STREAMED),
+)
+"""What is done, in this order; a longer run begins again, with other moments."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an injection came to.
+
+    Attributes:
+        number: Of the injection.
+        fault: Its name.
+        kind: Of the job.
+        survived: Whether it ended well, with all results as of an undisturbed run.
+        how: 'went on', or 'resumed' by a second command.
+        difference: The largest relative one from the undisturbed run; NaN where that draws other batches.
+        lost: What was missing, doubled or wrong.
+        notes: Moment, what was said, what else is worth knowing.
+        seconds: From the first start to the end.
+        at: When it ended.
+        commit: Of the code.
+
+    """
+
+    number: int
+    fault: str
+    kind: str
+    survived: bool
+    how: str
+    difference: float
+    lost: list[str]
+    notes: list[str]
+    seconds: float
+    at: str
+    commit: str
+
+
+def plan(count: int) -> list[tuple[str, str]]:
+    """Return faults and kinds of jobs, in order."""
+    return [PLAN[number % len(PLAN)] for number in range(count)]
+
+
+def reference(world: World, kind: Kind) -> str:
+    """Return the name of an undisturbed run of a kind, which is made if it is not there."""
+    name = f"undisturbed-{kind.name.replace(' ', '-')}"
+    if not all((folder / "history.csv").exists() for folder in kind.trainings(world.place, name) or [world.place]):
+        job = Job(world, kind, name, random.Random(0))  # noqa: S311 - not for secrets
+        job.start("--resume")
+        job.finish()
+    return name
+
+
+def inject(world: World, kind: Kind, fault: str, number: int, seed: int) -> Outcome:
+    """Disturb one job, and judge what it left."""
+    undisturbed = reference(world, kind)
+    for attempt in range(ATTEMPTS):
+        rng = random.Random(f"{seed} {number} {attempt}")  # noqa: S311 - not for secrets
+        job = Job(world, kind, f"{number:03d}-{attempt}", rng)
+        begin = time.monotonic()
+        lost: list[str] = []
+        difference = float("nan")
+        try:
+            INJECTIONS[fault](job)
+            verdict = kind.check(world.place, job.name, undisturbed, world.store)
+            difference, lost = verdict.difference, verdict.lost
+        except MissedError:
+            continue
+        except (LostError, TimeoutError) as error:
+            lost = [str(error)]
+        except Exception:  # noqa: BLE001 - of the harness itself: on record, and on to the next
+            lost = [traceback.format_exc()]
+        finally:
+            if job.process is not None and job.process.poll() is None:
+                job.process.kill()
+                job.process.wait()
+        if difference > TOLERANCE:
+            lost.append(f"the result differs by {difference:.1e}")
+        return Outcome(
+            number=number,
+            fault=fault,
+            kind=kind.name,
+            survived=not lost,
+            how="resumed" if job.starts > 1 else "went on",
+            difference=difference,
+            lost=lost,
+            notes=job.notes,
+            seconds=round(time.monotonic() - begin, 1),
+            at=datetime.now(UTC).isoformat(timespec="seconds"),
+            commit=git_commit(),
+        )
+    raise RuntimeError(f"{fault} came too late {ATTEMPTS} times: epochs of {kind.name} are too short here")
+
+
+def read(file: Path) -> list[Outcome]:
+    """Return what is on record."""
+    return [Outcome(**json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def run(world: World, count: int, seed: int, only: str = "") -> list[Outcome]:
+    """Inject faults, as many as are not on record; return all that are."""
+    file = world.place / "outcomes.jsonl"
+    done = {outcome.number for outcome in read(file)}
+    client(world.store).search_experiments()  # the tables of a new store, once
+    known = kinds(world.place)
+    for number, (fault, name) in enumerate(plan(count)):
+        if number in done or only not in fault:
+            continue
+        outcome = inject(world, known[name], fault, number, seed)
+        with file.open("a") as stream:
+            stream.write(json.dumps(asdict(outcome)) + "\n")
+        print(f"{number:3d} {fault}, {name}: {'survived' if outcome.survived else outcome.lost}", flush=True)  # noqa: T201
+    return read(file)
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--injections", type=int, default=len(PLAN))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("/tmp/crysatom-faults"))  # noqa: S108 - a user may say another
+    parser.add_argument("--only", default="", help="faults whose names contain this")
+    parser.add_argument("--no-report", action="store_true", help="leave benchmarks/ as it is")
+    given = parser.parse_args()
+    world = World(given.out.resolve())
+    world.start()
+    try:
+        outcomes = run(world, given.injections, given.seed, given.only)
+    finally:
+        world.close()
+    if not given.no_report:
+        from tests.faults.report import write
+
+        facts: dict[str, Any] = {
+            "command": f"python -m tests.faults.harness --injections {given.injections} --seed {given.seed}",
+            "hardware": hardware(),
+            "versions": environment_tags(""),
+        }
+        write(outcomes, facts, REPOSITORY / "benchmarks")
+    print(f"{sum(o.survived for o in outcomes)} of {len(outcomes)} survived")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

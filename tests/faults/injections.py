@@ -1,0 +1,384 @@
+"""Faults: what is done to a job that runs, and what a user does then. One function each."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from tests.conftest import PLATFORM
+from tests.faults.kinds import Kind, epochs_done, newest_folder
+from tests.faults.world import (
+    WAIT_S,
+    MlflowServer,
+    World,
+    full_object_stores,
+    job_command,
+    own_clock,
+    spilled_bytes,
+    wait_for,
+)
+from tests.full_disk import small_disk
+
+SOME_FAILED = 3
+"""Exit code of a sweep in which a trial failed."""
+
+TERMINATED = 128 + signal.SIGTERM
+AWAY_S = 60.0
+EPOCH_S = 1.5
+"""About as long as an epoch takes."""
+
+
+class MissedError(RuntimeError):
+    """The job was over before the fault."""
+
+
+class LostError(RuntimeError):
+    """The job did not survive."""
+
+
+@dataclass
+class Job:
+    """A job of one kind, under a name of its own, whoever disturbs it.
+
+    Attributes:
+        world: Where it runs.
+        kind: What it is.
+        name: Of the run.
+        rng: Draws moments and victims.
+        tracking_uri: MLflow.
+        extra: Further flags.
+        environment: Beside that of the world.
+        starts: How often it was started.
+        codes: How its processes ended.
+        notes: What happened, for the record.
+
+    """
+
+    world: World
+    kind: Kind
+    name: str
+    rng: random.Random
+    tracking_uri: str = ""
+    extra: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    starts: int = 0
+    codes: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        """All that it printed."""
+        return self.world.place / "logs" / f"{self.name}.log"
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    @property
+    def trainings(self) -> list[Path]:
+        """Folders with checkpoints."""
+        return self.kind.trainings(self.world.place, self.name)
+
+    @property
+    def running(self) -> subprocess.Popen[bytes]:
+        """Its process."""
+        assert self.process is not None
+        return self.process
+
+    def start(self, *more: str) -> None:
+        """Start it as a user does."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        flags = [*self.kind.command(self.world.place, self.name, self.tracking_uri or self.world.store), *self.extra]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                job_command(self.kind.job, *flags, *more),
+                env=self.world.environment | self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.world.place,
+            )
+        self.starts += 1
+
+    def resume(self) -> None:
+        """Give the same command with ``--resume``, and wait for its end, which must be good."""
+        self.start("--resume")
+        self.finish()
+
+    def finish(self, *codes: int) -> int:
+        """Wait for the end; return the exit code.
+
+        Raises:
+            LostError: If it is another than 0 and those given.
+
+        """
+        try:
+            code = self.running.wait(timeout=WAIT_S)
+        except subprocess.TimeoutExpired:
+            self.running.kill()
+            self.running.wait()
+            raise LostError(f"still there after {WAIT_S:.0f} s") from None
+        self.codes.append(code)
+        if code not in {0, *codes}:
+            raise LostError(f"exit code {code}: {self.output.strip().splitlines()[-1:]}")
+        return code
+
+    def finish_or_resume(self) -> None:
+        """Wait for the end; a sweep that lost a trial says how to go on, and is told so."""
+        if self.finish(SOME_FAILED) == SOME_FAILED:
+            self.resume()
+
+    def at_some_moment(self, earliest: int = 1) -> None:
+        """Wait for a moment drawn at random: after some epoch, and some time into the next."""
+        epoch = self.rng.randint(earliest, max(earliest, self.kind.epochs - 4))
+        delay = self.rng.uniform(0, EPOCH_S)
+
+        def reached() -> bool:
+            if self.running.poll() is not None:
+                raise MissedError(f"the job had ended: {self.output.strip().splitlines()[-1:]}")
+            return epochs_done(self.trainings) >= epoch
+
+        wait_for(reached, f"epoch {epoch}")
+        time.sleep(delay)
+        if self.running.poll() is not None or self.over():
+            raise MissedError("the job was over")
+        self.notes.append(f"{delay:.2f} s after epoch {epoch} of {self.kind.epochs}")
+
+    def over(self) -> bool:
+        """Tell whether all epochs are done."""
+        return epochs_done(self.trainings) >= self.kind.epochs
+
+    def victim(self) -> psutil.Process:
+        """Return one of the processes that train."""
+        there = self.world.workers()
+        if not there:
+            raise MissedError("no worker is there")
+        return self.rng.choice(there)
+
+    def kill(self) -> None:
+        """Kill the process of the job, not those of Ray, as a machine does that runs out of memory."""
+        self.running.kill()
+        self.codes.append(self.running.wait())
+
+    def without_workers(self) -> None:
+        """Wait until Ray has ended what the job left."""
+        wait_for(lambda: not self.world.workers(), "the end of the workers", 60)
+
+    def said(self, pattern: str) -> None:
+        """Note a line that the user was shown.
+
+        Raises:
+            LostError: If there is none.
+
+        """
+        found = re.search(rf"^.*{pattern}.*$", self.output, re.MULTILINE)
+        if not found:
+            raise LostError(f"it did not say {pattern!r}")
+        self.notes.append(f"said: {found[0].strip()[:400]}")
+
+
+def worker_killed(job: Job) -> None:
+    """A worker, or a trial, is killed, as for want of memory."""
+    job.start()
+    job.at_some_moment()
+    job.victim().kill()
+    job.finish_or_resume()
+    job.said("training goes on from|its process ended before its work")
+
+
+def worker_terminated(job: Job) -> None:
+    """A worker, or a trial, is told to end."""
+    job.start()
+    job.at_some_moment()
+    job.victim().terminate()
+    job.finish_or_resume()
+
+
+def node_removed(job: Job) -> None:
+    """The machine of a worker is gone at once; another joins."""
+    job.start()
+    job.at_some_moment()
+    node = next((node for worker in job.world.workers() if (node := job.world.node_of(worker))), None)
+    if node is None:
+        raise MissedError("no worker on a node that may go")
+    gone = time.monotonic()
+    before = {worker.pid for worker in job.world.workers()}
+    job.world.remove_node(node)
+    job.world.add_node()
+
+    def back() -> bool:
+        return job.running.poll() is not None or bool({worker.pid for worker in job.world.workers()} - before)
+
+    wait_for(back, "new workers")
+    job.notes.append(f"new workers or the end {time.monotonic() - gone:.0f} s after the machine was gone")
+    job.finish_or_resume()
+
+
+def driver_killed(job: Job) -> None:
+    """The process of the job is killed, and the job given again at once."""
+    job.start()
+    job.at_some_moment()
+    job.kill()
+    job.resume()
+
+
+def driver_terminated(job: Job) -> None:
+    """The job is told to end; it saves, and is given again."""
+    job.start()
+    job.at_some_moment()
+    begin = time.monotonic()
+    job.running.terminate()
+    job.finish(TERMINATED)
+    job.notes.append(f"ended {time.monotonic() - begin:.1f} s after SIGTERM with code {job.codes[-1]}")
+    if "stopped after step" in job.output:
+        job.said("stopped after step")
+    elif job.kind.name != "sweep":
+        job.notes.append("no step ended within its grace: it ended without a checkpoint")
+    job.resume()
+
+
+def disk_full(job: Job) -> None:
+    """The disk of the checkpoints fills up; the job is killed, the disk freed, the job given again."""
+    [training] = job.trainings
+    place = training / "checkpoints"
+    place.mkdir(parents=True)
+    with small_disk(place, 4_000_000):
+        job.start()
+        job.at_some_moment()
+        filler = place / ".filler"
+        with contextlib.suppress(OSError), filler.open("wb") as stream:
+            while True:
+                stream.write(bytes(4096))
+                stream.flush()
+        wait_for(lambda: "could not be written" in job.output or job.running.poll() is not None, "a warning")
+        job.said("No space left on device: checkpoint .* could not be written")
+        if job.rng.random() < 0.5:
+            time.sleep(job.rng.uniform(0, EPOCH_S))
+            job.notes.append("killed while the disk was full, freed, resumed")
+            job.kill()
+            filler.unlink()
+            job.resume()
+        else:
+            job.notes.append("never freed")
+            job.finish()
+
+
+def _damaged(job: Job, damage: Callable[[bytes], bytes]) -> None:
+    job.start()
+    job.at_some_moment(earliest=2)
+    job.kill()
+    job.without_workers()
+    training = job.rng.choice(job.trainings)
+    newest = newest_folder(training)
+    assert newest is not None
+    file = job.rng.choice(sorted(newest.glob("*.*")))
+    file.write_bytes(damage(file.read_bytes()))
+    job.notes.append(f"{newest.name}/{file.name}")
+    job.resume()
+    job.said(rf"checkpoint .*{newest.name} is damaged: .*{file.name}.*is used")
+
+
+def checkpoint_truncated(job: Job) -> None:
+    """A file of the newest checkpoint is cut, anywhere."""
+    _damaged(job, lambda content: content[: job.rng.randrange(len(content))])
+
+
+def checkpoint_flipped(job: Job) -> None:
+    """A bit of the newest checkpoint is another."""
+
+    def flip(content: bytes) -> bytes:
+        changed = bytearray(content)
+        # not the white space of JSON, where it would change nothing
+        places = [k for k in range(len(content)) if not chr(content[k]).isspace()] if content[:1] == b"{" else None
+        position = job.rng.choice(places) if places else job.rng.randrange(len(content))
+        changed[position] ^= 1 << job.rng.randrange(8)
+        return bytes(changed)
+
+    _damaged(job, flip)
+
+
+def mlflow_away(job: Job) -> None:
+    """The MLflow server is killed, and back after a minute; what it missed is sent when the job says how."""
+    server = MlflowServer(job.world)
+    server.start()
+    try:
+        job.tracking_uri = server.uri
+        job.start()
+        job.at_some_moment()
+        server.stop()
+        away = time.monotonic()
+        job.finish()
+        job.said("does not answer .* sent when it is back")
+        time.sleep(max(0.0, AWAY_S - (time.monotonic() - away)))
+        server.start()
+        for training in job.trainings:
+            command = [sys.executable, "-m", "crysatom.tracking.flush", str(training), "--tracking-uri", server.uri]
+            environment = job.world.environment | {"PYTHONPATH": str(PLATFORM)}
+            subprocess.run(command, env=environment, check=True, timeout=WAIT_S, cwd=job.world.place)
+    finally:
+        server.stop()
+
+
+def object_store_pressure(job: Job) -> None:
+    """Another job holds more than the object stores can, so that Ray spills to disk all the time."""
+    with full_object_stores(job.world):
+        job.start()
+        job.finish()
+        job.notes.append(f"{spilled_bytes(job.world) / 1e6:.0f} MB on the disk at the end")
+
+
+def worker_hangs(job: Job) -> None:
+    """A worker stops, without ending."""
+    job.extra = ("--hang-timeout", "20")
+    job.start()
+    job.at_some_moment()
+    victim = job.victim()
+    victim.suspend()
+    begin = time.monotonic()
+    try:
+        wait_for(lambda: "training goes on from" in job.output or job.running.poll() is not None, "a word on it")
+        job.notes.append(f"noticed after {time.monotonic() - begin:.0f} s")
+        job.finish()
+        job.said("training goes on from")
+    finally:
+        if victim.is_running():
+            job.notes.append("the stopped process was still there at the end")
+            victim.kill()
+
+
+def clock_jumps(job: Job) -> None:
+    """The clock of the job's process jumps by an hour, forward or back, in the midst of the run."""
+    seconds = job.rng.choice((3600.0, -3600.0))
+    job.environment, shift = own_clock(job.world.place / "clocks" / job.name)
+    job.start()
+    job.at_some_moment()
+    shift.write_text(str(seconds))
+    job.notes.append(f"by {seconds:+.0f} s")
+    job.finish()
+
+
+INJECTIONS: dict[str, Callable[[Job], None]] = {
+    "worker killed (SIGKILL)": worker_killed,
+    "worker told to end (SIGTERM)": worker_terminated,
+    "worker hangs (SIGSTOP)": worker_hangs,
+    "node removed, another added": node_removed,
+    "driver killed (SIGKILL), resumed": driver_killed,
+    "driver told to end (SIGTERM), resumed": driver_terminated,
+    "disk of the checkpoints full": disk_full,
+    "checkpoint truncated, resumed": checkpoint_truncated,
+    "checkpoint with a flipped bit, resumed": checkpoint_flipped,
+    "MLflow server away for a minute": mlflow_away,
+    "object stores full, Ray spills": object_store_pressure,
+    "clock of the driver jumps by an hour": clock_jumps,
+}
