@@ -32,6 +32,8 @@ from crysatom.training.machine import hardware
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "soak.json"
 PICTURE = Path(__file__).parent / "soak.svg"
+PAGE = Path(__file__).parent / "long_runs.md"
+BEGIN, END = "<!-- Written by benchmarks/soak.py: -->", "<!-- End of what it writes. -->"
 
 EPOCH = r"^epoch .* ([\d,]+) crystals/s"
 """The line in which the job tells of an epoch."""
@@ -236,6 +238,32 @@ def table(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def summary(figures: dict[str, Any]) -> str:
+    """Return what a page says of a soak."""
+    made_by, left = figures["environment"], figures["left"]
+    versions = ", ".join(f"{name} {made_by[f'version.{name}']}" for name in ("python", "ray", "torch"))
+    logs = left["temporary_files_by_folder"].get("logs", 0)
+    return f"""\
+{figures["date"]}; {made_by["hardware"]}; {versions}; commit {made_by["mlflow.source.git.commit"][:8]}.
+{figures["minutes"]:.0f} minutes, {figures["epochs"]} epochs (median {figures["crystals_per_second"]} crystals/s),
+{figures["samples"]} samples, {figures["missed_samples"]} of them without Ray's counts (while it starts and ends);
+{figures["spilled_mb"]:.0f} MB spilled. The first {figures["warm_up_minutes"]:.0f} minutes are left out of the slopes.
+
+![Memory of each kind of process, open files and Ray objects against time]({PICTURE.name})
+
+{table(figures)}
+
+Left after the end: {len(left["processes"])} processes; {len(left["in_dev_shm"])} new entries in /dev/shm (by any program of
+the machine); {left["temporary_files"]} files ({left["temporary_mb"]} MB) in the temporary folder, {logs} of them Ray's logs."""
+
+
+def write_page(figures: dict[str, Any]) -> None:
+    """Put the summary into the page, between its marks."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{summary(figures)}\n\n{END}{after}")
+
+
 def main() -> None:
     """Soak, or draw what a soak found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -260,6 +288,8 @@ def main() -> None:
         arguments.results.write_text(json.dumps(figures, indent=1) + "\n")
     figures = json.loads(arguments.results.read_text())
     draw(figures, PICTURE if arguments.results == RESULTS else arguments.results.with_suffix(".svg"))
+    if arguments.results == RESULTS:
+        write_page(figures)
     print(table(figures))
     print(json.dumps(figures["left"], indent=1))
     if figures["returncode"] != 128 + signal.SIGTERM:
