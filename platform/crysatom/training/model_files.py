@@ -16,9 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crysatom.config import GraphSpec
+from crysatom.config.files import read_text
 from crysatom.names import SYMBOLS
 from crysatom.predictors.base import PredictorSpec
 from crysatom.predictors.registry import build_predictor
+from crysatom.training.encoder_files import MISFITS, require_room
 from crysatom.training.normalizer import Normalizer
 from crysatom.training.regression import Regression
 from crysatom.vectors.table import AtomVectors
@@ -95,12 +97,14 @@ def load_model(folder: str | Path) -> tuple[Regression, ModelInfo]:
     """
     folder = Path(folder)
     try:
-        content = json.loads((folder / MODEL_JSON).read_text(encoding="utf-8"))
+        content = json.loads(read_text(folder / MODEL_JSON))
         state = load_file(folder / MODEL_SAFETENSORS)
     except OSError as error:
         raise ValueError(f"{folder} holds no model: {MODEL_JSON} and {MODEL_SAFETENSORS} must be there") from error
-    except (ValueError, SafetensorError) as error:
+    except (ValueError, RecursionError, SafetensorError) as error:
         raise ValueError(f"{folder} holds a damaged model ({error}); copy it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{folder} holds a damaged model ({MODEL_JSON} is no JSON object); copy it again")
     if content.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{folder} holds a model of format {content.get('format_version')}, this code reads {FORMAT_VERSION}; "
@@ -108,9 +112,15 @@ def load_model(folder: str | Path) -> tuple[Regression, ModelInfo]:
         )
     try:
         info = _info(content)
+        spec = info.spec
+        require_room(state, spec.width, spec.num_layers)
+        require_room(state, spec.hidden_dim, spec.num_hidden)
+        require_room(state, spec.outputs)
+        require_room(state, max(1, int(spec.cutoff / spec.basis_step)))
         return _model(info, state), info
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{folder}: {MODEL_JSON} and {MODEL_SAFETENSORS} do not fit together ({error})") from error
+    except MISFITS as error:
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(f"{folder}: {MODEL_JSON} and {MODEL_SAFETENSORS} do not fit together ({said})") from error
 
 
 def _info(content: Mapping[str, Any]) -> ModelInfo:
