@@ -25,12 +25,19 @@ from typing import Any
 from tests.conftest import REPOSITORY
 
 SECONDS = 30.0
-"""For one input."""
+"""Of a processor, for one input: on a machine with other work the clock says little."""
+
+STILL = 300.0
+"""Seconds by the clock for one input: of what waits for ever, as for a pipe."""
 
 MEGABYTES = 2048
 """Of address space that one process may take beyond what it has when all is imported."""
 
 PACKAGES = ("ase", "hypothesis", "numpy", "pyarrow", "pymatgen-core", "safetensors", "torch", "tyro")
+KINDS = ("inputs", "accepted", "rejected", "unexpected", "hangs", "crashes")
+DOCUMENT = REPOSITORY / "docs" / "reliability.md"
+BEGIN = "<!-- fuzzing: python -m tests.fuzz.run --document benchmarks/results/fuzzing.json -->"
+END = "<!-- end of fuzzing -->"
 EVENTS, CURRENT = "events.jsonl", "current"
 
 
@@ -43,9 +50,12 @@ def main() -> None:
     parser.add_argument("--failures", type=Path, default=Path("fuzzing_failures"))
     parser.add_argument("--only", help="one reader")
     parser.add_argument("--worker", nargs=2, metavar=("READER", "FOLDER"))
+    parser.add_argument("--document", type=Path, metavar="RECORD", help="renew the table of docs/reliability.md")
     parser.add_argument("--reproduce", nargs=2, metavar=("READER", "FOLDER"))
     options = parser.parse_args()
-    if options.reproduce:
+    if options.document:
+        document(json.loads(options.document.read_text()))
+    elif options.reproduce:
         from tests.fuzz.targets import TARGETS, outcome
 
         print(outcome(TARGETS[options.reproduce[0]], Path(options.reproduce[1]).resolve()))  # noqa: T201
@@ -68,18 +78,44 @@ def run(options: argparse.Namespace) -> None:
         print(name, {k: v for k, v in readers[name].items() if k != "findings"}, flush=True)  # noqa: T201
         for finding, count in readers[name]["findings"].items():
             print(f"  {count} x {finding}", flush=True)  # noqa: T201
-    record = {
+        record = _record(options, readers, time.perf_counter() - started)
+        options.out.write_text(json.dumps(record, indent=1) + "\n")  # of what is done so far
+
+
+def _record(options: argparse.Namespace, readers: dict[str, Any], seconds: float) -> dict[str, Any]:
+    return {
         "command": f"python -m tests.fuzz.run --inputs {options.inputs} --seed {options.seed}",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, {platform.system()}",
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
-        "limits": {"seconds_per_input": SECONDS, "megabytes": MEGABYTES},
-        "seconds": round(time.perf_counter() - started),
+        "limits": {"cpu_seconds_per_input": SECONDS, "megabytes": MEGABYTES},
+        "load_average": round(os.getloadavg()[2]),
+        "seconds": round(seconds),
         "inputs": sum(reader["inputs"] for reader in readers.values()),
         "readers": readers,
     }
-    options.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def table(record: dict[str, Any]) -> str:
+    """Return the table of docs/reliability.md."""
+    head = "| reader | inputs | accepted | rejected with a message | unexpected | hangs | crashes | slowest, CPU s | peak, MB |"
+    rows = [head, "| --- |" + " --- |" * 8]
+    figures = (*KINDS, "slowest_seconds", "peak_megabytes")
+    for name, reader in record["readers"].items():
+        rows.append(f"| {name} | " + " | ".join(f"{reader[figure]:,}" for figure in figures) + " |")
+    versions = ", ".join(f"{package} {number}" for package, number in record["versions"].items())
+    about = (
+        f"`{record['command']}`, {record['date']}; {record['machine']}, load {record['load_average']}; "
+        f"Python {record['python']}, {versions}; {record['inputs']:,} inputs in {record['seconds'] / 60:.0f} minutes."
+    )
+    return "\n".join([*rows, "", about])
+
+
+def document(record: dict[str, Any]) -> None:
+    """Write the table into docs/reliability.md."""
+    before, rest = DOCUMENT.read_text().split(BEGIN)
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{table(record)}\n{END}{rest.split(END)[1]}")
 
 
 def _watched(name: str, inputs: int, seed: int, failures: Path) -> dict[str, Any]:
@@ -108,8 +144,7 @@ def _watched(name: str, inputs: int, seed: int, failures: Path) -> dict[str, Any
                 counts["hangs" if ended == "hang" else "crashes"] += 1
                 findings[ended] += 1
                 _keep(folder / CURRENT, failures, name, ended)
-    kinds = ("inputs", "accepted", "rejected", "unexpected", "hangs", "crashes")
-    figures = {kind: counts[kind] for kind in kinds}
+    figures = {kind: counts[kind] for kind in KINDS}
     return {**figures, "slowest_seconds": round(slowest, 2), "peak_megabytes": round(peak), "findings": dict(findings)}
 
 
@@ -124,14 +159,20 @@ def _until_it_ends(name: str, folder: Path, inputs: int, seed: int) -> str:
         while process.poll() is None:
             time.sleep(0.2)
             try:
-                since = time.time() - (folder / "started").stat().st_mtime
-            except FileNotFoundError:
+                started = (folder / "started").stat().st_mtime, float((folder / "started").read_text() or "inf")
+                used = _cpu_seconds(process.pid)
+            except (FileNotFoundError, ProcessLookupError):
                 continue
-            if since > SECONDS and (folder / CURRENT).exists():
+            if used - started[1] > SECONDS or time.time() - started[0] > STILL:
                 process.kill()
                 process.wait()
                 return "hang"
     return f"exit code {process.returncode}" if process.returncode else ""
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _keep(content: Path, failures: Path, name: str, detail: str) -> None:
@@ -171,11 +212,11 @@ def work(name: str, folder: Path, inputs: int, seed: int) -> None:
             done += 1
             current.mkdir()
             write(files, current)
-            (folder / "started").touch()
+            (folder / "started").write_text(str(time.process_time()))
             Path("/proc/self/clear_refs").write_text("5")  # the peak is from here
-            before, started = _status("VmRSS"), time.perf_counter()
+            before, started = _status("VmRSS"), time.process_time()
             ended = outcome(target, current)
-            seconds = time.perf_counter() - started
+            seconds = time.process_time() - started
             event = {"kind": ended.kind, "detail": ended.detail, "seconds": seconds, "kept": f"kept-{done}"}
             event["megabytes"] = (_status("VmHWM") - before) / 2**20
             events.write(json.dumps(event) + "\n")
