@@ -27,8 +27,15 @@ from tests.saved_models import write_model
 from tests.unit.broken_inputs import TWO_FOLD, cif
 
 ASE_FORMATS = {
-    **{"a.xyz": "extxyz", "POSCAR": "vasp", "a.traj": "traj", "a.db": "db", "a.xsf": "xsf"},
-    **{"geometry.in": "aims", "a.gen": "gen", "a.cfg": "cfg", "a.res": "res"},
+    "a.xyz": "extxyz",
+    "POSCAR": "vasp",
+    "a.traj": "traj",
+    "a.db": "db",
+    "a.xsf": "xsf",
+    "geometry.in": "aims",
+    "a.gen": "gen",
+    "a.cfg": "cfg",
+    "a.res": "res",
 }
 """Formats of ASE, by a name that it recognizes."""
 
@@ -64,10 +71,10 @@ def structures() -> list[dict[str, Any]]:
     for row in table().to_pylist():
         lattice, coords = np.reshape(row["lattice"], (3, 3)).tolist(), np.reshape(row["frac_coords"], (-1, 3)).tolist()
         symbols = ["Na", "Cl", "Fe", "O", "Si", "C", "H", "N"][: len(coords)]
-        sites = [
-            {"species": [{"element": s, "occu": 1}], "abc": abc} for s, abc in zip(symbols, coords, strict=True)
-        ]
-        found.append({"@module": "pymatgen.core", "@class": "Structure", "lattice": {"matrix": lattice}, "sites": sites})
+        sites = [{"species": [{"element": s, "occu": 1}], "abc": abc} for s, abc in zip(symbols, coords, strict=True)]
+        found.append(
+            {"@module": "pymatgen.core", "@class": "Structure", "lattice": {"matrix": lattice}, "sites": sites}
+        )
         found.append({"lattice_mat": lattice, "coords": coords, "elements": symbols, "cartesian": False})
     return found
 
@@ -139,7 +146,9 @@ def model() -> dict[str, bytes]:
 def checkpoint() -> dict[str, bytes]:
     """Return a checkpoint's folder."""
     with TemporaryDirectory() as folder:
-        checkpoints.save(Path(folder), {"model": {"w": torch.ones(3, 2), "b": torch.zeros(3)}}, {"epoch": 3, "history": []})
+        checkpoints.save(
+            Path(folder), {"model": {"w": torch.ones(3, 2), "b": torch.zeros(3)}}, {"epoch": 3, "history": []}
+        )
         return files_of(Path(folder))
 
 

@@ -1,13 +1,13 @@
 """Give every reader thousands of broken inputs: ``python -m tests.fuzz.run --inputs 12000 --seed 0 --out FILE``.
 
-Each reader runs in a process of its own, with a limit of memory, and of time per input: what hangs or crashes is counted,
-its input kept, and the rest goes on in a new process. ``--reproduce READER FOLDER`` reads a kept input again.
+Each reader runs in a process of its own, with a limit of memory, and of time per input: what hangs or crashes is
+counted, its input kept, and the rest goes on in a new process. ``--reproduce READER FOLDER`` reads a kept input again.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import json
 import os
 import platform
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
 def _record(options: argparse.Namespace, readers: dict[str, Any], seconds: float) -> dict[str, Any]:
     return {
         "command": f"python -m tests.fuzz.run --inputs {options.inputs} --seed {options.seed}",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, {platform.system()}",
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
@@ -99,7 +99,7 @@ def _record(options: argparse.Namespace, readers: dict[str, Any], seconds: float
 
 def table(record: dict[str, Any]) -> str:
     """Return the table of docs/reliability.md."""
-    head = "| reader | inputs | accepted | rejected with a message | unexpected | hangs | crashes | slowest, CPU s | peak, MB |"
+    head = "| reader | inputs | accepted | rejected | unexpected | hangs | crashes | slowest, CPU s | peak, MB |"
     rows = [head, "| --- |" + " --- |" * 8]
     figures = (*KINDS, "slowest_seconds", "peak_megabytes")
     for name, reader in record["readers"].items():

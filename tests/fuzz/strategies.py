@@ -28,21 +28,82 @@ ODD_NUMBERS = (
     *("0x10", "1_000", "\uff11\uff12", "1,5", "?", ".", "1e", "--1", "1.5(3)", "(1)", "1e-8", "1e6", "179.99", "0.001"),
 )
 ODD_TEXTS = (
-    *("", " ", "\n", "\0", "\r", "\t", "'", '"', "'''''", ",", ";", "#", "{", "[", "}", "]", "data_", "loop_", "_", "--"),
-    *("\ufeff", "\u202e", "\ud83d", "é", "../../etc/passwd", "/dev/zero", "/", "~", "a\nb", "%s%n", "null", "true", "-"),
+    *(
+        "",
+        " ",
+        "\n",
+        "\0",
+        "\r",
+        "\t",
+        "'",
+        '"',
+        "'''''",
+        ",",
+        ";",
+        "#",
+        "{",
+        "[",
+        "}",
+        "]",
+        "data_",
+        "loop_",
+        "_",
+        "--",
+    ),
+    *(
+        "\ufeff",
+        "\u202e",
+        "\ud83d",
+        "é",
+        "../../etc/passwd",
+        "/dev/zero",
+        "/",
+        "~",
+        "a\nb",
+        "%s%n",
+        "null",
+        "true",
+        "-",
+    ),
 )
 DEEP = "@deep@"
 """Stands for lists within lists, which Python's own writer of JSON refuses."""
 
 BIG = "@big@"
-NOT_NUMBERS = {"@nan@": "NaN", "@inf@": "-Infinity", "@huge@": "9" * 400, "@large@": "1e308", "@surrogate@": '"\\ud800"'}
+NOT_NUMBERS = {
+    "@nan@": "NaN",
+    "@inf@": "-Infinity",
+    "@huge@": "9" * 400,
+    "@large@": "1e308",
+    "@surrogate@": '"\\ud800"',
+}
 
 _NUMBER = re.compile(rb"-?\d+\.?\d*(?:[eE][+-]?\d+)?")
 
 
 def odd_values() -> SearchStrategy[Any]:
     """Values where JSON or a flag has another."""
-    plain = [None, True, False, 0, -1, 1, 2, 1.5, 10**12, 10**19, "", "x", [], {}, [[]], [None], {"a": 1}, [1, 2, 3], "-"]
+    plain = [
+        None,
+        True,
+        False,
+        0,
+        -1,
+        1,
+        2,
+        1.5,
+        10**12,
+        10**19,
+        "",
+        "x",
+        [],
+        {},
+        [[]],
+        [None],
+        {"a": 1},
+        [1, 2, 3],
+        "-",
+    ]
     marks = [DEEP, BIG, *NOT_NUMBERS]
     return st.sampled_from([*plain, *marks]) | st.sampled_from(ODD_TEXTS) | st.integers(-(2**70), 2**70) | st.floats()
 
@@ -163,7 +224,9 @@ def json_values(draw: DrawFn, likely_keys: Sequence[str]) -> bytes:
     """Write any JSON at all, with some of the keys that a reader looks for."""
     keys = st.sampled_from(likely_keys) | st.text(max_size=5)
     document = st.recursive(
-        odd_values(), lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4), max_leaves=12
+        odd_values(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
+        max_leaves=12,
     )
     return to_json(draw(document))
 
@@ -178,22 +241,41 @@ def cif_texts(draw: DrawFn) -> bytes:
     names = [*(f"_cell_length_{n}" for n in "abc"), *(f"_cell_angle_{n}" for n in ("alpha", "beta", "gamma"))]
     lines += [f"{name} {draw(plain if 'length' in name else angle)}" for name in names if draw(st.integers(0, 30))]
     if draw(st.booleans()):
-        operations = st.sampled_from(["x,y,z", "-x,-y,-z", "x+1/2,y,z", "y,x,z", "x,y", "1e400x,y,z", "x/0,y,z", "x,x,x"])
+        operations = st.sampled_from(
+            ["x,y,z", "-x,-y,-z", "x+1/2,y,z", "y,x,z", "x,y", "1e400x,y,z", "x/0,y,z", "x,x,x"]
+        )
         name = draw(st.sampled_from(["_symmetry_equiv_pos_as_xyz", "_space_group_symop_operation_xyz"]))
         lines += ["loop_", name, *(f"'{draw(operations)}'" for _ in range(draw(st.integers(0, 4))))]
     if draw(st.booleans()):
         groups = st.sampled_from(["P1", "Fm-3m", "F m -3 m", "P 63/m m c", "?", "'", "225", "nonsense"])
         lines += [f"_symmetry_space_group_name_H-M '{draw(groups)}'", f"_symmetry_Int_Tables_number {draw(number)}"]
     if draw(st.booleans()):
-        formulas = ("Na1 Cl1", "Na(Cl(O", "((((((", "Na1e308", "Na-1", "Na0", "Xx2", "((Na2)3)4", "Na" * 2000, "(" * 3000)
+        formulas = (
+            "Na1 Cl1",
+            "Na(Cl(O",
+            "((((((",
+            "Na1e308",
+            "Na-1",
+            "Na0",
+            "Xx2",
+            "((Na2)3)4",
+            "Na" * 2000,
+            "(" * 3000,
+        )
         lines.append(f"_chemical_formula_sum '{draw(st.sampled_from(formulas))}'")
-    symbols = st.sampled_from(["Na", "Cl", "Fe3+", "D", "Na1", "Cl-"]) | st.sampled_from(["Xx", "?", "Wat", "", "Vc", "'"])
+    symbols = st.sampled_from(["Na", "Cl", "Fe3+", "D", "Na1", "Cl-"]) | st.sampled_from(
+        ["Xx", "?", "Wat", "", "Vc", "'"]
+    )
     columns = ["type_symbol", "label", "fract_x", "fract_y", "fract_z", "occupancy"]
     columns = [c for c in columns if draw(st.integers(0, 20))]
     lines += ["loop_", *(f"_atom_site_{c}" for c in columns)]
     for _ in range(draw(st.integers(0, 5))):
         coordinate = st.sampled_from(["0", "0.5", "0.25", "0.33333"]) | st.floats(-2, 2).map(str) | number
-        row = {"type_symbol": draw(symbols), "label": draw(symbols), "occupancy": draw(st.sampled_from(["1", "1", "0.5", "?"]))}
+        row = {
+            "type_symbol": draw(symbols),
+            "label": draw(symbols),
+            "occupancy": draw(st.sampled_from(["1", "1", "0.5", "?"])),
+        }
         lines.append(" ".join(row.get(c, "") or draw(coordinate) for c in columns))
     return draw(st.sampled_from(["\n", "\r\n", "\n\n"])).join(lines).encode()
 
@@ -203,8 +285,11 @@ def delimited(draw: DrawFn, header: Sequence[str], cells: Sequence[str], width: 
     """Write rows of comma-separated values."""
     cell = st.sampled_from([*cells, *cells, *ODD_NUMBERS, *ODD_TEXTS]) | st.floats().map(str) | st.text(max_size=4)
     rows = [draw(st.sampled_from([list(header), list(header), ["id"], []]))]
-    for _ in range(draw(st.integers(0, 6))):
-        rows.append([draw(st.sampled_from(cells)), *(draw(cell) for _ in range(draw(st.sampled_from([width] * 8 + [0, 9]))))])
+    width_of = st.sampled_from([width] * 8 + [0, 9])
+    rows += [
+        [draw(st.sampled_from(cells)), *(draw(cell) for _ in range(draw(width_of)))]
+        for _ in range(draw(st.integers(0, 6)))
+    ]
     text = "\n".join(",".join(row) for row in rows)
     return text.encode(draw(st.sampled_from(["utf-8"] * 6 + ["utf-16", "utf-8-sig", "latin-1"])), "replace")
 
@@ -263,8 +348,14 @@ def _odd_length(draw: DrawFn, table: pa.Table) -> pa.Table:
 
 def _odd_type(draw: DrawFn, table: pa.Table) -> pa.Table:
     name = draw(st.sampled_from(["lattice", "frac_coords", "atomic_numbers"]))
-    number = st.sampled_from([pa.float32(), pa.float64(), pa.int64(), pa.uint64(), pa.int8(), pa.float16(), pa.string()])
-    wrap = draw(st.sampled_from([pa.list_, pa.large_list, lambda t: pa.list_(t, 9), lambda t: t, lambda t: pa.list_(pa.list_(t))]))
+    number = st.sampled_from(
+        [pa.float32(), pa.float64(), pa.int64(), pa.uint64(), pa.int8(), pa.float16(), pa.string()]
+    )
+    wrap = draw(
+        st.sampled_from(
+            [pa.list_, pa.large_list, lambda t: pa.list_(t, 9), lambda t: t, lambda t: pa.list_(pa.list_(t))]
+        )
+    )
     try:
         column = table[name].combine_chunks().cast(wrap(draw(number)))
     except (pa.ArrowException, NotImplementedError):
@@ -287,7 +378,9 @@ def _odd_ids(draw: DrawFn, table: pa.Table) -> pa.Table:
 
 
 def _odd_property(draw: DrawFn, table: pa.Table) -> pa.Table:
-    name = draw(st.sampled_from(["x", "", "density", "source_density", "formula", "split_target", "lattice", "target", "a\nb"]))
+    name = draw(
+        st.sampled_from(["x", "", "density", "source_density", "formula", "split_target", "lattice", "target", "a\nb"])
+    )
     columns = [
         ([2**63 + 5], pa.uint64()),
         ([2**60 + 1], pa.int64()),
@@ -307,7 +400,9 @@ def _odd_property(draw: DrawFn, table: pa.Table) -> pa.Table:
         ([math.inf], pa.float64()),
     ]
     values, dtype = draw(st.sampled_from(columns))
-    return table.append_column(pa.field(name, dtype, metadata={"unit": b"\xff"}), pa.array(values * table.num_rows, dtype))
+    return table.append_column(
+        pa.field(name, dtype, metadata={"unit": b"\xff"}), pa.array(values * table.num_rows, dtype)
+    )
 
 
 def _odd_rows(draw: DrawFn, table: pa.Table) -> pa.Table:
@@ -329,10 +424,14 @@ _TABLE_EDITS: Sequence[Callable[[DrawFn, pa.Table], pa.Table]] = (
 @st.composite
 def lattices(draw: DrawFn) -> np.ndarray:
     """Return a ``(3, 3)`` cell: sometimes a usual one, mostly flat, long, skewed, tiny, huge or broken."""
-    lengths = [draw(st.sampled_from([1e-8, 0.3, 0.9, 3.0, 5.0, 50.0, 1e3, 9.9e3, 1e6]) | st.floats(1, 20)) for _ in range(3)]
+    lengths = [
+        draw(st.sampled_from([1e-8, 0.3, 0.9, 3.0, 5.0, 50.0, 1e3, 9.9e3, 1e6]) | st.floats(1, 20)) for _ in range(3)
+    ]
     if draw(st.booleans()):
         lengths = [3.0, draw(st.sampled_from([4.0, 9.9e3])), 5.0]
-    angles = [draw(st.sampled_from([90.0, 90.0, 60.0, 0.001, 0.5, 179.99, 178.0]) | st.floats(5, 175)) for _ in range(3)]
+    angles = [
+        draw(st.sampled_from([90.0, 90.0, 60.0, 0.001, 0.5, 179.99, 178.0]) | st.floats(5, 175)) for _ in range(3)
+    ]
     a, b, c = (math.radians(x) for x in angles)
     x = math.cos(b)
     y = (math.cos(a) - math.cos(b) * math.cos(c)) / max(math.sin(c), 1e-9)

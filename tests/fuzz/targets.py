@@ -168,7 +168,19 @@ def _listed_folder(draw: DrawFn) -> Files:
     return {"id_prop.csv": draw(listing), "a.cif": draw(texts), "b.cif": draw(_any(texts, make.cif_texts()))}
 
 
-_KEYS = ("lattice", "matrix", "sites", "species", "abc", "structure", "atoms", "lattice_mat", "coords", "elements", "id")
+_KEYS = (
+    "lattice",
+    "matrix",
+    "sites",
+    "species",
+    "abc",
+    "structure",
+    "atoms",
+    "lattice_mat",
+    "coords",
+    "elements",
+    "id",
+)
 
 
 def _json() -> SearchStrategy[Files]:
@@ -314,7 +326,9 @@ def _read_shards(folder: Path) -> list[str]:
             graphs = shards.load(folder, verify=verify)
             list(shards.iter_tables(folder))
             shards.load_atoms(folder)
-            assert graphs.edge_ptr[-1] == len(graphs.neighbor) == len(graphs.distance), "graphs that do not fit together"
+            assert graphs.edge_ptr[-1] == len(graphs.neighbor) == len(graphs.distance), (
+                "graphs that do not fit together"
+            )
             assert graphs.atom_ptr[-1] == len(graphs.atomic_numbers) == len(graphs.edge_ptr) - 1
         except ValueError as error:
             said.append(str(error))
@@ -348,16 +362,28 @@ _CONFIGS: dict[str, type] = {
 @st.composite
 def _flags(draw: DrawFn) -> Files:
     kind = draw(st.sampled_from([*sorted(_CONFIGS), "study"]))
-    fields = [f.name for c in ([_CONFIGS[kind]] if kind in _CONFIGS else _CONFIGS.values()) for f in dataclasses.fields(c)]
+    fields = [
+        f.name for c in ([_CONFIGS[kind]] if kind in _CONFIGS else _CONFIGS.values()) for f in dataclasses.fields(c)
+    ]
     odd = st.sampled_from([*make.ODD_NUMBERS, *make.ODD_TEXTS, "1", "2", "x", "0.5", "all", "--"]) | st.text(max_size=6)
     arguments: list[str] = []
     for name in draw(st.lists(st.sampled_from(fields), max_size=5)):
         flag = "--" + draw(st.sampled_from(["", "", "", "no-"])) + name.replace("_", "-")
-        arguments += draw(st.sampled_from([[flag], [flag, draw(odd)], [f"{flag}={draw(odd)}"], [flag, draw(odd), draw(odd)]]))
+        arguments += draw(
+            st.sampled_from([[flag], [flag, draw(odd)], [f"{flag}={draw(odd)}"], [flag, draw(odd), draw(odd)]])
+        )
     return {"kind": kind.encode(), "flags": json.dumps(arguments + draw(st.lists(odd, max_size=1))).encode()}
 
 
-_NEEDED = {"out": "x", "data": "x", "property": "density", "space": "x", "method": "skipatom", "inputs": "x", "model": "x"}
+_NEEDED = {
+    "out": "x",
+    "data": "x",
+    "property": "density",
+    "space": "x",
+    "method": "skipatom",
+    "inputs": "x",
+    "model": "x",
+}
 
 
 def _parse(kind: str, arguments: list[str]) -> list[str]:
@@ -381,8 +407,10 @@ def _parse(kind: str, arguments: list[str]) -> list[str]:
             said = " ".join(str(text).split())
             assert said, "ended without a word"
             assert "Traceback" not in said
-            return [f"-- {said[:LONGEST - 10]}" if isinstance(end.code, int) else said]
-    nan = [f.name for f in dataclasses.fields(parsed) if isinstance(v := getattr(parsed, f.name), float) and math.isnan(v)]
+            return [f"-- {said[: LONGEST - 10]}" if isinstance(end.code, int) else said]
+    nan = [
+        f.name for f in dataclasses.fields(parsed) if isinstance(v := getattr(parsed, f.name), float) and math.isnan(v)
+    ]
     assert not nan, f"accepted NaN as {nan}"
     return []
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from crysatom.names import EMBEDDED_SOURCE, LatticeEdges, Potentials, ReverseEdges
 
-
 MOST_ATOMS = 65_535
 """In a cell: atoms of a graph are numbered in 16 bits."""
 

@@ -80,7 +80,10 @@ class Rejected:
     def because(cls, rejection: Rejection, *, material_id: str, source: str) -> Rejected:
         """Return the row for a rejection of the input that came from ``source``."""
         return cls(
-            material_id=material_id, source=source, reason=str(rejection.reason), detail=f"{short(source, 1000)}: {short(rejection, 1000)}"
+            material_id=material_id,
+            source=source,
+            reason=str(rejection.reason),
+            detail=f"{short(source, 1000)}: {short(rejection, 1000)}",
         )
 
 

@@ -54,9 +54,7 @@ def _by_tree(lattice: Array, coords: Array, radius: float) -> tuple[Array, Array
             points.append((frac[near] + shift) @ lattice)
             which.append(near)
             shifts.append(np.broadcast_to(shift, (len(near), 3)))
-    found = KDTree(frac @ lattice).sparse_distance_matrix(
-        KDTree(np.concatenate(points)), radius, output_type="ndarray"
-    )
+    found = KDTree(frac @ lattice).sparse_distance_matrix(KDTree(np.concatenate(points)), radius, output_type="ndarray")
     center, neighbor = found["i"].astype(np.int64), np.concatenate(which)[found["j"]]
     image = np.concatenate(shifts)[found["j"]] - cells[neighbor] + cells[center]
     return center, neighbor, image, found["v"]

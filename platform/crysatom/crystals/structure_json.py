@@ -38,7 +38,9 @@ def parse_structure_json(content: bytes) -> Arrays:
     except Rejection:
         raise
     except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
-        message = f"not a pymatgen structure ({type(error).__name__}: {short(error)}); write it with Structure.as_dict()"
+        message = (
+            f"not a pymatgen structure ({type(error).__name__}: {short(error)}); write it with Structure.as_dict()"
+        )
         raise Rejection(Reason.UNREADABLE, message) from error
 
 

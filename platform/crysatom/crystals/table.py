@@ -115,6 +115,13 @@ def open_table(path: str | Path) -> pq.ParquetFile:
             f"{path}: not a crystal table, it lacks {', '.join(missing)}; a crystal table has the columns "
             f"{', '.join(REQUIRED_COLUMNS)} (lattice: 9 numbers, rows a b c in angstrom; frac_coords: 3 per atom)"
         )
+    names = file.schema_arrow.names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"{path}: several columns are called {', '.join(map(repr, twice))}; rename all but one of them"
+        )
+    if pa.types.is_binary(file.schema_arrow.field(MATERIAL_ID).type):
+        raise ValueError(f"{path}: column {MATERIAL_ID} holds bytes, not text; write it again as text")
     for name in (LATTICE, FRAC_COORDS, ATOMIC_NUMBERS):
         dtype = file.schema_arrow.field(name).type
         if not is_number_list(dtype):

@@ -90,7 +90,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}); run jobs/featurize.py again") from error
     if not isinstance(manifest, dict):
-        raise ValueError(f"{path} is no JSON object; run jobs/featurize.py again")
+        raise ValueError(f"{path} is no JSON object; run jobs/featurize.py again")  # noqa: TRY004 - a user\'s file
     if manifest.get("format_version") != FORMAT_VERSION:
         found = manifest.get("format_version")
         raise ValueError(
@@ -231,8 +231,8 @@ def _require_whole(graphs: GraphArrays, folder: str | Path) -> None:
         whole = bool((graphs.neighbor < of_crystal).all() and (atoms > 0).all())
     if not whole:
         raise ValueError(
-            f"{folder} holds graphs that do not fit together: atoms, edges and neighbors contradict each other; copy it "
-            "again, or run jobs/featurize.py to a new folder"
+            f"{folder} holds graphs that do not fit together (atoms, edges, neighbors); copy it again, or run "
+            "jobs/featurize.py to a new folder"
         )
 
 

@@ -156,7 +156,7 @@ def load_encoder(folder: str | Path) -> PretrainedEncoder:
     except (ValueError, RecursionError, SafetensorError) as error:
         raise ValueError(f"{folder} holds a damaged encoder ({error}); copy it again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{folder} holds a damaged encoder ({ENCODER_JSON} is no JSON object); copy it again")
+        raise ValueError(f"{folder} holds a damaged encoder ({ENCODER_JSON} is no JSON object); copy it again")  # noqa: TRY004 - a user\'s file
     if content.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{folder} holds an encoder of format {content.get('format_version')}, this code reads {FORMAT_VERSION}; "

@@ -104,7 +104,7 @@ def load_model(folder: str | Path) -> tuple[Regression, ModelInfo]:
     except (ValueError, RecursionError, SafetensorError) as error:
         raise ValueError(f"{folder} holds a damaged model ({error}); copy it again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{folder} holds a damaged model ({MODEL_JSON} is no JSON object); copy it again")
+        raise ValueError(f"{folder} holds a damaged model ({MODEL_JSON} is no JSON object); copy it again")  # noqa: TRY004 - a user\'s file
     if content.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{folder} holds a model of format {content.get('format_version')}, this code reads {FORMAT_VERSION}; "

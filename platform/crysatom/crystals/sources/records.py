@@ -134,9 +134,7 @@ def _lines(path: str) -> Iterator[Raw | Rejected]:
                         break
                 if len(line) == MOST_LINE_BYTES:
                     message = f"the line has more than {MOST_LINE_BYTES // 1_000_000} MB, the limit for a record"
-                    yield rejected(
-                        Reason.TOO_LARGE, message, material_id=f"{stem}-{number}", source=f"{path}:{number}"
-                    )
+                    yield rejected(Reason.TOO_LARGE, message, material_id=f"{stem}-{number}", source=f"{path}:{number}")
                 elif line.strip():
                     yield _line(line, f"{stem}-{number}", f"{path}:{number}")
     except _UNREADABLE as error:
