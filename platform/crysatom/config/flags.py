@@ -167,7 +167,7 @@ def preset_flags(file: Path, config_type: type, given: Sequence[str]) -> list[st
     # inputs of a prediction have no flag: they stand alone
     known = {f.name for f in dataclasses.fields(config_type)} - {"inputs"}
     if unknown := sorted(content.keys() - known):
-        named = ", ".join(map(repr, unknown))
+        named = ", ".join(" ".join(name.split()) for name in unknown)
         raise ValueError(f"--config {file}: unknown {named[:200]}; known: {', '.join(sorted(known))}")
     names = {flag.partition("=")[0].removeprefix("--").replace("-", "_") for flag in given if flag.startswith("--")}
     overridden = names | {name.removeprefix("no_") for name in names}

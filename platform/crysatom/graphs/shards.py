@@ -92,7 +92,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise ValueError(f"{path} is no JSON object; run jobs/featurize.py again")  # noqa: TRY004 - a user\'s file
     if manifest.get("format_version") != FORMAT_VERSION:
-        found = manifest.get("format_version")
+        found = " ".join(str(manifest.get("format_version")).split())[:40]
         raise ValueError(
             f"{path} has format version {found}, this code reads {FORMAT_VERSION}; run jobs/featurize.py again"
         )

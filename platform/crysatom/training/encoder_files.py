@@ -159,7 +159,7 @@ def load_encoder(folder: str | Path) -> PretrainedEncoder:
         raise ValueError(f"{folder} holds a damaged encoder ({ENCODER_JSON} is no JSON object); copy it again")  # noqa: TRY004 - a user\'s file
     if content.get("format_version") != FORMAT_VERSION:
         raise ValueError(
-            f"{folder} holds an encoder of format {content.get('format_version')}, this code reads {FORMAT_VERSION}; "
+            f"{folder} holds an encoder of format {' '.join(str(content.get('format_version')).split())[:40]}, this code reads {FORMAT_VERSION}; "
             "use the version of crysatom that made it"
         )
     try:
