@@ -12,6 +12,9 @@ from crysatom.names import EMBEDDED_SOURCE, LatticeEdges, Potentials, ReverseEdg
 MAX_NAME_BYTES = 200
 """Of names that become files; 255 is the limit of most file systems, and endings are added."""
 
+MOST_ATOMS = 65_535
+"""In a cell: atoms of a graph are numbered in 16 bits."""
+
 
 def require(condition: bool, message: str) -> None:
     """Raise unless a setting is as it must be.
@@ -94,7 +97,7 @@ def require_limits(max_atoms: int, min_distance: float) -> None:
         ValueError: Naming the one that cannot.
 
     """
-    require(1 <= max_atoms <= 65_535, f"max_atoms must lie in [1, 65535], got {max_atoms}")
+    require(1 <= max_atoms <= MOST_ATOMS, f"max_atoms must lie in [1, {MOST_ATOMS}], got {max_atoms}")
     require(0 <= min_distance <= 5, f"min_distance must lie in [0, 5] angstrom, got {min_distance}")
 
 

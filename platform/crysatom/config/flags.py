@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from crysatom.config import chemistry, downstream, grid, predicting, pretraining
+from crysatom.config.files import read_text
 from crysatom.config.secrets import warn_of_passwords, without_password
 from crysatom.names import CGCNN_BITS, ELEMENT_BINS
 
@@ -171,15 +172,16 @@ def preset_flags(file: Path, config_type: type, given: Sequence[str]) -> list[st
 
     """
     try:
-        content = (tomllib if file.suffix == ".toml" else json).loads(file.read_text())
-    except (OSError, ValueError) as error:
+        content = (tomllib if file.suffix == ".toml" else json).loads(read_text(file))
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"--config {file}: cannot be read as JSON or TOML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"--config {file}: must hold names and values, got {type(content).__name__}")  # noqa: TRY004
     # inputs of a prediction have no flag: they stand alone
     known = {f.name for f in dataclasses.fields(config_type)} - {"inputs"}
     if unknown := sorted(content.keys() - known):
-        raise ValueError(f"--config {file}: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        named = ", ".join(" ".join(name.split()) for name in unknown)
+        raise ValueError(f"--config {file}: unknown {named[:200]}; known: {', '.join(sorted(known))}")
     names = {flag.partition("=")[0].removeprefix("--").replace("-", "_") for flag in given if flag.startswith("--")}
     overridden = names | {name.removeprefix("no_") for name in names}
     return [part for key, value in content.items() if key not in overridden for part in _as_flags(key, value)]
@@ -210,7 +212,7 @@ def flags_of(config: Any, always: str = "") -> list[str]:
 def _as_flags(key: str, value: Any) -> list[str]:
     flag = key.replace("_", "-")
     if key == "model":  # the one flag that is repeated
-        return [f"--{flag}={part}" for part in value]
+        return [f"--{flag}={part}" for part in (value if isinstance(value, list | tuple) else [value])]
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
     if isinstance(value, dict):

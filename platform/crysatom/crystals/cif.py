@@ -14,7 +14,7 @@ from pymatgen.io.cif import CifBlock, CifFile, CifParser, str2float
 from crysatom.crystals.checks import Limits, check_volume
 from crysatom.crystals.cif_formula import require_formula
 from crysatom.crystals.elements import ATOMIC_NUMBER, atomic_number
-from crysatom.crystals.quarantine import Reason, Rejection
+from crysatom.crystals.quarantine import Reason, Rejection, short
 
 MAX_CIF_BYTES = 5_000_000
 """Reading is linear in the file up to here; larger CIFs hold reflections or trajectories, not a crystal."""
@@ -24,6 +24,14 @@ _ANGLES = ("_cell_angle_alpha", "_cell_angle_beta", "_cell_angle_gamma")
 _COORDINATES = ("_atom_site_fract_x", "_atom_site_fract_y", "_atom_site_fract_z")
 _STRUCTURE_START = re.compile(r"^\s*_atom_site_fract_x\b", re.MULTILINE)
 _MOST_OPERATIONS = 192
+_OPERATIONS = (
+    *("_symmetry_equiv_pos_as_xyz", "_symmetry_equiv_pos_as_xyz_", "_space_group_symop_operation_xyz"),
+    "_space_group_symop_operation_xyz_",
+)
+_MOST_BLOCKS = 1000
+_MOST_QUOTED = 100_000_000
+"""Largest sum over lines of their length times the quotes in them: pymatgen looks for the end of each to the line's."""
+
 _SPECIAL_POSITIONS = 20
 """Largest ratio of symmetry operations to distinct positions of a site, averaged over a crystal's sites."""
 
@@ -73,9 +81,18 @@ def _decode(content: bytes) -> str:
     if b"\0" in content:
         raise Rejection(Reason.UNREADABLE, "the file is binary, not the text of a CIF; was it compressed or renamed?")
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return content.decode("latin-1")
+        text = content.decode("latin-1")
+    # Blank lines mean nothing, and to look for a beginning of a line behind white space takes the square of them.
+    lines = [line for line in text.split("\n") if line and not line.isspace()]
+    if sum(len(line) * (line.count("'") + line.count('"')) for line in lines) > _MOST_QUOTED:
+        raise Rejection(Reason.UNREADABLE, "a line holds too many quotes to be one of a CIF; write the file again")
+    if sum(line.lstrip()[:5].lower() == "data_" for line in lines) > _MOST_BLOCKS:
+        raise Rejection(
+            Reason.SEVERAL_STRUCTURES, f"the file has more than {_MOST_BLOCKS} data_ blocks; write each to its own file"
+        )
+    return "\n".join(lines)
 
 
 def _block(text: str) -> CifBlock:
@@ -121,13 +138,14 @@ def _require_ordered_sites(block: dict[str, Any], limits: Limits) -> None:
 def _require_few_positions(parser: CifParser, block: CifBlock, limits: Limits) -> None:
     """Raise if expanding the symmetry, which takes the square of the atoms, could take minutes."""
     num_sites = len(block.data[_COORDINATES[0]])
-    if num_sites * _MOST_OPERATIONS <= _SPECIAL_POSITIONS * limits.max_atoms:
+    listed = max(len(block.data.get(name, ())) for name in _OPERATIONS)
+    if num_sites * max(listed, _MOST_OPERATIONS) <= _SPECIAL_POSITIONS * limits.max_atoms:
         return
     num_operations = len(parser.get_symops(block))
     if num_sites * num_operations > _SPECIAL_POSITIONS * limits.max_atoms:
         message = (
-            """Raise if expanding the symmetry, quadratic in the atoms it makes, could take minutes."""
-            "use a primitive cell, or raise --max-atoms"
+            f"{num_sites} sites under {num_operations} symmetry operations are more than {_SPECIAL_POSITIONS} times "
+            f"{limits.max_atoms} positions; use a primitive cell, or raise --max-atoms"
         )
         raise Rejection(Reason.TOO_LARGE, message)
 
@@ -195,13 +213,8 @@ def _as_rejection(error: Exception) -> Rejection:
         return Rejection(Reason.OVERLAPPING_ATOMS, message)
     return Rejection(
         Reason.UNREADABLE,
-        f"pymatgen cannot read the CIF ({type(error).__name__}: {_one_line(error)}); check it with a CIF validator",
+        f"pymatgen cannot read the CIF ({type(error).__name__}: {short(error)}); check it with a CIF validator",
     )
-
-
-def _one_line(error: Exception, limit: int = 160) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= limit else text[:limit] + "..."
 
 
 def _arrays(structure: Structure) -> Arrays:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 from pymatgen.core import Lattice
-from pymatgen.optimization.neighbors import find_points_in_spheres
+
+from crysatom.crystals.spheres import pairs_within
 
 DENSE_ATOMS = 200
 """Cells up to this size are searched over all pairs, larger ones with cell lists; measured to be faster."""
@@ -59,11 +60,7 @@ def _with_cell_lists(lattice: np.ndarray, frac_coords: np.ndarray, below: float)
     if shortest < below:
         return Pair(0, 0, float(shortest))
     coords = np.ascontiguousarray(frac_coords @ lattice)
-    periodic = np.ones(3, dtype=np.int64)
-    matrix = np.ascontiguousarray(reduced.matrix)
-    first, second, images, distances = find_points_in_spheres(
-        coords, coords, r=below, pbc=periodic, lattice=matrix, tol=1e-12
-    )
+    first, second, images, distances = pairs_within(np.array(reduced.matrix), coords, below, tol=1e-12)
     itself = (first == second) & (np.abs(images).sum(axis=1) == 0)
     candidates = np.flatnonzero(~itself & (distances < below))
     if not len(candidates):

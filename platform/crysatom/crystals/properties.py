@@ -69,4 +69,9 @@ def property_array(values: Sequence[Any], dtype: pa.DataType) -> pa.Array:
     """Return a column; values of mixed kinds become text."""
     if pa.types.is_string(dtype):
         values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+    if pa.types.is_floating(
+        dtype
+    ):  # Arrow refuses whole numbers that a float cannot hold exactly, and Python's floats as halves
+        values = [value if value is None else float(value) for value in values]
+        return pa.array(values, type=pa.float64(), from_pandas=False).cast(dtype)
     return pa.array(values, type=dtype, from_pandas=False)

@@ -53,6 +53,12 @@ class Rejection(ValueError):  # noqa: N818 - a verdict on an input, not an error
         self.reason = reason
 
 
+def short(what: object, limit: int = 160) -> str:
+    """Return a text on one line and cut off: what a file holds, and what a parser says of it, may be of any length."""
+    text = " ".join(str(what).split())
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rejected:
     """One row of the quarantine.
@@ -74,7 +80,10 @@ class Rejected:
     def because(cls, rejection: Rejection, *, material_id: str, source: str) -> Rejected:
         """Return the row for a rejection of the input that came from ``source``."""
         return cls(
-            material_id=material_id, source=source, reason=str(rejection.reason), detail=f"{source}: {rejection}"
+            material_id=material_id,
+            source=source,
+            reason=str(rejection.reason),
+            detail=f"{short(source, 1000)}: {short(rejection, 1000)}",
         )
 
 

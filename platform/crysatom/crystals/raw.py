@@ -74,14 +74,19 @@ def to_batch(records: Iterable[Raw | Rejected]) -> pa.Table:
 
 
 def _row(record: Raw | Rejected) -> dict[str, Any]:
-    row: dict[str, Any] = {MATERIAL_ID: record.material_id, SOURCE: record.source}
+    row: dict[str, Any] = {MATERIAL_ID: _unicode(record.material_id), SOURCE: _unicode(record.source)}
     if isinstance(record, Rejected):
-        return row | {REASON: record.reason, DETAIL: record.detail}
+        return row | {REASON: record.reason, DETAIL: _unicode(record.detail)}
     return row | {
         FORMAT: record.format,
         CONTENT: record.content,
-        PROPERTIES_JSON: json.dumps(record.properties, default=str),
+        PROPERTIES_JSON: _unicode(json.dumps(record.properties, default=str, ensure_ascii=False)),
     }
+
+
+def _unicode(text: str) -> str:
+    """Return the text with ``?`` for half characters (lone surrogates), which JSON can hold and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def from_batch(batch: pa.Table) -> Iterator[Raw | Rejected]:

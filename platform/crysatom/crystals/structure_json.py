@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from crysatom.crystals.elements import atomic_number
-from crysatom.crystals.quarantine import Reason, Rejection
+from crysatom.crystals.quarantine import Reason, Rejection, short
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -26,7 +26,7 @@ def parse_structure_json(content: bytes) -> Arrays:
     """
     try:
         structure = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Rejection(Reason.UNREADABLE, f"not valid JSON ({error}); write the file again") from None
     if not isinstance(structure, dict):
         raise Rejection(
@@ -37,8 +37,10 @@ def parse_structure_json(content: bytes) -> Arrays:
         return _jarvis(structure) if "lattice_mat" in structure else _pymatgen(structure)
     except Rejection:
         raise
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        message = f"not a pymatgen structure ({type(error).__name__}: {error}); write it with Structure.as_dict()"
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
+        message = (
+            f"not a pymatgen structure ({type(error).__name__}: {short(error)}); write it with Structure.as_dict()"
+        )
         raise Rejection(Reason.UNREADABLE, message) from error
 
 

@@ -108,7 +108,7 @@ def open_table(path: str | Path) -> pq.ParquetFile:
         raise ValueError(f"{path}: there is no such file")
     try:
         file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a Parquet file, or a truncated one ({error}); write it again") from error
     require_plain(file.schema_arrow, path)
     missing = [name for name in REQUIRED_COLUMNS if name not in file.schema_arrow.names]
@@ -117,6 +117,13 @@ def open_table(path: str | Path) -> pq.ParquetFile:
             f"{path}: not a crystal table, it lacks {', '.join(missing)}; a crystal table has the columns "
             f"{', '.join(REQUIRED_COLUMNS)} (lattice: 9 numbers, rows a b c in angstrom; frac_coords: 3 per atom)"
         )
+    names = file.schema_arrow.names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"{path}: several columns are called {', '.join(map(repr, twice))}; rename all but one of them"
+        )
+    if pa.types.is_binary(file.schema_arrow.field(MATERIAL_ID).type):
+        raise ValueError(f"{path}: column {MATERIAL_ID} holds bytes, not text; write it again as text")
     for name in (LATTICE, FRAC_COORDS, ATOMIC_NUMBERS):
         dtype = file.schema_arrow.field(name).type
         if not is_number_list(dtype):
@@ -140,7 +147,11 @@ def read_table(path: str | Path) -> pa.Table:
         ValueError: If it is no crystal table or a row is malformed; names the row.
 
     """
-    return _conform(open_table(path).read(), str(path))
+    file = open_table(path)
+    try:
+        return _conform(file.read(), str(path))
+    except _BROKEN as error:
+        raise _damaged(path, error) from error
 
 
 def iter_crystal_batches(
@@ -159,9 +170,24 @@ def iter_crystal_batches(
     """
     file = open_table(path)
     read = [name for name in columns if name in file.schema_arrow.names]
-    for batch in file.iter_batches(batch_size=batch_size, columns=list(dict.fromkeys([*read, *REQUIRED_COLUMNS]))):
-        table = _conform(pa.Table.from_batches([batch]), str(path)).select(list(columns))
+    batches = file.iter_batches(batch_size=batch_size, columns=list(dict.fromkeys([*read, *REQUIRED_COLUMNS])))
+    while True:
+        try:
+            batch = next(batches, None)
+            if batch is None:
+                return
+            table = _conform(pa.Table.from_batches([batch]), str(path)).select(list(columns))
+        except _BROKEN as error:
+            raise _damaged(path, error) from error
         yield from table.combine_chunks().to_batches()
+
+
+_BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError, TypeError, OverflowError, KeyError)
+
+
+def _damaged(path: str | Path, error: Exception) -> ValueError:
+    said = " ".join(str(error).split())[:300]
+    return ValueError(f"{path}: the table cannot be read ({said}); write it again from its source")
 
 
 def write_table(data: pa.Table | Iterable[pa.Table], path: str | Path, schema: pa.Schema | None = None) -> int:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from crysatom.config.files import require_regular
 from crysatom.crystals.computed import COMPUTED_COLUMNS, computed_column
 from crysatom.crystals.table import STRUCTURE_COLUMNS
 from crysatom.names import MATERIAL_ID, PROPERTIES
@@ -161,6 +162,7 @@ def _labeled(targets: Targets) -> Targets:
 def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the number and the cells of each line that is not empty."""
     try:
+        require_regular(path)
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream)
             for cells in reader:

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pymatgen.optimization.neighbors import find_points_in_spheres
 
 from crysatom.config import GraphSpec
+from crysatom.crystals.spheres import pairs_within
 from crysatom.graphs.lattices import SKEWED, reduce_lattice, skewness
 
 RESOLUTION = 2.0**-20
@@ -28,7 +28,6 @@ RESOLUTION = 2.0**-20
 _DISTANCE_BITS = 26  # 50 angstrom, the largest cutoff, is 2**25.7 grid steps
 _NEIGHBOR_BITS = 16  # atoms of a crystal are numbered in uint16
 _ATOMS_PER_BLOCK = 2048  # bounds memory; sort keys allow 2**21, and speed hardly depends on it
-_PERIODIC = np.ones(3, dtype=np.int64)
 
 Array = NDArray[Any]
 
@@ -194,9 +193,7 @@ def _search(lattice: Array, frac_coords: Array, volume: float, spec: GraphSpec) 
     margin = spec.tie_tolerance + 4 * RESOLUTION  # the shell of the last neighbor is found whole
     while True:
         reach = min(radius + margin, spec.cutoff + RESOLUTION)
-        center, neighbor, image, distance = find_points_in_spheres(
-            cart_coords, cart_coords, r=reach, pbc=_PERIODIC, lattice=lattice, tol=1e-8
-        )
+        center, neighbor, image, distance = pairs_within(lattice, cart_coords, reach, tol=1e-8)
         complete = radius >= spec.cutoff
         if complete or np.bincount(center[distance <= radius], minlength=len(frac_coords)).min() >= enough:
             break

@@ -54,6 +54,7 @@ COINCIDENT = 1e-6
 """Lengths below are zero, in angstrom: coordinates are no better."""
 
 _BLOCK = 2**17  # pairs x images looked at once: bounds memory, and stays in a processor's cache
+_WAVES = 2**22  # atoms x waves looked at once: bounds memory; more than any usual crystal has
 
 
 class Kernel(NamedTuple):
@@ -307,12 +308,17 @@ def _over_waves(cell: Array, frac_coords: Array, far: Callable[[Array], Array], 
     waves = indices @ reciprocal
     squares = np.einsum("ij,ij->i", waves, waves)
     close = squares <= radius**2
-    phases = 2 * np.pi * (frac_coords - np.floor(frac_coords)) @ indices[close].T
-    weights = 2 * far(squares[close])
+    indices, weights = indices[close], 2 * far(squares[close])
     weights[0] /= 2
-    # cos(G (x - y)) = cos(G x) cos(G y) + sin(G x) sin(G y)
-    cosines, sines = np.cos(phases), np.sin(phases)
-    total: Array = (weights * cosines) @ cosines.T + (weights * sines) @ sines.T
+    wrapped = 2 * np.pi * (frac_coords - np.floor(frac_coords))
+    total = np.zeros((len(frac_coords), len(frac_coords)))
+    size = max(1, _WAVES // len(frac_coords))
+    for start in range(0, len(weights), size):
+        part = slice(start, start + size)
+        phases = wrapped @ indices[part].T
+        # cos(G (x - y)) = cos(G x) cos(G y) + sin(G x) sin(G y)
+        cosines, sines = np.cos(phases), np.sin(phases)
+        total += (weights[part] * cosines) @ cosines.T + (weights[part] * sines) @ sines.T
     return total
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from crysatom.config import GraphSpec
 from crysatom.config.data import require_name
+from crysatom.config.files import read_text
 from crysatom.crystals.plain_columns import require_plain
 from crysatom.graphs.columns import flat_values, list_lengths
 from crysatom.graphs.graph import GraphArrays, offsets
@@ -85,9 +87,14 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder} has no {MANIFEST}: no finished graph shards; make them with jobs/featurize.py --out {folder}"
         )
-    manifest: dict[str, Any] = json.loads(path.read_text())
+    try:
+        manifest: dict[str, Any] = json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}); run jobs/featurize.py again") from error
+    if not isinstance(manifest, dict):
+        raise ValueError(f"{path} is no JSON object; run jobs/featurize.py again")  # noqa: TRY004 - a user\'s file
     if manifest.get("format_version") != FORMAT_VERSION:
-        found = manifest.get("format_version")
+        found = " ".join(str(manifest.get("format_version")).split())[:40]
         raise ValueError(
             f"{path} has format version {found}, this code reads {FORMAT_VERSION}; run jobs/featurize.py again"
         )
@@ -112,7 +119,13 @@ def shard_files(folder: str | Path, *, verify: bool = False) -> list[Path]:
 
     """
     files = []
-    for shard in read_manifest(folder)["shards"]:
+    shards = read_manifest(folder).get("shards")
+    if not isinstance(shards, list) or not all(map(_is_shard, shards)):
+        raise ValueError(
+            f"{Path(folder) / MANIFEST} does not list shards by file, bytes and sha256; copy it again, or run "
+            "jobs/featurize.py to a new folder"
+        )
+    for shard in shards:
         require_name(f"a file in {Path(folder) / MANIFEST}", shard["file"])
         path = Path(folder) / shard["file"]
         if not path.is_file():
@@ -126,6 +139,23 @@ def shard_files(folder: str | Path, *, verify: bool = False) -> list[Path]:
         require_plain(pq.read_schema(path), path)
         files.append(path)
     return files
+
+
+def _is_shard(entry: Any) -> bool:
+    """Tell whether an entry of the manifest describes a file."""
+    return isinstance(entry, dict) and isinstance(entry.get("file"), str) and {"bytes", "sha256"} <= entry.keys()
+
+
+@contextmanager
+def _readable(folder: str | Path) -> Iterator[None]:
+    """Say of a shard that cannot be read, or does not hold graphs, what to do about it."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{folder} holds a damaged shard ({said}); copy it again, or run jobs/featurize.py to a new folder"
+        ) from error
 
 
 def iter_tables(
@@ -143,7 +173,7 @@ def iter_tables(
 
     """
     for path in shard_files(folder, verify=verify):
-        with pq.ParquetFile(path) as file:
+        with _readable(folder), pq.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group, columns=list(columns))
 
@@ -166,6 +196,13 @@ def load(folder: str | Path, columns: Sequence[str] = TRAINING_COLUMNS, *, verif
             f"graphs need the columns {', '.join(TRAINING_COLUMNS)}; missing: {', '.join(sorted(missing))}"
         )
     files = shard_files(folder, verify=verify)
+    with _readable(folder):
+        graphs = _load(files, columns)
+    _require_whole(graphs, folder)
+    return graphs
+
+
+def _load(files: list[Path], columns: Sequence[str]) -> GraphArrays:
     held = frozenset(pq.read_schema(files[0]).names) if files else frozenset()
     identity = _read(files, (MATERIAL_ID, MATERIAL_KEY))
     atoms = _read(files, (ATOMIC_NUMBERS, DEGREE))
@@ -183,6 +220,23 @@ def load(folder: str | Path, columns: Sequence[str] = TRAINING_COLUMNS, *, verif
     )
 
 
+def _require_whole(graphs: GraphArrays, folder: str | Path) -> None:
+    """Raise unless arrays have the lengths that others of them say, and neighbors are atoms."""
+    edges = graphs.edge_ptr[-1]
+    whole = len(graphs.atomic_numbers) == graphs.atom_ptr[-1] == len(graphs.edge_ptr) - 1
+    whole = whole and edges == len(graphs.neighbor) == len(graphs.distance)
+    whole = whole and all(len(a) == edges for a in (graphs.image, graphs.vector) if a is not None)
+    if whole:
+        atoms = np.diff(graphs.atom_ptr)
+        of_crystal = np.repeat(atoms, np.diff(graphs.edge_ptr[graphs.atom_ptr]))
+        whole = bool((graphs.neighbor < of_crystal).all() and (atoms > 0).all())
+    if not whole:
+        raise ValueError(
+            f"{folder} holds graphs that do not fit together (atoms, edges, neighbors); copy it again, or run "
+            "jobs/featurize.py to a new folder"
+        )
+
+
 def load_atoms(folder: str | Path) -> tuple[Array, Array, Array]:
     """Read what crystals consist of, without their edges.
 
@@ -194,7 +248,9 @@ def load_atoms(folder: str | Path) -> tuple[Array, Array, Array]:
         ValueError: If the folder is not whole.
 
     """
-    table = _read(shard_files(folder), (MATERIAL_ID, ATOMIC_NUMBERS))
+    files = shard_files(folder)
+    with _readable(folder):
+        table = _read(files, (MATERIAL_ID, ATOMIC_NUMBERS))
     numbers = table[ATOMIC_NUMBERS]
     return table[MATERIAL_ID].to_numpy(), offsets(list_lengths(numbers)), np.array(flat_values(numbers))
 

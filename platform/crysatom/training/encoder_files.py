@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from crysatom.config import GraphSpec
+from crysatom.config.files import read_text
 from crysatom.ssl.encoder import Encoder
 
 ENCODER = "encoder"
@@ -27,6 +30,25 @@ ENCODER_SAFETENSORS = "encoder.safetensors"
 FORMAT_VERSION = 1
 
 _FEATURES, _NUMBERS = "elements.features", "elements.atomic_numbers"
+
+
+MISFITS = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)
+"""What building a network from numbers and tensors that were not made for each other raises."""
+
+
+def require_room(tensors: Mapping[str, Tensor], *sizes: int) -> None:
+    """Return if sizes of a network can be those of its tensors: none is larger than all numbers in them.
+
+    Raises:
+        ValueError: Otherwise; building such a network could take any time and memory.
+
+    """
+    most = sum(tensor.numel() for tensor in tensors.values())
+    for size in sizes:
+        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= most:
+            raise ValueError(f"a size of {str(size)[:40]} where the tensors hold {most} numbers")
+    if math.prod(sizes) > most:
+        raise ValueError(f"sizes of {sizes} where the tensors hold {most} numbers")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,19 +149,21 @@ def load_encoder(folder: str | Path) -> PretrainedEncoder:
     given = Path(folder)
     folder = given / ENCODER if (given / ENCODER).is_dir() else given
     try:
-        content = json.loads((folder / ENCODER_JSON).read_text(encoding="utf-8"))
+        content = json.loads(read_text(folder / ENCODER_JSON))
         tensors = load_file(folder / ENCODER_SAFETENSORS)
     except OSError as error:
         raise ValueError(
             f"{given} holds no pretrained encoder ({ENCODER}/{ENCODER_JSON} and {ENCODER}/{ENCODER_SAFETENSORS}); "
             "give the folder of a finished pretraining run, or pretrain again if its version kept no encoders"
         ) from error
-    except (ValueError, SafetensorError) as error:
+    except (ValueError, RecursionError, SafetensorError) as error:
         raise ValueError(f"{folder} holds a damaged encoder ({error}); copy it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{folder} holds a damaged encoder ({ENCODER_JSON} is no JSON object); copy it again")  # noqa: TRY004 - a user's file
     if content.get("format_version") != FORMAT_VERSION:
         raise ValueError(
-            f"{folder} holds an encoder of format {content.get('format_version')}, this code reads {FORMAT_VERSION}; "
-            "use the version of crysatom that made it"
+            f"{folder} holds an encoder of format {shorten(str(content.get('format_version')), 40)}, this code reads "
+            f"{FORMAT_VERSION}; use the version of crysatom that made it"
         )
     try:
         found = PretrainedEncoder(
@@ -151,8 +175,10 @@ def load_encoder(folder: str | Path) -> PretrainedEncoder:
             atomic_numbers=tensors.pop(_NUMBERS),
             weights=tensors,
         )
+        require_room(tensors, found.width, found.num_layers)
         with torch.random.fork_rng(devices=()):  # building draws weights, and reading should change no seed
             found.build()
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{folder}: {ENCODER_JSON} and {ENCODER_SAFETENSORS} do not fit together ({error})") from error
+    except MISFITS as error:
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(f"{folder}: {ENCODER_JSON} and {ENCODER_SAFETENSORS} do not fit together ({said})") from error
     return found

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from crysatom.config import GraphSpec
+from crysatom.config.files import read_text
 from crysatom.names import SYMBOLS
 from crysatom.predictors.base import PredictorSpec
 from crysatom.predictors.registry import build_predictor
+from crysatom.training.encoder_files import MISFITS, require_room
 from crysatom.training.normalizer import Normalizer
 from crysatom.training.regression import Regression
 from crysatom.vectors.table import AtomVectors
@@ -97,22 +100,30 @@ def load_model(folder: str | Path) -> tuple[Regression, ModelInfo]:
     """
     folder = Path(folder)
     try:
-        content = json.loads((folder / MODEL_JSON).read_text(encoding="utf-8"))
+        content = json.loads(read_text(folder / MODEL_JSON))
         state = load_file(folder / MODEL_SAFETENSORS)
     except OSError as error:
         raise ValueError(f"{folder} holds no model: {MODEL_JSON} and {MODEL_SAFETENSORS} must be there") from error
-    except (ValueError, SafetensorError) as error:
+    except (ValueError, RecursionError, SafetensorError) as error:
         raise ValueError(f"{folder} holds a damaged model ({error}); copy it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{folder} holds a damaged model ({MODEL_JSON} is no JSON object); copy it again")  # noqa: TRY004 - a user's file
     if content.get("format_version") != FORMAT_VERSION:
         raise ValueError(
-            f"{folder} holds a model of format {content.get('format_version')}, this code reads {FORMAT_VERSION}; "
-            "use the version of crysatom that made it, which model.json names"
+            f"{folder} holds a model of format {shorten(str(content.get('format_version')), 40)}, this code reads "
+            f"{FORMAT_VERSION}; use the version of crysatom that made it, which model.json names"
         )
     try:
         info = _info(content)
+        spec = info.spec
+        require_room(state, spec.width, spec.num_layers)
+        require_room(state, spec.hidden_dim, spec.num_hidden)
+        require_room(state, spec.outputs)
+        require_room(state, max(1, int(spec.cutoff / spec.basis_step)))
         return _model(info, state), info
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{folder}: {MODEL_JSON} and {MODEL_SAFETENSORS} do not fit together ({error})") from error
+    except MISFITS as error:
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(f"{folder}: {MODEL_JSON} and {MODEL_SAFETENSORS} do not fit together ({said})") from error
 
 
 def _info(content: Mapping[str, Any]) -> ModelInfo:

@@ -14,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from crysatom.config.files import require_regular
 from crysatom.names import SYMBOLS
 from crysatom.vectors.table import AtomVectors
 
@@ -21,6 +22,9 @@ VECTORS_CSV = "vectors.csv"
 ATOM_INIT_JSON = "atom_init.json"
 VECTORS_SAFETENSORS = "vectors.safetensors"
 PROVENANCE = "provenance"
+
+MOST_SAID = 1000
+"""Characters of a message: a file may hold keys and numbers of any length."""
 
 
 def write_vectors(table: AtomVectors, folder: str | Path) -> list[Path]:
@@ -70,9 +74,11 @@ def read_vectors(path: str | Path) -> AtomVectors:
             f"{path}: cannot tell the form of a vectors file from its name; it must end in {', '.join(_READERS)}"
         )
     try:
+        require_regular(path)
         return reader(path)
-    except (ValueError, SafetensorError, csv.Error) as error:
-        raise ValueError(f"{path}: {error}") from error
+    except (ValueError, TypeError, OverflowError, RecursionError, SafetensorError, csv.Error) as error:
+        message = " ".join(str(error).split())
+        raise ValueError(f"{path}: {message[:MOST_SAID]}{'...' if len(message) > MOST_SAID else ''}") from error
 
 
 def _to_csv(table: AtomVectors) -> str:
@@ -117,7 +123,10 @@ def _from_safetensors(path: Path) -> AtomVectors:
     wrong += [name for name, array in arrays.items() if _ARRAYS.get(name) != array.dtype]
     if wrong:
         raise ValueError(f"missing, unknown or wrongly typed tensors: {', '.join(wrong)}; expected {_ARRAYS}")
-    return AtomVectors(**arrays, provenance=json.loads(metadata.get(PROVENANCE, "{}")))
+    provenance = json.loads(metadata.get(PROVENANCE, "{}"))
+    if not isinstance(provenance, dict):
+        raise ValueError(f"its {PROVENANCE} is a JSON {type(provenance).__name__}, not an object")  # noqa: TRY004
+    return AtomVectors(**arrays, provenance=provenance)
 
 
 def _assemble(rows: Iterable[tuple[str, str, Any]]) -> AtomVectors:

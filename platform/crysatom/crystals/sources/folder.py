@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from crysatom.config.files import require_regular
 from crysatom.crystals.cif import MAX_CIF_BYTES
 from crysatom.crystals.quarantine import Reason, Rejected
 from crysatom.crystals.raw import Raw
@@ -20,6 +21,8 @@ from crysatom.crystals.sources.id_prop import ID_PROP, Row, read_id_prop
 logger = logging.getLogger(__name__)
 
 _SUFFIXES = (".cif", ".cif.gz")
+MOST_ON_DISK = 1 << 50
+"""Bytes: of a large file only the first megabytes are read."""
 
 
 def open_cif(path: str) -> Source:
@@ -90,6 +93,7 @@ def _read(file: Path, material_id: str, properties: dict[str, Any]) -> Raw | Rej
     """Return the content of a file, one byte more than is allowed at most."""
     opener = gzip.open if file.name.lower().endswith(".gz") else open
     try:
+        require_regular(file, MOST_ON_DISK)
         with opener(file, "rb") as stream:
             content = bytes(stream.read(MAX_CIF_BYTES + 1))
     except (OSError, EOFError, zlib.error) as error:
@@ -97,6 +101,8 @@ def _read(file: Path, material_id: str, properties: dict[str, Any]) -> Raw | Rej
             f"the file cannot be read ({getattr(error, 'strerror', None) or error}); restore it, or its permissions"
         )
         return rejected(Reason.UNREADABLE, message, material_id=material_id, source=str(file))
+    except ValueError as error:
+        return rejected(Reason.UNREADABLE, str(error), material_id=material_id, source=str(file))
     return Raw(material_id=material_id, source=str(file), format="cif", content=content, properties=properties)
 
 

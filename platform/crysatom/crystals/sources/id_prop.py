@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crysatom.config.files import require_regular
+
 ID_PROP = "id_prop.csv"
 
 _ID_NAMES = {"id", "ids", "material_id", "cif_id", "jid", "name", "cif", "file", "filename"}
@@ -38,6 +40,7 @@ def read_id_prop(path: Path, known: Collection[str]) -> list[Row]:
 
     """
     try:
+        require_regular(path)
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream)
             lines = [
@@ -45,6 +48,8 @@ def read_id_prop(path: Path, known: Collection[str]) -> list[Row]:
                 for cells in reader
                 if any(cell.strip() for cell in cells)
             ]
+    except OSError as error:
+        raise ValueError(f"{path}: the file cannot be read ({error.strerror}); restore it, or remove it") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(
             f"{path}: not a text file of comma-separated values ({error}); save it as CSV in UTF-8"

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from crysatom.config.data import MOST_ATOMS
 from crysatom.crystals.computed import is_computed
-from crysatom.crystals.quarantine import Reason, Rejected
+from crysatom.crystals.quarantine import Reason, Rejected, short
 from crysatom.crystals.raw import Raw, pack_arrays
 from crysatom.crystals.sources.base import Source, rejected
 from crysatom.crystals.table import STRUCTURE_COLUMNS, open_table
@@ -47,10 +49,41 @@ def _storable(field: pa.Field) -> pa.Field:
 def _records(file: pq.ParquetFile, path: str) -> Iterator[Raw | Rejected]:
     names = [f.name for f in file.schema_arrow if f.name != FORMULA and not is_computed(f)]
     number = 0
-    for batch in file.iter_batches(batch_size=1024, columns=names):
-        for row in batch.to_pylist():
-            yield _record(row, number, f"{path}#{number}")
-            number += 1
+    try:
+        for batch in file.iter_batches(batch_size=1024, columns=names):
+            for piece in _pieces(batch):
+                large = _lengths(piece[ATOMIC_NUMBERS]) > MOST_ATOMS
+                if large.any():  # before its numbers become objects of Python
+                    yield _too_large(number, f"{path}#{number}")
+                    number += 1
+                    continue
+                for row in piece.to_pylist():
+                    yield _record(row, number, f"{path}#{number}")
+                    number += 1
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        message = f"rows from here on cannot be read ({short(error)}); write the table again from its source"
+        yield rejected(Reason.UNREADABLE, message, material_id=f"row-{number}", source=f"{path}#{number}")
+
+
+def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Cut a batch so that a piece holds not much more than :data:`MOST_ATOMS`, and too large crystals are alone."""
+    lengths = np.maximum(_lengths(batch[ATOMIC_NUMBERS]), _lengths(batch[FRAC_COORDS]) // 3)
+    start = atoms = 0
+    for row, length in enumerate(lengths.tolist()):
+        if row > start and atoms + length > MOST_ATOMS:
+            yield batch.slice(start, row - start)
+            start, atoms = row, 0
+        atoms += max(length, 0)
+    yield batch.slice(start)
+
+
+def _lengths(column: pa.Array) -> np.ndarray:
+    return np.asarray(pc.fill_null(pc.list_value_length(column).cast(pa.int64()), -1).to_numpy(zero_copy_only=False))
+
+
+def _too_large(number: int, where: str) -> Rejected:
+    message = f"the cell has more than {MOST_ATOMS} atoms, the most that --max-atoms can allow; use its primitive cell"
+    return rejected(Reason.TOO_LARGE, message, material_id=f"row-{number}", source=where)
 
 
 def _record(row: dict[str, Any], number: int, where: str) -> Raw | Rejected:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from crysatom.crystals.quarantine import Reason, Rejected
 from crysatom.crystals.raw import Raw
@@ -16,6 +16,15 @@ from crysatom.crystals.sources.base import Source, plain_properties, pop_id, rej
 
 _STRUCTURE_KEYS = ("structure", "atoms", "snl")
 _UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError)
+
+MOST_JSON_BYTES = 2_000_000_000
+"""Of a file that is read at once."""
+
+MOST_LINE_BYTES = 32_000_000
+"""Of one record: 65,535 atoms as pymatgen writes them take 20 MB."""
+
+MOST_EXPANSION = 100
+"""Largest ratio of compression; structures have 3 to 30, and a file of nothing 1,000."""
 
 
 def open_json(path: str) -> Source:
@@ -29,15 +38,17 @@ def open_json(path: str) -> Source:
 
     """
     try:
-        with _open(path) as stream:
-            document = json.load(stream)
+        document = json.loads(_whole(path))
     except _UNREADABLE as error:
         raise ValueError(f"{path}: cannot be read ({error}); restore the file") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: not valid JSON ({error}); a file with one record per line must be called .jsonl"
         ) from error
-    entries = _entries(document, Path(path).name.split(".")[0])
+    try:
+        entries = _entries(document, Path(path).name.split(".")[0])
+    except TypeError:  # columns or rows of a table that are none
+        entries = None
     if entries is None:
         raise ValueError(
             f"{path}: holds no structures; it must be a list of pymatgen structures or records, or a "
@@ -68,7 +79,7 @@ def to_raw(record: Any, default_id: str, where: str, missing: tuple[str, ...] = 
             content=json.dumps(record).encode(),
             properties=properties or {},
         )
-    further = {name: value for name, value in record.items() if name != key and not name.startswith("@")}
+    further = {name: value for name, value in record.items() if name != key and not str(name).startswith("@")}
     material_id = pop_id(further, default_id)
     content = json.dumps(record[key]).encode()
     return Raw(
@@ -80,10 +91,22 @@ def to_raw(record: Any, default_id: str, where: str, missing: tuple[str, ...] = 
     )
 
 
-def _open(path: str) -> IO[str]:
+def _open(path: str) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(path, "rb")) if path.lower().endswith(".gz") else Path(path).open("rb")
+
+
+def _whole(path: str) -> str:
+    """Return the text of a file; of a compressed one no more than sound data can become."""
+    most = MOST_JSON_BYTES
     if path.lower().endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8")
-    return Path(path).open(encoding="utf-8-sig")
+        most = min(most, max(MOST_LINE_BYTES, MOST_EXPANSION * Path(path).stat().st_size))
+    with _open(path) as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise OSError(
+            f"it holds more than {most:,} bytes of JSON, which is read at once; write one record per line (.jsonl)"
+        )
+    return content.decode("utf-8-sig")
 
 
 def _entries(document: Any, stem: str) -> list[tuple[str, Any]] | None:
@@ -105,17 +128,23 @@ def _lines(path: str) -> Iterator[Raw | Rejected]:
     number = 0
     try:
         with _open(path) as stream:
-            for number, line in enumerate(stream, start=1):
-                if line.strip():
+            for number, line in enumerate(iter(partial(stream.readline, MOST_LINE_BYTES), b""), start=1):
+                while len(line) == MOST_LINE_BYTES and (rest := stream.readline(MOST_LINE_BYTES)):
+                    if rest.endswith(b"\n") or len(rest) < MOST_LINE_BYTES:
+                        break
+                if len(line) == MOST_LINE_BYTES:
+                    message = f"the line has more than {MOST_LINE_BYTES // 1_000_000} MB, the limit for a record"
+                    yield rejected(Reason.TOO_LARGE, message, material_id=f"{stem}-{number}", source=f"{path}:{number}")
+                elif line.strip():
                     yield _line(line, f"{stem}-{number}", f"{path}:{number}")
     except _UNREADABLE as error:
         message = f"the file breaks off after this line ({error}); what follows was not read: restore the file"
         yield rejected(Reason.UNREADABLE, message, material_id=f"{stem}-{number + 1}", source=f"{path}:{number + 1}")
 
 
-def _line(line: str, default_id: str, where: str) -> Raw | Rejected:
+def _line(line: bytes, default_id: str, where: str) -> Raw | Rejected:
     try:
-        return to_raw(json.loads(line), default_id, where)
-    except ValueError as error:
+        return to_raw(json.loads(line.decode("utf-8-sig")), default_id, where)
+    except (ValueError, RecursionError) as error:
         message = f"the line is not valid JSON ({error}); write one structure or record per line"
         return rejected(Reason.UNREADABLE, message, material_id=default_id, source=where)
