@@ -158,8 +158,9 @@ def load_encoder(folder: str | Path) -> PretrainedEncoder:
     if not isinstance(content, dict):
         raise ValueError(f"{folder} holds a damaged encoder ({ENCODER_JSON} is no JSON object); copy it again")  # noqa: TRY004 - a user\'s file
     if content.get("format_version") != FORMAT_VERSION:
+        version = " ".join(str(content.get("format_version")).split())[:40]
         raise ValueError(
-            f"{folder} holds an encoder of format {' '.join(str(content.get('format_version')).split())[:40]}, this code reads {FORMAT_VERSION}; "
+            f"{folder} holds an encoder of format {version}, this code reads {FORMAT_VERSION}; "
             "use the version of crysatom that made it"
         )
     try:

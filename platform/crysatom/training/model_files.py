@@ -106,8 +106,9 @@ def load_model(folder: str | Path) -> tuple[Regression, ModelInfo]:
     if not isinstance(content, dict):
         raise ValueError(f"{folder} holds a damaged model ({MODEL_JSON} is no JSON object); copy it again")  # noqa: TRY004 - a user\'s file
     if content.get("format_version") != FORMAT_VERSION:
+        version = " ".join(str(content.get("format_version")).split())[:40]
         raise ValueError(
-            f"{folder} holds a model of format {' '.join(str(content.get('format_version')).split())[:40]}, this code reads {FORMAT_VERSION}; "
+            f"{folder} holds a model of format {version}, this code reads {FORMAT_VERSION}; "
             "use the version of crysatom that made it, which model.json names"
         )
     try:
