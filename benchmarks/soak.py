@@ -253,8 +253,9 @@ def summary(figures: dict[str, Any]) -> str:
 
 {table(figures)}
 
-Left after the end: {len(left["processes"])} processes; {len(left["in_dev_shm"])} new entries in /dev/shm (by any program of
-the machine); {left["temporary_files"]} files ({left["temporary_mb"]} MB) in the temporary folder, {logs} of them Ray's logs."""
+Left after the end: {len(left["processes"])} processes; {len(left["in_dev_shm"])} new entries in /dev/shm (by any
+program of the machine); {left["temporary_files"]} files ({left["temporary_mb"]} MB) in the temporary folder,
+{logs} of them Ray's logs."""
 
 
 def write_page(figures: dict[str, Any]) -> None:

@@ -240,11 +240,18 @@ class ObjectStore:
         if not self.gcs:
             return {}
         os.environ.update(TOKEN_MODE)
-        from ray._private.internal_api import get_state_from_address, node_stats
+        from ray._private.internal_api import node_stats
+        from ray._private.state import GlobalState
+        from ray._raylet import GcsClientOptions
 
         try:
             if self.raylet is None:
-                node = next(node for node in get_state_from_address(self.gcs).node_table() if node["Alive"])
+                state = GlobalState()  # Ray's own function looks for 127.0.0.1 under another address
+                options = GcsClientOptions.create(
+                    self.gcs, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False
+                )
+                state._initialize_global_state(options)  # noqa: SLF001 - there is no public way from outside
+                node = next(node for node in state.node_table() if node["Alive"])
                 self.raylet = node["NodeManagerAddress"], node["NodeManagerPort"]
             stats = node_stats(*self.raylet, include_memory_info=False)
         except Exception as error:  # noqa: BLE001 - Ray starts or ends; what was wrong is kept in the sample
