@@ -134,7 +134,7 @@ def test_a_factorization_learns_the_neighbors_of_each_element() -> None:
     entropy = -(pairs / pairs.sum() * np.log(given)).sum()
     found = factorize(pairs, 8, steps=2000, lr=0.01, seed=0)
     assert found.entropy == pytest.approx(entropy, rel=1e-12)
-    assert entropy < found.loss < entropy + 1e-6
+    assert entropy * (1 - 1e-12) < found.loss < entropy + 1e-6, "the least that is possible, up to rounding"
     assert factorize(pairs, 8, steps=30, lr=0.01, seed=0).loss > found.loss
     again, other = (factorize(pairs, 8, steps=30, lr=0.01, seed=seed) for seed in (0, 1))
     assert np.array_equal(again.vectors, factorize(pairs, 8, steps=30, lr=0.01, seed=0).vectors)

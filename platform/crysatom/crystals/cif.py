@@ -28,6 +28,9 @@ _OPERATIONS = (
     *("_symmetry_equiv_pos_as_xyz", "_symmetry_equiv_pos_as_xyz_", "_space_group_symop_operation_xyz"),
     "_space_group_symop_operation_xyz_",
 )
+_LONGEST_OPERATION = 100
+"""Characters: pymatgen takes their cube where they are digits. 'x-y+1/3, -y+2/3, z+1/6' has 24."""
+
 _MOST_BLOCKS = 1000
 _MOST_QUOTED = 100_000_000
 """Largest sum over lines of their length times the quotes in them: pymatgen looks for the end of each to the line's."""
@@ -57,6 +60,7 @@ def parse_cif(content: bytes, limits: Limits) -> Arrays:
             block = _block(text)
             _require_ordered_sites(block.data, limits)
             _require_cell(block.data)
+            _require_short_operations(block.data)
             parser = CifParser.from_str(text, occupancy_tolerance=1.0, check_cif=False)
             _require_few_positions(parser, block, limits)
             structure = parser.parse_structures(primitive=False, on_error="raise")[0]
@@ -133,6 +137,16 @@ def _require_ordered_sites(block: dict[str, Any], limits: Limits) -> None:
                 )
     for row, value in enumerate(block.get("_atom_site_occupancy", []), start=1):
         _require_full_occupancy(row, value)
+
+
+def _require_short_operations(block: dict[str, Any]) -> None:
+    for name in _OPERATIONS:
+        listed = block.get(name, ())
+        for operation in [listed] if isinstance(listed, str) else listed:
+            if len(operation) > _LONGEST_OPERATION:
+                raise Rejection(
+                    Reason.UNREADABLE, f"{name} has {short(operation)}, no symmetry operation; write the file again"
+                )
 
 
 def _require_few_positions(parser: CifParser, block: CifBlock, limits: Limits) -> None:
