@@ -77,7 +77,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     """Return the manifest of a folder of graph shards.
 
     Raises:
-        ValueError: If there is none, or it has another format.
+        ValueError: If there is none, or it is damaged or has another format.
 
     """
     path = Path(folder) / MANIFEST
@@ -85,7 +85,10 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder} has no {MANIFEST}: no finished graph shards; make them with jobs/featurize.py --out {folder}"
         )
-    manifest: dict[str, Any] = json.loads(path.read_text())
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); copy it again, or run jobs/featurize.py again") from error
     if manifest.get("format_version") != FORMAT_VERSION:
         found = manifest.get("format_version")
         raise ValueError(
@@ -123,9 +126,16 @@ def shard_files(folder: str | Path, *, verify: bool = False) -> list[Path]:
             raise ValueError(
                 f"{path} is not the file {MANIFEST} describes; copy it again, or run jobs/featurize.py to a new folder"
             )
-        require_plain(pq.read_schema(path), path)
+        require_plain(_schema(path), path)
         files.append(path)
     return files
+
+
+def _schema(path: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: not a Parquet file ({error}); run jobs/featurize.py to a new folder") from error
 
 
 def iter_tables(
