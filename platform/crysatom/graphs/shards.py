@@ -79,7 +79,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     """Return the manifest of a folder of graph shards.
 
     Raises:
-        ValueError: If there is none, or it has another format.
+        ValueError: If there is none, or it is damaged or has another format.
 
     """
     path = Path(folder) / MANIFEST
@@ -92,7 +92,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}); run jobs/featurize.py again") from error
     if not isinstance(manifest, dict):
-        raise ValueError(f"{path} is no JSON object; run jobs/featurize.py again")  # noqa: TRY004 - a user\'s file
+        raise ValueError(f"{path} is no JSON object; run jobs/featurize.py again")  # noqa: TRY004 - a user's file
     if manifest.get("format_version") != FORMAT_VERSION:
         found = " ".join(str(manifest.get("format_version")).split())[:40]
         raise ValueError(
@@ -136,7 +136,8 @@ def shard_files(folder: str | Path, *, verify: bool = False) -> list[Path]:
             raise ValueError(
                 f"{path} is not the file {MANIFEST} describes; copy it again, or run jobs/featurize.py to a new folder"
             )
-        require_plain(pq.read_schema(path), path)
+        with _readable(folder):
+            require_plain(pq.read_schema(path), path)
         files.append(path)
     return files
 

@@ -18,6 +18,7 @@ from safetensors.torch import load as parse
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
+from crysatom.config.data import require_name
 from crysatom.training.full_disk import is_full, room
 
 logger = logging.getLogger(__name__)
@@ -175,6 +176,7 @@ def _read(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         _tell_once(f"checkpoint {folder} has no checksums, being of an older version: sizes alone are checked")
     groups = {}
     for name, noted in state.pop(FILES).items():
+        require_name(f"a file in {STATE}", name)
         content = _content(folder, name)
         written = {"size": noted} if isinstance(noted, int) else noted
         if len(content) != written["size"]:
