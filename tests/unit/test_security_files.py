@@ -191,7 +191,8 @@ def test_a_pickle_in_place_of_crystals_is_refused_or_quarantined(name: str, form
     except ValueError as error:
         assert file.name in str(error)
     else:
-        assert (report.accepted, report.rejected) == (0, 1)
+        assert report.accepted == 0
+        assert report.rejected >= 1, "of JSON Lines each is one"
         said = (tmp_path / "out" / "quarantine.parquet").read_bytes()
         assert file.name.encode() in said
     assert not trap.exists()

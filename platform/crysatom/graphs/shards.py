@@ -136,7 +136,7 @@ def shard_files(folder: str | Path, *, verify: bool = False) -> list[Path]:
             raise ValueError(
                 f"{path} is not the file {MANIFEST} describes; copy it again, or run jobs/featurize.py to a new folder"
             )
-        with _readable(folder):
+        with _readable(path):
             require_plain(pq.read_schema(path), path)
         files.append(path)
     return files

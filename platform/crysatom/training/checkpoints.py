@@ -62,7 +62,7 @@ def progress(folder: Path) -> tuple[int, int]:
     try:
         state = _state(folder)
         return int(state["step"]), int(state["epoch"])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return -1, -1
 
 
@@ -194,14 +194,22 @@ def _state(folder: Path) -> dict[str, Any]:
     """Return the state with its list of files, without its own checksum."""
     content = _content(folder, STATE)
     try:
-        state: dict[str, Any] = json.loads(content)
-        written = state.pop(CHECKSUM, "")
-        old = all(isinstance(size, int) for size in state[FILES].values())
-    except (ValueError, KeyError, AttributeError) as error:
+        state: Any = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{STATE} is broken: {error}") from error
+    files = state.get(FILES) if isinstance(state, dict) else None
+    if not isinstance(files, dict) or not all(map(_is_noted, files.values())):
+        raise ValueError(f"{STATE} is broken: it does not say which files belong to it")
+    written, old = state.pop(CHECKSUM, ""), all(isinstance(noted, int) for noted in files.values())
     if written != _checksum(state) and (written or not old):
         raise ValueError(f"the content of {STATE} has changed since it was written (its sha256 is another)")
-    return state
+    return dict(state)
+
+
+def _is_noted(file: Any) -> bool:
+    """Tell whether an entry says of a file what is to be checked."""
+    complete = isinstance(file, dict) and isinstance(file.get("size"), int) and isinstance(file.get(CHECKSUM), str)
+    return complete or isinstance(file, int)
 
 
 def _content(folder: Path, name: str) -> bytes:
