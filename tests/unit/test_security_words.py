@@ -20,6 +20,7 @@ from crysatom.config import (
 )
 from crysatom.config.flags import flags_of, recorded
 from crysatom.config.secrets import scrubbed, warn_of_passwords, without_password
+from crysatom.studies.leaderboard import csv_name
 
 SECRET = "Zq7-marker"
 
@@ -158,3 +159,9 @@ def test_every_job_with_a_name_is_tried() -> None:
         and "name" in {f.name for f in dataclasses.fields(cls)}
     }
     assert {type(make("a")) for make in CONFIGS.values()} == named
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_property_of_such_a_name_makes_no_file(name: str) -> None:
+    with pytest.raises(ValueError, match="^a property must be the name of one folder or file"):
+        csv_name(name)

@@ -20,4 +20,8 @@ def fetch_encoder(uri: str, tracking_uri: str = "") -> PretrainedEncoder:
 
     """
     with tempfile.TemporaryDirectory() as folder:
-        return load_encoder(download(run_of(uri, tracking_uri), tracking_uri, ENCODER, "", folder))
+        path = download(run_of(uri, tracking_uri), tracking_uri, ENCODER, "", folder)
+        try:
+            return load_encoder(path)
+        except ValueError as error:  # which names the copy
+            raise ValueError(str(error).replace(str(path), uri)) from error

@@ -25,4 +25,8 @@ def load_vectors(uri: str, tracking_uri: str = "") -> AtomVectors:
     if not uri.startswith((MODELS_URI, RUNS_URI)):
         return read_vectors(uri)
     with tempfile.TemporaryDirectory() as folder:
-        return read_vectors(download(uri, tracking_uri, VECTORS, VECTORS_SAFETENSORS, folder))
+        path = download(uri, tracking_uri, VECTORS, VECTORS_SAFETENSORS, folder)
+        try:
+            return read_vectors(path)
+        except ValueError as error:  # which names the copy
+            raise ValueError(str(error).replace(str(path), uri)) from error
