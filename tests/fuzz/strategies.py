@@ -175,7 +175,8 @@ def _line(draw: DrawFn, content: bytes) -> bytes:
     lines = content.split(b"\n")
     where = draw(st.integers(0, len(lines) - 1))
     change = draw(st.sampled_from(["double", "drop", "long", "blank"]))
-    new = {"double": [lines[where]] * 2, "drop": [], "long": [lines[where][:1000] * 3000], "blank": [b""] * 20_000}[change]
+    line = lines[where]
+    new = {"double": [line] * 2, "drop": [], "long": [line[:1000] * 3000], "blank": [b""] * 20_000}[change]
     return b"\n".join([*lines[:where], *new, *lines[where + 1 :]])
 
 
