@@ -126,7 +126,9 @@ def found_in(root: Path) -> set[str]:
 def test_a_planted_one_is_found(tmp_path: Path) -> None:
     place = tmp_path / "platform" / "crysatom" / "deep"
     place.mkdir(parents=True)
-    (place / "innocent.py").write_text('"""Nothing."""\n\n\ndef read(p):\n    import pickle\n    return pickle.load(p)\n')
+    (place / "innocent.py").write_text(
+        '"""Nothing."""\n\n\ndef read(p):\n    import pickle\n    return pickle.load(p)\n'
+    )
     assert found_in(tmp_path) == {"platform/crysatom/deep/innocent.py: pickle"}
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -165,7 +164,20 @@ def test_a_pickle_in_place_of_a_file_is_refused_by_name(name: str, form: str, tm
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "name",
-    ["x.parquet", "x.json", "x.jsonl", "x.json.gz", "x.cif", "x.xyz", "x.db", "x.traj", "x.pkl", "x", "POSCAR", "d/x.cif"],
+    [
+        "x.parquet",
+        "x.json",
+        "x.jsonl",
+        "x.json.gz",
+        "x.cif",
+        "x.xyz",
+        "x.db",
+        "x.traj",
+        "x.pkl",
+        "x",
+        "POSCAR",
+        "d/x.cif",
+    ],
 )
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_pickle_in_place_of_crystals_is_refused_or_quarantined(name: str, form: str, tmp_path: Path) -> None:
