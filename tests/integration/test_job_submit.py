@@ -176,7 +176,13 @@ def test_main_command(head: Head, clone: Path) -> None:
     assert "Traceback" not in main + output["flag"] + output["data"]
 
     listed = subprocess.run(
-        ["ray", "job", "list"], cwd=clone, env=head.environment, capture_output=True, text=True, timeout=WAIT_S, check=True
+        ["ray", "job", "list"],
+        cwd=clone,
+        env=head.environment,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=True,
     )
     assert "jobs/pretrain.py" in listed.stdout
     token = (head.home / ".ray" / "auth_token").read_text()

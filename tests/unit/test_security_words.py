@@ -22,7 +22,7 @@ from crysatom.config.flags import flags_of, recorded
 from crysatom.config.secrets import scrubbed, warn_of_passwords, without_password
 from crysatom.studies.leaderboard import csv_name
 
-SECRET = "Zq7-marker"
+SECRET = "Zq7-marker"  # noqa: S105 - of nothing
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,15 @@ def test_messages_of_others_are_scrubbed_of_a_uris_password(uri: str, monkeypatc
 
 @pytest.mark.parametrize(
     "name",
-    ["MP_API_KEY", "PMG_MAPI_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "RAY_AUTH_TOKEN"]
-    + ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"],
+    [
+        "MP_API_KEY",
+        "PMG_MAPI_KEY",
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN",
+        "RAY_AUTH_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+    ],
 )
 def test_messages_of_others_are_scrubbed_of_the_environments_secrets(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -163,5 +170,5 @@ def test_every_job_with_a_name_is_tried() -> None:
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_a_property_of_such_a_name_makes_no_file(name: str) -> None:
-    with pytest.raises(ValueError, match="^a property must be the name of one folder or file"):
+    with pytest.raises(ValueError, match=r"^a property must be the name of one folder or file"):
         csv_name(name)
