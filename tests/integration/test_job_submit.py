@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(900)
 WAIT_S = 600.0
 """For a job that takes a minute on an idle machine."""
 
-SECRET = "Qx-marker-of-a-key"
+MARKER = "Qx-marker-of-a-key"
 """A key in the environment of the head, as jobs that ask the Materials Project have one, and of who submits."""
 
 MAX_UPLOAD_BYTES = 2_000_000
@@ -84,7 +84,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "HOME": str(home),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "RAY_AUTH_MODE": "token",
-        "MP_API_KEY": SECRET,
+        "MP_API_KEY": MARKER,
     }
     gcs, dashboard, agent, agent_grpc, metrics, runtime, client = free_ports(7)
     command = ["ray", "start", "--head", "--block", "--dashboard-host", "127.0.0.1", "--disable-usage-stats"]
@@ -189,7 +189,7 @@ def test_main_command(head: Head, clone: Path) -> None:
     logs = [path.read_text(errors="replace") for path in head.session.glob("session_latest/logs/job-driver-*")]
     assert logs
     for text in (listed.stdout + listed.stderr, *output.values(), *logs):
-        assert SECRET not in text
+        assert MARKER not in text
         assert token not in text
 
     standard_library = str(Path(os.__file__).parent)
