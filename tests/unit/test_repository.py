@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import subprocess
@@ -16,58 +15,11 @@ from crysatom.names import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 500
-UNSAFE_LOADERS = {
-    f"{module}.{function}"
-    for module in ("pickle", "cloudpickle", "dill", "joblib", "marshal")
-    for function in ("load", "loads", "Unpickler")
-} | {"pandas.read_pickle", "pd.read_pickle"}
 
 
 def _source_files() -> list[Path]:
     folders = ("platform", "jobs", "tune_spaces", "tests", "benchmarks", "tools")
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
-
-
-def _calls(tree: ast.AST) -> list[tuple[str, ast.Call]]:
-    return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
-
-
-def _is_unsafe(name: str, call: ast.Call) -> bool:
-    """Whether the call can execute code that stands in the file it reads."""
-    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-    if name in {"np.load", "numpy.load"}:
-        return keywords.get("allow_pickle", "False") != "False"
-    if name == "torch.load":
-        return keywords.get("weights_only") != "True"
-    return name.removeprefix("ray.") in UNSAFE_LOADERS
-
-
-@pytest.mark.parametrize(
-    ("code", "unsafe"),
-    [
-        ("torch.load(path)", True),
-        ("torch.load(path, weights_only=False)", True),
-        ("torch.load(path, weights_only=True)", False),
-        ("pickle.load(file)", True),
-        ("ray.cloudpickle.loads(data)", True),
-        ("np.load(path)", False),
-        ("np.load(path, allow_pickle=True)", True),
-        ("json.load(file)", False),
-    ],
-)
-def test_unsafe_loads_are_recognized(code: str, unsafe: bool) -> None:
-    [(name, call)] = _calls(ast.parse(code))
-    assert _is_unsafe(name, call) is unsafe
-
-
-def test_nothing_unpickles_what_users_give() -> None:
-    found = [
-        f"{path.relative_to(ROOT)}:{call.lineno}: {name}"
-        for path in _source_files()
-        for name, call in _calls(ast.parse(path.read_text()))
-        if _is_unsafe(name, call)
-    ]
-    assert found == []
 
 
 def test_no_file_is_long() -> None:
