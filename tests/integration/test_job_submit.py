@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(900)
 WAIT_S = 600.0
 """For a job that takes a minute on an idle machine."""
 
-SECRET = "Qx-marker-of-a-key"
+SECRET = "Qx-marker-of-a-key"  # noqa: S105 - of nothing
 """A key in the environment of the head, as jobs that ask the Materials Project have one, and of who submits."""
 
 MAX_UPLOAD_BYTES = 2_000_000
