@@ -163,12 +163,12 @@ def test_a_pickle_in_place_of_a_file_is_refused_by_name(name: str, form: str, tm
 
 
 def verdict(source: Path, out: Path) -> str:
-    """Return why a source with nothing usable in it is refused, or its one record quarantined."""
+    """Return why a source with nothing usable in it is refused, or its records quarantined: of JSON Lines each line."""
     try:
         report = ingest_plain(IngestConfig(source=str(source), out=str(out)))
     except ValueError as error:
         return str(error)
-    assert (report.accepted, report.rejected) == (0, 1)
+    assert report.accepted == 0 < report.rejected
     return str(pq.read_table(report.quarantine).to_pylist())
 
 
