@@ -9,20 +9,22 @@ from collections.abc import Iterable, Sequence
 from urllib.parse import parse_qsl, unquote
 
 HIDDEN = "..."
-MIN_LENGTH = 4
-"""Of what is looked for in texts; shorter ones would be found in any word."""
+MIN_LENGTH, MIN_LENGTH_ALONE = 4, 8
+"""Of a URI's secrets, and of others, that are looked for in texts; shorter ones would be found in any word."""
 
-_NAMED = re.compile(r"key|token|password|passwd|pwd|secret|odbc_connect", re.IGNORECASE)
-"""How variables of the environment, and fields of a URI, are called whose values are secrets."""
+_FIELD = re.compile(r"key|token|password|passwd|pwd|secret|odbc_connect", re.IGNORECASE)
+"""How fields of a URI are called whose values are secrets."""
+
+_VARIABLE = re.compile(r"(.*_)?(KEY|TOKEN|PASSWORD|PASS|SECRET)", re.IGNORECASE)
+"""How variables of the environment are called whose values are secrets, and not where one is."""
+
+_URI = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 
 _SHOWN = (
     "warning: a URI on the command line holds a password, which others on this machine can read (ps) and, if the job "
     "was submitted, others on the cluster (ray job list). Set MLFLOW_TRACKING_URI instead, or MLFLOW_TRACKING_USERNAME "
     "and MLFLOW_TRACKING_PASSWORD"
 )
-
-_NOT_SECRET = re.compile(r"path|file|dir|mode|home", re.IGNORECASE)
-"""Of such variables, those that say where a secret is: ``RAY_AUTH_TOKEN_PATH``."""
 
 
 def without_password(uri: str) -> str:
@@ -63,7 +65,7 @@ def warn_of_passwords(arguments: Sequence[str]) -> None:
 def _environment() -> Iterable[str]:
     """Return values of the environment that are secrets, or URIs that may hold one."""
     for name, value in os.environ.items():
-        if "://" in value or (_NAMED.search(name) and not _NOT_SECRET.search(name)):
+        if _URI.fullmatch(value) or _VARIABLE.fullmatch(name):
             yield value
 
 
@@ -71,11 +73,11 @@ def _secrets(value: str) -> set[str]:
     """Return what is secret in a URI, in the forms in which it may be quoted; all of a value that is none."""
     _, colon, rest = value.partition("://")
     if not colon:
-        return {value} if len(value) >= MIN_LENGTH else set()
+        return {value} if len(value) >= MIN_LENGTH_ALONE else set()
     user, _, place = rest.rpartition("@") if not rest.startswith("/") else ("", "", rest)
     password = user.partition(":")[2]
-    fields = [field for name, field in parse_qsl(place.partition("?")[2]) if _NAMED.search(name)]
+    fields = [field for name, field in parse_qsl(place.partition("?")[2]) if _FIELD.search(name)]
     raw = [
-        part.partition("=")[2] for part in place.partition("?")[2].split("&") if _NAMED.search(part.partition("=")[0])
+        part.partition("=")[2] for part in place.partition("?")[2].split("&") if _FIELD.search(part.partition("=")[0])
     ]
     return {form for form in (user, password, unquote(password), *fields, *raw) if len(form) >= MIN_LENGTH}
