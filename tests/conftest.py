@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from crysatom import cluster  # noqa: F401 - before Ray, so that it listens on loopback only
 from crysatom.config import IngestConfig
 from crysatom.names import EMBEDDED_SOURCE
 from tests import gloo

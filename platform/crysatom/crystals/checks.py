@@ -70,7 +70,8 @@ def _check_atoms(crystal: Crystal, limits: Limits) -> None:
 def _check_cell(crystal: Crystal) -> None:
     if not np.isfinite(crystal.lattice).all():
         raise Rejection(Reason.NAN_LATTICE, "the lattice holds NaN or infinity; write the cell again from its source")
-    longest = float(np.linalg.norm(crystal.lattice, axis=1).max())
+    with np.errstate(over="ignore"):  # an infinite length is absurd, too
+        longest = float(np.linalg.norm(crystal.lattice, axis=1).max())
     if longest > MAX_CELL_LENGTH:
         raise Rejection(
             Reason.ABSURD_VOLUME, f"a cell vector is {longest:.4g} angstrom long; is the cell in another unit?"

@@ -47,13 +47,15 @@ def computed_column(table: pa.Table, name: str) -> Array:
     volume = cell_volumes(table)
     if name == VOLUME_PER_ATOM:
         return volume / num_atoms(table)
-    return GRAMS_PER_CM3 * (element_counts(table) @ _atomic_masses()) / volume
+    with np.errstate(divide="ignore"):  # a cell without volume is infinitely dense, which is refused as a target
+        return GRAMS_PER_CM3 * (element_counts(table) @ _atomic_masses()) / volume
 
 
 def cell_volumes(table: pa.Table) -> Array:
     """Return the ``(M,)`` volumes of the cells, right- or left-handed, in cubic angstrom."""
     lattices = _values(table[LATTICE]).reshape(-1, 3, 3)
-    return np.asarray(np.abs(np.linalg.det(lattices)))
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite and no numbers are what such cells have
+        return np.asarray(np.abs(np.linalg.det(lattices)))
 
 
 def num_atoms(table: pa.Table) -> Array:

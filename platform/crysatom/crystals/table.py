@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 
 from crysatom.crystals.formula import reduced_formula
 from crysatom.crystals.plain_columns import require_plain
+from crysatom.crystals.quarantine import short
 from crysatom.names import ATOMIC_NUMBERS, FORMULA, FRAC_COORDS, LATTICE, MATERIAL_ID, PROPERTIES
 
 STRUCTURE_FIELDS: tuple[pa.Field, ...] = (
@@ -109,7 +111,8 @@ def open_table(path: str | Path) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a Parquet file, or a truncated one ({error}); write it again") from error
+        said = short(error, 300)
+        raise ValueError(f"{path}: not a Parquet file, or a truncated one ({said}); write it again") from error
     require_plain(file.schema_arrow, path)
     missing = [name for name in REQUIRED_COLUMNS if name not in file.schema_arrow.names]
     if missing:
@@ -148,10 +151,8 @@ def read_table(path: str | Path) -> pa.Table:
 
     """
     file = open_table(path)
-    try:
+    with readable(path):
         return _conform(file.read(), str(path))
-    except _BROKEN as error:
-        raise _damaged(path, error) from error
 
 
 def iter_crystal_batches(
@@ -185,9 +186,22 @@ def iter_crystal_batches(
 _BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError, TypeError, OverflowError, KeyError)
 
 
+@contextmanager
+def readable(path: str | Path) -> Iterator[None]:
+    """Say of a table that turns out to be damaged while it is read which one it is, in one line.
+
+    Raises:
+        ValueError: If it is.
+
+    """
+    try:
+        yield
+    except _BROKEN as error:
+        raise _damaged(path, error) from error
+
+
 def _damaged(path: str | Path, error: Exception) -> ValueError:
-    said = " ".join(str(error).split())[:300]
-    return ValueError(f"{path}: the table cannot be read ({said}); write it again from its source")
+    return ValueError(f"{path}: the table cannot be read ({short(error, 300)}); write it again from its source")
 
 
 def write_table(data: pa.Table | Iterable[pa.Table], path: str | Path, schema: pa.Schema | None = None) -> int:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from crysatom.config.files import require_regular
 from crysatom.crystals.computed import COMPUTED_COLUMNS, computed_column
+from crysatom.crystals.quarantine import short
 from crysatom.crystals.table import STRUCTURE_COLUMNS
 from crysatom.names import MATERIAL_ID, PROPERTIES
 
@@ -119,7 +120,9 @@ def targets_from_csv(path: str | Path, table: pa.Table, material_ids: Ids) -> Ta
             raise ValueError(f"{where}: {len(cells)} cells; a row is an id and a number, separated by a comma")
         material_id, text = cells
         if material_id not in known:
-            raise ValueError(f"{where}: the crystal table has no id {material_id!r}; correct the id, or remove the row")
+            raise ValueError(
+                f"{where}: the crystal table has no id {short(material_id)!r}; correct the id, or remove the row"
+            )
         if material_id in seen:
             raise ValueError(
                 f"{where}: {material_id!r} already has a value in line {seen[material_id]}; keep one of the two"
@@ -143,7 +146,7 @@ def _is_number(dtype: pa.DataType) -> bool:
 
 def _choices(table: pa.Table) -> str:
     columns = [f.name for f in table.schema if _is_number(f.type) and f.name not in STRUCTURE_COLUMNS]
-    return f"columns of numbers are {', '.join(dict.fromkeys([*columns, *COMPUTED_COLUMNS]))}"
+    return f"columns of numbers are {short(', '.join(dict.fromkeys([*columns, *COMPUTED_COLUMNS])), 1000)}"
 
 
 def unit_of(table: pa.Table, name: str) -> str:
@@ -179,7 +182,7 @@ def _header(path: Path, lines: Iterator[tuple[int, list[str]]]) -> str:
     if len(cells) != 2 or cells[0] != MATERIAL_ID or not cells[1]:
         raise ValueError(
             f"{path}: the first line must be '{MATERIAL_ID},NAME', with the name of the property; it is "
-            f"{','.join(cells)!r}"
+            f"{short(','.join(cells))!r}"
         )
     return cells[1]
 
@@ -188,7 +191,7 @@ def _finite(text: str, where: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise ValueError(f"{where}: {text!r} is not a number; correct it, or remove the row") from None
+        raise ValueError(f"{where}: {short(text)!r} is not a number; correct it, or remove the row") from None
     if not math.isfinite(value):
-        raise ValueError(f"{where}: {text} is not finite; correct it, or remove the row")
+        raise ValueError(f"{where}: {short(text)} is not finite; correct it, or remove the row")
     return value

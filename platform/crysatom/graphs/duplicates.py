@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from crysatom.config import GraphSpec
 from crysatom.crystals.checks import Limits
-from crysatom.crystals.table import GRAPH_COLUMNS
+from crysatom.crystals.table import GRAPH_COLUMNS, readable
 from crysatom.graphs.graph import material_keys
 from crysatom.graphs.shard_task import ROW_GROUP_CRYSTALS, make_graphs
 from crysatom.names import MATERIAL_ID
@@ -68,7 +68,7 @@ def _shared(table: Path) -> Array:
     key would do no harm, they are told apart later.
     """
     keys, known = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=bool)]
-    with pq.ParquetFile(table) as file:
+    with readable(table), pq.ParquetFile(table) as file:
         for batch in file.iter_batches(_IDS, columns=[MATERIAL_ID]):
             names = batch[MATERIAL_ID].cast(pa.string())
             known.append(names.is_valid().to_numpy(zero_copy_only=False))
@@ -81,7 +81,7 @@ def _shared(table: Path) -> Array:
 
 def _read(table: Path, rows: Array) -> Iterator[tuple[Array, pa.RecordBatch]]:
     """Yield some rows of a table (ascending) with their numbers, reading the row groups that hold any."""
-    with pq.ParquetFile(table) as file:
+    with readable(table), pq.ParquetFile(table) as file:
         end = 0
         for group in range(file.num_row_groups):
             start, end = end, end + file.metadata.row_group(group).num_rows

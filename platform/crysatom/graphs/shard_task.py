@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from crysatom.config import GraphSpec
 from crysatom.crystals.checks import Limits
 from crysatom.crystals.quarantine import Reason, Rejected, Rejection
-from crysatom.crystals.table import GRAPH_COLUMNS
+from crysatom.crystals.table import GRAPH_COLUMNS, readable
 from crysatom.graphs.atomic import replacing, write_json
 from crysatom.graphs.columns import flat_values
 from crysatom.graphs.lattice_edges import with_lattice_edges
@@ -143,7 +143,7 @@ def make_shard(task: ShardTask) -> ShardRecord:
 
 def _batches(task: ShardTask) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Yield the rows of the range in record batches, each with the number of its first row."""
-    with pq.ParquetFile(task.table) as file:
+    with readable(task.table), pq.ParquetFile(task.table) as file:
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
         ends = np.cumsum(sizes)
         groups = np.flatnonzero((ends > task.start) & (ends - sizes < task.stop))
