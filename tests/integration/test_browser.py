@@ -118,7 +118,9 @@ def test_a_store_or_experiment_that_is_not_there_is_said(place: Path) -> None:
         away = f"http://me:secret@127.0.0.1:{probe.getsockname()[1]}"  # bound, but nobody listens
         silent = run_here("report", "--experiment", "x", "--tracking-uri", away)
     assert silent.returncode == 1
-    assert silent.stderr.startswith("error: http://...@127.0.0.1:")
+    warning, error = silent.stderr.splitlines()
+    assert warning.startswith("warning: a URI on the command line holds a password")
+    assert error.startswith("error: http://...@127.0.0.1:")
     assert "cannot be asked for its runs" in silent.stderr
     assert "secret" not in silent.stderr + silent.stdout
 
