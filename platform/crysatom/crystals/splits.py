@@ -223,8 +223,9 @@ def twin_free(table: pa.Table, split: Split, *, volume_tolerance: float = 0.03) 
         logger.warning("twins are crystals of equal %s; the table has no %s", ", ".join(criteria), SPACEGROUP_NUMBER)
     kind = np.unique(np.stack(kinds, axis=1), axis=0, return_inverse=True)[1].ravel()
     # Kinds lie further apart on one line than volumes of a kind do, so that one sorted search finds all twins.
-    log_volume = np.log(cell_volumes(crystals))
-    place = kind * (np.ptp(log_volume) + 1) + log_volume
+    with np.errstate(divide="ignore", invalid="ignore"):  # a cell without volume is nobody's twin
+        log_volume = np.log(cell_volumes(crystals))
+        place = kind * (np.ptp(log_volume) + 1) + log_volume
     train, test, width = np.sort(place[split.train]), place[split.test], np.log1p(volume_tolerance)
     has_twin = np.searchsorted(train, test - width, "left") < np.searchsorted(train, test + width, "right")
     return TwinFree(mask=~has_twin, criteria=tuple(criteria))
