@@ -37,6 +37,7 @@ from crysatom.training.loaders import is_held_out
 from crysatom.training.loop import NonFiniteLossError
 from crysatom.training.machine import hardware
 from tests.conftest import REPOSITORY
+from tests.faults.world import wait_for
 
 pytestmark = [
     pytest.mark.usefixtures("ray_cluster"),
@@ -143,15 +144,6 @@ def train_workers(parent: psutil.Process) -> list[psutil.Process]:
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
     return found
-
-
-def wait_for(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"waited {WAIT_S:.0f} s in vain for {what}")
 
 
 def checkpoints(folder: Path) -> list[str]:
