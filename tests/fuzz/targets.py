@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
@@ -218,8 +219,13 @@ def _read_table(folder: Path) -> list[str]:
     table = read_table(path)
     for _ in iter_crystal_batches(path):
         pass
+    usual = _refusals(corpus.table())  # four crystals are too few for some splits
+    # says nothing of the file, of which it does not know
+    return [f"{path}: {message}" for message in _refusals(table) if message not in usual]
+
+
+def _refusals(table: pa.Table) -> list[str]:
     ids = table["material_id"].to_pylist()
-    said = []
     calls: list[Callable[[], Any]] = [
         lambda: targets_for(table, "target", ids),
         lambda: targets_for(table, "x", ids),
@@ -230,11 +236,12 @@ def _read_table(folder: Path) -> list[str]:
         lambda: splits.held_out_elements(table, ids, ["O"]),
         lambda: splits.twin_free(table, splits.official(table, "target", ids)),
     ]
+    said = []
     for call in calls:
         try:
             call()
-        except ValueError as error:  # says nothing of the file, of which it does not know
-            said.append(f"{path}: {error}")
+        except ValueError as error:
+            said.append(str(error))
     return said
 
 

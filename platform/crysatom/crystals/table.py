@@ -237,6 +237,7 @@ def write_table(data: pa.Table | Iterable[pa.Table], path: str | Path, schema: p
 
 def _conform(table: pa.Table, where: str) -> pa.Table:
     """Return the table with the structure columns of the contract, in their order, before all others."""
+    table.validate(full=True)  # else text that is not UTF-8 is noticed by whoever takes it out, who knows of no file
     _require_lengths(table, where)
     if FORMULA not in table.schema.names:
         formulas = [reduced_formula(np.asarray(z)) for z in table[ATOMIC_NUMBERS].to_pylist()]

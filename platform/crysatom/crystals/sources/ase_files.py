@@ -12,6 +12,7 @@ import numpy as np
 from crysatom.crystals.quarantine import Reason, Rejected, Rejection
 from crysatom.crystals.raw import Raw, pack_arrays
 from crysatom.crystals.sources.base import KNOWN_SOURCES, Source, plain_properties, pop_id, rejected
+from crysatom.crystals.sources.confined import confined, why
 
 _PICKLED = frozenset({"bundletrajectory"})
 """ASE formats whose readers unpickle."""
@@ -38,8 +39,12 @@ def open_ase(path: str) -> Source:
         )
     if kind in _PICKLED:
         raise ValueError(f"{path}: ASE format {kind} holds pickles, which are not read; convert it to .xyz or .db")
-    reader = _rows if kind == "db" else partial(_frames, kind=kind)
-    return Source(name=path, records=partial(reader, path))
+    return Source(name=path, records=partial(confined, __name__, path, kind))
+
+
+def read(path: str, kind: str) -> Iterator[Raw | Rejected]:
+    """Yield the frames or rows of a file that is known to be of a format; up to the first that ASE cannot read."""
+    return _rows(path) if kind == "db" else _frames(path, kind)
 
 
 def _frames(path: str, kind: str) -> Iterator[Raw | Rejected]:
@@ -52,8 +57,7 @@ def _frames(path: str, kind: str) -> Iterator[Raw | Rejected]:
             yield _record(atoms, dict(atoms.info), f"{stem}-{number}", f"{path}#{number}")
     except Exception as error:  # noqa: BLE001 - each of ASE's readers raises its own
         message = (
-            f"ASE cannot read frame {number + 1} ({type(error).__name__}: {error}); it and what follows "
-            "were not read: correct the file"
+            f"ASE cannot read frame {number + 1} ({why(error)}); it and what follows were not read: correct the file"
         )
         yield rejected(Reason.UNREADABLE, message, material_id=f"{stem}-{number + 1}", source=f"{path}#{number + 1}")
 
@@ -69,7 +73,7 @@ def _rows(path: str) -> Iterator[Raw | Rejected]:
             yield _record(row.toatoms(), dict(row.key_value_pairs), f"{stem}-{number}", f"{path}#{number}")
     except Exception as error:  # noqa: BLE001 - sqlite3's errors and ASE's own
         message = (
-            f"ASE cannot read the row after {number} ({type(error).__name__}: {error}); it and what follows "
+            f"ASE cannot read the row after {number} ({why(error)}); it and what follows "
             "were not read: repair the database"
         )
         yield rejected(Reason.UNREADABLE, message, material_id=f"{stem}-{number + 1}", source=f"{path}#{number + 1}")
