@@ -26,13 +26,11 @@ from tests.faults.injections import INJECTIONS, Job, LostError, MissedError
 from tests.faults.kinds import Kind, kinds
 from tests.faults.world import World
 
-TOLERANCE = 1e-6
-"""Of results, relative: what an interruption may change."""
-
 ATTEMPTS = 4
 """At a moment at which the job still runs."""
 
-PRETRAINING, DOWNSTREAM, SWEEP, STREAMED = "pretraining", "downstream", "sweep", "streamed pretraining"
+PRETRAINING, DOWNSTREAM, SWEEP = "pretraining", "downstream", "sweep"
+STREAMED, ELASTIC = "streamed pretraining", "elastic pretraining"
 PLAN: tuple[tuple[str, str], ...] = (
     ("worker killed (SIGKILL)", PRETRAINING),
     ("driver told to end (SIGTERM), resumed", PRETRAINING),
@@ -64,6 +62,7 @@ PLAN: tuple[tuple[str, str], ...] = (
     ("checkpoint truncated, resumed", SWEEP),
     ("checkpoint with a flipped bit, resumed", SWEEP),
     ("worker told to end (SIGTERM)", SWEEP),
+    ("machine taken away as announced, another added", ELASTIC),
     ("worker killed (SIGKILL)", STREAMED),
     ("disk of the checkpoints full", PRETRAINING),
     ("node removed, another added", STREAMED),
@@ -144,7 +143,7 @@ def inject(world: World, kind: Kind, fault: str, number: int, seed: int) -> Outc
             if job.process is not None and job.process.poll() is None:
                 job.process.kill()
                 job.process.wait()
-        if difference > TOLERANCE:
+        if difference > kind.tolerance:
             lost.append(f"the result differs by {difference:.1e}")
         return Outcome(
             number=number,

@@ -34,6 +34,9 @@ SOME_FAILED = 3
 
 TERMINATED = 128 + signal.SIGTERM
 AWAY_S = 60.0
+LATEST = 12
+"""Epoch after which a fault comes: of longer runs, the rest is for what comes of it."""
+
 EPOCH_S = 1.5
 """About as long as an epoch takes."""
 
@@ -141,7 +144,7 @@ class Job:
 
     def at_some_moment(self, earliest: int = 1) -> None:
         """Wait for a moment drawn at random: after some epoch, and some time into the next."""
-        epoch = self.rng.randint(earliest, max(earliest, self.kind.epochs - 4))
+        epoch = self.rng.randint(earliest, max(earliest, min(self.kind.epochs - 4, LATEST)))
         delay = self.rng.uniform(0, EPOCH_S)
 
         def reached() -> bool:
@@ -223,6 +226,37 @@ def node_removed(job: Job) -> None:
     wait_for(back, "new workers")
     job.notes.append(f"new workers or the end {time.monotonic() - gone:.0f} s after the machine was gone")
     job.finish_or_resume()
+
+
+def preempted(job: Job) -> None:
+    """A machine says that it will be taken away, and is; the training goes on with fewer, and with more when it can."""
+    job.start()
+    job.at_some_moment()
+    node = next((node for worker in job.world.workers() if (node := job.world.node_of(worker))), None)
+    if node is None:
+        raise MissedError("no worker on a node that may go")
+
+    def seen(sentence: str, times: int, since: float) -> None:
+        """Wait for a sentence; note when it came."""
+
+        def there() -> bool:
+            if job.running.poll() is not None:
+                raise LostError(f"it ended before it said {sentence!r} {times} times")
+            return job.output.count(sentence) >= times
+
+        wait_for(there, sentence)
+        job.notes.append(f"{sentence!r} after {time.monotonic() - since:.0f} s")
+
+    begin = time.monotonic()
+    job.world.announce(node, 120)
+    seen("about to be taken away: saving now", 1, begin)
+    begin = time.monotonic()
+    job.world.remove_node(node)
+    seen("training on 1 x", 1, begin)
+    begin = time.monotonic()
+    job.world.add_node()
+    seen("training on 2 x", 2, begin)
+    job.finish()
 
 
 def driver_killed(job: Job) -> None:
@@ -373,6 +407,7 @@ INJECTIONS: dict[str, Callable[[Job], None]] = {
     "worker told to end (SIGTERM)": worker_terminated,
     "worker hangs (SIGSTOP)": worker_hangs,
     "node removed, another added": node_removed,
+    "machine taken away as announced, another added": preempted,
     "driver killed (SIGKILL), resumed": driver_killed,
     "driver told to end (SIGTERM), resumed": driver_terminated,
     "disk of the checkpoints full": disk_full,

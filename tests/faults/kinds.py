@@ -52,6 +52,7 @@ class Kind(ABC):
         job: File in ``jobs/``.
         epochs: Of a run, or of each trial.
         flags: All others but those that say where.
+        tolerance: Of results, relative: what an interruption may change.
 
     """
 
@@ -59,6 +60,7 @@ class Kind(ABC):
     job: str
     epochs: int
     flags: tuple[str, ...]
+    tolerance: float = 1e-6
 
     def command(self, place: Path, name: str, tracking_uri: str) -> list[str]:
         """Return the flags of one run."""
@@ -109,6 +111,18 @@ class Streaming(Pretraining):
         lost = [] if abs(last[0] / last[1] - 1) < 0.05 else [f"last losses {last}"]
         verdict = super().compare(place, name, reference)
         return Verdict(float("nan"), [*verdict.lost, *lost])
+
+
+@dataclass(frozen=True)
+class Elastic(Pretraining):
+    """``jobs/pretrain.py`` whose number of workers changes, and with it the order of sums: its losses are compared."""
+
+    def compare(self, place: Path, name: str, reference: str) -> Verdict:
+        mine, theirs = (pd.read_csv(place / run / "history.csv")["train/loss"] for run in (name, reference))
+        lost = super().compare(place, name, reference).lost
+        if len(mine) != len(theirs):
+            return Verdict(float("nan"), lost)  # and said with the history
+        return Verdict(float((mine / theirs - 1).abs().max()), lost)
 
 
 @dataclass(frozen=True)
@@ -193,12 +207,14 @@ def kinds(place: Path) -> dict[str, Kind]:
     workers = ("--num-workers", str(NUM_WORKERS), *CARE)
     small = ("--embedding-dim", "16", "--projection-dim", "16", "--register", "")
     pretraining = (*workers, *small, "--epochs", "8", "--batch-size", "48")
+    elastic = ("--num-workers", f"1:{NUM_WORKERS}", *CARE, *small, "--epochs", "100", "--batch-size", "48")
     streaming = (*workers, *small, "--epochs", "6", "--batch-size", "48", "--loader", "streamed")
     predictor = ("--vectors", "onehot", "--width", "16", "--num-layers", "2", "--hidden-dim", "16", "--epochs", "8")
     predictor = (*workers, *predictor, "--batch-size", "24")
     sweep = ("--space", str(place / "space.py"), "--probes", "2", "--probe-epochs", "4", "--max-concurrent", "2")
     return {
         "pretraining": Pretraining("pretraining", "pretrain", 8, pretraining),
+        "elastic pretraining": Elastic("elastic pretraining", "pretrain", 100, elastic, tolerance=1e-2),
         "streamed pretraining": Streaming("streamed pretraining", "pretrain", 6, streaming),
         "downstream": Downstream("downstream", "downstream", 8, predictor),
         "sweep": Sweep("sweep", "tune", 8, sweep),

@@ -96,6 +96,13 @@ class World:
         """Let another machine join."""
         self.nodes.append(patiently(lambda: self.cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)))
 
+    def announce(self, node: Any, seconds: int) -> None:
+        """Say that a machine will be taken away, as a cloud does that wants it back."""
+        command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", self.cluster.address]
+        command += ["--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+        command += ["--reason-message", "preempted", "--deadline-remaining-seconds", str(seconds)]
+        subprocess.run(command, check=True, capture_output=True, timeout=WAIT_S)
+
     def remove_node(self, node: Any) -> None:
         """Take a machine away, without a word of farewell."""
         self.nodes.remove(node)

@@ -55,6 +55,9 @@ TO_BE_LOST_S = 30.0
 START_VARIABLE, START_S = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30"
 """How long an elastic training waits for workers on a machine that may be gone, before it does with fewer."""
 
+HEALTH_VARIABLE = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
+"""How long Ray Train waits for the answer of a worker: by default 600 s, during which others may wait in a report."""
+
 RAY_TRAIN = "ray_train"
 """Folder of the run in which Ray Train keeps its own notes."""
 
@@ -205,15 +208,14 @@ def train_on_cluster(
         StoppedError: If it was asked to end.
 
     """
-    os.environ.setdefault(POLL_VARIABLE, POLL_S)
-    if workers.max_workers:
-        os.environ.setdefault(START_VARIABLE, START_S)
-    if started_here():
-        os.environ.setdefault(WATCHER_VARIABLE, "0")
+    patience = DUMP_AFTER * workers.hang_timeout
+    settings = {POLL_VARIABLE: POLL_S, HEALTH_VARIABLE: str(patience)}
+    settings |= {START_VARIABLE: START_S} if workers.max_workers else {}
+    settings |= {WATCHER_VARIABLE: "0"} if started_here() else {}
     care = {
         "every": 60 * workers.checkpoint_minutes or math.inf,
-        "patience": DUMP_AFTER * workers.hang_timeout,
-        "watched": os.environ.get(WATCHER_VARIABLE) != "0",
+        "patience": patience,
+        "watched": (settings | os.environ).get(WATCHER_VARIABLE) != "0",
     }
 
     def tell(message: str | tuple[Metrics, str]) -> None:
@@ -227,6 +229,7 @@ def train_on_cluster(
     resources = scaling(workers, streamed=streamed)
     backend = "nccl" if workers.use_gpu else "gloo"
     with (
+        _environment(settings),
         said_if_late(workers.num_workers, resources.resources_per_worker) as in_time,
         messages_to(tell, in_time) as news,
     ):
@@ -248,6 +251,18 @@ def train_on_cluster(
         )
         outcome: OutcomeT = _fit(trainer, workers.max_failures)
     return outcome
+
+
+@contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    """Set variables that Ray Train reads when a training starts, but those that the user has set."""
+    ours = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 def _fit(trainer: TorchTrainer, max_failures: int) -> Any:
