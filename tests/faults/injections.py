@@ -252,10 +252,10 @@ def preempted(job: Job) -> None:
     seen("about to be taken away: saving now", 1, begin)
     begin = time.monotonic()
     job.world.remove_node(node)
-    seen("training on 1 x", 1, begin)
+    seen("training on 2 x", 1, begin)
     begin = time.monotonic()
     job.world.add_node()
-    seen("training on 2 x", 2, begin)
+    seen("training on 3 x", 2, begin)
     job.finish()
 
 

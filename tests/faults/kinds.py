@@ -207,14 +207,14 @@ def kinds(place: Path) -> dict[str, Kind]:
     workers = ("--num-workers", str(NUM_WORKERS), *CARE)
     small = ("--embedding-dim", "16", "--projection-dim", "16", "--register", "")
     pretraining = (*workers, *small, "--epochs", "8", "--batch-size", "48")
-    elastic = ("--num-workers", f"1:{NUM_WORKERS}", *CARE, *small, "--epochs", "100", "--batch-size", "48")
+    elastic = ("--num-workers", "1:3", *CARE, *small, "--epochs", "80", "--batch-size", "48")
     streaming = (*workers, *small, "--epochs", "6", "--batch-size", "48", "--loader", "streamed")
     predictor = ("--vectors", "onehot", "--width", "16", "--num-layers", "2", "--hidden-dim", "16", "--epochs", "8")
     predictor = (*workers, *predictor, "--batch-size", "24")
     sweep = ("--space", str(place / "space.py"), "--probes", "2", "--probe-epochs", "4", "--max-concurrent", "2")
     return {
         "pretraining": Pretraining("pretraining", "pretrain", 8, pretraining),
-        "elastic pretraining": Elastic("elastic pretraining", "pretrain", 100, elastic, tolerance=1e-2),
+        "elastic pretraining": Elastic("elastic pretraining", "pretrain", 80, elastic, tolerance=1e-2),
         "streamed pretraining": Streaming("streamed pretraining", "pretrain", 6, streaming),
         "downstream": Downstream("downstream", "downstream", 8, predictor),
         "sweep": Sweep("sweep", "tune", 8, sweep),

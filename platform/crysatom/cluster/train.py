@@ -85,6 +85,7 @@ class RayContext(PlainContext):
         super().__init__(folder, device=str(ray.train.torch.get_device()), every=every)
         self.sentences, self.patience, self.watched = news, patience, watched
         self.asked_at = time.monotonic()
+        self.warned = False
         self.news = self.hardware()
 
     def alive(self) -> None:
@@ -112,9 +113,9 @@ class RayContext(PlainContext):
 
     def about_to_be_lost(self) -> bool:
         """Ask Ray Train; True the first time, after which checkpoints are more frequent."""
-        if ray.train.get_preemption_info() is None or self.every <= TO_BE_LOST_S:
+        if self.warned or ray.train.get_preemption_info() is None:
             return False
-        self.every = TO_BE_LOST_S
+        self.warned, self.every = True, min(self.every, TO_BE_LOST_S)
         self.say("a worker's machine is about to be taken away: saving now, and more often from now on")
         return True
 
@@ -127,7 +128,10 @@ class RayContext(PlainContext):
     def checkpoint(self) -> Iterator[Path | None]:
         """Yield the newest whole checkpoint, by the eyes of rank 0: shared file systems differ between machines."""
         with super().checkpoint() as newest:
-            yield distributed.gather_objects(newest)[0]
+            found = distributed.gather_objects(newest)[0]
+            if found is not None:
+                self.say(f"going on from checkpoint {found.name}")
+            yield found
 
 
 @dataclass(frozen=True)
