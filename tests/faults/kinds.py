@@ -214,7 +214,7 @@ def kinds(place: Path) -> dict[str, Kind]:
     sweep = ("--space", str(place / "space.py"), "--probes", "2", "--probe-epochs", "4", "--max-concurrent", "2")
     return {
         "pretraining": Pretraining("pretraining", "pretrain", 8, pretraining),
-        "elastic pretraining": Elastic("elastic pretraining", "pretrain", 80, elastic, tolerance=1e-2),
+        "elastic pretraining": Elastic("elastic pretraining", "pretrain", 80, elastic, tolerance=1e-5),
         "streamed pretraining": Streaming("streamed pretraining", "pretrain", 6, streaming),
         "downstream": Downstream("downstream", "downstream", 8, predictor),
         "sweep": Sweep("sweep", "tune", 8, sweep),

@@ -167,7 +167,7 @@ def test_a_worker_killed_in_mid_epoch_changes_nothing(
     killer.join()
     assert killed[0][-1] < f"epoch-{EPOCHS - 1:06d}", "it was killed after its work"
     shown = capsys.readouterr().out
-    assert "training goes on from the last epoch" in shown
+    assert "training goes on from the last checkpoint" in shown
     assert shown.count("training on 2 x cpu") == 2
     assert difference(finished, undisturbed) <= 1e-6
     assert epochs_in_mlflow(finished) == list(range(EPOCHS))
