@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -207,9 +208,14 @@ print(json.dumps({"addresses": sorted({c.laddr.ip for c in open_}), "ports": len
 
 
 @pytest.mark.ray
-def test_a_ray_of_the_jobs_own_listens_on_the_loopback_and_asks_for_its_token() -> None:
+def test_a_job_starts_a_ray_of_its_own_that_listens_on_the_loopback_and_asks_for_its_token() -> None:
     token = "f" * 32
-    done = run_script(PORTS, token, RAY_ADDRESS="", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)
+    with TemporaryDirectory(prefix="ray") as folder:  # a short path: Ray makes sockets below it
+        others = Path(folder, "ray", "ray_current_cluster")
+        others.parent.mkdir()
+        others.write_text("127.0.0.1:1")  # as `ray start` leaves it; Ray would join, and fail here
+        environment = {"RAY_TMPDIR": folder, "RAY_ADDRESS": "", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+        done = run_script(PORTS, token, **environment)
     assert done.returncode == 0, done.stderr + done.stdout
     found = json.loads(done.stdout.splitlines()[-1])
     assert set(found["addresses"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, found
