@@ -161,7 +161,9 @@ class Observer(UserCallback):
             if not may_be_lost_worker(error):
                 raise error
         workers = ", ".join(str(rank) for rank in worker_exceptions)
-        self.news.put(f"worker {workers} failed ({summary(worker_exceptions)}); training goes on from the last checkpoint")
+        self.news.put(
+            f"worker {workers} failed ({summary(worker_exceptions)}); training goes on from the last checkpoint"
+        )
 
 
 def _worker(arguments: dict[str, Any]) -> Any:
