@@ -213,7 +213,7 @@ def _ase() -> SearchStrategy[Files]:
 
 
 def _read_ase(folder: Path) -> list[str]:
-    """Read as users do, with a process for each file, one input in ten; the others within this process, which is quick."""
+    """Read as users do, with a process for each file, one input in ten; the others here, which is quicker."""
     if zlib.crc32(_only_file(folder).read_bytes()) % 10 == 0:
         return _read_source(folder)
     with pytest.MonkeyPatch.context() as patch:
