@@ -275,8 +275,8 @@ def driver_terminated(job: Job) -> None:
     job.running.terminate()
     job.finish(TERMINATED)
     job.notes.append(f"ended {time.monotonic() - begin:.1f} s after SIGTERM with code {job.codes[-1]}")
-    if "stopped after step" in job.output:
-        job.said("stopped after step")
+    if "stopped after" in job.output:
+        job.said("stopped after")
     elif job.kind.name != "sweep":
         job.notes.append("no step ended within its grace: it ended without a checkpoint")
     job.resume()

@@ -190,6 +190,37 @@ def ase_file(name: str) -> Callable[[dict[str, Structure], Path], Path]:
     return write
 
 
+@pytest.mark.parametrize("excess", [-1, 0, 1, 40])
+def test_a_line_of_just_the_largest_size_costs_no_other(
+    excess: int, structures: dict[str, Structure], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [json.dumps({"id": name, "structure": s.as_dict()}).encode() + b"\n" for name, s in structures.items()]
+    limit = max(map(len, lines)) + 10
+    lines[1] = lines[1][:-1].ljust(limit + excess - 1) + b"\n"
+    (tmp_path / "s.jsonl").write_bytes(b"".join(lines))
+    monkeypatch.setattr("crysatom.crystals.sources.records.MOST_LINE_BYTES", limit)
+    records = list(read_source(str(tmp_path / "s.jsonl")))
+    assert [isinstance(record, Raw) for record in records] == [k != 1 or excess <= 0 for k in range(len(lines))]
+    assert [record.source.rpartition(":")[2] for record in records] == [str(k + 1) for k in range(len(lines))]
+
+
+def test_a_row_without_atoms_after_one_of_the_most_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crysatom.crystals.sources.parquet.MOST_ATOMS", 2)
+    atoms = [[11, 17], None, [11], [11, 17, 11], None, [17]]
+    columns = {
+        "material_id": [f"a-{k}" for k in range(len(atoms))],
+        "lattice": [[5.0, 0, 0, 0, 5, 0, 0, 0, 5]] * len(atoms),
+        "frac_coords": [None if z is None else [0.1 * k for k in range(3 * len(z))] for z in atoms],
+        "atomic_numbers": pa.array(atoms, pa.list_(pa.uint8())),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    records = list(read_source(str(tmp_path / "a.parquet")))
+    assert [record.source.rpartition("#")[2] for record in records] == ["0", "1", "2", "3", "4", "5"]
+    assert [isinstance(record, Raw) for record in records] == [True, True, True, False, True, True]
+
+
 @pytest.mark.parametrize("name", ["s.xyz", "s.db", "s.traj"])
 def test_ase(name: str, structures: dict[str, Structure], tmp_path: Path) -> None:
     path = ase_file(name)(structures, tmp_path)

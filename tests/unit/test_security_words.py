@@ -71,6 +71,8 @@ def test_messages_of_others_are_scrubbed_of_a_uris_password(uri: str, monkeypatc
         "RAY_AUTH_TOKEN",
         "AWS_SECRET_ACCESS_KEY",
         "AWS_SESSION_TOKEN",
+        "PGPASSWORD",
+        "MYSQL_PWD",
     ],
 )
 def test_messages_of_others_are_scrubbed_of_the_environments_secrets(
@@ -83,7 +85,10 @@ def test_messages_of_others_are_scrubbed_of_the_environments_secrets(
 def test_what_says_where_a_secret_is_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/home/me/token")
     monkeypatch.setenv("MY_TOKEN", "abc")  # too short to be looked for
-    assert scrubbed("no /home/me/token, abc") == "no /home/me/token, abc"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://mlflow@db/runs")  # a user's name is no secret
+    monkeypatch.setenv("PWD", "/home/me/work")
+    said = "no /home/me/token, abc in /home/me/work; see mlflow ui"
+    assert scrubbed(said) == said
 
 
 @pytest.mark.parametrize(
@@ -92,6 +97,8 @@ def test_what_says_where_a_secret_is_is_none(monkeypatch: pytest.MonkeyPatch) ->
         (["--tracking-uri", f"http://u:{SECRET}@host"], True),
         ([f"--tracking-uri=http://u:{SECRET}@host"], True),
         (["--tracking-uri", f"postgresql://host/db?password={SECRET}"], True),
+        (["--tracking-uri", f"http://{SECRET}@host"], True),
+        (["--tracking-uri", "postgresql://mlflow@db/runs"], False),
         (["--tracking-uri", "http://host:5000"], False),
         (["--tracking-uri", "sqlite:////data/a@b.db"], False),
         (["--name", "a@b:c"], False),

@@ -204,6 +204,17 @@ def test_the_newest_two_are_kept(tmp_path: Path) -> None:
     assert kept(tmp_path) == ["epoch-10", "epoch-12"], "the damaged one went first"
 
 
+def test_a_new_checkpoint_stays_though_damaged_ones_got_further(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A training that began again, since all of its checkpoints were damaged, would else lose each new one at once."""
+    for old in run.iterdir():
+        cut(old)
+    assert newest(run) is None
+    assert keep(run, "step-0000000001", lambda folder: save(folder, {}, {"step": 1, "epoch": 0}))
+    assert newest(run) == run / "step-0000000001"
+    assert [path.name for path in run.iterdir()] == ["step-0000000001"], "nothing goes on from the others"
+    assert len({said for said in caplog.messages if "is damaged" in said}) == 3, "and all were told of"
+
+
 def test_a_writer_that_fails_leaves_what_was_there(run: Path) -> None:
     def fail(folder: Path) -> None:
         (folder / "state.safetensors").write_bytes(b"half")

@@ -53,9 +53,6 @@ class Breaking:
                 raise InterruptedRunError
             yield batch
 
-    def share(self, parts: Any) -> bool:
-        return self.loader.share(parts)
-
     def num_steps(self) -> int:
         return self.loader.num_steps()
 
@@ -151,11 +148,17 @@ def test_a_run_stopped_in_the_midst_of_an_epoch_loses_nothing(
     assert_same_outcome(resumed, undisturbed)
 
 
-def test_the_last_step_of_an_epoch_needs_no_checkpoint_of_its_own(shards: Path, tmp_path: Path) -> None:
-    config = tiny()
+def test_a_run_stopped_by_the_last_step_of_an_epoch_ends_with_the_checkpoint_of_the_epoch(
+    shards: Path, tmp_path: Path
+) -> None:
+    config = tiny(epochs=2)
     data = data_of(config, shards)
-    pretrain(config, data, Asking(tmp_path, data.train.num_steps(), Wish.STOP))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-000002", "epoch-000003"]
+    steps = data.train.num_steps()
+    with pytest.raises(StoppedError, match="stopped after epoch 0, as asked"):
+        pretrain(config, data, Asking(tmp_path, steps, Wish.STOP))
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-000000"]
+    finished = pretrain(config, data, Asking(tmp_path, steps, Wish.STOP))
+    assert len(finished.history) == 2, "there is nothing left to stop"
 
 
 def test_a_file_asks_for_the_end_and_the_clock_for_a_checkpoint(shards: Path, tmp_path: Path) -> None:

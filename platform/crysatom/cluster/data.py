@@ -66,10 +66,6 @@ class StreamedLoader:
         """Return the number of global batches in an epoch."""
         return len(self.shares)
 
-    def share(self, parts: Any) -> bool:  # noqa: ARG002
-        """Return False: ``streaming_split`` gives all workers equally many crystals."""
-        return False
-
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this worker's share of each global batch; a short rest joins the last one.
 
@@ -147,10 +143,6 @@ class TableLoader:
     def num_steps(self) -> int:
         """Return the number of batches."""
         return sum(1 for _ in self._tables())
-
-    def share(self, parts: Any) -> bool:  # noqa: ARG002
-        """Return False: shares are equal."""
-        return False
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:  # noqa: ARG002 - the order is always the same
         """Yield this worker's share of each batch from number ``start`` on."""

@@ -27,6 +27,7 @@ from crysatom.cluster.failures import LostWorkersError, may_be_lost_worker, summ
 from crysatom.cluster.messages import Forward, messages_to
 from crysatom.cluster.resources import TrainingWorkers, said_if_late, scaling
 from crysatom.cluster.session import started_here
+from crysatom.training import checkpoints
 from crysatom.training.context import Context, Metrics, PlainContext, Wish
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ class RayContext(PlainContext):
         if self.warned or ray.train.get_preemption_info() is None:
             return False
         self.warned, self.every = True, min(self.every, TO_BE_LOST_S)
-        self.say("a worker's machine is about to be taken away: saving now, and more often from now on")
+        self.say("warning: a worker's machine is about to be taken away: saving now, and more often from now on")
         return True
 
     def publish(self, metrics: Metrics) -> None:
@@ -127,11 +128,10 @@ class RayContext(PlainContext):
     @contextmanager
     def checkpoint(self) -> Iterator[Path | None]:
         """Yield the newest whole checkpoint, by the eyes of rank 0: shared file systems differ between machines."""
-        with super().checkpoint() as newest:
-            found = distributed.gather_objects(newest)[0]
-            if found is not None:
-                self.say(f"going on from checkpoint {found.name}")
-            yield found
+        newest = distributed.gather_objects(checkpoints.newest(self.folder) if distributed.rank() == 0 else None)[0]
+        if newest is not None:
+            self.say(f"going on from checkpoint {newest.name}")
+        yield newest
 
 
 @dataclass(frozen=True)
@@ -161,9 +161,8 @@ class Observer(UserCallback):
             if not may_be_lost_worker(error):
                 raise error
         workers = ", ".join(str(rank) for rank in worker_exceptions)
-        self.news.put(
-            f"worker {workers} failed ({summary(worker_exceptions)}); training goes on from the last checkpoint"
-        )
+        why = summary(worker_exceptions)
+        self.news.put(f"warning: worker {workers} failed ({why}); training goes on from the last checkpoint")
 
 
 def _worker(arguments: dict[str, Any]) -> Any:

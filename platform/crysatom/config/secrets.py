@@ -15,7 +15,7 @@ MIN_LENGTH, MIN_LENGTH_ALONE = 4, 8
 _FIELD = re.compile(r"key|token|password|passwd|pwd|secret|odbc_connect", re.IGNORECASE)
 """How fields of a URI are called whose values are secrets."""
 
-_VARIABLE = re.compile(r"(.*_)?(KEY|TOKEN|PASSWORD|PASS|SECRET)", re.IGNORECASE)
+_VARIABLE = re.compile(r"(.*_)?(KEY|TOKEN|PASS|SECRET)|.*PASSWORD|.+_PWD", re.IGNORECASE)
 """How variables of the environment are called whose values are secrets, and not where one is."""
 
 _URI = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
@@ -71,11 +71,13 @@ def _environment() -> Iterable[str]:
 
 def _secrets(value: str) -> set[str]:
     """Return what is secret in a URI, in the forms in which it may be quoted; all of a value that is none."""
-    _, colon, rest = value.partition("://")
+    scheme, colon, rest = value.partition("://")
     if not colon:
         return {value} if len(value) >= MIN_LENGTH_ALONE else set()
     user, _, place = rest.rpartition("@") if not rest.startswith("/") else ("", "", rest)
     password = user.partition(":")[2]
+    if not password and not scheme.startswith("http"):  # where it may be a token
+        user = ""
     fields = [field for name, field in parse_qsl(place.partition("?")[2]) if _FIELD.search(name)]
     raw = [
         part.partition("=")[2] for part in place.partition("?")[2].split("&") if _FIELD.search(part.partition("=")[0])

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
 from crysatom.config import FeaturizeConfig, IngestConfig
 from crysatom.crystals.checks import Limits
 from crysatom.crystals.ingest import IngestReport, ingest_plain
@@ -97,14 +95,10 @@ def run(config: FeaturizeConfig, ingest: Ingest, map_shards: MapShards) -> Featu
         return _report(out, made=0, start=start)
     enter(out, plan, resume=config.resume)
     total = plan["source"]["rows"]
-    try:
-        tasks = _tasks(config, table.absolute(), out.absolute(), total)
-        missing = [task for task in tasks if not task.is_done()]
-        made = sum(task.num_rows for task in missing)
-        _tell(map_shards(missing), total=total, done=total - made)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise ValueError(f"{table}: the table cannot be read ({said}); write it again from its source") from error
+    tasks = _tasks(config, table.absolute(), out.absolute(), total)
+    missing = [task for task in tasks if not task.is_done()]
+    made = sum(task.num_rows for task in missing)
+    _tell(map_shards(missing), total=total, done=total - made)
     finish(out, plan, config.data, [task.record() for task in tasks])
     return _report(out, made=made, start=start)
 

@@ -162,7 +162,7 @@ def fits_in_memory(config: PretrainConfig, manifest: Mapping[str, Any]) -> bool:
 def _worker_memory(config: PretrainConfig) -> float:
     if config.use_gpu and torch.cuda.is_available():
         return float(torch.cuda.get_device_properties(0).total_memory)
-    return psutil.virtual_memory().available / max(1, config.num_workers)
+    return psutil.virtual_memory().available / max(1, config.num_workers, config.max_workers)
 
 
 def _check_data(config: PretrainConfig, manifest: Mapping[str, Any]) -> None:

@@ -56,7 +56,7 @@ class RunFolder:
             self._require_same(found, wanted, config)
             if found["finished"]:
                 return True
-            if self.has_checkpoint() and not config.resume:
+            if not config.resume and self.has_checkpoint():
                 raise ValueError(
                     f"{self.path} holds an unfinished run of this configuration; continue it with --resume, "
                     "or give this one another --name"

@@ -29,6 +29,9 @@ from crysatom.vectors.files import write_vectors
 
 logger = logging.getLogger(__name__)
 
+WARNING = "warning: "
+"""Before what workers warn of."""
+
 OutcomeT = TypeVar("OutcomeT")
 Report = Callable[[Mapping[str, Any]], None]
 
@@ -128,8 +131,16 @@ def _train(work: Callable[[Context], OutcomeT], config: Any, folder: Path, recor
     if config.num_workers > 0:
         from crysatom.cluster.train import train_on_cluster
 
-        return train_on_cluster(work, config, folder / CHECKPOINTS, record=record, show=logger.info)
+        return train_on_cluster(work, config, folder / CHECKPOINTS, record=record, show=_tell)
     return work(plain_context(config, folder, record))
+
+
+def _tell(message: Metrics | str) -> None:
+    """Log what workers of a trial say; warnings as such, so that they are reported."""
+    if isinstance(message, str) and message.startswith(WARNING):
+        logger.warning(message.removeprefix(WARNING))
+    else:
+        logger.info(message)
 
 
 class _Reported(logging.Handler):

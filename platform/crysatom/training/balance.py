@@ -24,7 +24,7 @@ from crysatom import distributed
 from crysatom.names import LOSS, Balancing
 from crysatom.training import machine
 from crysatom.training.context import Context
-from crysatom.training.loaders import Loader, cost_of
+from crysatom.training.loaders import Loader, SharedLoader, cost_of
 
 ROUNDS = 2
 """Measurements when a training begins, or goes on with other workers; each by the shares that the last one gave."""
@@ -47,7 +47,7 @@ class Ability:
     """What a worker can do.
 
     Attributes:
-        cost: Of the batch that it was measured by, see :func:`crysatom.training.loaders.cost_of`.
+        cost: Of the batch that it was measured by, see :func:`crysatom.training.loaders.cost_of`; 0: it was not.
         speed: Cost per second.
         capacity: Cost that its memory holds; infinite where nobody can tell.
 
@@ -70,6 +70,8 @@ def measure(model: nn.Module, batch: Batch, epoch: int, device: torch.device) ->
     """
     twin = copy.deepcopy(model).train()
     cost, fastest = float(cost_of(batch)), np.inf
+    if not cost:
+        return Ability(0.0, 0.0, np.inf)
     before = _allocated(device)
     with distributed.alone():
         for timed in (False, *[True] * PASSES):
@@ -124,12 +126,15 @@ class Balance:
     """
 
     def __init__(self, mode: Balancing, loader: Loader, context: Context) -> None:
-        self.loader, self.context = loader, context
+        self.context = context
         self.parts: NDArray[np.float64] | None = None
         self.measured_at = -np.inf
-        self.wanted = distributed.world_size() > 1 and (
+        wanted = distributed.world_size() > 1 and (
             mode == "speed" or (mode == "auto" and len(set(distributed.gather_objects(machine.hardware()))) > 1)
         )
+        self.loader = loader if wanted and isinstance(loader, SharedLoader) else None
+        if wanted and not self.loader:
+            context.say("the workers differ, but a stream is shared equally: the slowest sets the pace")
 
     def update(self, model: nn.Module, epoch: int) -> None:
         """Measure and share anew if it is time; all workers call this together, between two steps.
@@ -138,23 +143,21 @@ class Balance:
             ValueError: If a global batch is too large for all workers together.
 
         """
-        if not self.wanted or not distributed.gather_objects(time.monotonic() - self.measured_at > AGAIN_S)[0]:
+        if self.loader is None or not distributed.gather_objects(time.monotonic() - self.measured_at > AGAIN_S)[0]:
             return
         before = self.parts
         for _ in range(ROUNDS if before is None else 1):
             batch = next(iter(self.loader.epoch(epoch)))
             distributed.gather_objects(None)  # so that workers on one machine are measured together, as they train
             abilities = distributed.gather_objects(measure(model, batch, epoch, self.context.device))
+            if not all(ability.cost for ability in abilities):
+                break  # a worker that has nothing of this batch cannot be judged by it
             whole = sum(ability.cost for ability in abilities)
-            parts = proportions([a.speed for a in abilities], [a.capacity / whole for a in abilities])
-            if not self.loader.share(parts):
-                self.wanted = False
-                self.context.say("the workers differ, but a stream is shared equally: the slowest sets the pace")
-                return
-            self.parts = parts
+            self.parts = proportions([a.speed for a in abilities], [a.capacity / whole for a in abilities])
+            self.loader.share(self.parts)
         self.measured_at = time.monotonic()
-        if before is None or np.abs(parts - before).max() > SAID:
-            shown = ", ".join(f"worker {rank} {100 * part:.0f} %" for rank, part in enumerate(parts))
+        if self.parts is not None and (before is None or np.abs(self.parts - before).max() > SAID):
+            shown = ", ".join(f"worker {rank} {100 * part:.0f} %" for rank, part in enumerate(self.parts))
             self.context.say(f"shares of each batch, by measured speed: {shown}")
 
     def metrics(self) -> dict[str, float]:

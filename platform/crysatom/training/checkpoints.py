@@ -94,7 +94,7 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
 
 
 def keep(folder: Path, name: str, write: Callable[[Path], None], number: int = 2) -> bool:
-    """Write a checkpoint that is seen when it is whole, and remove the oldest; go on if the disk is full.
+    """Write a checkpoint that is seen when it is whole, and remove older ones; go on if the disk is full.
 
     A full disk costs older checkpoints first, never the newest; then the new one. Each time there is a warning.
 
@@ -130,7 +130,11 @@ def keep(folder: Path, name: str, write: Callable[[Path], None], number: int = 2
             room(folder),
         )
         return False
-    for old in sorted(_candidates(folder), key=progress)[:-number]:
+    reached = progress(final)
+    others = sorted((path for path in _candidates(folder) if path != final), key=progress)
+    # what is ahead of the newest is damaged, or it would have been gone on from
+    past, ahead = ([path for path in others if (progress(path) > reached) is is_ahead] for is_ahead in (False, True))
+    for old in [*past[: max(0, len(past) + 1 - number)], *ahead]:
         shutil.rmtree(old)
     return True
 

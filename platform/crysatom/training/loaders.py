@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,14 +22,19 @@ class Loader(Protocol):
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this worker's share of each global batch from number ``start`` on; all workers yield equally often."""
 
-    def share(self, parts: Sequence[float] | NDArray[np.float64]) -> bool:
-        """Give each worker its part ``(W,)`` of each global batch from now on; False if parts can only be equal."""
-
     def num_steps(self) -> int:
         """Return the number of global batches in an epoch."""
 
     def material_ids(self, keys: list[int]) -> list[str]:
         """Return the ids of crystals by their keys, for messages."""
+
+
+@runtime_checkable
+class SharedLoader(Loader, Protocol):
+    """A loader whose workers may have parts that are not equal."""
+
+    def share(self, parts: Sequence[float] | NDArray[np.float64]) -> None:
+        """Give each worker its part ``(W,)`` of the cost of each global batch from now on."""
 
 
 def cost_of(batch: Batch) -> int:
@@ -92,10 +97,9 @@ class ResidentLoader:
         whole, rest = divmod(len(self.crystals), self.batch_size)
         return max(1, whole) if self.tail == "spread" else whole + (rest > 0)
 
-    def share(self, parts: Sequence[float] | NDArray[np.float64]) -> bool:
+    def share(self, parts: Sequence[float] | NDArray[np.float64]) -> None:
         """Give each worker its part ``(W,)`` of the cost of each global batch from now on."""
         self.parts = np.asarray(parts, np.float64)
-        return True
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this worker's share of each global batch from number ``start`` on."""

@@ -138,6 +138,7 @@ class Loop:
         self.step = 0
         self.totals = Totals()
         """Of the epoch that is being trained."""
+        self.stopping = False
 
     def run(self) -> list[dict[str, float]]:
         """Train to the end, from the last checkpoint if there is one; leave the selected weights in the model.
@@ -170,6 +171,8 @@ class Loop:
             self.history.append(metrics)
             self.totals = Totals()
             self.context.report(metrics, self._save)
+            if self.stopping and not (told_to_end or self._ended()):
+                raise StoppedError(f"stopped after epoch {epoch}, as asked")
         self._use_selected()
         return self.history
 
@@ -190,8 +193,9 @@ class Loop:
             wish = totals.add(terms, batch.num_graphs, self.context.wish())
             self.step += 1
             totals.seconds = time.perf_counter() - start
-            if wish and totals.steps < steps:  # else the checkpoint of the whole epoch is about to be written
+            if wish and totals.steps < steps:
                 self._heed(Wish(wish))
+            self.stopping = wish == Wish.STOP  # after the last step: when the checkpoint of the epoch is written
             self.context.alive()
             before = time.perf_counter()
         self.context.rest()
@@ -209,6 +213,7 @@ class Loop:
             return
         self.context.keep(self.step, self._save)
         if wish == Wish.STOP:
+            distributed.gather_objects(None)  # Ray ends all workers when the first one ends: rank 0 writes before
             raise StoppedError(f"stopped after step {self.totals.steps} of epoch {len(self.history)}, as asked")
 
     def _step(self, wrapped: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:

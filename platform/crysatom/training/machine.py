@@ -60,7 +60,7 @@ def joined(lines: Sequence[str]) -> str:
 
 def _accelerators() -> str:
     count = torch.cuda.device_count()
-    return f"{count} x {torch.cuda.get_device_name(0)}" if count else "no GPU"
+    return f"{count} x {torch.cuda.get_device_name()}" if count else "no GPU"
 
 
 def _gpu_usage(device: torch.device) -> dict[str, float]:

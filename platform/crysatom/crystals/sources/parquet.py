@@ -67,13 +67,13 @@ def _records(file: pq.ParquetFile, path: str) -> Iterator[Raw | Rejected]:
 
 def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """Cut a batch so that a piece holds not much more than :data:`MOST_ATOMS`, and too large crystals are alone."""
-    lengths = np.maximum(_lengths(batch[ATOMIC_NUMBERS]), _lengths(batch[FRAC_COORDS]) // 3)
+    lengths = np.maximum(0, np.maximum(_lengths(batch[ATOMIC_NUMBERS]), _lengths(batch[FRAC_COORDS]) // 3))
     start = atoms = 0
     for row, length in enumerate(lengths.tolist()):
         if row > start and atoms + length > MOST_ATOMS:
             yield batch.slice(start, row - start)
             start, atoms = row, 0
-        atoms += max(length, 0)
+        atoms += length
     yield batch.slice(start)
 
 

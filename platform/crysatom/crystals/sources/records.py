@@ -129,10 +129,11 @@ def _lines(path: str) -> Iterator[Raw | Rejected]:
     try:
         with _open(path) as stream:
             for number, line in enumerate(iter(partial(stream.readline, MOST_LINE_BYTES), b""), start=1):
-                while len(line) == MOST_LINE_BYTES and (rest := stream.readline(MOST_LINE_BYTES)):
+                too_long = len(line) == MOST_LINE_BYTES and not line.endswith(b"\n")
+                while too_long and (rest := stream.readline(MOST_LINE_BYTES)):
                     if rest.endswith(b"\n") or len(rest) < MOST_LINE_BYTES:
                         break
-                if len(line) == MOST_LINE_BYTES:
+                if too_long:
                     message = f"the line has more than {MOST_LINE_BYTES // 1_000_000} MB, the limit for a record"
                     yield rejected(Reason.TOO_LARGE, message, material_id=f"{stem}-{number}", source=f"{path}:{number}")
                 elif line.strip():
