@@ -70,13 +70,14 @@ def _check_atoms(crystal: Crystal, limits: Limits) -> None:
 def _check_cell(crystal: Crystal) -> None:
     if not np.isfinite(crystal.lattice).all():
         raise Rejection(Reason.NAN_LATTICE, "the lattice holds NaN or infinity; write the cell again from its source")
-    with np.errstate(over="ignore"):  # an infinite length is absurd, too
+    with np.errstate(over="ignore", divide="ignore"):  # an infinite length is absurd, too; LAPACK divides by tiny ones
+        volume = abs(float(np.linalg.det(crystal.lattice)))
         longest = float(np.linalg.norm(crystal.lattice, axis=1).max())
     if longest > MAX_CELL_LENGTH:
         raise Rejection(
             Reason.ABSURD_VOLUME, f"a cell vector is {longest:.4g} angstrom long; is the cell in another unit?"
         )
-    check_volume(abs(float(np.linalg.det(crystal.lattice))) / len(crystal.atomic_numbers))
+    check_volume(volume / len(crystal.atomic_numbers))
 
 
 def check_volume(volume_per_atom: float) -> None:

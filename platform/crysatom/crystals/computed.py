@@ -54,7 +54,9 @@ def computed_column(table: pa.Table, name: str) -> Array:
 def cell_volumes(table: pa.Table) -> Array:
     """Return the ``(M,)`` volumes of the cells, right- or left-handed, in cubic angstrom."""
     lattices = _values(table[LATTICE]).reshape(-1, 3, 3)
-    with np.errstate(over="ignore", invalid="ignore"):  # infinite and no numbers are what such cells have
+    with np.errstate(
+        over="ignore", invalid="ignore", divide="ignore"
+    ):  # infinite and no numbers are what such cells have
         return np.asarray(np.abs(np.linalg.det(lattices)))
 
 

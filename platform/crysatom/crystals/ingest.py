@@ -124,7 +124,7 @@ def _collect(outcomes: Iterable[pa.Table], source: Source, read: ReadCount, out:
     try:
         accepted = write_table(sorter.accepted(outcomes), spool, _SPOOL_SCHEMA)
         write_table(quarantine_table(sorter.rejected), out / QUARANTINE_FILE)
-        fields = sorter.types.fields()
+        fields = sorter.types.fields(source.name)
         metadata = {"source": source.name, "crysatom": __version__}
         schema = pa.schema([*STRUCTURE_FIELDS, *COMPUTED_FIELDS, *fields.values()], metadata=metadata)
         write_table(_with_property_columns(spool, list(fields), schema), out / TABLE_FILE, schema)

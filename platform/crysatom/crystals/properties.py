@@ -36,8 +36,11 @@ class PropertyTypes:
                 if value is not None:
                     kinds.add(str if type(value) is int and abs(value) >= _INT64_LIMIT else type(value))
 
-    def fields(self) -> dict[str, pa.Field]:
+    def fields(self, source: str) -> dict[str, pa.Field]:
         """Return the field of each property's column, by property name, in order of first occurrence.
+
+        Args:
+            source: Where they are from, for the message.
 
         Raises:
             ValueError: If two properties would become the same column.
@@ -47,7 +50,7 @@ class PropertyTypes:
             column = column_name(name)
             if column != name and column in self._seen:
                 raise ValueError(
-                    f"the source has both {name!r}, which the table would keep as {column!r}, and {column!r}; "
+                    f"{source} has both {name!r}, which the table would keep as {column!r}, and {column!r}; "
                     "rename one of them"
                 )
         return {name: self._field(name, kinds) for name, kinds in self._seen.items()}
