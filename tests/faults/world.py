@@ -204,6 +204,7 @@ ray.get([hog.fill.remote(8) for hog in hogs])
 print("filled", flush=True)
 while True:  # reading brings back what was spilled, so that something else must go
     ray.get([hog.read.remote() for hog in hogs])
+    time.sleep(1)  # full are the stores to be, not the processors
 """
 
 
