@@ -9,6 +9,7 @@ What each came to is a line of ``OUT/outcomes.jsonl``: a run that was interrupte
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import time
@@ -22,7 +23,7 @@ from crysatom.tracking.environment import environment_tags, git_commit
 from crysatom.tracking.store import client
 from crysatom.training.machine import hardware
 from tests.conftest import REPOSITORY
-from tests.faults.injections import INJECTIONS, Job, LostError, MissedError
+from tests.faults.injections import INJECTIONS, Job, LostError, MissedError, log_file
 from tests.faults.kinds import Kind, kinds
 from tests.faults.world import World
 
@@ -120,12 +121,18 @@ def reference(world: World, kind: Kind) -> str:
     return name
 
 
+def _unused(world: World, name: str) -> str:
+    """Return a name that no run has: one that was interrupted with the harness left something wherever it is kept."""
+    several = itertools.chain((name,), (f"{name}-again-{k}" for k in itertools.count(1)))
+    return next(name for name in several if not log_file(world, name).exists())
+
+
 def inject(world: World, kind: Kind, fault: str, number: int, seed: int) -> Outcome:
     """Disturb one job, and judge what it left."""
     undisturbed = reference(world, kind)
     for attempt in range(ATTEMPTS):
         rng = random.Random(f"{seed} {number} {attempt}")  # noqa: S311 - not for secrets
-        job = Job(world, kind, f"{number:03d}-{attempt}", rng)
+        job = Job(world, kind, _unused(world, f"{number:03d}-{attempt}"), rng)
         begin = time.monotonic()
         lost: list[str] = []
         difference = float("nan")

@@ -49,6 +49,11 @@ class LostError(RuntimeError):
     """The job did not survive."""
 
 
+def log_file(world: World, name: str) -> Path:
+    """Return where what a job prints is kept."""
+    return world.place / "logs" / f"{name}.log"
+
+
 @dataclass
 class Job:
     """A job of one kind, under a name of its own, whoever disturbs it.
@@ -82,7 +87,7 @@ class Job:
     @property
     def log(self) -> Path:
         """All that it printed."""
-        return self.world.place / "logs" / f"{self.name}.log"
+        return log_file(self.world, self.name)
 
     @property
     def output(self) -> str:
