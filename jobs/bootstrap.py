@@ -6,7 +6,9 @@ Jobs import what is heavy after their flags were read: --help and a wrong flag a
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 PLATFORM = Path(__file__).resolve().parents[1] / "platform"
 SEARCH_SPACES = PLATFORM.parent / "tune_spaces"
@@ -20,9 +22,29 @@ def start_ray() -> None:
     start_ray()
 
 
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Do a job and end with its exit code; with that of a process that SIGTERM has ended, if it was.
+
+    Where Ray waits, the end that a handler of signals asks for becomes another one, of code 1.
+    """
+    told: list[int] = []
+
+    def end(number: int, _: object) -> NoReturn:
+        told.append(128 + number)
+        sys.exit(told[0])
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        code = main()
+    except SystemExit:
+        if told:
+            sys.exit(told[0])
+        raise
+    sys.exit(code)
+
+
 def set_up_process() -> None:
-    """Show what ``crysatom`` says it is doing, and all warnings, as plain lines; end in good order on SIGTERM."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    """Show what ``crysatom`` says it is doing, and all warnings, as plain lines."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_PlainFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -46,6 +46,7 @@ def start_ray() -> None:
     if is_alone():
         for name, value in OWN_RAY.items():
             os.environ.setdefault(name, value)
+    handler = signal.getsignal(signal.SIGTERM)
     pool = "jemalloc" if "jemalloc" in pa.supported_memory_backends() else pa.default_memory_pool().backend_name
     ray.init(
         address="local" if is_alone() else None,
@@ -54,7 +55,8 @@ def start_ray() -> None:
         runtime_env={"env_vars": {"PYTHONPATH": str(SOURCE_ROOT), ARROW_POOL: os.environ.get(ARROW_POOL, pool)}},
     )
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _exit)  # Ray's own handler prints a stack trace and aborts
+        # Ray's own handler prints a stack trace and aborts
+        signal.signal(signal.SIGTERM, handler if callable(handler) else _exit)
     _calm_ray_data()
 
 

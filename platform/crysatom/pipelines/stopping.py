@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from crysatom.training.context import STOP, StoppedError
 
@@ -39,8 +40,10 @@ def saved_on_sigterm(checkpoints: Path) -> Iterator[None]:
     timer = threading.Timer(GRACE_S, os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
 
-    def ask(number: int, _: object) -> None:
+    def ask(number: int, frame: FrameType | None) -> None:
         if request.exists():
+            if callable(before):  # which knows more of how this process is to end
+                before(number, frame)
             sys.exit(128 + number)
         logger.info("SIGTERM: saving after this step, then ending")
         request.parent.mkdir(parents=True, exist_ok=True)
