@@ -226,8 +226,9 @@ def test_a_killed_job_is_resumed_and_nothing_else_takes_its_folder(
     assert "*** SIGTERM" not in output, "a user who stops a job needs no stack trace of Ray"
     if number == signal.SIGTERM:
         assert "SIGTERM: saving after this step, then ending\n" in output
-        assert re.search(r"stopped after step \d of epoch \d, as asked; go on with --resume\n", output)
-        assert list((folder / CHECKPOINTS).glob("step-*")), "it was in the midst of an epoch"
+        assert re.search(r"stopped after (step \d of )?epoch \d, as asked; go on with --resume\n", output)
+        in_the_midst = "stopped after step" in output  # else it saw the request at the last step of an epoch
+        assert bool(list((folder / CHECKPOINTS).glob("step-*"))) >= in_the_midst
     run_id = json.loads((folder / "tracking" / "state.json").read_text())["run_id"]
     status = "KILLED" if number == signal.SIGTERM else "RUNNING"
     assert client(store(place)).get_run(run_id).info.status == status
