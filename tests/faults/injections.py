@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -174,6 +175,13 @@ class Job:
             raise MissedError("no worker is there")
         return self.rng.choice(there)
 
+    def node_of_a_worker(self) -> Any:
+        """Return a node beside the head on which one of them runs."""
+        for worker in self.world.workers():
+            if node := self.world.node_of(worker):
+                return node
+        raise MissedError("no worker on a node that may go")
+
     def kill(self) -> None:
         """Kill the process of the job, not those of Ray, as a machine does that runs out of memory."""
         self.running.kill()
@@ -217,9 +225,7 @@ def node_removed(job: Job) -> None:
     """The machine of a worker is gone at once; another joins."""
     job.start()
     job.at_some_moment()
-    node = next((node for worker in job.world.workers() if (node := job.world.node_of(worker))), None)
-    if node is None:
-        raise MissedError("no worker on a node that may go")
+    node = job.node_of_a_worker()
     gone = time.monotonic()
     before = {worker.pid for worker in job.world.workers()}
     job.world.remove_node(node)
@@ -237,9 +243,7 @@ def preempted(job: Job) -> None:
     """A machine says that it will be taken away, and is; the training goes on with fewer, and with more when it can."""
     job.start()
     job.at_some_moment()
-    node = next((node for worker in job.world.workers() if (node := job.world.node_of(worker))), None)
-    if node is None:
-        raise MissedError("no worker on a node that may go")
+    node = job.node_of_a_worker()
 
     def seen(sentence: str, times: int, since: float) -> None:
         """Wait for a sentence; note when it came."""
