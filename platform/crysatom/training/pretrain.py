@@ -54,7 +54,7 @@ class PretrainOutcome:
         encoder: What the vectors come from.
         history: Metrics of each epoch.
         selected_epoch: The epoch that the vectors come from.
-        cross_correlation: ``(d, d)`` for Barlow Twins, else None.
+        cross_correlation: ``(d, d)`` for Barlow Twins, of a batch from all crystals, else None.
         hardware: Of the workers, one line.
 
     """
@@ -144,7 +144,7 @@ def pretrain(
     history = loop.run()
     matrix = None
     if isinstance(model, Objective) and config.ssl_loss == "barlow_twins":
-        matrix = model.cross_correlation(next(iter(data.train.epoch(0))), epoch=config.epochs).cpu().numpy()
+        matrix = model.cross_correlation(next(iter(data.everything.epoch(0))), epoch=config.epochs).cpu().numpy()
     elements = torch.from_numpy(features.features), torch.from_numpy(features.atomic_numbers)
     return PretrainOutcome(
         vectors=vectors(),
