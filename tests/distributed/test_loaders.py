@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from crysatom import distributed
+from crysatom.graphs.batch import collate
+from crysatom.graphs.shards import TRAINING_COLUMNS, iter_tables
 from crysatom.names import HELD_OUT, LOSS, TRAIN
 from crysatom.training.context import PlainContext
+from crysatom.training.loaders import cost_of, costs_of, exchange
 from crysatom.training.loop import NonFiniteLossError
 from crysatom.training.pretrain import pretrain
 from tests.gloo import run_workers
@@ -48,6 +52,41 @@ def test_workers_share_the_same_global_batches(shards: Path, world_size: int, ta
             assert [key for part in parts for key in part] == keys
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
         assert all(len(answer[epoch]) == len(batches) for answer in answers)
+
+
+PARTS = {
+    2: ([0.5, 0.5], [0.67, 0.33], [0.1, 0.9], [1.0, 0.0]),
+    3: ([0.2, 0.3, 0.5], [0.6, 0.0, 0.4], [0.0, 0.0, 1.0]),
+}
+
+
+def exchanged(shards: str, sizes: list[list[int]], parts: list[list[float]]) -> list[tuple[pa.Table, pa.Table]]:
+    """What this worker holds of each global batch, and what it has of it after each exchange."""
+    [rows] = iter_tables(Path(shards), TRAINING_COLUMNS)
+    found, start = [], 0
+    for batch in sizes:
+        starts = start + np.concatenate([[0], np.cumsum(batch)])
+        held = rows.slice(starts[distributed.rank()], batch[distributed.rank()])
+        found += [(held, exchange(held, part)) for part in parts]
+        start = starts[-1]
+    distributed.gather_objects(None)
+    return found
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_an_exchange_cuts_a_batch_by_cost_and_leaves_it_as_it_is(shards: Path, world_size: int) -> None:
+    sizes = [[7, 7, 6], [1, 9, 3], [0, 4, 0], [1, 0, 0]]
+    parts = PARTS[world_size]
+    answers = run_workers(exchanged, world_size, str(shards), [batch[:world_size] for batch in sizes], list(parts))
+    for number, workers in enumerate(zip(*answers, strict=True)):
+        before, after = ([worker[when] for worker in workers] for when in (0, 1))
+        whole = pa.concat_tables(before)
+        assert pa.concat_tables(after).equals(whole)
+        costs = np.array([costs_of(share).sum() for share in after])
+        wanted = np.array(parts[number % len(parts)]) * costs_of(whole).sum()
+        assert np.abs(costs - wanted).max() <= costs_of(whole).max(), "two cuts, each half a crystal off at most"
+        for share in after:
+            assert cost_of(collate(share)) == costs_of(share).sum()
 
 
 RUNS: dict[str, dict[str, Any]] = {

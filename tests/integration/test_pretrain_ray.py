@@ -285,15 +285,19 @@ def train_keys(place: Path) -> pa.Table:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("balance", ["auto", "speed"])
 def test_streamed_batches_reach_all_crystals(
-    place: Path, undisturbed: FinishedRun, capsys: pytest.CaptureFixture[str]
+    balance: str, place: Path, undisturbed: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    finished = run(config(place, "streamed", epochs=2, batch_size=55, loader="auto", memory_gb=1e-4))
-    assert "graphs streamed" in capsys.readouterr().out
+    name = f"streamed_{balance}"
+    finished = run(config(place, name, epochs=2, batch_size=55, loader="auto", memory_gb=1e-4, balance=balance))
+    shown = capsys.readouterr().out
+    assert "graphs streamed" in shown
+    assert ("shares of each batch, by measured speed: worker 0 " in shown) == (balance == "speed")
     seen = (finished.history["crystals_per_second"] * finished.history["seconds"]).round().tolist()
     count = len(train_keys(place))
     assert all(count - 1 <= crystals <= count for crystals in seen)
-    state = json.loads((place / "streamed" / CHECKPOINTS / "epoch-000001" / "state.json").read_text())
+    state = json.loads((place / name / CHECKPOINTS / "epoch-000001" / "state.json").read_text())
     assert state["step"] == 2 * (count // 55)
     assert count // 55 < count // (2 * (55 // 2)), "batches of twice 27 would have been more"
     assert finished.history["data_wait_share"].between(0, 1).all()
@@ -322,8 +326,9 @@ def broken(place: Path) -> tuple[Path, str]:
 def test_a_loss_that_is_not_a_number_ends_the_run_at_once(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, name = broken(place)
     with pytest.raises(NonFiniteLossError, match=rf"loss is nan in epoch 0, batch \d, with crystals {name};"):
-        run(config(place, "broken", data=str(data), loader="streamed"))
+        run(config(place, "broken", data=str(data), loader="streamed", balance="speed"))
     shown = capsys.readouterr().out
+    assert "shares of each batch, by measured speed: worker 0 " in shown
     assert shown.count("training on 2 x cpu") == 1, "another attempt would meet the same crystal"
     assert checkpoints(place / "broken") == []
 

@@ -20,7 +20,7 @@ from crysatom.config import PretrainConfig
 from crysatom.graphs.batch import collate
 from crysatom.graphs.shards import TRAINING_COLUMNS, iter_tables, shard_files
 from crysatom.names import MATERIAL_ID, MATERIAL_KEY
-from crysatom.training.loaders import Loader, is_held_out
+from crysatom.training.loaders import Parts, costs_of, cuts, exchange, is_held_out
 from crysatom.training.pretrain import PretrainData
 
 SHUFFLE_BATCHES = 16
@@ -48,19 +48,30 @@ class StreamedLoader:
     Ray Data gives every worker equally many crystals, so up to ``num_workers - 1`` are left out of an epoch
     (others each time); all workers step equally often, and each global batch but the last has exactly
     ``batch_size`` crystals. Which crystals share a batch depends on the number of workers, unlike with the
-    resident loader; their masks do not.
+    resident loader; their masks do not. Where workers have parts that are not equal, slow ones hand some of each
+    batch to fast ones.
 
     Args:
         config: Batch size and seed.
         count: Crystals in the stream.
+        sample: Reads a batch to be measured by, for which no stream has to begin.
         device: Where batches are needed.
 
     """
 
-    def __init__(self, config: PretrainConfig, count: int, device: torch.device) -> None:
-        self.config, self.device = config, device
+    def __init__(self, config: PretrainConfig, count: int, sample: TableLoader, device: torch.device) -> None:
+        self.config, self.device, self.source = config, device, sample
         self.shares = shares(count, config.batch_size, distributed.rank(), distributed.world_size())
+        self.parts: Parts | None = None
         self.names: dict[int, str] = {}
+
+    def share(self, parts: Parts) -> None:
+        """Give each worker its part of the cost of each global batch from now on."""
+        self.parts = parts
+
+    def sample(self, epoch: int) -> Batch:  # noqa: ARG002 - always the same
+        """Return this worker's share of the first batch of the files."""
+        return self.source.sample(self.parts)
 
     def num_steps(self) -> int:
         """Return the number of global batches in an epoch."""
@@ -83,8 +94,9 @@ class StreamedLoader:
         sizes = self.shares[start:] if start else self.shares[:-1]
         for step, table in enumerate(recut(tables, sizes), start):  # all are read to the end, as Ray Data wants it
             if step < len(self.shares):
-                self.names = dict(zip(table[MATERIAL_KEY].to_pylist(), table[MATERIAL_ID].to_pylist(), strict=True))
-                yield collate(table).to(self.device)
+                share = table if self.parts is None else exchange(table, self.parts)
+                self.names = dict(zip(share[MATERIAL_KEY].to_pylist(), share[MATERIAL_ID].to_pylist(), strict=True))
+                yield collate(share).to(self.device)
 
     def material_ids(self, keys: list[int]) -> list[str]:
         """Return the ids of crystals of the present batch by their keys; all workers call this together."""
@@ -150,6 +162,13 @@ class TableLoader:
             rows = np.array_split(np.arange(len(table)), distributed.world_size())[distributed.rank()]
             yield collate(table.slice(rows[0] if len(rows) else 0, len(rows))).to(self.device)
 
+    def sample(self, parts: Parts | None) -> Batch:
+        """Return this worker's part of the first batch, an equal one unless told otherwise."""
+        table, workers = next(self._tables()), distributed.world_size()
+        bounds = cuts(costs_of(table), np.full(workers, 1 / workers) if parts is None else parts)
+        start, end = bounds[distributed.rank() :][:2]
+        return collate(table.slice(start, end - start)).to(self.device)
+
     def material_ids(self, keys: list[int]) -> list[str]:
         """Return the ids of crystals by their keys, reading the shards once more."""
         found: list[str] = []
@@ -178,5 +197,5 @@ def streamed_data(config: PretrainConfig, folder: Path, device: torch.device) ->
     held_out = TableLoader(folder, config.batch_size, config.holdout_fraction, device)
     keys = [table[MATERIAL_KEY].to_numpy() for table in iter_tables(folder, (MATERIAL_KEY,))]
     marked = is_held_out(np.concatenate(keys), config.holdout_fraction)
-    stream: Loader = StreamedLoader(config, int((~marked).sum()), device)
+    stream = StreamedLoader(config, int((~marked).sum()), everything, device)
     return PretrainData(train=stream, held_out=held_out if marked.any() else None, everything=everything)

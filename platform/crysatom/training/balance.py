@@ -24,7 +24,7 @@ from crysatom import distributed
 from crysatom.names import LOSS, Balancing
 from crysatom.training import machine
 from crysatom.training.context import Context
-from crysatom.training.loaders import Loader, SharedLoader, cost_of
+from crysatom.training.loaders import SharedLoader, cost_of
 
 ROUNDS = 2
 """Measurements when a training begins, or goes on with other workers; each by the shares that the last one gave."""
@@ -125,16 +125,14 @@ class Balance:
 
     """
 
-    def __init__(self, mode: Balancing, loader: Loader, context: Context) -> None:
+    def __init__(self, mode: Balancing, loader: SharedLoader, context: Context) -> None:
         self.context = context
         self.parts: NDArray[np.float64] | None = None
         self.measured_at = -np.inf
         wanted = distributed.world_size() > 1 and (
             mode == "speed" or (mode == "auto" and len(set(distributed.gather_objects(machine.hardware()))) > 1)
         )
-        self.loader = loader if wanted and isinstance(loader, SharedLoader) else None
-        if wanted and not self.loader:
-            context.say("the workers differ, but a stream is shared equally: the slowest sets the pace")
+        self.loader = loader if wanted else None
 
     def update(self, model: nn.Module, epoch: int) -> None:
         """Measure and share anew if it is time; all workers call this together, between two steps.
@@ -147,7 +145,7 @@ class Balance:
             return
         before = self.parts
         for _ in range(ROUNDS if before is None else 1):
-            batch = next(iter(self.loader.epoch(epoch)))
+            batch = self.loader.sample(epoch)
             distributed.gather_objects(None)  # so that workers on one machine are measured together, as they train
             abilities = distributed.gather_objects(measure(model, batch, epoch, self.context.device))
             if not all(ability.cost for ability in abilities):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Literal, Protocol, runtime_checkable
+from itertools import pairwise
+from typing import Literal, Protocol
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -14,6 +16,8 @@ from torch_geometric.data import Batch
 
 from crysatom import distributed
 from crysatom.graphs.batch import GraphTensors, select
+from crysatom.graphs.columns import list_lengths
+from crysatom.names import NEIGHBOR
 
 
 class Loader(Protocol):
@@ -29,17 +33,79 @@ class Loader(Protocol):
         """Return the ids of crystals by their keys, for messages."""
 
 
-@runtime_checkable
+Parts = Sequence[float] | NDArray[np.float64]
+"""``(W,)`` of the cost of a global batch, for each worker; they sum to 1."""
+
+
 class SharedLoader(Loader, Protocol):
     """A loader whose workers may have parts that are not equal."""
 
-    def share(self, parts: Sequence[float] | NDArray[np.float64]) -> None:
-        """Give each worker its part ``(W,)`` of the cost of each global batch from now on."""
+    def share(self, parts: Parts) -> None:
+        """Give each worker its part of the cost of each global batch from now on."""
+
+    def sample(self, epoch: int) -> Batch:
+        """Return this worker's share of a global batch to be measured by; each call begins anew with the same batch."""
 
 
 def cost_of(batch: Batch) -> int:
     """Return what a batch costs: nearly all time goes by edges; an isolated atom's crystal has none."""
     return int(batch.edge_index.shape[1] + batch.num_graphs)
+
+
+def costs_of(table: pa.Table) -> NDArray[np.int64]:
+    """Return the cost ``(B,)`` of each crystal of graph-shard rows, as of :func:`cost_of`."""
+    costs: NDArray[np.int64] = list_lengths(table[NEIGHBOR]) + 1
+    return costs
+
+
+def cuts(costs: NDArray[np.int64], parts: Parts) -> NDArray[np.int64]:
+    """Return where to cut a global batch: a crystal goes to the worker in whose part the middle of its cost lies.
+
+    Args:
+        costs: ``(B,)`` of its crystals, in order.
+        parts: Of the W workers.
+
+    Returns:
+        ``(W + 1,)`` from 0 to B; worker r takes those from the r-th cut to the next.
+
+    """
+    middles = costs.cumsum() - costs / 2
+    inner = np.searchsorted(middles, np.cumsum(parts)[:-1] * costs.sum())
+    return np.concatenate([[0], inner, [len(costs)]])
+
+
+def exchange(table: pa.Table, parts: Parts) -> pa.Table:
+    """Return this worker's part of a global batch of which each worker holds some rows; all call this together.
+
+    The batch is what the workers hold, in order of rank. It is cut anew, and stays as it is, with its order. What
+    changes hands is sent to all: some crystals of a few kB.
+
+    Args:
+        table: Graph-shard rows of this worker; may be none.
+        parts: Of the workers.
+
+    """
+    rank, held = distributed.rank(), distributed.gather_objects(costs_of(table))
+    bounds, first = cuts(np.concatenate(held), parts), sum(map(len, held[:rank]))
+    mine = np.clip(bounds - first, 0, len(table))  # where each worker's rows begin and end among those held here
+    pieces = [table.slice(start, end - start) for start, end in pairwise(mine)]
+    given = {to: _message(piece) for to, piece in enumerate(pieces) if to != rank and len(piece)}
+    gifts = [gift.get(rank) for gift in distributed.gather_objects(given)]
+    lower, higher = ([_rows(gift) for gift in some if gift] for some in (gifts[:rank], gifts[rank + 1 :]))
+    return pa.concat_tables([*lower, pieces[rank], *higher])
+
+
+def _message(table: pa.Table) -> bytes:
+    """Return rows as bytes: Arrow's own format, which has nothing of the table that they are a slice of."""
+    with pa.BufferOutputStream() as sink:
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return bytes(sink.getvalue())
+
+
+def _rows(message: bytes) -> pa.Table:
+    with pa.ipc.open_stream(message) as reader:
+        return reader.read_all()
 
 
 def global_batches(
@@ -90,16 +156,20 @@ class ResidentLoader:
     ) -> None:
         self.tensors, self.crystals, self.ids = tensors, crystals, material_ids
         self.batch_size, self.tail, self.seed, self.targets = batch_size, tail, seed, targets
-        self.parts: NDArray[np.float64] | None = None
+        self.parts: Parts | None = None
 
     def num_steps(self) -> int:
         """Return the number of global batches in an epoch."""
         whole, rest = divmod(len(self.crystals), self.batch_size)
         return max(1, whole) if self.tail == "spread" else whole + (rest > 0)
 
-    def share(self, parts: Sequence[float] | NDArray[np.float64]) -> None:
-        """Give each worker its part ``(W,)`` of the cost of each global batch from now on."""
-        self.parts = np.asarray(parts, np.float64)
+    def share(self, parts: Parts) -> None:
+        """Give each worker its part of the cost of each global batch from now on."""
+        self.parts = parts
+
+    def sample(self, epoch: int) -> Batch:
+        """Return this worker's share of the first global batch of an epoch."""
+        return next(iter(self.epoch(epoch)))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this worker's share of each global batch from number ``start`` on."""
@@ -112,12 +182,10 @@ class ResidentLoader:
             yield batch
 
     def _shares(self, crystals: np.ndarray) -> list[np.ndarray]:
-        """Cut a global batch, in order: a crystal goes to the worker in whose part the middle of its cost lies."""
+        """Cut a global batch, in order."""
         if self.parts is None:
             return np.array_split(crystals, distributed.world_size())
-        costs = self._costs[crystals]
-        middles = costs.cumsum() - costs / 2
-        return np.split(crystals, np.searchsorted(middles, self.parts.cumsum()[:-1] * costs.sum()))
+        return np.split(crystals, cuts(self._costs[crystals], self.parts)[1:-1])
 
     @cached_property
     def _costs(self) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ from crysatom.training import checkpoints
 from crysatom.training.averaging import MovingAverage
 from crysatom.training.balance import Balance
 from crysatom.training.context import Context, StoppedError, Wish
-from crysatom.training.loaders import Loader
+from crysatom.training.loaders import Loader, SharedLoader
 from crysatom.training.schedules import learning_rate
 from crysatom.training.totals import Totals
 
@@ -109,7 +109,7 @@ class Loop:
     def __init__(  # noqa: PLR0913, PLR0917 - the parts of a training
         self,
         model: nn.Module,
-        train: Loader,
+        train: SharedLoader,
         held_out: Loader | None,
         settings: Settings,
         context: Context,

@@ -20,7 +20,7 @@ from crysatom.ssl.node_level import NodeLevelObjective
 from crysatom.ssl.objective import Objective
 from crysatom.training.context import Context, Metrics
 from crysatom.training.encoder_files import PretrainedEncoder
-from crysatom.training.loaders import Loader, ResidentLoader, is_held_out
+from crysatom.training.loaders import Loader, ResidentLoader, SharedLoader, is_held_out
 from crysatom.training.loop import Loop
 from crysatom.vectors.elements import ElementFeatures, element_features
 from crysatom.vectors.extract import ElementMoments, LastBatchTable
@@ -40,7 +40,7 @@ class PretrainData:
 
     """
 
-    train: Loader
+    train: SharedLoader
     held_out: Loader | None
     everything: Loader
 
