@@ -26,6 +26,7 @@ import torch
 from mlflow import MlflowClient
 
 from crysatom.config import PretrainConfig
+from crysatom.crystals.splits import is_held_out
 from crysatom.graphs.shards import MANIFEST, file_sha256
 from crysatom.names import DISTANCE, MATERIAL_ID, MATERIAL_KEY
 from crysatom.pipelines.preparing import prepare
@@ -33,7 +34,6 @@ from crysatom.pipelines.pretraining import FinishedRun, run
 from crysatom.pipelines.run_folder import CHECKPOINTS
 from crysatom.tracking.journal import Journal
 from crysatom.tracking.store import client
-from crysatom.training.loaders import is_held_out
 from crysatom.training.loop import NonFiniteLossError
 from crysatom.training.machine import hardware
 from tests.conftest import REPOSITORY

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+from crysatom.crystals.splits import is_held_out
 from crysatom.graphs.graph import material_keys
 from crysatom.training.averaging import MovingAverage
-from crysatom.training.loaders import global_batches, is_held_out
+from crysatom.training.loaders import global_batches
 from crysatom.training.schedules import learning_rate
 from tests.small_runs import data_of, make_shards, one_thread, tiny  # noqa: F401
 

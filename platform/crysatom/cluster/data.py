@@ -15,31 +15,25 @@ import torch
 from torch_geometric.data import Batch
 
 from crysatom import distributed
+from crysatom.cluster.shard_source import GraphShards
 from crysatom.cluster.train import STREAM
 from crysatom.config import PretrainConfig
+from crysatom.crystals.splits import is_held_out
 from crysatom.graphs.batch import collate
-from crysatom.graphs.shards import TRAINING_COLUMNS, iter_tables, shard_files
+from crysatom.graphs.shards import TRAINING_COLUMNS, iter_tables
 from crysatom.names import MATERIAL_ID, MATERIAL_KEY
-from crysatom.training.loaders import Parts, costs_of, cuts, exchange, is_held_out
+from crysatom.training.loaders import Parts, costs_of, cuts, exchange
 from crysatom.training.pretrain import PretrainData
 
 SHUFFLE_BATCHES = 16
-"""Batches in the buffer that rows are drawn from; the order of the files is shuffled as well."""
+"""Batches in the buffer that rows are drawn from; the order of the row groups is shuffled as well."""
 
 
 def streamed_dataset(config: PretrainConfig, shards: Path) -> ray.data.Dataset:
-    """Return the crystals to learn from, in a new order of files in each epoch."""
-    dataset = ray.data.read_parquet(
-        [str(path) for path in shard_files(shards)],
-        columns=list(TRAINING_COLUMNS),
-        shuffle=ray.data.FileShuffleConfig(seed=config.seed),
-    )
-    fraction = config.holdout_fraction
-
-    def keep(table: pa.Table) -> pa.Table:
-        return table.filter(pa.array(~is_held_out(table[MATERIAL_KEY].to_numpy(), fraction)))
-
-    return dataset.map_batches(keep, batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
+    """Return the crystals to learn from, in a new order of row groups in each epoch."""
+    source = GraphShards(shards, config.holdout_fraction, config.seed)
+    dataset: ray.data.Dataset = ray.data.read_datasource(source, override_num_blocks=source.num_tasks())
+    return dataset
 
 
 class StreamedLoader:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -159,24 +160,57 @@ def _readable(folder: str | Path) -> Iterator[None]:
         ) from error
 
 
-def iter_tables(
-    folder: str | Path, columns: Sequence[str] = SCHEMA.names, *, verify: bool = False
-) -> Iterator[pa.Table]:
-    """Yield the shards one row group (about 1,000 crystals) at a time, in order.
+@dataclass(frozen=True)
+class RowGroup:
+    """About 1,000 crystals of a shard, which are read together.
+
+    Attributes:
+        path: Of the shard.
+        number: In the shard.
+        num_bytes: In memory, by what the file says of itself.
+
+    """
+
+    path: Path
+    number: int
+    num_bytes: int
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """Return the given columns.
+
+        Raises:
+            ValueError: If the shard is damaged.
+
+        """
+        with _readable(self.path.parent), pq.ParquetFile(self.path) as file:
+            return file.read_row_group(self.number, columns=list(columns))
+
+
+def row_groups(folder: str | Path, *, verify: bool = False) -> list[RowGroup]:
+    """Return the row groups of a folder's shards, in order.
 
     Args:
         folder: Folder of graph shards.
-        columns: Columns to read.
         verify: Compare the content of each file with the manifest first.
 
     Raises:
         ValueError: If the folder is not whole.
 
     """
+    groups = []
     for path in shard_files(folder, verify=verify):
-        with _readable(folder), pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                yield file.read_row_group(group, columns=list(columns))
+        with _readable(folder):
+            about = pq.read_metadata(path)
+        groups += [RowGroup(path, k, about.row_group(k).total_byte_size) for k in range(about.num_row_groups)]
+    return groups
+
+
+def iter_tables(
+    folder: str | Path, columns: Sequence[str] = SCHEMA.names, *, verify: bool = False
+) -> Iterator[pa.Table]:
+    """Yield the shards one row group at a time, in order; arguments and errors are those of :func:`row_groups`."""
+    for group in row_groups(folder, verify=verify):
+        yield group.read(columns)
 
 
 def load(folder: str | Path, columns: Sequence[str] = TRAINING_COLUMNS, *, verify: bool = False) -> GraphArrays:

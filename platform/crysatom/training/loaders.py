@@ -197,9 +197,3 @@ class ResidentLoader:
     def material_ids(self, keys: list[int]) -> list[str]:
         """Return the ids of crystals by their keys, for messages."""
         return [str(name) for name in self.ids[np.isin(self.tensors.material_keys.cpu().numpy(), keys)]]
-
-
-def is_held_out(material_keys: np.ndarray, fraction: float) -> np.ndarray:
-    """Mark the crystals held out of training, by a hash of their id: the same in every data set and run."""
-    uniform = (material_keys.astype(np.uint64) >> np.uint64(11)).astype(np.float64) / 2.0**53
-    return uniform < fraction

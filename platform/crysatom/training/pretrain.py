@@ -13,6 +13,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from crysatom.config import PretrainConfig
+from crysatom.crystals.splits import is_held_out
 from crysatom.graphs.batch import GraphTensors
 from crysatom.graphs.shards import load
 from crysatom.names import MAX_ATOMIC_NUMBER
@@ -20,7 +21,7 @@ from crysatom.ssl.node_level import NodeLevelObjective
 from crysatom.ssl.objective import Objective
 from crysatom.training.context import Context, Metrics
 from crysatom.training.encoder_files import PretrainedEncoder
-from crysatom.training.loaders import Loader, ResidentLoader, SharedLoader, is_held_out
+from crysatom.training.loaders import Loader, ResidentLoader, SharedLoader
 from crysatom.training.loop import Loop
 from crysatom.vectors.elements import ElementFeatures, element_features
 from crysatom.vectors.extract import ElementMoments, LastBatchTable
