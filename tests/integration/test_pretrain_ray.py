@@ -26,8 +26,7 @@ import torch
 from mlflow import MlflowClient
 
 from crysatom.config import PretrainConfig
-from crysatom.crystals.splits import is_held_out
-from crysatom.graphs.shards import MANIFEST, file_sha256
+from crysatom.graphs.shards import MANIFEST, file_sha256, is_held_out
 from crysatom.names import DISTANCE, MATERIAL_ID, MATERIAL_KEY
 from crysatom.pipelines.preparing import prepare
 from crysatom.pipelines.pretraining import FinishedRun, run

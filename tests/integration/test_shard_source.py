@@ -12,8 +12,7 @@ import ray.data
 
 from crysatom.cluster import shard_source
 from crysatom.cluster.data import streamed_dataset
-from crysatom.crystals.splits import is_held_out
-from crysatom.graphs.shards import TRAINING_COLUMNS, iter_tables, row_groups
+from crysatom.graphs.shards import TRAINING_COLUMNS, is_held_out, iter_tables, row_groups
 from crysatom.names import MATERIAL_KEY
 from tests.small_runs import make_shards, tiny
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from crysatom.crystals.splits import is_held_out
 from crysatom.graphs.graph import material_keys
+from crysatom.graphs.shards import is_held_out
 from crysatom.training.averaging import MovingAverage
 from crysatom.training.loaders import global_batches
 from crysatom.training.schedules import learning_rate

@@ -18,9 +18,8 @@ from crysatom import distributed
 from crysatom.cluster.shard_source import GraphShards
 from crysatom.cluster.train import STREAM
 from crysatom.config import PretrainConfig
-from crysatom.crystals.splits import is_held_out
 from crysatom.graphs.batch import collate
-from crysatom.graphs.shards import TRAINING_COLUMNS, iter_tables
+from crysatom.graphs.shards import TRAINING_COLUMNS, is_held_out, iter_tables
 from crysatom.names import MATERIAL_ID, MATERIAL_KEY
 from crysatom.training.loaders import Parts, costs_of, cuts, exchange
 from crysatom.training.pretrain import PretrainData

@@ -11,8 +11,7 @@ import pyarrow as pa
 from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from crysatom.crystals.splits import is_held_out
-from crysatom.graphs.shards import TRAINING_COLUMNS, RowGroup, row_groups
+from crysatom.graphs.shards import TRAINING_COLUMNS, RowGroup, is_held_out, row_groups
 from crysatom.names import MATERIAL_KEY
 
 MAX_TASKS = 2000

@@ -273,19 +273,9 @@ def _tell_missing(table: pa.Table, column: str, rows: Array) -> None:
 
 
 def hash_uniform(names: Iterable[str], purpose: str) -> Array:
-    """Return numbers in [0, 1) by a hash of purpose and name, as :func:`is_held_out`."""
+    """Return numbers in [0, 1) by a hash of purpose and name, as :func:`crysatom.graphs.shards.is_held_out`."""
     heads = b"".join(hashlib.sha256(f"{purpose}/{name}".encode()).digest()[:8] for name in names)
     return (np.frombuffer(heads, dtype=">u8") >> np.uint64(11)).astype(np.float64) / 2.0**53
-
-
-def is_held_out(material_keys: Array, fraction: float) -> Array:
-    """Mark the crystals held out of pretraining, by a hash of their id: the same in every data set and run.
-
-    Not among the loaders, for processes that only read crystals, and have no use for torch, mark them by it.
-    """
-    uniform = (material_keys.astype(np.uint64) >> np.uint64(11)).astype(np.float64) / 2.0**53
-    marked: Array = uniform < fraction
-    return marked
 
 
 def _by_fractions(name: str, material_ids: Ids, uniform: Array, fractions: Fractions) -> Split:

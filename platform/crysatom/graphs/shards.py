@@ -213,6 +213,21 @@ def iter_tables(
         yield group.read(columns)
 
 
+def is_held_out(material_keys: Array, fraction: float) -> Array:
+    """Mark the crystals held out of pretraining, by a hash of their id: the same in every data set and run.
+
+    Here and not among the loaders, for processes that only read shards have no use for torch.
+
+    Args:
+        material_keys: ``(B,)`` int64, the heads of the SHA-256 of the ids.
+        fraction: Of the crystals, about.
+
+    """
+    uniform = (material_keys.astype(np.uint64) >> np.uint64(11)).astype(np.float64) / 2.0**53
+    marked: Array = uniform < fraction
+    return marked
+
+
 def load(folder: str | Path, columns: Sequence[str] = TRAINING_COLUMNS, *, verify: bool = False) -> GraphArrays:
     """Read all shards of a folder into flat arrays, column by column; vectors and potentials where shards have them.
 

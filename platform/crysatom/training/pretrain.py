@@ -13,9 +13,8 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from crysatom.config import PretrainConfig
-from crysatom.crystals.splits import is_held_out
 from crysatom.graphs.batch import GraphTensors
-from crysatom.graphs.shards import load
+from crysatom.graphs.shards import is_held_out, load
 from crysatom.names import MAX_ATOMIC_NUMBER
 from crysatom.ssl.node_level import NodeLevelObjective
 from crysatom.ssl.objective import Objective
