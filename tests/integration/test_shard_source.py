@@ -10,7 +10,6 @@ import pyarrow as pa
 import pytest
 import ray.data
 
-from crysatom.cluster import shard_source
 from crysatom.cluster.data import streamed_dataset
 from crysatom.graphs.shards import TRAINING_COLUMNS, is_held_out, iter_tables, row_groups
 from crysatom.names import MATERIAL_KEY
@@ -54,12 +53,6 @@ def test_each_epoch_has_each_crystal_once_in_another_order(shards: Path) -> None
     seen = list(epochs(streamed_dataset(tiny(), shards), 3))
     assert all(in_order(table) == expected for table in seen)
     assert len({tuple(table[MATERIAL_KEY].to_pylist()) for table in seen}) == 3
-
-
-def test_more_row_groups_than_tasks_are_read_together(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_source, "MAX_TASKS", 3)
-    [table] = epochs(streamed_dataset(tiny(), shards), 1)
-    assert in_order(table) == in_order(trained(shards))
 
 
 def test_processes_that_read_do_without_torch(shards: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch_geometric.data import Batch
 
 from crysatom import distributed
-from crysatom.cluster.shard_source import GraphShards
+from crysatom.cluster.shard_source import GraphShards, Pause
 from crysatom.cluster.train import STREAM
 from crysatom.config import PretrainConfig
 from crysatom.graphs.batch import collate
@@ -32,6 +32,7 @@ def streamed_dataset(config: PretrainConfig, shards: Path) -> ray.data.Dataset:
     """Return the crystals to learn from, in a new order of row groups in each epoch."""
     source = GraphShards(shards, config.holdout_fraction, config.seed)
     dataset: ray.data.Dataset = ray.data.read_datasource(source, override_num_blocks=source.num_tasks())
+    dataset.context.custom_execution_callback_classes = [Pause]
     return dataset
 
 
