@@ -123,7 +123,7 @@ def main() -> None:
             print(way, flush=True)
             measured[way].append(epochs(dataset_of(PretrainConfig(), arguments.data), arguments.epochs))
     shares = {
-        way: coordinator_share(dataset_of(PretrainConfig(), arguments.data), 20) for way, dataset_of in WAYS.items()
+        way: coordinator_share(dataset_of(PretrainConfig(), arguments.data), 10) for way, dataset_of in WAYS.items()
     }
     later = {way: [epoch for found in rounds for epoch in found[1:]] for way, rounds in measured.items()}
     crystals = {epoch["crystals"] for found in later.values() for epoch in found}

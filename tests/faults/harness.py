@@ -180,7 +180,7 @@ def run(world: World, count: int, seed: int, only: str = "") -> list[Outcome]:
     client(world.store).search_experiments()  # the tables of a new store, once
     known = kinds(world.place)
     for number, (fault, name) in enumerate(plan(count)):
-        if number in done or only not in fault:
+        if number in done or only not in f"{fault}, {name}":
             continue
         outcome = inject(world, known[name], fault, number, seed)
         with file.open("a") as stream:
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--injections", type=int, default=len(PLAN))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("/tmp/crysatom-faults"))  # noqa: S108 - a user may say another
-    parser.add_argument("--only", default="", help="faults whose names contain this")
+    parser.add_argument("--only", default="", help="injections whose fault and job, with a comma between, contain this")
     parser.add_argument("--no-report", action="store_true", help="leave benchmarks/ as it is")
     given = parser.parse_args()
     world = World(given.out.resolve())
