@@ -23,7 +23,7 @@ from crysatom.names import (
     FRAC_COORDS,
     LATTICE,
     MATERIAL_ID,
-    READING_NOTE,
+    NOTE,
     REASON,
     SOURCE,
 )
