@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from crysatom.config import PredictConfig
+from crysatom.crystals import rejections
 from crysatom.pipelines import predicting
 from crysatom.pipelines.predicting import describe, run
 from crysatom.training.inference import Ensemble
@@ -179,6 +180,22 @@ def test_what_cannot_be_written_is_an_error_in_one_line_and_replaces_nothing(pla
         assert re.fullmatch(r"error: [^\n]*(p.quarantine.csv|model.json)[^\n]*\n", failed.stderr), failed.stderr
         assert (place / "p.csv").read_text() == "of an earlier run"
         assert not list(place.glob("*.tmp"))
+
+
+def test_inputs_of_hardly_anything_but_rejected_records_are_given_up(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rejections, "MOST_REJECTED", 5)
+    for name in ("p.csv", "p.quarantine.csv"):
+        (place / name).write_text("of an earlier run")
+    (place / "a.jsonl").write_text("{}\n" * 7)
+    failed = run_here("predict", "--model", "model", "cifs/a000.cif", "a.jsonl", "--out", "p.csv")
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: 7 inputs were rejected and 1 accepted; this is given up, since")
+    for name in ("p.csv", "p.quarantine.csv"):
+        assert (place / name).read_text() == "of an earlier run"
+    monkeypatch.setattr(rejections, "MOST_REJECTED", 6)
+    assert run_here("predict", "--model", "model", "cifs/a000.cif", "a.jsonl", "--out", "p.csv").returncode == 3
 
 
 def test_a_full_disk_leaves_the_earlier_results(place: Path) -> None:

@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,7 +22,7 @@ from crysatom.crystals.computed import COMPUTED_COLUMNS, COMPUTED_FIELDS, comput
 from crysatom.crystals.examine import examine_batch
 from crysatom.crystals.properties import PropertyTypes, property_array
 from crysatom.crystals.quarantine import QUARANTINE_SCHEMA, FirstOfEachId, Rejected
-from crysatom.crystals.raw import PROPERTIES_JSON, to_batch
+from crysatom.crystals.raw import PROPERTIES_JSON, Raw, to_batch
 from crysatom.crystals.rejections import Rejections, streamed, to_parquet
 from crysatom.crystals.sources import Source, open_source
 from crysatom.crystals.table import STRUCTURE_COLUMNS, STRUCTURE_FIELDS, table_writer, write_table
@@ -36,6 +35,9 @@ QUARANTINE_FILE = "quarantine.parquet"
 
 BATCH_RECORDS = 128
 """Records parsed at a time; half a second of CIFs."""
+
+BATCH_ROWS = 4096
+"""Records that travel together, with those that a reader already rejected, which need no parsing."""
 
 PROGRESS_SECONDS = 5.0
 
@@ -111,11 +113,21 @@ class ReadCount:
         self.count = 0
 
     def batches(self, source: Source) -> Iterator[pa.Table]:
-        """Yield the records of a source, :data:`BATCH_RECORDS` at a time."""
-        records = source.records()
-        while batch := list(islice(records, BATCH_RECORDS)):
-            self.count += len(batch)
-            yield to_batch(batch)
+        """Yield the records of a source, :data:`BATCH_RECORDS` to be parsed at a time."""
+        batch: list[Raw | Rejected] = []
+        to_parse = 0
+        for record in source.records():
+            batch.append(record)
+            to_parse += isinstance(record, Raw)
+            if to_parse == BATCH_RECORDS or len(batch) == BATCH_ROWS:
+                yield self._counted(batch)
+                batch, to_parse = [], 0
+        if batch:
+            yield self._counted(batch)
+
+    def _counted(self, batch: list[Raw | Rejected]) -> pa.Table:
+        self.count += len(batch)
+        return to_batch(batch)
 
 
 def _collect(outcomes: Iterable[pa.Table], source: Source, read: ReadCount, out: Path) -> IngestReport:
