@@ -26,6 +26,18 @@ MOST_LINE_BYTES = 32_000_000
 MOST_EXPANSION = 100
 """Largest ratio of compression; structures have 3 to 30, and a file of nothing 1,000."""
 
+MOST_SMALL_BYTES = 8_000_000
+"""What any compressed file may become: of few structures, often repeated, the ratio may be larger."""
+
+LEAST_RECORD_BYTES = 64
+"""Of a record on average: a cell, an atom and their keys take more."""
+
+LEAST_OBJECT_BYTES, LEAST_LIST_BYTES = 12, 5
+"""For each ``{``, and for each ``{`` or ``[``, on average: a site takes 94 bytes for six, coordinates 8 for one."""
+
+FEW = 10_000
+"""So many of a kind are no burden, whatever they are."""
+
 
 def open_json(path: str) -> Source:
     """Open a list of structures, a dictionary id -> structure, a list of records, one structure, or a pandas table.
@@ -38,13 +50,17 @@ def open_json(path: str) -> Source:
 
     """
     try:
-        document = json.loads(_whole(path))
+        text = _whole(path)
+        document = _loads(text)
     except _UNREADABLE as error:
         raise ValueError(f"{path}: cannot be read ({error}); restore the file") from error
+    except _NoStructuresError as error:
+        raise ValueError(f"{path}: holds no structures: {error}; give the file that holds the structures") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: not valid JSON ({error}); a file with one record per line must be called .jsonl"
         ) from error
+    _require_few_entries(document, len(text), path)
     try:
         entries = _entries(document, Path(path).name.split(".")[0])
     except TypeError:  # columns or rows of a table that are none
@@ -91,6 +107,43 @@ def to_raw(record: Any, default_id: str, where: str, missing: tuple[str, ...] = 
     )
 
 
+class _NoStructuresError(ValueError):
+    """JSON that holds so many things in so few bytes that they can be no structures."""
+
+
+def _loads(text: str) -> Any:
+    """Return what JSON holds; its brackets are counted before, since each takes 30 times its length as an object.
+
+    Raises:
+        ValueError: If it is not valid, or hardly more than brackets.
+
+    """
+    objects = text.count("{")
+    for number, least, what in (
+        (objects, LEAST_OBJECT_BYTES, "{"),
+        (objects + text.count("["), LEAST_LIST_BYTES, "{ or ["),
+    ):
+        if number > FEW + len(text) // least:
+            raise _NoStructuresError(f"it has {number:,} times {what} in {len(text):,} bytes, which no structures have")
+    return json.loads(text)
+
+
+def _require_few_entries(document: Any, num_bytes: int, path: str) -> None:
+    """Raise if a document has more entries than structures fit into its bytes, before records are made of them."""
+    if isinstance(document, dict) and {"columns", "data"} <= document.keys():
+        document = document["data"]
+    if isinstance(document, list | dict):
+        _require_few(len(document), num_bytes, path)
+
+
+def _require_few(records: int, num_bytes: int, path: str) -> None:
+    if records > FEW + num_bytes // LEAST_RECORD_BYTES:
+        raise ValueError(
+            f"{path}: holds no structures: there are {records:,} entries in {num_bytes:,} bytes, and a structure takes "
+            f"{LEAST_RECORD_BYTES} or more; give the file that holds the structures"
+        )
+
+
 def _open(path: str) -> IO[bytes]:
     return cast("IO[bytes]", gzip.open(path, "rb")) if path.lower().endswith(".gz") else Path(path).open("rb")
 
@@ -99,7 +152,7 @@ def _whole(path: str) -> str:
     """Return the text of a file; of a compressed one no more than sound data can become."""
     most = MOST_JSON_BYTES
     if path.lower().endswith(".gz"):
-        most = min(most, max(MOST_LINE_BYTES, MOST_EXPANSION * Path(path).stat().st_size))
+        most = min(most, max(MOST_SMALL_BYTES, MOST_EXPANSION * Path(path).stat().st_size))
     with _open(path) as stream:
         content = stream.read(most + 1)
     if len(content) > most:
@@ -125,10 +178,12 @@ def _entries(document: Any, stem: str) -> list[tuple[str, Any]] | None:
 
 def _lines(path: str) -> Iterator[Raw | Rejected]:
     stem = Path(path).name.split(".")[0]
-    number = 0
+    number = num_bytes = 0
     try:
         with _open(path) as stream:
             for number, line in enumerate(iter(partial(stream.readline, MOST_LINE_BYTES), b""), start=1):
+                num_bytes += len(line)
+                _require_few(number, num_bytes, path)
                 too_long = len(line) == MOST_LINE_BYTES and not line.endswith(b"\n")
                 while too_long and (rest := stream.readline(MOST_LINE_BYTES)):
                     if rest.endswith(b"\n") or len(rest) < MOST_LINE_BYTES:
@@ -145,7 +200,10 @@ def _lines(path: str) -> Iterator[Raw | Rejected]:
 
 def _line(line: bytes, default_id: str, where: str) -> Raw | Rejected:
     try:
-        return to_raw(json.loads(line.decode("utf-8-sig")), default_id, where)
+        return to_raw(_loads(line.decode("utf-8-sig")), default_id, where)
+    except _NoStructuresError as error:
+        message = f"the line holds no structure: {error}; remove it"
+        return rejected(Reason.UNREADABLE, message, material_id=default_id, source=where)
     except (ValueError, RecursionError) as error:
         message = f"the line is not valid JSON ({error}); write one structure or record per line"
         return rejected(Reason.UNREADABLE, message, material_id=default_id, source=where)
