@@ -125,6 +125,8 @@ def _collect(outcomes: Iterable[pa.Table], source: Source, read: ReadCount, out:
         accepted = write_table(sorter.accepted(outcomes), spool, _SPOOL_SCHEMA)
         write_table(quarantine_table(sorter.rejected), out / QUARANTINE_FILE)
         fields = sorter.types.fields(source.name)
+        for level, remark in sorter.types.remarks():
+            logger.log(level, "%s: %s", source.name, remark)
         metadata = {"source": source.name, "crysatom": __version__}
         schema = pa.schema([*STRUCTURE_FIELDS, *COMPUTED_FIELDS, *fields.values()], metadata=metadata)
         write_table(_with_property_columns(spool, list(fields), schema), out / TABLE_FILE, schema)
@@ -162,7 +164,7 @@ class _Sorter:
                 .select([*STRUCTURE_COLUMNS, PROPERTIES_JSON])
                 .cast(_SPOOL_SCHEMA)
             )
-            self.types.observe(map(json.loads, kept[PROPERTIES_JSON].to_pylist()))
+            self.types.observe(kept[MATERIAL_ID].to_pylist(), map(json.loads, kept[PROPERTIES_JSON].to_pylist()))
             self._tell()
             yield kept
 
