@@ -14,7 +14,7 @@ import pyarrow as pa
 from crysatom.crystals.computed import COMPUTED_COLUMNS
 from crysatom.crystals.quarantine import short
 from crysatom.crystals.table import STRUCTURE_COLUMNS, property_field
-from crysatom.crystals.text_table import is_missing
+from crysatom.crystals.text_table import is_missing, number
 
 _TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 _INT64_LIMIT = 2**63
@@ -111,11 +111,11 @@ def _common_type(kinds: Collection[type]) -> pa.DataType:
 
 
 def property_array(values: Sequence[Any], dtype: pa.DataType) -> pa.Array:
-    """Return a column; values of mixed kinds become text, and words among numbers or booleans are no values."""
+    """Return a column; values of mixed kinds become text, words among numbers or booleans None, decimals floats."""
     if pa.types.is_string(dtype):
         values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
     else:
-        values = [None if isinstance(value, str) else value for value in values]
+        values = [number(value) if isinstance(value, str) else value for value in values]
     if pa.types.is_floating(
         dtype
     ):  # Arrow refuses whole numbers that a float cannot hold exactly, and Python's floats as halves

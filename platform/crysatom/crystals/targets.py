@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ Ids = Sequence[str] | Array
 
 logger = logging.getLogger(__name__)
 
+_INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
 _TRUTH_TRAINS = "column {} holds true and false, which are trained as 1 and 0"
 
 
@@ -147,8 +149,9 @@ def _labels(path: Path, name: str, lines: Sequence[Line]) -> dict[str, float]:
     wrong = [i for i, cell in enumerate(cells) if not is_missing(cell) and number(cell) is None]
     if column.kind == "text" and wrong:
         first = next((i for i in wrong if cells[i].lower() not in {"true", "false"}), wrong[0])
+        what = "finite" if _INFINITE.fullmatch(cells[first]) else "a number"
         raise ValueError(
-            f"{path}:{numbers[first]}: {short(cells[first])!r} is not a number; correct it, or remove the row"
+            f"{path}:{numbers[first]}: {short(cells[first])!r} is not {what}; correct it, or remove the row"
         )
     if column.missing:
         logger.info("%s: %s", path, says_missing(name, column, cells, numbers))

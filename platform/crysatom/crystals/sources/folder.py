@@ -37,8 +37,11 @@ def open_cif(path: str) -> Source:
 def open_poscar(path: str) -> Source:
     """Open a single POSCAR; its id is the file's name and 1."""
     file = Path(path)
-    record = partial(_read_structure, file, f"{poscar_stem(file)}-1", {})
-    return Source(name=path, records=lambda: iter([replace(record(), source=f"{path}#1")]), total=1)
+
+    def records() -> Iterator[Raw | Rejected]:
+        yield replace(_as_poscar(_read(file, f"{poscar_stem(file)}-1", {})), source=f"{path}#1")
+
+    return Source(name=path, records=records, total=1)
 
 
 def open_folder(path: str) -> Source:
@@ -112,7 +115,11 @@ def _stem(file: Path) -> str:
 def _read_structure(file: Path, material_id: str, properties: dict[str, Any]) -> Raw | Rejected:
     """Return the content of a CIF or a POSCAR."""
     record = _read(file, material_id, properties)
-    return replace(record, format="poscar") if isinstance(record, Raw) and is_poscar(file) else record
+    return _as_poscar(record) if is_poscar(file) else record
+
+
+def _as_poscar(record: Raw | Rejected) -> Raw | Rejected:
+    return replace(record, format="poscar") if isinstance(record, Raw) else record
 
 
 def _read(file: Path, material_id: str, properties: dict[str, Any]) -> Raw | Rejected:
