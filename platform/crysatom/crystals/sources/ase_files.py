@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
@@ -39,7 +40,7 @@ def open_ase(path: str) -> Source:
         kind = filetype(path)
     except (UnknownFileTypeError, UnicodeDecodeError, OSError):
         kind = ""
-    if kind == "cif" or (kind not in ioformats and _begins_as_cif(path)):
+    if kind == "cif" or _begins_as_cif(path):
         return open_cif(path)
     if kind == "vasp":
         return open_poscar(path)
@@ -53,8 +54,11 @@ def open_ase(path: str) -> Source:
 
 
 def _begins_as_cif(path: str) -> bool:
+    """Return whether the first line that is neither empty nor a comment begins a data block."""
     with Path(path).open("rb") as stream:
-        return re.match(rb"(?:\s*(?:#.*)?\n)*\s*data_", stream.read(_START_BYTES), re.IGNORECASE) is not None
+        start = stream.read(_START_BYTES).removeprefix(BOM_UTF8)
+    lines = (line.strip() for line in start.splitlines())
+    return next((line for line in lines if line and not line.startswith(b"#")), b"")[:5].lower() == b"data_"
 
 
 def is_ase_database(document: Any) -> bool:
