@@ -239,7 +239,31 @@ def test_isotopes_in_files_that_ase_reads_are_hydrogen(tmp_path: Path) -> None:
 def test_real_atomic_numbers_of_xyz_are_refused(tmp_path: Path) -> None:
     report, _ = ingest(tmp_path, "t.xyz", XYZ.format(columns="Z:R:1", first="11.5", second="17"))
     [(reason, detail)] = quarantined(report)
-    assert (reason, "declared as real (Z:R:1)" in detail) == ("unknown_species", True)
+    assert (reason, "declared as real (Z:R:1)" in detail) == ("unreadable", True)
+
+
+def test_comment_line_of_xyz_means_what_it_says(tmp_path: Path) -> None:
+    """ASE would make 202401, 7 and 10.5 of the first three."""
+    said = {"batch": "2024_01", "code": "007", "run": '"1_0.5"', "gap": "-1.5e-3", "n": "12", "metal": "T", "who": "na"}
+    text = XYZ.format(columns="species:S:1", first="Na", second="Cl")
+    text = text.replace(' pbc="T T T"', ' pbc="T T T" ' + " ".join(f"{key}={value}" for key, value in said.items()))
+    _, table = ingest(tmp_path, "t.xyz", text)
+    assert properties(table) == {
+        "batch": ["2024_01"],
+        "code": ["007"],
+        "run": ["1_0.5"],
+        "gap": [-1.5e-3],
+        "n": [12],
+        "metal": [True],
+        "who": ["na"],
+    }
+
+
+def test_repeated_keys_of_xyz_are_refused(tmp_path: Path) -> None:
+    text = XYZ.format(columns="species:S:1", first="Na", second="Cl").replace(" pbc=", " gap=1 gap=2 pbc=")
+    report, _ = ingest(tmp_path, "t.xyz", text)
+    [(reason, detail)] = quarantined(report)
+    assert (reason, "the key 'gap' is twice in the comment line" in detail) == ("unreadable", True)
 
 
 def test_whole_atomic_numbers_of_xyz(tmp_path: Path) -> None:

@@ -38,14 +38,16 @@ class PropertyTypes:
         for material_id, values in zip(material_ids, properties, strict=True):
             for name, value in values.items():
                 kinds = self._seen.setdefault(name, {})
-                if value is not None:
-                    kinds.setdefault(_kind(value), _Kind(material_id, value)).count += 1
+                if value is None or name in self._declared:
+                    continue
+                kind = _kind(value)
+                if kind not in kinds:
+                    kinds[kind] = _Kind(material_id, value)
+                kinds[kind].count += 1
 
     def remarks(self) -> Iterator[tuple[int, str]]:
         """Yield (logging level, sentence) on columns whose values are of several kinds."""
         for name, kinds in self._seen.items():
-            if name in self._declared:
-                continue
             words = [kinds[kind] for kind in kinds if kind is not NoneType]
             if len(words) > 1 and set(kinds) - {NoneType} != {int, float}:
                 each = ", ".join(f"{k.count:,} like {short(repr(k.value), 60)} ({short(k.material_id)})" for k in words)

@@ -22,6 +22,8 @@ _SIGNS = {"", "-", "--", "---", "\N{EN DASH}", "\N{EM DASH}", ".", "?"}
 MISSING = frozenset(_WORDS | _SIGNS)
 """What stands for "no value" in a column of numbers or of true and false, in any case of letters."""
 
+_LONGEST = max(map(len, MISSING))
+
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 """Which are read, and how they are called."""
 
@@ -126,7 +128,7 @@ def number(cell: str) -> float | None:
 
 def is_missing(cell: str) -> bool:
     """Return whether a cell stands for no value, if its column is one of numbers."""
-    return cell.lower() in MISSING
+    return len(cell) <= _LONGEST and cell.lower() in MISSING
 
 
 def typed(cells: Sequence[str]) -> Column:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from functools import partial
@@ -16,13 +15,13 @@ from crysatom.crystals.quarantine import Reason, Rejected, Rejection, short
 from crysatom.crystals.raw import Raw, pack_arrays
 from crysatom.crystals.sources.base import KNOWN_SOURCES, Source, plain_properties, pop_id, rejected
 from crysatom.crystals.sources.confined import confined, why
+from crysatom.crystals.sources.extxyz import comment_line
 from crysatom.crystals.sources.folder import open_cif, open_poscar
 
 _PICKLED = frozenset({"bundletrajectory"})
 """ASE formats whose readers unpickle."""
 
 _START_BYTES = 1 << 16
-_REAL_NUMBERS = re.compile(rb"[=\":](?:Z|numbers):R:", re.IGNORECASE)
 
 
 def open_ase(path: str) -> Source:
@@ -98,28 +97,17 @@ def read(path: str, kind: str) -> Iterator[Raw | Rejected]:
     from ase.data import atomic_numbers
 
     atomic_numbers.update(D=1, T=1)  # ASE knows no isotopes; in CIFs and elsewhere they are hydrogen to us
-    if kind == "extxyz" and _has_real_numbers(path):
-        message = (
-            "atomic numbers are declared as real (Z:R:1), and ASE would cut them off; write Z:I:1 and whole numbers"
-        )
-        return iter([rejected(Reason.UNKNOWN_SPECIES, message, material_id=Path(path).stem, source=path)])
     return _rows(path, kind) if kind in {"db", "json"} else _frames(path, kind)
-
-
-def _has_real_numbers(path: str) -> bool:
-    from ase.io.formats import open_with_compression
-
-    with open_with_compression(path, "rb") as stream:
-        return any(_REAL_NUMBERS.search(line) for line in stream if b"roperties" in line)
 
 
 def _frames(path: str, kind: str) -> Iterator[Raw | Rejected]:
     from ase.io import iread
 
     stem = Path(path).stem
+    options: dict[str, Any] = {"properties_parser": comment_line} if kind == "extxyz" else {}
     number = 0
     try:
-        for number, atoms in enumerate(iread(path, index=":", format=kind), start=1):
+        for number, atoms in enumerate(iread(path, index=":", format=kind, **options), start=1):
             yield _record(atoms, dict(atoms.info), f"{stem}-{number}", f"{path}#{number}")
     except Exception as error:  # noqa: BLE001 - each of ASE's readers raises its own
         message = (
