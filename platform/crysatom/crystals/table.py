@@ -57,6 +57,7 @@ class Crystal:
         frac_coords: ``(N, 3)`` float64, fractional, not necessarily wrapped to [0, 1).
         atomic_numbers: ``(N,)`` uint8.
         properties: Values of further columns, by column name.
+        notes: What its reader decided, left out or rounded; no part of a table.
 
     """
 
@@ -65,6 +66,7 @@ class Crystal:
     frac_coords: np.ndarray
     atomic_numbers: np.ndarray
     properties: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def property_field(name: str, dtype: pa.DataType) -> pa.Field:

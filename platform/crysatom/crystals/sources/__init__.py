@@ -8,7 +8,7 @@ from pathlib import Path
 
 from crysatom.crystals.quarantine import Rejected
 from crysatom.crystals.raw import Raw
-from crysatom.crystals.sources.base import KNOWN_SOURCES, Source
+from crysatom.crystals.sources.base import CIF_SUFFIXES, KNOWN_SOURCES, Source
 from crysatom.crystals.sources.listed import is_poscar
 
 __all__ = ["Source", "open_source", "read_source", "require_source"]
@@ -25,8 +25,7 @@ _SUFFIXES = {
     ".json.gz": ("crysatom.crystals.sources.records", "open_json"),
     ".jsonl": ("crysatom.crystals.sources.records", "open_json_lines"),
     ".jsonl.gz": ("crysatom.crystals.sources.records", "open_json_lines"),
-    ".cif": ("crysatom.crystals.sources.folder", "open_cif"),
-    ".cif.gz": ("crysatom.crystals.sources.folder", "open_cif"),
+    **dict.fromkeys(CIF_SUFFIXES, ("crysatom.crystals.sources.folder", "open_cif")),
 }
 
 _POSCAR = ("crysatom.crystals.sources.folder", "open_poscar")

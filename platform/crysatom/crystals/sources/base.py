@@ -15,8 +15,12 @@ from crysatom.crystals.raw import Raw
 
 KNOWN_SOURCES = (
     "aflow:prototypes, jarvis:DATASET, mp:QUERY, a folder of CIFs, a crystal table (.parquet), pymatgen structures "
-    "(.json, .jsonl, also .gz), a .cif, or a file that ASE reads (.xyz, .db, .traj, POSCAR, ...)"
+    "(.json, .jsonl, also .gz), a .cif or .mcif (also .gz, .bz2, .xz), or a file that ASE reads (.xyz, .db, .traj, "
+    "POSCAR, ...)"
 )
+
+CIF_SUFFIXES = tuple(f".{kind}{compressed}" for kind in ("mcif", "cif") for compressed in ("", ".gz", ".bz2", ".xz"))
+"""Endings of files that are read as CIFs, in any case."""
 
 ID_KEYS = ("material_id", "jid", "id", "mp_id", "entry_id", "task_id", "uid")
 """Where a record may keep its identifier, in order of preference."""
@@ -29,7 +33,7 @@ class Source:
     Attributes:
         name: As the user wrote it.
         records: Reads the source, from its start, each time it is called.
-        total: Number of records where it is known beforehand.
+        total: Number of records where it is known beforehand; of files, each of which may hold several crystals.
         fields: Fields of property columns whose type and unit the source declares.
 
     """
