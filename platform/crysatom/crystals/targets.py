@@ -143,22 +143,24 @@ def _require_rows(path: Path, lines: Sequence[Line], known: Collection[str]) -> 
 
 def _labels(path: Path, name: str, lines: Sequence[Line]) -> dict[str, float]:
     """Return the values by id: of a column of numbers, or of true and false, without the missing ones."""
-    cells = [row[1] for _, row in lines]
-    numbers = [line for line, _ in lines]
-    column = typed(cells)
-    wrong = [i for i, cell in enumerate(cells) if not is_missing(cell) and number(cell) is None]
-    if column.kind == "text" and wrong:
-        first = next((i for i in wrong if cells[i].lower() not in {"true", "false"}), wrong[0])
-        what = "finite" if _INFINITE.fullmatch(cells[first]) else "a number"
-        raise ValueError(
-            f"{path}:{numbers[first]}: {short(cells[first])!r} is not {what}; correct it, or remove the row"
-        )
+    column = typed([cells[1] for _, cells in lines])
+    if column.kind == "text":
+        _require_numbers(path, lines)
+        return {}
     if column.missing:
-        logger.info("%s: %s", path, says_missing(name, column, cells, numbers))
+        logger.info("%s: %s", path, says_missing(name, column, [line for line, _ in lines]))
     if column.kind == "true or false":
         logger.info("%s: %s", path, _TRUTH_TRAINS.format(name))
     values = zip(lines, column.values, strict=True)
-    return {row[0]: float(value) for (_, row), value in values if value is not None and column.kind != "text"}
+    return {cells[0]: float(value) for (_, cells), value in values if value is not None}
+
+
+def _require_numbers(path: Path, lines: Sequence[Line]) -> None:
+    """Raise at the first value that is neither a number nor missing; at a true or false only if all others are that."""
+    wrong = [(line, cells[1]) for line, cells in lines if not is_missing(cells[1]) and number(cells[1]) is None]
+    for line, text in sorted(wrong, key=lambda each: each[1].lower() in {"true", "false"})[:1]:
+        what = "finite" if _INFINITE.fullmatch(text) else "a number"
+        raise ValueError(f"{path}:{line}: {short(text)!r} is not {what}; correct it, or remove the row")
 
 
 def _numbers(crystals: pa.Table, name: str) -> Array:

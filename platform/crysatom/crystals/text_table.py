@@ -49,6 +49,7 @@ class Column:
     """What the cells of a column became.
 
     Attributes:
+        cells: As they are written.
         kind: Of the column.
         values: Numbers, booleans or text; None where there is none.
         missing: Positions of the cells that stand for no value.
@@ -56,6 +57,7 @@ class Column:
 
     """
 
+    cells: Sequence[str]
     kind: Kind
     values: list[Any]
     missing: list[int]
@@ -140,30 +142,37 @@ def typed(cells: Sequence[str]) -> Column:
     missing = [i for i, cell in enumerate(cells) if is_missing(cell)]
     numbers = {i: number(cells[i]) for i in given}
     if given and None not in numbers.values():
-        return Column(kind="numbers", values=[numbers.get(i) for i in range(len(cells))], missing=missing, odd=[])
+        return Column(cells=cells, kind="numbers", values=[numbers.get(i) for i in range(len(cells))], missing=missing, odd=[])
     if given and all(cells[i].lower() in _TRUTH for i in given):
         values = [_TRUTH.get(cell.lower()) for cell in cells]
-        return Column(kind="true or false", values=values, missing=missing, odd=[])
+        return Column(cells=cells, kind="true or false", values=values, missing=missing, odd=[])
     empty = [i for i, cell in enumerate(cells) if not cell]
     meant = [i for i in given if numbers[i] is not None or _DECIMAL_COMMA.fullmatch(cells[i])]
     odd = [i for i in given if numbers[i] is None] if meant else []
     kind: Kind = "text" if len(empty) < len(cells) else "empty"
-    return Column(kind=kind, values=[cell or None for cell in cells], missing=empty, odd=odd)
+    return Column(cells=cells, kind=kind, values=[cell or None for cell in cells], missing=empty, odd=odd)
 
 
-def says_missing(name: str, column: Column, cells: Sequence[str], lines: Sequence[int]) -> str:
-    """Return a sentence on the values that a column lacks."""
-    first = [f"{cells[i]!r} in line {lines[i]}" for i in column.missing[:3]]
+def says_missing(name: str, column: Column, lines: Sequence[int]) -> str:
+    """Return a sentence on the values that a column lacks.
+
+    Args:
+        name: Of the column.
+        column: Of which some values are missing.
+        lines: Where its cells stand in the file.
+
+    """
+    first = [f"{column.cells[i]!r} in line {lines[i]}" for i in column.missing[:3]]
     more = ", ..." if len(column.missing) > len(first) else ""
-    share = f"{len(column.missing):,} of {len(cells):,} rows"
+    share = f"{len(column.missing):,} of {len(lines):,} rows"
     return f"column {short(name)} has no value in {share} ({', '.join(first)}{more})"
 
 
-def says_odd(name: str, column: Column, cells: Sequence[str], lines: Sequence[int]) -> str:
-    """Return a sentence on why a column that holds numbers stays text."""
-    first = column.odd[0]
-    hint = "; decimal commas are not read, write points" if _DECIMAL_COMMA.fullmatch(cells[first]) else ""
+def says_odd(name: str, column: Column, lines: Sequence[int]) -> str:
+    """Return a sentence on why a column that holds numbers stays text; arguments as of :func:`says_missing`."""
+    cell, line = column.cells[column.odd[0]], lines[column.odd[0]]
+    hint = "; decimal commas are not read, write points" if _DECIMAL_COMMA.fullmatch(cell) else ""
     return (
-        f"column {short(name)} is kept as text, since {len(column.odd):,} of its {len(cells):,} values are no plain "
-        f"numbers, the first is {short(cells[first])!r} in line {lines[first]}{hint}"
+        f"column {short(name)} is kept as text, since {len(column.odd):,} of its {len(lines):,} values are no plain "
+        f"numbers, the first is {short(cell)!r} in line {line}{hint}"
     )

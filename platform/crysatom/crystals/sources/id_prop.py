@@ -12,6 +12,7 @@ from typing import Any
 from crysatom.crystals.quarantine import short
 from crysatom.crystals.text_table import (
     SEPARATORS,
+    Column,
     Line,
     is_missing,
     number,
@@ -70,11 +71,22 @@ def read_id_prop(path: Path, known: Collection[str]) -> list[Row]:
     has_header = _has_header(path, table.lines, known)
     lines = table.lines[has_header:]
     names = _names(path, table.lines[0][1], lines) if has_header else _default_names(len(table.lines[0][1]) - 1)
-    columns, kinds = _columns(path, names, [(line, cells) for line, cells in lines if cells[0] in known])
+    found = [(line, cells) for line, cells in lines if cells[0] in known]
+    columns = {name: typed([cells[i] for _, cells in found]) for i, name in enumerate(names, start=1) if name}
     how = f"header in line {table.lines[0][0]}" if has_header else "no header"
-    of_kinds = ", ".join(f"{short(name)} ({kind})" for name, kind in kinds.items()) or "none"
-    logger.info("%s: separated by %s, %s; columns: %s", path, SEPARATORS[table.separator], how, short(of_kinds, 1000))
-    return [Row(line=line, material_id=cells[0], properties=columns.get(line, {})) for line, cells in lines]
+    _say(path, f"separated by {SEPARATORS[table.separator]}, {how}", columns, [line for line, _ in found])
+    values = {line: {name: c.values[i] for name, c in columns.items()} for i, (line, _) in enumerate(found)}
+    return [Row(line=line, material_id=cells[0], properties=values.get(line, {})) for line, cells in lines]
+
+
+def _say(path: Path, how: str, columns: dict[str, Column], lines: list[int]) -> None:
+    kinds = ", ".join(f"{short(name)} ({column.kind})" for name, column in columns.items()) or "none"
+    logger.info("%s: %s; columns: %s", path, how, short(kinds, 1000))
+    for name, column in columns.items():
+        if column.missing:
+            logger.info("%s: %s", path, says_missing(name, column, lines))
+        if column.odd:
+            logger.warning("%s: %s", path, says_odd(name, column, lines))
 
 
 def _require_equal_lengths(path: Path, lines: list[Line]) -> None:
@@ -131,25 +143,6 @@ def _names(path: Path, header: list[str], lines: list[Line]) -> list[str]:
     for i, name in enumerate(names, start=1):
         if not name and any(cells[i] for _, cells in lines):
             raise ValueError(f"{path}: column {i + 1} has values but no name; name it, or remove it")
-    return names
-
-
-def _columns(path: Path, names: list[str], lines: list[Line]) -> tuple[dict[int, dict[str, Any]], dict[str, str]]:
-    """Return the typed values of each line by column name, and the kind of each column."""
-    numbers = [line for line, _ in lines]
-    values: dict[int, dict[str, Any]] = {line: {} for line in numbers}
-    kinds: dict[str, str] = {}
-    for i, name in enumerate(names, start=1):
-        cells = [row[i] for _, row in lines]
-        column = typed(cells)
         if not name:
             logger.info("%s: column %d is empty and has no name; it is left out", path, i + 1)
-            continue
-        kinds[name] = column.kind
-        if column.missing:
-            logger.info("%s: %s", path, says_missing(name, column, cells, numbers))
-        if column.odd:
-            logger.warning("%s: %s", path, says_odd(name, column, cells, numbers))
-        for line, value in zip(numbers, column.values, strict=True):
-            values[line][name] = value
-    return values, kinds
+    return names

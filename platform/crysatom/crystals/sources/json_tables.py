@@ -70,7 +70,8 @@ def _split(document: dict[str, Any], stem: str) -> Entries:
 def _with_schema(document: dict[str, Any], stem: str) -> Entries:
     """Return the rows of ``DataFrame.to_json(orient="table")``, whose index is a column."""
     schema = document["schema"]
-    key = next(iter((schema.get("primaryKey") if isinstance(schema, dict) else None) or ["index"]))
+    keys = schema.get("primaryKey") if isinstance(schema, dict) else None
+    key = keys[0] if isinstance(keys, list) and keys and isinstance(keys[0], str) else "index"
     found = []
     for default, row in _numbered(document["data"], stem):
         named = isinstance(row, dict) and key in row
