@@ -12,6 +12,7 @@ import pyarrow as pa
 from crysatom.crystals.checks import Limits, check
 from crysatom.crystals.cif import parse_cif
 from crysatom.crystals.formula import reduced_formula
+from crysatom.crystals.poscar import parse_poscar
 from crysatom.crystals.quarantine import Rejected, Rejection
 from crysatom.crystals.raw import PROPERTIES_JSON, Raw, from_batch, unpack_arrays
 from crysatom.crystals.structure_json import parse_structure_json
@@ -56,6 +57,8 @@ def parse(raw: Raw, limits: Limits) -> Crystal:
     if raw.format == "cif":
         cif = parse_cif(raw.content, limits)
         lattice, frac_coords, atomic_numbers, notes = cif.lattice, cif.frac_coords, cif.atomic_numbers, cif.notes
+    elif raw.format == "poscar":
+        lattice, frac_coords, atomic_numbers = parse_poscar(raw.content, limits)
     elif raw.format == "json":
         lattice, frac_coords, atomic_numbers = parse_structure_json(raw.content)
     else:

@@ -148,6 +148,8 @@ def _collect(outcomes: Iterable[pa.Table], source: Source, read: ReadCount, out:
             sorter = _Sorter(source, rejections, notes)
             accepted = write_table(sorter.accepted(outcomes), spool, _SPOOL_SCHEMA)
         fields = sorter.types.fields(source.name)
+        for level, remark in sorter.types.remarks():
+            logger.log(level, "%s: %s", source.name, remark)
         metadata = {"source": source.name, "crysatom": __version__}
         schema = pa.schema([*STRUCTURE_FIELDS, *COMPUTED_FIELDS, *fields.values()], metadata=metadata)
         write_table(_with_property_columns(spool, list(fields), schema), out / TABLE_FILE, schema)
@@ -186,7 +188,7 @@ class _Sorter:
             accepted = outcome.filter(pa.array(keep, pa.bool_()))
             self.notes.add(accepted)
             kept = accepted.select([*STRUCTURE_COLUMNS, PROPERTIES_JSON]).cast(_SPOOL_SCHEMA)
-            self.types.observe(map(json.loads, kept[PROPERTIES_JSON].to_pylist()))
+            self.types.observe(kept[MATERIAL_ID].to_pylist(), map(json.loads, kept[PROPERTIES_JSON].to_pylist()))
             self._tell()
             yield kept
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +55,7 @@ def pop_id(record: dict[str, Any], default: str) -> str:
 
 
 def plain_properties(values: Mapping[str, Any], missing: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return values as a table cell can hold them: numbers, booleans and text; nested ones as JSON text.
+    """Return values as a table cell can hold them: numbers, booleans and text; nested ones as JSON text, NaN as None.
 
     Args:
         values: By column name.
@@ -65,12 +66,12 @@ def plain_properties(values: Mapping[str, Any], missing: tuple[str, ...] = ()) -
 
 
 def _plain(value: Any, missing: tuple[str, ...]) -> Any:
-    if isinstance(value, str) and value in missing:
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if (isinstance(value, str) and value in missing) or (isinstance(value, float) and math.isnan(value)):
         return None
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        return value.item()
     if hasattr(value, "tolist"):
         value = value.tolist()
     return json.dumps(value, default=str)
