@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from crysatom.config import PredictConfig
+from crysatom.crystals import rejections
 from crysatom.pipelines import predicting
 from crysatom.pipelines.predicting import describe, run
 from crysatom.training.inference import Ensemble
@@ -72,7 +73,7 @@ def test_two_workers_write_the_bytes_of_one_process(place: Path) -> None:
     models = ("model", "other")
     plain = predict("cifs", model=models, out="plain.csv")
     two = predict("cifs", model=models, out="two.csv", num_workers=2)
-    assert (two.read, two.predicted, len(two.rejected)) == (plain.read, plain.predicted, len(plain.rejected))
+    assert (two.read, two.predicted, two.rejected) == (plain.read, plain.predicted, plain.rejected)
     for kind in ("", ".quarantine"):
         assert (place / f"two{kind}.csv").read_bytes() == (place / f"plain{kind}.csv").read_bytes()
 
@@ -151,7 +152,7 @@ def test_several_inputs_come_in_the_order_given_and_ids_may_repeat(place: Path) 
     files = ["cifs/a007.cif", "more/a005.cif", "more/z.cif", "cifs/a005.cif", "cifs/a007.cif"]
     assert table["source"].tolist() == files
     assert table["prediction"][1] != table["prediction"][3], "crystals of one id are crystals nevertheless"
-    assert [(rejected.material_id, rejected.reason) for rejected in report.rejected] == [("a1b0", "unreadable")]
+    assert [(rejected.material_id, rejected.reason) for rejected in report.first_rejected] == [("a1b0", "unreadable")]
     assert report.read == 6
 
 
@@ -179,6 +180,22 @@ def test_what_cannot_be_written_is_an_error_in_one_line_and_replaces_nothing(pla
         assert re.fullmatch(r"error: [^\n]*(p.quarantine.csv|model.json)[^\n]*\n", failed.stderr), failed.stderr
         assert (place / "p.csv").read_text() == "of an earlier run"
         assert not list(place.glob("*.tmp"))
+
+
+def test_inputs_of_hardly_anything_but_rejected_records_are_given_up(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rejections, "MOST_REJECTED", 5)
+    for name in ("p.csv", "p.quarantine.csv"):
+        (place / name).write_text("of an earlier run")
+    (place / "a.jsonl").write_text("{}\n" * 7)
+    failed = run_here("predict", "--model", "model", "cifs/a000.cif", "a.jsonl", "--out", "p.csv")
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: 7 inputs were rejected and 1 accepted; this is given up, since")
+    for name in ("p.csv", "p.quarantine.csv"):
+        assert (place / name).read_text() == "of an earlier run"
+    monkeypatch.setattr(rejections, "MOST_REJECTED", 6)
+    assert run_here("predict", "--model", "model", "cifs/a000.cif", "a.jsonl", "--out", "p.csv").returncode == 3
 
 
 def test_a_full_disk_leaves_the_earlier_results(place: Path) -> None:
@@ -227,7 +244,7 @@ def test_files_of_one_name_in_several_folders_are_told_apart(place: Path) -> Non
         (place / f"calc{k}").mkdir()
         (place / f"calc{k}" / "POSCAR").write_text(poscar.format(a=4 + k))
     report = predict("calc0/POSCAR", "calc1/POSCAR", out="p.csv")
-    assert (report.read, report.predicted, report.rejected) == (2, 2, ())
+    assert (report.read, report.predicted, report.rejected) == (2, 2, 0)
     table = pd.read_csv(place / "p.csv")
     assert table["material_id"].tolist() == ["POSCAR-1", "POSCAR-1"]
     assert table["source"].tolist() == ["calc0/POSCAR#1", "calc1/POSCAR#1"]

@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,10 +21,11 @@ from crysatom.crystals.checks import Limits
 from crysatom.crystals.computed import COMPUTED_COLUMNS, COMPUTED_FIELDS, computed_column
 from crysatom.crystals.examine import examine_batch
 from crysatom.crystals.properties import PropertyTypes, property_array
-from crysatom.crystals.quarantine import FirstOfEachId, Rejected, count_reasons, quarantine_table
-from crysatom.crystals.raw import PROPERTIES_JSON, to_batch
+from crysatom.crystals.quarantine import QUARANTINE_SCHEMA, FirstOfEachId, Rejected
+from crysatom.crystals.raw import PROPERTIES_JSON, Raw, to_batch
+from crysatom.crystals.rejections import Rejections, streamed, to_parquet
 from crysatom.crystals.sources import Source, open_source
-from crysatom.crystals.table import STRUCTURE_COLUMNS, STRUCTURE_FIELDS, write_table
+from crysatom.crystals.table import STRUCTURE_COLUMNS, STRUCTURE_FIELDS, table_writer, write_table
 from crysatom.names import DETAIL, MATERIAL_ID, REASON, SOURCE, __version__
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,9 @@ QUARANTINE_FILE = "quarantine.parquet"
 
 BATCH_RECORDS = 128
 """Records parsed at a time; half a second of CIFs."""
+
+BATCH_ROWS = 4096
+"""Records that travel together, with those that a reader already rejected, which need no parsing."""
 
 PROGRESS_SECONDS = 5.0
 
@@ -110,20 +113,33 @@ class ReadCount:
         self.count = 0
 
     def batches(self, source: Source) -> Iterator[pa.Table]:
-        """Yield the records of a source, :data:`BATCH_RECORDS` at a time."""
-        records = source.records()
-        while batch := list(islice(records, BATCH_RECORDS)):
-            self.count += len(batch)
-            yield to_batch(batch)
+        """Yield the records of a source, :data:`BATCH_RECORDS` to be parsed at a time."""
+        batch: list[Raw | Rejected] = []
+        to_parse = 0
+        for record in source.records():
+            batch.append(record)
+            to_parse += isinstance(record, Raw)
+            if to_parse == BATCH_RECORDS or len(batch) == BATCH_ROWS:
+                yield self._counted(batch)
+                batch, to_parse = [], 0
+        if batch:
+            yield self._counted(batch)
+
+    def _counted(self, batch: list[Raw | Rejected]) -> pa.Table:
+        self.count += len(batch)
+        return to_batch(batch)
 
 
 def _collect(outcomes: Iterable[pa.Table], source: Source, read: ReadCount, out: Path) -> IngestReport:
     """Write the outcomes: to a spool while they come, then as a table, once the property columns are known."""
     spool = out / f".{TABLE_FILE}.spool"
-    sorter = _Sorter(source)
     try:
-        accepted = write_table(sorter.accepted(outcomes), spool, _SPOOL_SCHEMA)
-        write_table(quarantine_table(sorter.rejected), out / QUARANTINE_FILE)
+        with (
+            table_writer(out / QUARANTINE_FILE, QUARANTINE_SCHEMA) as file,
+            streamed(to_parquet(file)) as rejections,
+        ):
+            sorter = _Sorter(source, rejections)
+            accepted = write_table(sorter.accepted(outcomes), spool, _SPOOL_SCHEMA)
         fields = sorter.types.fields(source.name)
         for level, remark in sorter.types.remarks():
             logger.log(level, "%s: %s", source.name, remark)
@@ -135,8 +151,8 @@ def _collect(outcomes: Iterable[pa.Table], source: Source, read: ReadCount, out:
     return IngestReport(
         read=read.count,
         accepted=accepted,
-        rejected=len(sorter.rejected),
-        reasons=count_reasons(sorter.rejected),
+        rejected=rejections.count,
+        reasons=rejections.reasons,
         table=out / TABLE_FILE,
         quarantine=out / QUARANTINE_FILE,
     )
@@ -146,10 +162,10 @@ _SPOOL_SCHEMA = pa.schema([*STRUCTURE_FIELDS, pa.field(PROPERTIES_JSON, pa.strin
 
 
 class _Sorter:
-    """Passes on accepted crystals with distinct ids, keeps the rejected records."""
+    """Passes on accepted crystals with distinct ids, and apart from them the rejected records."""
 
-    def __init__(self, source: Source) -> None:
-        self.rejected: list[Rejected] = []
+    def __init__(self, source: Source, rejections: Rejections) -> None:
+        self.rejections = rejections
         self.types = PropertyTypes(source.fields)
         self._ids = FirstOfEachId()
         self._total = source.total
@@ -171,25 +187,26 @@ class _Sorter:
     def _sort(self, row: dict[str, str]) -> bool:
         material_id, source = row[MATERIAL_ID], row[SOURCE]
         if row[REASON] is not None:
-            self.rejected.append(
+            self.rejections.add(
                 Rejected(material_id=material_id, source=source, reason=row[REASON], detail=row[DETAIL])
             )
             return False
         if duplicate := self._ids.claim(material_id, source):
-            self.rejected.append(duplicate)
-        return duplicate is None
+            self.rejections.add(duplicate)
+            return False
+        self.rejections.accepted += 1
+        return True
 
     def _tell(self) -> None:
         now = time.monotonic()
         if now - self._told < PROGRESS_SECONDS:
             return
         self._told = now
-        done = len(self._ids) + len(self.rejected)
+        rejected = self.rejections.count
+        done = len(self._ids) + rejected
         of_all = f" of {self._total:,}" if self._total else ""
         rate = done / (now - self._started)
-        logger.info(
-            "ingest: %s%s read, %s rejected, %.0f crystals/s", f"{done:,}", of_all, f"{len(self.rejected):,}", rate
-        )
+        logger.info("ingest: %s%s read, %s rejected, %.0f crystals/s", f"{done:,}", of_all, f"{rejected:,}", rate)
 
 
 def _with_property_columns(spool: Path, names: list[str], schema: pa.Schema) -> Iterator[pa.Table]:

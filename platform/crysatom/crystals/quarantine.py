@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -114,11 +113,6 @@ class FirstOfEachId:
 
     def __len__(self) -> int:
         return len(self._origin)
-
-
-def count_reasons(rejected: Iterable[Rejected]) -> dict[str, int]:
-    """Return how many inputs each reason rejected, most frequent first."""
-    return dict(Counter(r.reason for r in rejected).most_common())
 
 
 def describe_reasons(reasons: Mapping[str, int]) -> str:

@@ -234,18 +234,25 @@ def write_table(data: pa.Table | Iterable[pa.Table], path: str | Path, schema: p
     if schema is None:
         assert isinstance(data, pa.Table), "pieces need a schema"
         schema = data.schema
+    rows = 0
+    with table_writer(path, schema) as writer:
+        for piece in pieces:
+            rows += piece.num_rows
+            writer.write_table(piece, row_group_size=ROW_GROUP_CRYSTALS)
+    return rows
+
+
+@contextmanager
+def table_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """Yield a writer of zstd-compressed Parquet; on leaving without an error its file takes the place of ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    rows = 0
     try:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for piece in pieces:
-                rows += piece.num_rows
-                writer.write_table(piece, row_group_size=ROW_GROUP_CRYSTALS)
+            yield writer
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return rows
 
 
 def _conform(table: pa.Table, where: str) -> pa.Table:

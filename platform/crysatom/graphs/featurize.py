@@ -15,10 +15,12 @@ from pathlib import Path
 from crysatom.config import FeaturizeConfig, IngestConfig
 from crysatom.crystals.checks import Limits
 from crysatom.crystals.ingest import IngestReport, ingest_plain
+from crysatom.crystals.rejections import require_few
 from crysatom.graphs.duplicates import duplicate_rows
 from crysatom.graphs.folder import INGESTED, PROGRESS, enter, finish, is_finished, make_plan, require_ours
 from crysatom.graphs.shard_task import ShardRecord, ShardTask, make_shard
 from crysatom.graphs.shards import read_manifest
+from crysatom.names import DETAIL
 
 Ingest = Callable[[IngestConfig], IngestReport]
 MapShards = Callable[[list[ShardTask]], Iterable[ShardRecord]]
@@ -99,7 +101,7 @@ def run(config: FeaturizeConfig, ingest: Ingest, map_shards: MapShards) -> Featu
     missing = [task for task in tasks if not task.is_done()]
     made = sum(task.num_rows for task in missing)
     _tell(map_shards(missing), total=total, done=total - made)
-    finish(out, plan, config.data, [task.record() for task in tasks])
+    finish(out, plan, config.data, (task.record() for task in tasks))
     return _report(out, made=made, start=start)
 
 
@@ -149,8 +151,11 @@ def _tell(records: Iterable[ShardRecord], *, total: int, done: int) -> None:
     """Wait for all records, and report on progress now and then."""
     before, started = done, time.monotonic()
     told = started
+    accepted = rejected = 0
     for record in records:
         done += record.read
+        accepted, rejected = accepted + record.rows, rejected + len(record.rejected)
+        require_few(rejected, accepted, record.rejected[-1][DETAIL] if record.rejected else "")
         now = time.monotonic()
         if now - told >= PROGRESS_SECONDS or done == total:
             told = now

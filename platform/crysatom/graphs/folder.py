@@ -11,13 +11,16 @@ import importlib.metadata
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from crysatom.config import FeaturizeConfig
-from crysatom.crystals.quarantine import Rejected, quarantine_table
+from crysatom.crystals.quarantine import QUARANTINE_SCHEMA, Rejected
+from crysatom.crystals.rejections import streamed, to_parquet
 from crysatom.crystals.table import open_table
 from crysatom.graphs.atomic import replacing, write_json
 from crysatom.graphs.shard_task import ShardRecord
@@ -99,42 +102,50 @@ def enter(out: Path, plan: Plan, *, resume: bool) -> None:
         )
 
 
-def finish(out: Path, plan: Plan, source: str, records: list[ShardRecord]) -> None:
+def finish(out: Path, plan: Plan, source: str, records: Iterable[ShardRecord]) -> None:
     """Write the quarantine, then the manifest; forget the progress.
 
     Args:
         out: Folder, with all shards in it.
         plan: What they were made by.
         source: Where the crystals came from, as the user named it.
-        records: Of all shards, in order.
+        records: Of all shards, in order; read one by one, since what was rejected is in them.
 
     """
-    rejected = [Rejected(**row) for record in records for row in record.rejected]
-    with replacing(out / QUARANTINE, out / PROGRESS) as temporary:
-        pq.write_table(quarantine_table(rejected), temporary, compression="zstd")
-    counts = _counts(records)
+    shards = []
+    with (
+        replacing(out / QUARANTINE, out / PROGRESS) as temporary,
+        pq.ParquetWriter(temporary, QUARANTINE_SCHEMA, compression="zstd") as file,
+        streamed(to_parquet(file)) as rejections,
+    ):
+        for record in records:
+            rejections.accepted += record.rows
+            for row in record.rejected:
+                rejections.add(Rejected(**row))
+            shards.append(replace(record, rejected=[]))
+    counts = _counts(shards, rejections.count)
     assert counts["accepted"] + counts["rejected"] == counts["read"] == plan["source"]["rows"]
     manifest = {
         "format_version": FORMAT_VERSION,
         "source": source,
         "plan": plan,
         "counts": counts,
-        "shards": [{"file": r.file, "rows": r.rows, "bytes": r.num_bytes, "sha256": r.sha256} for r in records],
-        "quarantine": {"file": QUARANTINE, "rows": len(rejected), "sha256": file_sha256(out / QUARANTINE)},
+        "shards": [{"file": r.file, "rows": r.rows, "bytes": r.num_bytes, "sha256": r.sha256} for r in shards],
+        "quarantine": {"file": QUARANTINE, "rows": rejections.count, "sha256": file_sha256(out / QUARANTINE)},
         "versions": _versions(),
     }
     write_json(out / MANIFEST, manifest, out / PROGRESS)
     shutil.rmtree(out / PROGRESS)
 
 
-def _counts(records: list[ShardRecord]) -> dict[str, Any]:
+def _counts(records: list[ShardRecord], rejected: int) -> dict[str, Any]:
     elements: Counter[str] = Counter()
     for record in records:
         elements.update(record.elements)
     return {
         "read": sum(r.read for r in records),
         "accepted": sum(r.rows for r in records),
-        "rejected": sum(len(r.rejected) for r in records),
+        "rejected": rejected,
         "atoms": sum(r.atoms for r in records),
         "edges": sum(r.edges for r in records),
         "elements": {symbol: elements[symbol] for symbol in SYMBOLS if elements[symbol]},

@@ -6,7 +6,8 @@ import csv
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,12 @@ import torch
 from crysatom.config import PredictConfig
 from crysatom.crystals.checks import Limits
 from crysatom.crystals.ingest import PROGRESS_SECONDS, ReadCount
-from crysatom.crystals.quarantine import (
-    QUARANTINE_SCHEMA,
-    Rejected,
-    count_reasons,
-    describe_reasons,
-)
+from crysatom.crystals.quarantine import QUARANTINE_SCHEMA, Rejected, describe_reasons
 from crysatom.crystals.raw import Raw
+from crysatom.crystals.rejections import Rejections, streamed
 from crysatom.crystals.sources import Source, open_source
 from crysatom.graphs.atomic import replacing
 from crysatom.names import (
-    DETAIL,
     MATERIAL_ID,
     PREDICTION,
     PROPERTY,
@@ -45,8 +41,6 @@ from crysatom.training.inference import Ensemble, SavedModel, open_model
 
 logger = logging.getLogger(__name__)
 
-NAMED_REJECTIONS = 5
-
 
 @dataclass(frozen=True, kw_only=True)
 class PredictReport:
@@ -57,8 +51,10 @@ class PredictReport:
         property: What was predicted.
         unit: Of the predictions; empty if not known.
         predicted: Rows of the predictions.
-        rejected: Rows of the quarantine, in order.
-        read: Records that the inputs held; ``read == predicted + len(rejected)``.
+        rejected: Rows of the quarantine.
+        reasons: Rows of the quarantine for each reason, most frequent first.
+        first_rejected: Its first rows.
+        read: Records that the inputs held; ``read == predicted + rejected``.
         seconds: From the first record read to the last row written, with the start of the workers.
         out: The predictions.
         quarantine: The quarantine; None if nothing was rejected, and then there is no such file.
@@ -69,7 +65,9 @@ class PredictReport:
     property: str
     unit: str
     predicted: int
-    rejected: tuple[Rejected, ...]
+    rejected: int
+    reasons: dict[str, int]
+    first_rejected: tuple[Rejected, ...]
     read: int
     seconds: float
     out: Path
@@ -95,40 +93,42 @@ def run(config: PredictConfig) -> PredictReport:
     out.parent.mkdir(parents=True, exist_ok=True)
     logger.info("predicting %s%s ...", models[0].property, f" in {models[0].unit}" if models[0].unit else "")
     read, started = ReadCount(), time.perf_counter()
-    sorter = _Sorter(models, source.total, read)
+    quarantine = out.with_name(f"{out.stem}.quarantine.csv")
     with replacing(out, out.parent) as temporary:  # predictions appear last: what is wrong before leaves the old ones
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with _quarantine_csv(quarantine) as rejections, temporary.open("w", newline="", encoding="utf-8") as file:
+            sorter = _Sorter(models, source.total, read, rejections)
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(_columns(models))
             for outcome in _predict_all(config, ensemble, sorter.telling(read.batches(source))):
                 writer.writerows(sorter.predicted(outcome))
-        assert read.count == sorter.count + len(sorter.rejected), "a crystal was lost"
-        quarantine = _write_quarantine(sorter.rejected, out.with_name(f"{out.stem}.quarantine.csv"))
+        assert read.count == rejections.accepted + rejections.count, "a crystal was lost"
     return PredictReport(
         models=config.model,
         property=models[0].property,
         unit=models[0].unit,
-        predicted=sorter.count,
-        rejected=tuple(sorter.rejected),
+        predicted=rejections.accepted,
+        rejected=rejections.count,
+        reasons=rejections.reasons,
+        first_rejected=tuple(rejections.first),
         read=read.count,
         seconds=time.perf_counter() - started,
         out=out,
-        quarantine=quarantine,
+        quarantine=quarantine if rejections.count else None,
     )
 
 
 def describe(report: PredictReport) -> str:
     """Return what a user wants to know at the end."""
-    counts = f"read {report.read:,} = predicted {report.predicted:,} + rejected {len(report.rejected):,}"
+    counts = f"read {report.read:,} = predicted {report.predicted:,} + rejected {report.rejected:,}"
     speed = f"in {report.seconds:.1f} s, {report.read / report.seconds:,.0f} crystals/s"
     lines = [f"{counts}, {speed}", f"predictions: {report.out}"]
     if len(report.models) > 1:
         lines += [f"  {PREDICTION}_{k}: {name}" for k, name in enumerate(report.models, start=1)]
     if report.quarantine:
         lines.append(f"quarantine:  {report.quarantine} (id, source, reason and advice for each)")
-        lines.append(describe_reasons(count_reasons(report.rejected)))
-        named = report.rejected[:NAMED_REJECTIONS]
-        lines.append("rejected:" if len(named) == len(report.rejected) else f"the first {len(named)} rejected:")
+        lines.append(describe_reasons(report.reasons))
+        named = report.first_rejected
+        lines.append("rejected:" if len(named) == report.rejected else f"the first {len(named)} rejected:")
         lines += [f"  {rejected.material_id}: {rejected.detail}" for rejected in named]
     return "\n".join(lines)
 
@@ -188,14 +188,15 @@ def _columns(models: Sequence[SavedModel]) -> list[str]:
 
 
 class _Sorter:
-    """Makes rows of predictions, keeps what was rejected, and tells how it goes.
+    """Makes rows of predictions, passes on what was rejected, and tells how it goes.
 
     Two crystals may have one id: files of several folders are often called the same, and rows say where each is from.
     """
 
-    def __init__(self, models: Sequence[SavedModel], total: int | None, read: ReadCount) -> None:
-        self.rejected: list[Rejected] = []
-        self.count = 0
+    def __init__(
+        self, models: Sequence[SavedModel], total: int | None, read: ReadCount, rejections: Rejections
+    ) -> None:
+        self._rejections = rejections
         self._what = (models[0].property, models[0].unit)
         self._total = total
         self._read = read
@@ -211,21 +212,21 @@ class _Sorter:
         for row in outcome.to_pylist():
             if row[REASON] is not None:
                 fields = {name: row[name] for name in QUARANTINE_SCHEMA.names}
-                self.rejected.append(Rejected(**fields))
+                self._rejections.add(Rejected(**fields))
             else:
-                self.count += 1
+                self._rejections.accepted += 1
                 where = (row[MATERIAL_ID], row[SOURCE])
                 yield [*where, *_numbers(row[PREDICTION]), *self._what, row[UNTRAINED_ELEMENTS]]
         self._tell()
 
     def _tell(self) -> None:
-        now, done = time.monotonic(), self.count + len(self.rejected)
+        now, predicted, rejected = time.monotonic(), self._rejections.accepted, self._rejections.count
         if now - self._told < PROGRESS_SECONDS:
             return
         self._told = now
         of_all = f" of {self._total:,}" if self._total else ""
-        line = f"{self._read.count:,}{of_all} read, {self.count:,} predicted, {len(self.rejected):,} rejected"
-        if done:
+        line = f"{self._read.count:,}{of_all} read, {predicted:,} predicted, {rejected:,} rejected"
+        if done := predicted + rejected:
             rate = done / (now - self._started)
             line += f", {rate:,.0f} crystals/s" + (f", {(self._total - done) / rate:.0f} s left" if self._total else "")
         logger.info("predict: %s", line)
@@ -238,13 +239,13 @@ def _numbers(values: Sequence[float]) -> list[float]:
     return [float(np.mean(values)), float(np.std(values, ddof=1)), *values]
 
 
-def _write_quarantine(rejected: Sequence[Rejected], path: Path) -> Path | None:
-    """Write what was rejected; if nothing was, remove what an earlier run left there."""
-    if not rejected:
-        path.unlink(missing_ok=True)
-        return None
+@contextmanager
+def _quarantine_csv(path: Path) -> Iterator[Rejections]:
+    """Yield what writes the quarantine; if nothing is rejected, none is left, nor that of an earlier run."""
     with replacing(path, path.parent) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow((MATERIAL_ID, SOURCE, REASON, DETAIL))
-        writer.writerows((r.material_id, r.source, r.reason, r.detail) for r in rejected)
-    return path
+        writer.writerow(QUARANTINE_SCHEMA.names)
+        with streamed(lambda rows: writer.writerows(map(astuple, rows))) as rejections:
+            yield rejections
+    if not rejections.count:
+        path.unlink()

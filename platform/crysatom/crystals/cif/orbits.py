@@ -12,7 +12,7 @@ from crysatom.crystals.cif.sites import Sites
 from crysatom.crystals.quarantine import Reason, Rejection, short
 
 LEAST_TOLERANCE, LARGEST_TOLERANCE = 1e-3, 0.1
-"""Angstrom. Images of a whole atom that are closer than the rounding of its digits are one: no two atoms are so near."""
+"""Angstrom. Images of a whole atom that are closer than rounding can put them are one: no two atoms are so near."""
 
 LAST_DIGITS = 4
 """How far apart rounding may put images of a site, in units of its last digit: 2/3 may be cut off to 0.666."""

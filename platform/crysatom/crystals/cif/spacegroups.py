@@ -6,6 +6,7 @@ gemmi's table has the settings (International Tables B, 2010, Table A1.4.2.7, an
 from __future__ import annotations
 
 import re
+import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,8 +32,7 @@ SETTINGS = 530
 _MARKUP = re.compile(r"</?su[bp]>|[~_'\"{}$\\]|\s")
 _SCREW = re.compile(r"(\d)\((\d)\)")
 _MONOCLINIC = re.compile(r"(?P<lattice>[A-Z]) (?:1 (?P<b>\S+) 1|1 1 (?P<c>\S+)|(?P<a>\S+) 1 1)")
-_MONOCLINICS = range(3, 16)
-"""Numbers; spglib's short names of these are those of the standard setting."""
+_MONOCLINIC_NUMBERS, _CUBIC = range(3, 16), range(195, 231)
 
 _ICSD_ORIGINS = {"S": "1", "Z": "2"}
 """ICSD's letters for the two origins."""
@@ -175,26 +175,33 @@ def _by_name() -> dict[str, tuple[int, ...]]:
     found: dict[str, set[int]] = defaultdict(set)
     for group in gemmi.spacegroup_table():
         extension = "" if group.ext == "\0" else group.ext
-        for name in _spellings(group.hm, group.number, extension) | {group.short_name()}:
+        short = {group.short_name()} if group.number not in _MONOCLINIC_NUMBERS else set()
+        for name in _spellings(group.hm, group.number, extension) | short:
             found[_key(name)].add(place[_fingerprint(group.hall)])
-    for kind in filter(None, map(spglib.get_spacegroup_type, range(1, SETTINGS + 1))):
+    for kind in _full_names():
         if (i := place.get(_fingerprint(kind.hall_symbol))) is not None:
             extension = kind.choice if kind.choice in {"1", "2", "H", "R"} else ""
-            names = {kind.international_full} | (
-                {kind.international_short} if kind.number not in _MONOCLINICS else set()
-            )
-            for name in set().union(*(_spellings(name, kind.number, extension) for name in names)):
-                found[_key(name)].add(i)
+            for name in {kind.international_full, _short_name(kind)}:
+                for spelling in _spellings(name, kind.number, extension):
+                    found[_key(spelling)].add(i)
     return {name: tuple(sorted(places)) for name, places in found.items()}
 
 
+def _full_names() -> list[spglib.SpaceGroupType]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of how spglib will tell errors from version 3 on
+        return [kind for i in range(1, SETTINGS + 1) if (kind := spglib.get_spacegroup_type(i)) is not None]
+
+
+def _short_name(kind: spglib.SpaceGroupType) -> str:
+    """Return the short name of a setting; spglib's, for monoclinic ones, is that of the standard setting."""
+    match = _MONOCLINIC.fullmatch(kind.international_full)
+    return f"{match['lattice']}{match['a'] or match['b'] or match['c']}" if match else kind.international_short
+
+
 def _spellings(name: str, number: int, extension: str) -> set[str]:
-    """Return a name with and without its extension, the short one, and that of before 1935 (``F m 3 m``)."""
-    names = {name}
-    if match := _MONOCLINIC.fullmatch(name):
-        names.add(f"{match['lattice']}{match['a'] or match['b'] or match['c']}")
-    if number >= 195:
-        names.add(name.replace("-3", "3"))
+    """Return a name with and without its extension, and as it was written before 1935 (``F m 3 m``)."""
+    names = {name, name.replace("-3", "3")} if number in _CUBIC else {name}
     endings = {"", f":{extension}"} if extension else {""}
     if extension in {"H", "R"}:
         endings.add(extension)

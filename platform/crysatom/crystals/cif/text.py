@@ -60,6 +60,9 @@ _MINUS_AND_SPACES = dict.fromkeys(map(ord, "\u2212\u2010\u2011\u2012\u2013\ufe63
 _OVERLINED = re.compile("([1-6])[\u0304\u0305]")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_PLACE = re.compile(r"^string:(\d+):\d+\(\d+\): ")
+"""How gemmi's messages begin: line, column, byte."""
+
 _HEADING = re.compile(rb"^[ \t]*data_", re.IGNORECASE | re.MULTILINE)
 
 NULL = ("", ".", "?")
@@ -193,8 +196,8 @@ def read_blocks(text: str) -> list[tuple[Block, cif.Block]]:
             raise Rejection(
                 Reason.UNREADABLE, "not a CIF, it has no data_ block; is it a web page or another format?"
             ) from error
-        where = short(error).removeprefix("string:")
-        message = f"the grammar of CIF is broken (line:column(byte) {where}); check the file with a CIF validator"
+        where = _PLACE.sub(r"line \1: ", short(error))
+        message = f"the grammar of CIF is broken ({where}); correct the file, with the help of a CIF validator"
         raise Rejection(Reason.UNREADABLE, message) from error
     return [(Block(block), block) for block in document]
 

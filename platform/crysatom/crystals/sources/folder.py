@@ -10,11 +10,11 @@ import gzip
 import logging
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from crysatom.config.files import require_regular
 from crysatom.crystals.cif import MAX_CIF_BYTES, split_structures
@@ -26,7 +26,7 @@ from crysatom.crystals.sources.listed import by_shape, is_poscar, no_such_file, 
 
 logger = logging.getLogger(__name__)
 
-_OPENERS: dict[str, Callable[..., IO[bytes]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 _APPLE_DOUBLE = "._"
 """How macOS calls the files of attributes that it leaves on foreign disks and in archives, one beside each file."""

@@ -16,7 +16,7 @@ from crysatom.crystals.quarantine import Reason, Rejected, short
 from crysatom.crystals.raw import Format, Raw
 from crysatom.crystals.sources.ase_files import is_ase_database, open_ase_json
 from crysatom.crystals.sources.base import Source, plain_properties, pop_id, rejected
-from crysatom.crystals.sources.json_tables import entries, structure_key
+from crysatom.crystals.sources.json_tables import STRUCTURE_KEYS, entries, structure_key
 
 JARVIS_MISSING = ("na",)
 """What JARVIS writes where there is no value."""
@@ -33,6 +33,18 @@ MOST_LINE_BYTES = 32_000_000
 MOST_EXPANSION = 100
 """Largest ratio of compression; structures have 3 to 30, and a file of nothing 1,000."""
 
+MOST_SMALL_BYTES = 8_000_000
+"""What any compressed file may become: of few structures, often repeated, the ratio may be larger."""
+
+LEAST_RECORD_BYTES = 64
+"""Of a record on average: a cell, an atom and their keys take more."""
+
+LEAST_OBJECT_BYTES, LEAST_LIST_BYTES = 12, 5
+"""For each ``{``, and for each ``{`` or ``[``, on average: a site takes 94 bytes for six, coordinates 8 for one."""
+
+FEW = 10_000
+"""So many of a kind are no burden, whatever they are."""
+
 
 def open_json(path: str) -> Source:
     """Open a list of structures, a dictionary id -> structure, a list of records, one structure, or a pandas table.
@@ -45,17 +57,21 @@ def open_json(path: str) -> Source:
 
     """
     try:
-        document = strict_json.loads(_whole(path))
+        text = _whole(path)
+        document = _loads(text)
     except _UNREADABLE as error:
         raise ValueError(f"{path}: cannot be read ({error}); restore the file") from error
     except strict_json.RepeatedKeyError as error:
         raise ValueError(f"{path}: {error}") from None
+    except _NoStructuresError as error:
+        raise ValueError(f"{path}: holds no structures: {error}; give the file that holds the structures") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: not valid JSON ({error}); a file with one record per line must be called .jsonl"
         ) from error
     if is_ase_database(document):
         return open_ase_json(path, document)
+    _require_few_entries(document, len(text), path)
     try:
         found = entries(document, Path(path).name.split(".")[0])
     except ValueError as error:
@@ -122,6 +138,43 @@ def _of_text(text: str, key: str, material_id: str, where: str, properties: dict
     return Raw(material_id=material_id, source=where, format=how, content=content, properties=properties)
 
 
+class _NoStructuresError(ValueError):
+    """JSON that holds so many things in so few bytes that they can be no structures."""
+
+
+def _loads(text: str) -> Any:
+    """Return what JSON holds; its brackets are counted before, since each takes 30 times its length as an object.
+
+    Raises:
+        ValueError: If it is not valid, or hardly more than brackets.
+
+    """
+    objects = text.count("{")
+    for number, least, what in (
+        (objects, LEAST_OBJECT_BYTES, "{"),
+        (objects + text.count("["), LEAST_LIST_BYTES, "{ or ["),
+    ):
+        if number > FEW + len(text) // least:
+            raise _NoStructuresError(f"it has {number:,} times {what} in {len(text):,} bytes, which no structures have")
+    return strict_json.loads(text)
+
+
+def _require_few_entries(document: Any, num_bytes: int, path: str) -> None:
+    """Raise if a document has more entries than structures fit into its bytes, before records are made of them."""
+    columns = ("data", *STRUCTURE_KEYS) if isinstance(document, dict) else ()
+    for entries_of in (document, *(document[name] for name in columns if name in document)):
+        if isinstance(entries_of, list | dict):
+            _require_few(len(entries_of), num_bytes, path)
+
+
+def _require_few(records: int, num_bytes: int, path: str) -> None:
+    if records > FEW + num_bytes // LEAST_RECORD_BYTES:
+        raise ValueError(
+            f"{path}: holds no structures: there are {records:,} entries in {num_bytes:,} bytes, and a structure takes "
+            f"{LEAST_RECORD_BYTES} or more; give the file that holds the structures"
+        )
+
+
 def _open(path: str) -> IO[bytes]:
     return cast("IO[bytes]", gzip.open(path, "rb")) if path.lower().endswith(".gz") else Path(path).open("rb")
 
@@ -130,7 +183,7 @@ def _whole(path: str) -> str:
     """Return the text of a file; of a compressed one no more than sound data can become."""
     most = MOST_JSON_BYTES
     if path.lower().endswith(".gz"):
-        most = min(most, max(MOST_LINE_BYTES, MOST_EXPANSION * Path(path).stat().st_size))
+        most = min(most, max(MOST_SMALL_BYTES, MOST_EXPANSION * Path(path).stat().st_size))
     with _open(path) as stream:
         content = stream.read(most + 1)
     if len(content) > most:
@@ -142,10 +195,12 @@ def _whole(path: str) -> str:
 
 def _lines(path: str) -> Iterator[Raw | Rejected]:
     stem = Path(path).name.split(".")[0]
-    number = 0
+    number = num_bytes = 0
     try:
         with _open(path) as stream:
             for number, line in enumerate(iter(partial(stream.readline, MOST_LINE_BYTES), b""), start=1):
+                num_bytes += len(line)
+                _require_few(number, num_bytes, path)
                 too_long = len(line) == MOST_LINE_BYTES and not line.endswith(b"\n")
                 while too_long and (rest := stream.readline(MOST_LINE_BYTES)):
                     if rest.endswith(b"\n") or len(rest) < MOST_LINE_BYTES:
@@ -162,9 +217,12 @@ def _lines(path: str) -> Iterator[Raw | Rejected]:
 
 def _line(line: bytes, default_id: str, where: str) -> Raw | Rejected:
     try:
-        return to_raw(strict_json.loads(line.decode("utf-8-sig")), default_id, where)
+        return to_raw(_loads(line.decode("utf-8-sig")), default_id, where)
     except strict_json.RepeatedKeyError as error:
         return rejected(Reason.UNREADABLE, str(error), material_id=default_id, source=where)
+    except _NoStructuresError as error:
+        message = f"the line holds no structure: {error}; remove it"
+        return rejected(Reason.UNREADABLE, message, material_id=default_id, source=where)
     except (ValueError, RecursionError) as error:
         message = f"the line is not valid JSON ({error}); write one structure or record per line"
         return rejected(Reason.UNREADABLE, message, material_id=default_id, source=where)
