@@ -13,7 +13,6 @@ import pytest
 
 from crysatom.config import IngestConfig
 from crysatom.crystals.ingest import IngestReport, ingest_plain
-from crysatom.crystals.sources.id_prop import read_id_prop
 from crysatom.crystals.table import read_table
 from crysatom.crystals.targets import targets_for
 from crysatom.crystals.text_table import number
@@ -75,6 +74,7 @@ CASES = (
     Case("empty cell", "id,gap\n\na,\nb,2.5\n", {"gap": [None, 2.5]}, "gap has no value in 1 of 2 rows ('' in line 3)"),
     Case("semicolon", "a;1.5\nb;2.5\n", {"target": [1.5, 2.5]}, "separated by semicolons, no header"),
     Case("tab", "id\tgap\na\t1.5\nb\t2.5\n", {"gap": [1.5, 2.5]}, "separated by tabs, header in line 1"),
+    Case("separator told to Excel", "sep=;\nid;gap\na;1\nb;2\n", {"gap": [1.0, 2.0]}, "semicolons, header in line 2"),
     Case("decimal comma", "a;1,5\nb;2,5\n", {"target": ["1,5", "2,5"]}, "'1,5' in line 1; decimal commas are not read"),
     Case(
         "one bad value",
@@ -190,13 +190,6 @@ def test_a_missing_file_is_told_with_its_likely_cause(listed: str, file: str, me
 def read_details(report: IngestReport) -> list[str]:
     details: list[str] = pa.parquet.read_table(report.quarantine)["detail"].to_pylist()
     return details
-
-
-def test_a_missing_file_costs_no_time(tmp_path: Path) -> None:
-    """20,000 of 20,000 ids without their zeros: seconds, were the likely file searched for anew each time."""
-    path = tmp_path / "id_prop.csv"
-    path.write_text("".join(f"{i},1\n" for i in range(20_000)))
-    assert len(read_id_prop(path, {f"{i:06}" for i in range(20_000)})) == 20_000
 
 
 def test_booleans_are_targets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
