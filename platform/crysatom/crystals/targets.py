@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from crysatom.config.files import require_regular
 from crysatom.crystals.computed import COMPUTED_COLUMNS, computed_column
+from crysatom.crystals.csv_files import as_it_was
 from crysatom.crystals.quarantine import short
 from crysatom.crystals.table import STRUCTURE_COLUMNS
 from crysatom.names import MATERIAL_ID, PROPERTIES
@@ -119,6 +120,7 @@ def targets_from_csv(path: str | Path, table: pa.Table, material_ids: Ids) -> Ta
         if len(cells) != 2:
             raise ValueError(f"{where}: {len(cells)} cells; a row is an id and a number, separated by a comma")
         material_id, text = cells
+        material_id = material_id if material_id in known else as_it_was(material_id)
         if material_id not in known:
             raise ValueError(
                 f"{where}: the crystal table has no id {short(material_id)!r}; correct the id, or remove the row"
