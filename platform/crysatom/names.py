@@ -95,6 +95,9 @@ SOURCE = "source"
 REASON = "reason"
 DETAIL = "detail"
 
+NOTE = "note"
+"""What was decided, left out or rounded when a crystal was read."""
+
 # Terms of the pretraining objective, as they are called in logs, MLflow and figures.
 LOSS = "loss"
 CONNECTIVITY = "connectivity"

@@ -74,9 +74,9 @@ def ingested(source: Path, out: Path) -> tuple[IngestReport, list[str]]:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (cif() + "\n" * 2_000_000 + "x", "multiple"),
-        (cif() + "\n" + " 'a" * 200_000, "too many quotes"),
-        (cif() + "\n" + "data_x\n" * 300_000, "more than 1000 data_ blocks"),
+        (cif() + "\n" * 2_000_000 + "x", "line 9: Wrong number of values in loop"),
+        (cif() + "\n" + " 'a" * 200_000, "unterminated 'string'"),
+        (cif() + "\n" + cif(block="x") * 10_000, "the file holds 10001 structures"),
     ],
     ids=["blank lines", "quotes", "blocks"],
 )
@@ -86,16 +86,16 @@ def test_a_cif_whose_reading_takes_the_square_of_its_length_is_refused_soon(text
 
 
 def test_operations_are_counted_however_many_a_cif_lists() -> None:
-    operations = "\n".join(f"'x+{i}/20000,y,z'" for i in range(20_000))
+    operations = "\n".join(f"'x+{i % 141}/{i // 141 + 1},y,z'" for i in range(20_000))
     text = cif("Na Na1 0.1 0.2 0.3 1\n", extra=f"loop_\n_symmetry_equiv_pos_as_xyz\n{operations}")
-    with pytest.raises(Rejection, match="1 sites under 20000 symmetry operations are more than 20 times 500"):
+    with pytest.raises(Rejection, match="symmetry operations are more than 768"):
         parse_cif(text.encode(), Limits())
 
 
 def test_a_long_value_is_cut_off_in_the_message(tmp_path: Path) -> None:
-    (tmp_path / "a.cif").write_text(cif(f"Na Na1 0 0 0 {'9' * 50_000}\n"))
+    (tmp_path / "a.cif").write_text(cif(f"Na Na1 0 0 0 9.{'9' * 50_000}\n"))
     [said] = ingested(tmp_path / "a.cif", tmp_path / "out")[1]
-    assert "has occupancy 999" in said
+    assert "has occupancy 9.999" in said
     assert len(said) < 2500
 
 
@@ -174,9 +174,8 @@ def test_a_row_of_a_million_atoms_is_refused_and_its_neighbors_are_kept(tmp_path
 
 
 def test_a_symmetry_operation_of_thousands_of_digits_is_refused_at_once() -> None:
-    """Pymatgen's pattern takes the cube of them: 5,000 took minutes."""
     operations = f"loop_\n_symmetry_equiv_pos_as_xyz\n'x, y, z'\n'-x+{'9' * 5000}/3, y, z'\n"
-    with pytest.raises(Rejection, match="no symmetry operation; write the file again"):
+    with pytest.raises(Rejection, match="is no symmetry operation such as"):
         parse_cif(cif("Na Na1 0.1 0.2 0.3 1\n", extra=operations).encode(), Limits())
 
 

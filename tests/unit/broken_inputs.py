@@ -37,7 +37,9 @@ class Broken(NamedTuple):
 
 SITES = "Na Na1 0 0 0 1\nCl Cl1 0.5 0.5 0.5 1\n"
 COLUMNS = ("type_symbol", "label", "fract_x", "fract_y", "fract_z", "occupancy")
-TWO_FOLD = "loop_\n_symmetry_equiv_pos_as_xyz\n'x, y, z'\n'-x, -y, -z'\n'x+1/2, y, z'\n"
+TWO_FOLD = "loop_\n_symmetry_equiv_pos_as_xyz\n'x, y, z'\n'-x, -y, -z'\n'x+1/2, y, z'\n'-x+1/2, -y, -z'\n"
+NO_GROUP = "loop_\n_symmetry_equiv_pos_as_xyz\n'x, y, z'\n'-x, -y, -z'\n'x+1/2, y, z'\n"
+NO_OPERATION = "loop_\n_symmetry_equiv_pos_as_xyz\n'x, y, z'\n'x+1/2, u+1/2, z'\n"
 
 
 def cif(
@@ -85,14 +87,14 @@ def _row(**changes: Any) -> dict[str, Any]:
     return row | changes
 
 
-def _parquet(*rows: dict[str, Any], drop: str = "") -> Callable[[Path], str]:
+def _parquet(*rows: dict[str, Any], drop: str = "", **changed: pa.DataType) -> Callable[[Path], str]:
     def write(folder: Path) -> str:
         types = {
             "material_id": pa.string(),
             "lattice": pa.list_(pa.float64()),
             "frac_coords": pa.list_(pa.float32()),
             "atomic_numbers": pa.list_(pa.int16()),
-        }
+        } | changed
         columns = {name: pa.array([row[name] for row in rows], dtype) for name, dtype in types.items() if name != drop}
         pq.write_table(pa.table(columns), folder / "table.parquet")
         return str(folder / "table.parquet")
@@ -124,8 +126,17 @@ def _supercell() -> str:
     return cif(sites, cell=(2400, 4, 4, 90, 90, 90))
 
 
+_POSCAR = "Na\n1.0\n4 0 0\n0 4 0\n0 0 4\n1\nDirect\n0 0 0\n"
 XYZ = '2\nLattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3 pbc="{pbc}"\nNa 0 0 0\nCl 2 2 2\n'
 TWO_BLOCKS = cif(block="one") + cif(block="two")
+
+
+def _two_in_one_row(folder: Path) -> str:
+    (folder / "a.cif").write_text(TWO_BLOCKS)
+    (folder / "id_prop.csv").write_text("a,1.0\n")
+    return str(folder)
+
+
 NA = {"element": "Na", "occu": 1}
 
 BROKEN: tuple[Broken, ...] = (
@@ -138,7 +149,7 @@ BROKEN: tuple[Broken, ...] = (
     Broken("folder called .cif", "unreadable", _folder_called_cif),
     Broken("partly occupied site", "disordered", _cif(cif("Na Na1 0 0 0 0.8\nCl Cl1 0.5 0.5 0.5 1\n"))),
     Broken("two elements on one site", "disordered", _cif(cif("Na Na1 0 0 0 0.5\nK K1 0 0 0 0.5\n"))),
-    Broken("site of occupancy 0, which pymatgen drops", "disordered", _cif(cif(SITES + "K K1 0.5 0 0 0\n"))),
+    Broken("site of occupancy 0", "disordered", _cif(cif(SITES + "K K1 0.5 0 0 0\n"))),
     Broken("angles that no cell has", "zero_volume", _cif(cif(cell=(4, 4, 4, 120, 120, 120)))),
     Broken("cell length 0", "zero_volume", _cif(cif(cell=(4, 4, 0, 90, 90, 90)))),
     Broken("cell in nanometers", "zero_volume", _cif(cif(cell=(0.4, 0.4, 0.4, 90, 90, 90)))),
@@ -158,7 +169,7 @@ BROKEN: tuple[Broken, ...] = (
         "atoms close across the cell's border", "overlapping_atoms", _cif(cif("Na Na1 0.01 0 0 1\nCl Cl1 0.97 0 0 1\n"))
     ),
     Broken("dummy atom", "unknown_species", _cif(cif("Xx X1 0 0 0 1\n"))),
-    Broken("vacancy Vc, which pymatgen reads as vanadium", "unknown_species", _cif(cif("Vc V1 0 0 0 1\n"))),
+    Broken("vacancy Vc", "unknown_species", _cif(cif("Vc V1 0 0 0 1\n"))),
     Broken(
         "label that may be cobalt or carbon, no symbol",
         "unknown_species",
@@ -169,12 +180,45 @@ BROKEN: tuple[Broken, ...] = (
         "formula with hydrogen, sites without", "formula_mismatch", _cif(cif(extra="_chemical_formula_sum 'Na Cl H2'"))
     ),
     Broken("600 atoms, limit 500", "too_large", _cif(_supercell())),
+    Broken("CIF: two elements in a type symbol", "unknown_species", _cif(cif("Fe/Mn Fe1 0 0 0 1\n"))),
+    Broken(
+        "CIF: hydrogens attached to a site",
+        "implicit_hydrogens",
+        _cif(cif("C C1 0 0 0 3\n", columns=(*COLUMNS[:5], "attached_hydrogens"))),
+    ),
+    Broken(
+        "CIF: site of a disorder group",
+        "disordered",
+        _cif(cif("F F1 0 0 0 1\nF F2 0.5 0 0 2\n", columns=(*COLUMNS[:5], "disorder_group"))),
+    ),
+    Broken("CIF: symmetry operation that is none", "symmetry", _cif(cif(extra=NO_OPERATION))),
+    Broken("CIF: symmetry operations that form no group", "symmetry", _cif(cif(extra=NO_GROUP))),
+    Broken(
+        "CIF: space group that does not exist", "symmetry", _cif(cif(extra="_symmetry_space_group_name_H-M 'F m 5 m'"))
+    ),
+    Broken(
+        "CIF: space group with two origins, neither operations nor Z",
+        "symmetry",
+        _cif(cif("Si Si1 0.1 0.1 0.1 1\n", extra="_symmetry_space_group_name_H-M 'F d -3 m'")),
+    ),
+    Broken(
+        "CIF: space group that the cell does not have",
+        "contradiction",
+        _cif(cif(cell=(4, 4, 5, 90, 90, 90), extra="_symmetry_space_group_name_H-M 'F m -3 m'")),
+    ),
+    Broken(
+        "CIF: Z that the sites do not have",
+        "formula_mismatch",
+        _cif(cif(extra="_chemical_formula_sum 'Na Cl'\n_cell_formula_units_Z 4")),
+    ),
+    Broken("CIF: volume that the cell does not have", "contradiction", _cif(cif(extra="_cell_volume 256"))),
     Broken("CIF of more than 5 MB", "too_large", _cif(cif() + "# reflections\n" * 400_000)),
-    Broken("two structures in one CIF", "several_structures", _cif(TWO_BLOCKS)),
+    Broken("two structures in a CIF of which id_prop.csv has one value", "several_structures", _two_in_one_row),
     Broken("id_prop.csv: row without file", "missing_file", _listed("a,1.0\nb,2.0\n", "a")),
     Broken("id_prop.csv: file without row", "unlisted_file", _listed("a,1.0\n", "a", "b")),
     Broken("id_prop.csv: row without id", "missing_id", _listed("a,1.0\n,2.0\n", "a")),
     Broken("id_prop.csv: id on two rows", "duplicate_id", _listed("a,1.0\na,2.0\n", "a")),
+    Broken("id_prop.csv: id without the zeros of its file", "missing_file", _listed("00012,1.0\n12,2.0\n", "00012")),
     Broken("JSON: record that is no structure", "unreadable", _json([{"name": "NaCl"}])),
     Broken("JSON: number where a structure should be", "unreadable", _json([1])),
     Broken("JSON: molecule", "no_lattice", _json({"m": {"@class": "Molecule", "sites": []}})),
@@ -191,6 +235,11 @@ BROKEN: tuple[Broken, ...] = (
     Broken("JSON: dummy species", "unknown_species", _json([structure([{"element": "X0+", "occu": 1}])])),
     Broken("JSON: structure without sites", "empty", _json([structure()])),
     Broken("JSON: two records with one id", "duplicate_id", _json([{"id": "a", "structure": structure([NA])}] * 2)),
+    Broken(
+        "JSON Lines: key that is twice in a record",
+        "unreadable",
+        _file("structures.jsonl", json.dumps({"structure": structure([NA]), "gap": 1})[:-1] + ', "gap": 2}'),
+    ),
     Broken("JSON Lines: line that breaks off", "unreadable", _file("structures.jsonl", '{"lattice": {"matr\n')),
     Broken(
         "JSON Lines: compressed file cut off",
@@ -198,6 +247,11 @@ BROKEN: tuple[Broken, ...] = (
         _file("s.jsonl.gz", gzip.compress(json.dumps(structure([NA])).encode())[:40]),
     ),
     Broken("Parquet: atomic number 200", "unknown_species", _parquet(_row(atomic_numbers=[200]))),
+    Broken(
+        "Parquet: atomic number 11.5",
+        "unknown_species",
+        _parquet(_row(atomic_numbers=[11.5]), atomic_numbers=pa.list_(pa.float64())),
+    ),
     Broken("Parquet: coordinates do not match atoms", "unreadable", _parquet(_row(atomic_numbers=[11, 17]))),
     Broken(
         "Parquet: Cartesian coordinates of a wide range",
@@ -214,12 +268,27 @@ BROKEN: tuple[Broken, ...] = (
     Broken("Parquet: row without atoms", "empty", _parquet(_row(frac_coords=[], atomic_numbers=[]))),
     Broken("Parquet: row without id", "missing_id", _parquet(_row(material_id=None))),
     Broken("Parquet: id on two rows", "duplicate_id", _parquet(_row(), _row())),
+    Broken("POSCAR of VASP 4, which names no elements", "unknown_species", _file("POSCAR", _POSCAR)),
+    Broken(
+        "POSCAR with a position too many",
+        "unreadable",
+        _file("POSCAR", _POSCAR.replace("1\nD", "Na\n1\nD") + "0 0 .5\n"),
+    ),
     Broken("XYZ: no cell", "no_lattice", _file("m.xyz", "1\nmolecule\nNa 0 0 0\n")),
     Broken("XYZ: slab", "not_periodic", _file("slab.xyz", XYZ.format(pbc="T T F"))),
     Broken("XYZ: cut off", "unreadable", _file("cut.xyz", XYZ.format(pbc="T T T")[:-12])),
     Broken("source that does not exist", REFUSED, lambda folder: str(folder / "nothing")),
     Broken("folder without CIF", REFUSED, str),
     Broken("empty id_prop.csv", REFUSED, _listed("\n", "a")),
+    Broken("id_prop.csv: two columns of one name", REFUSED, _listed("id,gap,gap\na,1,2\n", "a")),
+    Broken("id_prop.csv: header, or row without file", REFUSED, _listed("compounds used,gap\na,1\n", "a")),
+    Broken("id_prop.csv: row of fewer cells", REFUSED, _listed("id,gap,phase\na,1\n", "a")),
+    Broken("id_prop.csv: cells between spaces", REFUSED, _listed("a 1\n", "a")),
+    Broken("JSON: key that is twice in an object", REFUSED, _file("s.json", '{"a": 1, "a": 2}')),
+    Broken(
+        "JSON: table of pandas with a row too short", REFUSED, _json({"columns": ["structure", "x"], "data": [[1]]})
+    ),
+    Broken("JSON: table of pandas, two columns of one name", REFUSED, _json({"columns": ["x", "x"], "data": []})),
     Broken("pickle", REFUSED, _pickle),
     Broken("JSON file cut off", REFUSED, _file("structures.json", '[{"lattice":')),
     Broken("text file called .parquet", REFUSED, _file("table.parquet", "id,value\n" * 10)),

@@ -41,7 +41,7 @@ BOMBS: dict[str, tuple[bytes, str]] = {
     "objects.json": (filled("[", "{},", "{}]"), "times { in"),
     "lists.json": (filled("[", "[0],", "0]"), "times { or [ in"),
     "nested.json": (filled("", "[", "") + filled("", "]", ""), "times { or [ in"),
-    "one_key.json": (filled("{", '"a":0,', '"a":0}'), ""),
+    "one_key.json": (filled("{", '"a":0,', '"a":0}'), "'a'"),
     "records.json": (filled("[", '{"id":0},', "0]"), "times { in"),
     "pandas.json": (filled('{"columns":["a"],"data":[', "[],", "[]]}"), "times { or [ in"),
     "pandas_of_texts.json": (filled('{"columns":["a"],"data":[', '"",', '""]}'), "entries in"),

@@ -116,7 +116,7 @@ def test_cif_with_symmetry_is_expanded_as_pymatgen_does(structures: dict[str, St
         ("b,1.5\na,-2\n", {"target": [1.5, -2.0]}),
         ("id,e_form,phase\nb,1.5,rutile\na,,\n", {"e_form": [1.5, None], "phase": ["rutile", None]}),
         ("\ufeffb.cif, 1 \r\na.cif, 2 \r\n", {"target": [1.0, 2.0]}),
-        ("b,1,x\na,2,nan\n", {"target": [1.0, 2.0], "target_2": ["x", None]}),
+        ("b,1,x\na,2,nan\n", {"target": [1.0, 2.0], "target_2": ["x", "nan"]}),
         ("b\na\n", {}),
     ],
 )

@@ -80,9 +80,8 @@ def test_unit_is_that_of_the_table_then_of_the_vocabulary(table: pa.Table) -> No
 @pytest.mark.parametrize(
     ("name", "ids", "message"),
     [
-        ("nothing", ["a"], "no column 'nothing'.*gap, count, wild, volume_per_atom, density"),
+        ("nothing", ["a"], "no column 'nothing'.*gap, stable, count, wild, volume_per_atom, density"),
         ("label", ["a"], "column label has type string"),
-        ("stable", ["a"], "column stable has type bool"),
         ("gap", ["a", "e", "f"], "no row for 2 of 3 crystals, the first of them 'e'"),
         ("gap", ["b", "d"], "none of the 2 crystals has a value of gap"),
         ("wild", ["b", "c"], "infinite for 1 crystals, the first of them 'c'"),
@@ -102,6 +101,34 @@ def test_csv(start: str, table: pa.Table, tmp_path: Path) -> None:
     np.testing.assert_array_equal(targets.labels, [2, math.nan, -1500])
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_csv_between_semicolons_or_tabs(separator: str, table: pa.Table, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("material_id,speed\nc,-1.5e3\na,2\n".replace(",", separator))
+    np.testing.assert_array_equal(targets_from_csv(tmp_path / "t.csv", table, ["a", "c"]).labels, [2, -1500])
+
+
+def test_csv_says_which_values_are_missing(table: pa.Table, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "t.csv").write_text("material_id,speed\na,1.5\nb,-\nc,\n")
+    with caplog.at_level("INFO"):
+        targets = targets_from_csv(tmp_path / "t.csv", table, ["a", "b", "c"])
+    np.testing.assert_array_equal(targets.labels, [1.5, math.nan, math.nan])
+    assert "column speed has no value in 2 of 3 rows ('-' in line 3, '' in line 4)" in caplog.text
+
+
+def test_true_and_false_train_as_one_and_zero(
+    table: pa.Table, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        np.testing.assert_array_equal(targets_for(table, "stable", ["b", "a", "c"]).labels, [1, 1, 1])
+    assert "stable holds true and false, which are trained as 1 and 0" in caplog.text
+    caplog.clear()
+    (tmp_path / "t.csv").write_text("material_id,metal\na,True\nb,FALSE\nc,na\n")
+    with caplog.at_level("INFO"):
+        targets = targets_from_csv(tmp_path / "t.csv", table, ["a", "b", "c"])
+    np.testing.assert_array_equal(targets.labels, [1, 0, math.nan])
+    assert "metal holds true and false" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -111,9 +138,14 @@ def test_csv(start: str, table: pa.Table, tmp_path: Path) -> None:
         ("material_id,x\na,1\nz,2\n", r"t.csv:3: the crystal table has no id 'z'"),
         ("material_id,x\na,1\n\nb,2\na,1\n", r"t.csv:5: 'a' already has a value in line 2"),
         ("material_id,x\na,high\n", r"t.csv:2: 'high' is not a number"),
-        ("material_id,x\na,\n", r"t.csv:2: '' is not a number"),
-        ("material_id,x\na,nan\n", r"t.csv:2: nan is not finite"),
-        ("material_id,x\na,-inf\n", r"t.csv:2: -inf is not finite"),
+        ("material_id,x\na,\n", "none of the 2 crystals has a value of x"),
+        ("material_id,x\na,nan\nb,N/A\n", "none of the 2 crystals has a value of x"),
+        ("material_id,x\na,-inf\n", r"t.csv:2: '-inf' is not finite"),
+        ("material_id,x\na,1\nb,1_000\n", r"t.csv:3: '1_000' is not a number"),
+        ("material_id;x\na;1,5\n", r"t.csv:2: '1,5' is not a number"),
+        ("material_id|x\na|1.5\n", "separated by vertical bars; commas are expected"),
+        ("material_id,x\na,1\nb,true\n", r"t.csv:3: 'true' is not a number"),
+        ('material_id,x\na,1\nb,"2\n', "not a text file of comma-separated values .line 3: unexpected end of data"),
         ("material_id,x\na,1,2\n", r"t.csv:2: 3 cells"),
         ("material_id,x\nd,1\n", "none of the 2 crystals has a value of x"),
         ("material_id,x\n", "none of the 2 crystals has a value of x"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def computed_column(table: pa.Table, name: str) -> Array:
     if name == VOLUME_PER_ATOM:
         return volume / num_atoms(table)
     with np.errstate(divide="ignore"):  # a cell without volume is infinitely dense, which is refused as a target
-        return GRAMS_PER_CM3 * (element_counts(table) @ _atomic_masses()) / volume
+        return GRAMS_PER_CM3 * (element_counts(table) @ atomic_masses()) / volume
 
 
 def cell_volumes(table: pa.Table) -> Array:
@@ -77,6 +78,7 @@ def _values(column: pa.ChunkedArray) -> Array:
     return np.asarray(pc.list_flatten(column).to_numpy())
 
 
-def _atomic_masses() -> Array:
+@lru_cache(maxsize=1)
+def atomic_masses() -> Array:
     """Return ``(118,)`` atomic masses in dalton."""
     return np.array([float(Element(symbol).atomic_mass) for symbol in SYMBOLS])

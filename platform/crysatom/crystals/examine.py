@@ -12,15 +12,26 @@ import pyarrow as pa
 from crysatom.crystals.checks import Limits, check
 from crysatom.crystals.cif import parse_cif
 from crysatom.crystals.formula import reduced_formula
+from crysatom.crystals.poscar import parse_poscar
 from crysatom.crystals.quarantine import Rejected, Rejection
 from crysatom.crystals.raw import PROPERTIES_JSON, Raw, from_batch, unpack_arrays
 from crysatom.crystals.structure_json import parse_structure_json
 from crysatom.crystals.table import STRUCTURE_FIELDS, Crystal
-from crysatom.names import ATOMIC_NUMBERS, DETAIL, FORMULA, FRAC_COORDS, LATTICE, MATERIAL_ID, REASON, SOURCE
+from crysatom.names import (
+    ATOMIC_NUMBERS,
+    DETAIL,
+    FORMULA,
+    FRAC_COORDS,
+    LATTICE,
+    MATERIAL_ID,
+    NOTE,
+    REASON,
+    SOURCE,
+)
 
-_OUTCOME_FIELDS = [pa.field(name, pa.string()) for name in (SOURCE, REASON, DETAIL, PROPERTIES_JSON)]
+_OUTCOME_FIELDS = [pa.field(name, pa.string()) for name in (SOURCE, REASON, DETAIL, NOTE, PROPERTIES_JSON)]
 OUTCOME_SCHEMA = pa.schema([f.with_nullable(True) for f in STRUCTURE_FIELDS] + _OUTCOME_FIELDS)
-"""One row per raw record: structure columns and properties if accepted, reason and detail if not."""
+"""One row per raw record: structure columns, properties and note if accepted, reason and detail if not."""
 
 
 def examine(raw: Raw | Rejected, limits: Limits) -> Crystal | Rejected:
@@ -42,19 +53,23 @@ def parse(raw: Raw, limits: Limits) -> Crystal:
         Rejection: If the record cannot be read.
 
     """
+    notes: tuple[str, ...] = ()
     if raw.format == "cif":
-        arrays = parse_cif(raw.content, limits)
+        cif = parse_cif(raw.content, limits)
+        lattice, frac_coords, atomic_numbers, notes = cif.lattice, cif.frac_coords, cif.atomic_numbers, cif.notes
+    elif raw.format == "poscar":
+        lattice, frac_coords, atomic_numbers = parse_poscar(raw.content, limits)
     elif raw.format == "json":
-        arrays = parse_structure_json(raw.content)
+        lattice, frac_coords, atomic_numbers = parse_structure_json(raw.content)
     else:
-        arrays = unpack_arrays(raw.content)
-    lattice, frac_coords, atomic_numbers = arrays
+        lattice, frac_coords, atomic_numbers = unpack_arrays(raw.content)
     return Crystal(
         material_id=raw.material_id,
         lattice=lattice,
         frac_coords=frac_coords,
         atomic_numbers=atomic_numbers,
         properties=raw.properties,
+        notes=notes,
     )
 
 
@@ -74,5 +89,6 @@ def _row(outcome: Crystal | Rejected, source: str) -> dict[str, Any]:
         FRAC_COORDS: outcome.frac_coords.ravel(),
         ATOMIC_NUMBERS: outcome.atomic_numbers,
         FORMULA: reduced_formula(outcome.atomic_numbers),
+        NOTE: "; ".join(outcome.notes) or None,
         PROPERTIES_JSON: json.dumps(outcome.properties),
     }

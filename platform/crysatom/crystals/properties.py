@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 import pyarrow as pa
 
 from crysatom.crystals.computed import COMPUTED_COLUMNS
+from crysatom.crystals.quarantine import short
 from crysatom.crystals.table import STRUCTURE_COLUMNS, property_field
+from crysatom.crystals.text_table import is_missing, number
 
 _TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 _INT64_LIMIT = 2**63
@@ -21,20 +26,39 @@ def column_name(name: str) -> str:
 
 
 class PropertyTypes:
-    """The types seen under each property name."""
+    """The kinds of values seen under each property name, and the first crystal that has a value of each."""
 
     def __init__(self, declared: Sequence[pa.Field] = ()) -> None:
         """Take over the fields that a source declares; their types and units are kept."""
         self._declared = {f.name: f for f in declared}
-        self._seen: dict[str, set[type]] = {name: set() for name in self._declared}
+        self._seen: dict[str, dict[type, _Kind]] = {name: {} for name in self._declared}
 
-    def observe(self, properties: Iterable[dict[str, Any]]) -> None:
-        """Note the types of the values of more crystals."""
-        for values in properties:
+    def observe(self, material_ids: Iterable[str], properties: Iterable[dict[str, Any]]) -> None:
+        """Note the kinds of the values of more crystals."""
+        for material_id, values in zip(material_ids, properties, strict=True):
             for name, value in values.items():
-                kinds = self._seen.setdefault(name, set())
-                if value is not None:
-                    kinds.add(str if type(value) is int and abs(value) >= _INT64_LIMIT else type(value))
+                kinds = self._seen.setdefault(name, {})
+                if value is None or name in self._declared:
+                    continue
+                kind = _kind(value)
+                if kind not in kinds:
+                    kinds[kind] = _Kind(material_id, value)
+                kinds[kind].count += 1
+
+    def remarks(self) -> Iterator[tuple[int, str]]:
+        """Yield (logging level, sentence) on columns whose values are of several kinds."""
+        for name, kinds in self._seen.items():
+            words = [kinds[kind] for kind in kinds if kind is not NoneType]
+            if len(words) > 1 and set(kinds) - {NoneType} != {int, float}:
+                each = ", ".join(f"{k.count:,} like {short(repr(k.value), 60)} ({short(k.material_id)})" for k in words)
+                yield (
+                    logging.WARNING,
+                    f"column {short(name)} is kept as text, since it has values of several kinds: {each}",
+                )
+            elif words and NoneType in kinds and str not in kinds:
+                gap = kinds[NoneType]
+                where = f"{gap.value!r} of {short(gap.material_id)} is the first"
+                yield logging.INFO, f"column {short(name)} has words for no value in {gap.count:,} crystals; {where}"
 
     def fields(self, source: str) -> dict[str, pa.Field]:
         """Return the field of each property's column, by property name, in order of first occurrence.
@@ -55,23 +79,45 @@ class PropertyTypes:
                 )
         return {name: self._field(name, kinds) for name, kinds in self._seen.items()}
 
-    def _field(self, name: str, kinds: set[type]) -> pa.Field:
+    def _field(self, name: str, kinds: Collection[type]) -> pa.Field:
         if name in self._declared:
             return self._declared[name].with_name(column_name(name))
         return property_field(column_name(name), _common_type(kinds))
 
 
-def _common_type(kinds: set[type]) -> pa.DataType:
-    """Return the type that holds all values: that of one kind, float for int and float, else text."""
-    if len(kinds) == 1:
-        return _TYPES.get(next(iter(kinds)), pa.string())
-    return pa.float64() if not kinds or kinds == {int, float} else pa.string()
+@dataclass
+class _Kind:
+    """The first value of a kind, whose it is, and how many there are."""
+
+    material_id: str
+    value: Any
+    count: int = 0
+
+
+def _kind(value: Any) -> type:
+    """Return the type of a value; that of None for a word that may mean that there is no value."""
+    if isinstance(value, str) and is_missing(value):
+        return NoneType
+    return str if type(value) is int and abs(value) >= _INT64_LIMIT else type(value)
+
+
+def _common_type(kinds: Collection[type]) -> pa.DataType:
+    """Return the type that holds all values: that of one kind, float for int and float, else text.
+
+    Words for "no value" do not count beside numbers or booleans; by themselves they are text.
+    """
+    valued = set(kinds) - {NoneType}
+    if len(valued) == 1:
+        return _TYPES.get(next(iter(valued)), pa.string())
+    return pa.float64() if not kinds or valued == {int, float} else pa.string()
 
 
 def property_array(values: Sequence[Any], dtype: pa.DataType) -> pa.Array:
-    """Return a column; values of mixed kinds become text."""
+    """Return a column; values of mixed kinds become text, words among numbers or booleans None, decimals floats."""
     if pa.types.is_string(dtype):
         values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+    else:
+        values = [number(value) if isinstance(value, str) else value for value in values]
     if pa.types.is_floating(
         dtype
     ):  # Arrow refuses whole numbers that a float cannot hold exactly, and Python's floats as halves

@@ -34,6 +34,8 @@ class Reason(StrEnum):
     IMPLICIT_HYDROGENS = "implicit_hydrogens"
     UNKNOWN_SPECIES = "unknown_species"
     FORMULA_MISMATCH = "formula_mismatch"
+    SYMMETRY = "symmetry"
+    CONTRADICTION = "contradiction"
     TOO_LARGE = "too_large"
     MISSING_ID = "missing_id"
     DUPLICATE_ID = "duplicate_id"

@@ -10,14 +10,17 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from crysatom.crystals.quarantine import Rejected
-from crysatom.names import DETAIL, MATERIAL_ID, REASON, SOURCE
+from crysatom.crystals.quarantine import Reason, Rejected, Rejection
+from crysatom.names import DETAIL, MATERIAL_ID, MAX_ATOMIC_NUMBER, REASON, SOURCE
 
-Format = Literal["cif", "json", "arrays"]
+Format = Literal["cif", "poscar", "json", "arrays"]
 
 FORMAT = "format"
 CONTENT = "content"
 PROPERTIES_JSON = "properties_json"
+
+_MOST_WHOLE = 2.0**53
+"""Floats below are whole or not without doubt."""
 
 RAW_SCHEMA = pa.schema(
     [
@@ -40,7 +43,7 @@ class Raw:
     Attributes:
         material_id: Identifier of the crystal.
         source: File, or file and place in it, or database entry; shown to the user.
-        format: What ``content`` is: the text of a CIF, the JSON of a structure, or packed arrays.
+        format: What ``content`` is: the text of a CIF or of a POSCAR, the JSON of a structure, or packed arrays.
         content: The record's bytes.
         properties: JSON-representable values of further columns, by column name.
 
@@ -60,12 +63,21 @@ def pack_arrays(lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np
 
 
 def unpack_arrays(content: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return what :func:`pack_arrays` packed; atomic numbers as int64, whatever they were."""
+    """Return what :func:`pack_arrays` packed; atomic numbers as int64.
+
+    Raises:
+        Rejection: If one is no whole number: 11.5 is not sodium.
+
+    """
     values = np.frombuffer(content, dtype=np.float64)
     num_atoms = (len(values) - 9) // 4
     assert len(values) == 9 + 4 * num_atoms, "packed arrays have a length of 9 + 4N"
     coords = values[9 : 9 + 3 * num_atoms].reshape(num_atoms, 3)
-    return values[:9].reshape(3, 3), coords, np.nan_to_num(values[9 + 3 * num_atoms :], nan=0).astype(np.int64)
+    numbers = values[9 + 3 * num_atoms :]
+    for number in numbers[~((numbers == np.rint(numbers)) & (np.abs(numbers) < _MOST_WHOLE))][:1]:
+        message = f"atomic number {number:.6g} is no element; it must be a whole number in 1 to {MAX_ATOMIC_NUMBER}"
+        raise Rejection(Reason.UNKNOWN_SPECIES, message)
+    return values[:9].reshape(3, 3), coords, numbers.astype(np.int64)
 
 
 def to_batch(records: Iterable[Raw | Rejected]) -> pa.Table:

@@ -5,12 +5,12 @@ Read directly, without MSONable decoding, which would import whatever module a f
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
 import numpy as np
 
+from crysatom.crystals import strict_json
 from crysatom.crystals.elements import atomic_number
 from crysatom.crystals.quarantine import Reason, Rejection, short
 
@@ -25,7 +25,7 @@ def parse_structure_json(content: bytes) -> Arrays:
 
     """
     try:
-        structure = json.loads(content)
+        structure = strict_json.loads(content)
     except (ValueError, RecursionError) as error:
         raise Rejection(Reason.UNREADABLE, f"not valid JSON ({error}); write the file again") from None
     if not isinstance(structure, dict):
@@ -88,7 +88,18 @@ def _jarvis(atoms: dict[str, Any]) -> Arrays:
 
 
 def _floats(values: Any, width: int) -> np.ndarray:
-    return np.array(values, dtype=np.float64).reshape(-1, width)
+    """Return ``(N, width)`` numbers.
+
+    Raises:
+        ValueError: If the rows are of another length; text that reads like a number is none.
+
+    """
+    found = np.array(values)
+    if found.dtype.kind not in "iuf" and any(isinstance(value, str | bool) for row in values for value in row):
+        raise ValueError("text or booleans where numbers are expected")
+    if len(found) and found.shape[1:] != (width,):
+        raise ValueError(f"rows of {found.shape[1:]} numbers where {width} are expected")
+    return found.astype(np.float64).reshape(-1, width)
 
 
 def _three_rows(lattice: np.ndarray) -> np.ndarray:

@@ -57,6 +57,7 @@ class Crystal:
         frac_coords: ``(N, 3)`` float64, fractional, not necessarily wrapped to [0, 1).
         atomic_numbers: ``(N,)`` uint8.
         properties: Values of further columns, by column name.
+        notes: What its reader decided, left out or rounded; no part of a table.
 
     """
 
@@ -65,6 +66,7 @@ class Crystal:
     frac_coords: np.ndarray
     atomic_numbers: np.ndarray
     properties: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def property_field(name: str, dtype: pa.DataType) -> pa.Field:
@@ -98,11 +100,11 @@ def to_table(crystals: Iterable[Crystal], fields: Sequence[pa.Field] | None = No
     return pa.Table.from_arrays(arrays, schema=pa.schema([*STRUCTURE_FIELDS, *fields]))
 
 
-def open_table(path: str | Path) -> pq.ParquetFile:
-    """Open a crystal table and verify that it has the columns of one.
+def open_columns(path: str | Path) -> pq.ParquetFile:
+    """Open a Parquet file and verify that its columns have names of their own and hold no objects.
 
     Raises:
-        ValueError: If the file is absent, is no Parquet file, holds objects or lacks a column; says which.
+        ValueError: If the file is absent, is no Parquet file, holds objects or has a name twice; says which.
 
     """
     path = Path(path)
@@ -114,16 +116,27 @@ def open_table(path: str | Path) -> pq.ParquetFile:
         said = short(error, 300)
         raise ValueError(f"{path}: not a Parquet file, or a truncated one ({said}); write it again") from error
     require_plain(file.schema_arrow, path)
+    names = file.schema_arrow.names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"{path}: several columns are called {', '.join(map(repr, twice))}; rename all but one of them"
+        )
+    return file
+
+
+def open_table(path: str | Path) -> pq.ParquetFile:
+    """Open a crystal table and verify that it has the columns of one.
+
+    Raises:
+        ValueError: If the file is absent, is no Parquet file, holds objects or lacks a column; says which.
+
+    """
+    file = open_columns(path)
     missing = [name for name in REQUIRED_COLUMNS if name not in file.schema_arrow.names]
     if missing:
         raise ValueError(
             f"{path}: not a crystal table, it lacks {', '.join(missing)}; a crystal table has the columns "
             f"{', '.join(REQUIRED_COLUMNS)} (lattice: 9 numbers, rows a b c in angstrom; frac_coords: 3 per atom)"
-        )
-    names = file.schema_arrow.names
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(
-            f"{path}: several columns are called {', '.join(map(repr, twice))}; rename all but one of them"
         )
     if pa.types.is_binary(file.schema_arrow.field(MATERIAL_ID).type):
         raise ValueError(f"{path}: column {MATERIAL_ID} holds bytes, not text; write it again as text")

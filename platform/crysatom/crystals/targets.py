@@ -6,9 +6,10 @@ JARVIS gives some ids to several rows. The graph of an id is that of the first r
 
 from __future__ import annotations
 
-import csv
+import logging
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from crysatom.config.files import require_regular
 from crysatom.crystals.computed import COMPUTED_COLUMNS, computed_column
 from crysatom.crystals.csv_files import as_it_was
 from crysatom.crystals.quarantine import short
 from crysatom.crystals.table import STRUCTURE_COLUMNS
+from crysatom.crystals.text_table import Line, is_missing, number, read_text_table, says_missing, typed
 from crysatom.names import MATERIAL_ID, PROPERTIES
 
 Array = NDArray[Any]
 Ids = Sequence[str] | Array
+
+logger = logging.getLogger(__name__)
+
+_INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
+_TRUTH_TRAINS = "column {} holds true and false, which are trained as 1 and 0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +78,8 @@ def targets_for(table: pa.Table, name: str, material_ids: Ids) -> Targets:
 
     Args:
         table: The crystal table that the graphs were made of (:func:`crysatom.crystals.table.read_table`).
-        name: A column of numbers, in which null and NaN mean that there is no label; or ``volume_per_atom`` or
+        name: A column of numbers, in which null and NaN mean that there is no label, or of booleans, which become
+            1 and 0; or ``volume_per_atom`` or
             ``density``, which are computed where the table lacks them.
         material_ids: ``(M,)`` ids of the crystals, as the graphs hold them.
 
@@ -105,45 +112,77 @@ def targets_from_csv(path: str | Path, table: pa.Table, material_ids: Ids) -> Ta
         material_ids: ``(M,)`` ids of the crystals, as the graphs hold them.
 
     Raises:
-        ValueError: If the file cannot be read, or a row has an unknown or repeated id or no finite number;
-            names the line.
+        ValueError: If the file cannot be read, or a row has an unknown or repeated id or something else than a
+            number (or true or false) or a word for no value; names the line.
 
     """
     path = Path(path)
-    lines = _csv_lines(path)
-    name = _header(path, lines)
     known = set(table[MATERIAL_ID].to_pylist())
-    values: dict[str, float] = {}
+    lines = [_with_its_id(line, known) for line in read_text_table(path, {MATERIAL_ID, *known}).lines]
+    name = _header(path, lines)
+    _require_rows(path, lines[1:], known)
+    labels = _labels(path, name, lines[1:])
+    aligned = np.array([labels.get(str(i), math.nan) for i in material_ids], dtype=np.float64)
+    return _labeled(Targets(name=name, unit=unit_of(table, name), labels=aligned))
+
+
+def _with_its_id(line: Line, known: Collection[str]) -> Line:
+    """Return a line with the id as it was before CSV got an apostrophe for spreadsheets; as it is if the table has it."""
+    number_of_line, cells = line
+    first = cells[0] if cells[0] in known else as_it_was(cells[0])
+    return number_of_line, [first, *cells[1:]]
+
+
+def _require_rows(path: Path, lines: Sequence[Line], known: Collection[str]) -> None:
+    """Raise at the first row that has not two cells, or not an id of its own that the table has."""
     seen: dict[str, int] = {}
     for line, cells in lines:
         where = f"{path}:{line}"
         if len(cells) != 2:
             raise ValueError(f"{where}: {len(cells)} cells; a row is an id and a number, separated by a comma")
-        material_id, text = cells
-        material_id = material_id if material_id in known else as_it_was(material_id)
-        if material_id not in known:
+        if cells[0] not in known:
             raise ValueError(
-                f"{where}: the crystal table has no id {short(material_id)!r}; correct the id, or remove the row"
+                f"{where}: the crystal table has no id {short(cells[0])!r}; correct the id, or remove the row"
             )
-        if material_id in seen:
-            raise ValueError(
-                f"{where}: {material_id!r} already has a value in line {seen[material_id]}; keep one of the two"
-            )
-        seen[material_id] = line
-        values[material_id] = _finite(text, where)
-    aligned = np.array([values.get(str(i), math.nan) for i in material_ids], dtype=np.float64)
-    return _labeled(Targets(name=name, unit=unit_of(table, name), labels=aligned))
+        if cells[0] in seen:
+            raise ValueError(f"{where}: {cells[0]!r} already has a value in line {seen[cells[0]]}; keep one of the two")
+        seen[cells[0]] = line
+
+
+def _labels(path: Path, name: str, lines: Sequence[Line]) -> dict[str, float]:
+    """Return the values by id: of a column of numbers, or of true and false, without the missing ones."""
+    column = typed([cells[1] for _, cells in lines])
+    if column.kind == "text":
+        _require_numbers(path, lines)
+        return {}
+    if column.missing:
+        logger.info("%s: %s", path, says_missing(name, column, [line for line, _ in lines]))
+    if column.kind == "true or false":
+        logger.info("%s: %s", path, _TRUTH_TRAINS.format(name))
+    values = zip(lines, column.values, strict=True)
+    return {cells[0]: float(value) for (_, cells), value in values if value is not None}
+
+
+def _require_numbers(path: Path, lines: Sequence[Line]) -> None:
+    """Raise at the first value that is neither a number nor missing; at a true or false only if all others are that."""
+    wrong = [(line, cells[1]) for line, cells in lines if not is_missing(cells[1]) and number(cells[1]) is None]
+    for line, text in sorted(wrong, key=lambda each: each[1].lower() in {"true", "false"})[:1]:
+        what = "finite" if _INFINITE.fullmatch(text) else "a number"
+        raise ValueError(f"{path}:{line}: {short(text)!r} is not {what}; correct it, or remove the row")
 
 
 def _numbers(crystals: pa.Table, name: str) -> Array:
     column = crystals[name]
     if not _is_number(column.type):
         raise ValueError(f"column {name} has type {column.type}, a target is a number; {_choices(crystals)}")
+    if pa.types.is_boolean(column.type):
+        logger.info(_TRUTH_TRAINS.format(name))
+        column = column.cast(pa.uint8())
     return np.asarray(column.cast(pa.float64()).to_numpy())
 
 
 def _is_number(dtype: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(dtype) or pa.types.is_floating(dtype))
+    return bool(pa.types.is_integer(dtype) or pa.types.is_floating(dtype) or pa.types.is_boolean(dtype))
 
 
 def _choices(table: pa.Table) -> str:
@@ -164,36 +203,11 @@ def _labeled(targets: Targets) -> Targets:
     return targets
 
 
-def _csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number and the cells of each line that is not empty."""
-    try:
-        require_regular(path)
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream)
-            for cells in reader:
-                if any(cell.strip() for cell in cells):
-                    yield reader.line_num, [cell.strip() for cell in cells]
-    except OSError as error:
-        raise ValueError(f"{path}: the file cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a text file of comma-separated values ({error}); save it as UTF-8") from error
-
-
-def _header(path: Path, lines: Iterator[tuple[int, list[str]]]) -> str:
-    cells = next(lines, (0, []))[1]
+def _header(path: Path, lines: Sequence[Line]) -> str:
+    cells = lines[0][1] if lines else []
     if len(cells) != 2 or cells[0] != MATERIAL_ID or not cells[1]:
         raise ValueError(
             f"{path}: the first line must be '{MATERIAL_ID},NAME', with the name of the property; it is "
             f"{short(','.join(cells))!r}"
         )
     return cells[1]
-
-
-def _finite(text: str, where: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"{where}: {short(text)!r} is not a number; correct it, or remove the row") from None
-    if not math.isfinite(value):
-        raise ValueError(f"{where}: {short(text)} is not finite; correct it, or remove the row")
-    return value

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from crysatom.crystals.quarantine import Rejected
 from crysatom.crystals.raw import Raw
-from crysatom.crystals.sources.base import KNOWN_SOURCES, Source
+from crysatom.crystals.sources.base import CIF_SUFFIXES, KNOWN_SOURCES, Source
+from crysatom.crystals.sources.listed import is_poscar
 
 __all__ = ["Source", "open_source", "read_source", "require_source"]
 
@@ -24,10 +25,10 @@ _SUFFIXES = {
     ".json.gz": ("crysatom.crystals.sources.records", "open_json"),
     ".jsonl": ("crysatom.crystals.sources.records", "open_json_lines"),
     ".jsonl.gz": ("crysatom.crystals.sources.records", "open_json_lines"),
-    ".cif": ("crysatom.crystals.sources.folder", "open_cif"),
-    ".cif.gz": ("crysatom.crystals.sources.folder", "open_cif"),
+    **dict.fromkeys(CIF_SUFFIXES, ("crysatom.crystals.sources.folder", "open_cif")),
 }
 
+_POSCAR = ("crysatom.crystals.sources.folder", "open_poscar")
 _FOLDER = ("crysatom.crystals.sources.folder", "open_folder")
 _ANY_OTHER = ("crysatom.crystals.sources.ase_files", "open_ase")
 _PICKLES = (".pkl", ".pickle", ".pckl", ".pkl.gz", ".p")
@@ -55,7 +56,8 @@ def open_source(source: str) -> Source:
             f"{source}: pickles are not read, since reading one runs whatever code is in it; save the "
             "structures as .json or .parquet"
         )
-    kind = next((entry for suffix, entry in _SUFFIXES.items() if path.name.lower().endswith(suffix)), _ANY_OTHER)
+    kind = next((entry for suffix, entry in _SUFFIXES.items() if path.name.lower().endswith(suffix)), None)
+    kind = kind or (_POSCAR if is_poscar(path) else _ANY_OTHER)
     return _load(kind)(str(path))
 
 

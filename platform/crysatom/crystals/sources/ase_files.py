@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from crysatom.crystals.quarantine import Reason, Rejected, Rejection
+from crysatom.crystals.quarantine import Reason, Rejected, Rejection, short
 from crysatom.crystals.raw import Raw, pack_arrays
 from crysatom.crystals.sources.base import KNOWN_SOURCES, Source, plain_properties, pop_id, rejected
 from crysatom.crystals.sources.confined import confined, why
+from crysatom.crystals.sources.extxyz import comment_line
+from crysatom.crystals.sources.folder import open_cif, open_poscar
 
 _PICKLED = frozenset({"bundletrajectory"})
 """ASE formats whose readers unpickle."""
+
+_START_BYTES = 1 << 16
 
 
 def open_ase(path: str) -> Source:
@@ -33,6 +39,10 @@ def open_ase(path: str) -> Source:
         kind = filetype(path)
     except (UnknownFileTypeError, UnicodeDecodeError, OSError):
         kind = ""
+    if kind == "cif" or _begins_as_cif(path):
+        return open_cif(path)
+    if kind == "vasp":
+        return open_poscar(path)
     if kind not in ioformats:
         raise ValueError(
             f"{path}: neither ASE nor anything else here reads this kind of file; known are {KNOWN_SOURCES}"
@@ -42,18 +52,62 @@ def open_ase(path: str) -> Source:
     return Source(name=path, records=partial(confined, __name__, path, kind))
 
 
+def _begins_as_cif(path: str) -> bool:
+    """Return whether the first line that is neither empty nor a comment begins a data block."""
+    with Path(path).open("rb") as stream:
+        start = stream.read(_START_BYTES).removeprefix(BOM_UTF8)
+    lines = (line.strip() for line in start.splitlines())
+    return next((line for line in lines if line and not line.startswith(b"#")), b"")[:5].lower() == b"data_"
+
+
+def is_ase_database(document: Any) -> bool:
+    """Return whether a JSON document is a database of ASE, as ``ase.io.write("x.json", ...)`` makes one, too."""
+    return isinstance(document, dict) and {"ids", "nextid"} <= document.keys()
+
+
+def open_ase_json(path: str, document: dict[str, Any]) -> Source:
+    """Open a JSON database of ASE; every row is a crystal.
+
+    Raises:
+        ValueError: If ASE is absent, the file is compressed, or an atomic number is not whole, which ASE would cut off.
+
+    """
+    if find_spec("ase") is None:
+        raise ValueError(f'{path}: a JSON database of ASE, which reads it; pip install "crysatom[ingest]"')
+    if not path.lower().endswith(".json"):
+        raise ValueError(f"{path}: a JSON database of ASE, which does not read it compressed; unpack it")
+    for row, content in document.items():
+        for number in _atomic_numbers(content):
+            if type(number) is not int:
+                said = f"atomic number {short(number)} in row {short(row)} is no whole number"
+                raise ValueError(f"{path}: {said}; correct it")
+    return Source(name=path, records=partial(confined, __name__, path, "json"), total=len(document["ids"]))
+
+
+def _atomic_numbers(row: Any) -> list[Any]:
+    """Return the atomic numbers of a row of a JSON database as they are written there."""
+    numbers = row.get("numbers") if isinstance(row, dict) else None
+    if isinstance(numbers, dict) and isinstance(numbers.get("__ndarray__"), list):
+        numbers = numbers["__ndarray__"][-1]
+    return numbers if isinstance(numbers, list) else []
+
+
 def read(path: str, kind: str) -> Iterator[Raw | Rejected]:
     """Yield the frames or rows of a file that is known to be of a format; up to the first that ASE cannot read."""
-    return _rows(path) if kind == "db" else _frames(path, kind)
+    from ase.data import atomic_numbers
+
+    atomic_numbers.update(D=1, T=1)  # ASE knows no isotopes; in CIFs and elsewhere they are hydrogen to us
+    return _rows(path, kind) if kind in {"db", "json"} else _frames(path, kind)
 
 
 def _frames(path: str, kind: str) -> Iterator[Raw | Rejected]:
     from ase.io import iread
 
     stem = Path(path).stem
+    options: dict[str, Any] = {"properties_parser": comment_line} if kind == "extxyz" else {}
     number = 0
     try:
-        for number, atoms in enumerate(iread(path, index=":", format=kind), start=1):
+        for number, atoms in enumerate(iread(path, index=":", format=kind, **options), start=1):
             yield _record(atoms, dict(atoms.info), f"{stem}-{number}", f"{path}#{number}")
     except Exception as error:  # noqa: BLE001 - each of ASE's readers raises its own
         message = (
@@ -62,13 +116,13 @@ def _frames(path: str, kind: str) -> Iterator[Raw | Rejected]:
         yield rejected(Reason.UNREADABLE, message, material_id=f"{stem}-{number + 1}", source=f"{path}#{number + 1}")
 
 
-def _rows(path: str) -> Iterator[Raw | Rejected]:
+def _rows(path: str, kind: str) -> Iterator[Raw | Rejected]:
     from ase.db import connect
 
     stem = Path(path).stem
     number = 0
     try:
-        for row in connect(path).select():  # type: ignore[no-untyped-call]
+        for row in connect(path, type="json" if kind == "json" else "extract_from_name").select():  # type: ignore[no-untyped-call]
             number = row.id
             yield _record(row.toatoms(), dict(row.key_value_pairs), f"{stem}-{number}", f"{path}#{number}")
     except Exception as error:  # noqa: BLE001 - sqlite3's errors and ASE's own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,12 @@ from crysatom.crystals.raw import Raw
 
 KNOWN_SOURCES = (
     "aflow:prototypes, jarvis:DATASET, mp:QUERY, a folder of CIFs, a crystal table (.parquet), pymatgen structures "
-    "(.json, .jsonl, also .gz), a .cif, or a file that ASE reads (.xyz, .db, .traj, POSCAR, ...)"
+    "(.json, .jsonl, also .gz), a .cif or .mcif (also .gz, .bz2, .xz), or a file that ASE reads (.xyz, .db, .traj, "
+    "POSCAR, ...)"
 )
+
+CIF_SUFFIXES = tuple(f".{kind}{compressed}" for kind in ("mcif", "cif") for compressed in ("", ".gz", ".bz2", ".xz"))
+"""Endings of files that are read as CIFs, in any case."""
 
 ID_KEYS = ("material_id", "jid", "id", "mp_id", "entry_id", "task_id", "uid")
 """Where a record may keep its identifier, in order of preference."""
@@ -28,7 +33,7 @@ class Source:
     Attributes:
         name: As the user wrote it.
         records: Reads the source, from its start, each time it is called.
-        total: Number of records where it is known beforehand.
+        total: Number of records where it is known beforehand; of files, each of which may hold several crystals.
         fields: Fields of property columns whose type and unit the source declares.
 
     """
@@ -50,7 +55,7 @@ def pop_id(record: dict[str, Any], default: str) -> str:
 
 
 def plain_properties(values: Mapping[str, Any], missing: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return values as a table cell can hold them: numbers, booleans and text; nested ones as JSON text.
+    """Return values as a table cell can hold them: numbers, booleans and text; nested ones as JSON text, NaN as None.
 
     Args:
         values: By column name.
@@ -61,12 +66,12 @@ def plain_properties(values: Mapping[str, Any], missing: tuple[str, ...] = ()) -
 
 
 def _plain(value: Any, missing: tuple[str, ...]) -> Any:
-    if isinstance(value, str) and value in missing:
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if (isinstance(value, str) and value in missing) or (isinstance(value, float) and math.isnan(value)):
         return None
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        return value.item()
     if hasattr(value, "tolist"):
         value = value.tolist()
     return json.dumps(value, default=str)

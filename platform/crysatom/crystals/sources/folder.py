@@ -1,9 +1,14 @@
-"""A folder of CIFs, with or without the ``id_prop.csv`` of CGCNN, which names them and gives their properties."""
+"""A folder of CIFs, with or without the ``id_prop.csv`` of CGCNN, which names them and gives their properties.
+
+Files that ``id_prop.csv`` names may be POSCARs, too, as in the folders of JARVIS and ALIGNN.
+"""
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import logging
+import lzma
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,22 +17,37 @@ from pathlib import Path
 from typing import Any
 
 from crysatom.config.files import require_regular
-from crysatom.crystals.cif import MAX_CIF_BYTES
+from crysatom.crystals.cif import MAX_CIF_BYTES, split_structures
 from crysatom.crystals.quarantine import Reason, Rejected
 from crysatom.crystals.raw import Raw
-from crysatom.crystals.sources.base import Source, rejected
+from crysatom.crystals.sources.base import CIF_SUFFIXES, Source, rejected
 from crysatom.crystals.sources.id_prop import ID_PROP, Row, read_id_prop
+from crysatom.crystals.sources.listed import by_shape, is_poscar, no_such_file, poscar_stem
 
 logger = logging.getLogger(__name__)
 
-_SUFFIXES = (".cif", ".cif.gz")
+_OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+_APPLE_DOUBLE = "._"
+"""How macOS calls the files of attributes that it leaves on foreign disks and in archives, one beside each file."""
+
 MOST_ON_DISK = 1 << 50
 """Bytes: of a large file only the first megabytes are read."""
 
 
 def open_cif(path: str) -> Source:
-    """Open a single CIF; its id is the file's name."""
-    return Source(name=path, records=lambda: iter([_read(Path(path), cif_stem(Path(path)), {})]), total=1)
+    """Open a single CIF; the id of its crystal is the file's name, with that of the data block if there are several."""
+    return Source(name=path, records=partial(_every_file, [Path(path)]))
+
+
+def open_poscar(path: str) -> Source:
+    """Open a single POSCAR; its id is the file's name and 1."""
+    file = Path(path)
+
+    def records() -> Iterator[Raw | Rejected]:
+        yield replace(_as_poscar(_read(file, f"{poscar_stem(file)}-1", {})), source=f"{path}#1")
+
+    return Source(name=path, records=records, total=1)
 
 
 def open_folder(path: str) -> Source:
@@ -41,31 +61,58 @@ def open_folder(path: str) -> Source:
 
     """
     folder = Path(path)
-    files = sorted(file for file in folder.iterdir() if file.name.lower().endswith(_SUFFIXES))
+    files = sorted(file for file in folder.iterdir() if file.name.lower().endswith(CIF_SUFFIXES))
+    attributes = [file for file in files if file.name.startswith(_APPLE_DOUBLE)]
+    if attributes:
+        logger.info("%s: %d files of macOS (._*) hold no crystals and were not read", folder, len(attributes))
+        files = [file for file in files if file not in attributes]
     listing = folder / ID_PROP
     if not files and not listing.exists():
         raise ValueError(f"{path}: no .cif file in this folder (subfolders are not searched)")
-    _mention_other_files(folder, files)
+    poscars = sorted(file for file in folder.iterdir() if is_poscar(file)) if listing.exists() else []
+    _mention_other_files(folder, [*files, *attributes, *poscars])
     if not listing.exists():
         return Source(name=path, records=partial(_every_file, files), total=len(files))
     by_name = {name: file for file in files for name in (file.name, f"{cif_stem(file)}.cif", cif_stem(file))}
+    for file in poscars:
+        by_name.setdefault(poscar_stem(file), file)
+        by_name[file.name] = file
     rows = read_id_prop(listing, known=by_name.keys())
     return Source(name=path, records=partial(_listed_files, folder, by_name, rows))
 
 
 def cif_stem(path: Path) -> str:
-    """Return the file's name without ``.cif`` or ``.cif.gz``."""
+    """Return the file's name without ``.cif``, ``.cif.gz`` and so on."""
     name = path.name
-    return name[: name.lower().rindex(".cif")] if ".cif" in name.lower() else path.stem
+    ending = next((suffix for suffix in CIF_SUFFIXES if name.lower().endswith(suffix)), path.suffix)
+    return name[: len(name) - len(ending)]
 
 
 def _every_file(files: list[Path]) -> Iterator[Raw | Rejected]:
     for file in files:
-        yield _read(file, cif_stem(file), {})
+        yield from _structures(_read(file, cif_stem(file), {}))
+
+
+def _structures(record: Raw | Rejected) -> Iterator[Raw | Rejected]:
+    """Yield a record for each crystal of a CIF."""
+    parts = list(split_structures(record.content)) if isinstance(record, Raw) else []
+    if not parts or isinstance(record, Rejected):
+        yield record
+        return
+    names = [name for name, _ in parts]
+    are_distinct = len(set(names)) == len(names) and all(names)
+    for number, (name, content) in enumerate(parts, start=1):
+        yield replace(
+            record,
+            material_id=f"{record.material_id}-{name if are_distinct else number}",
+            source=f"{record.source}#{name or number}",
+            content=content,
+        )
 
 
 def _listed_files(folder: Path, by_name: dict[str, Path], rows: list[Row]) -> Iterator[Raw | Rejected]:
     listed: set[Path] = set()
+    shapes = by_shape(by_name)
     for row in rows:
         where = f"{folder / ID_PROP}:{row.line}"
         file = by_name.get(row.material_id)
@@ -77,26 +124,40 @@ def _listed_files(folder: Path, by_name: dict[str, Path], rows: list[Row]) -> It
                 source=where,
             )
         elif file is None:
-            message = f"there is no {row.material_id}.cif beside it; add the file, or remove the row"
+            message = no_such_file(row.material_id, shapes)
             yield rejected(Reason.MISSING_FILE, message, material_id=row.material_id, source=where)
         else:
-            record = _read(file, cif_stem(file), row.properties)
+            record = _read_structure(file, _stem(file), row.properties)
             yield record if file not in listed else replace(record, source=f"{where} ({file.name})")
             listed.add(file)
     for file in dict.fromkeys(by_name.values()):
         if file not in listed:
             message = f"{ID_PROP} has no row for it; add one, or remove {ID_PROP} to read all files without properties"
-            yield rejected(Reason.UNLISTED_FILE, message, material_id=cif_stem(file), source=str(file))
+            yield rejected(Reason.UNLISTED_FILE, message, material_id=_stem(file), source=str(file))
+
+
+def _stem(file: Path) -> str:
+    return poscar_stem(file) if is_poscar(file) else cif_stem(file)
+
+
+def _read_structure(file: Path, material_id: str, properties: dict[str, Any]) -> Raw | Rejected:
+    """Return the content of a CIF or a POSCAR."""
+    record = _read(file, material_id, properties)
+    return _as_poscar(record) if is_poscar(file) else record
+
+
+def _as_poscar(record: Raw | Rejected) -> Raw | Rejected:
+    return replace(record, format="poscar") if isinstance(record, Raw) else record
 
 
 def _read(file: Path, material_id: str, properties: dict[str, Any]) -> Raw | Rejected:
     """Return the content of a file, one byte more than is allowed at most."""
-    opener = gzip.open if file.name.lower().endswith(".gz") else open
+    opener = _OPENERS.get(file.suffix.lower(), open)
     try:
         require_regular(file, MOST_ON_DISK)
         with opener(file, "rb") as stream:
             content = bytes(stream.read(MAX_CIF_BYTES + 1))
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         message = (
             f"the file cannot be read ({getattr(error, 'strerror', None) or error}); restore it, or its permissions"
         )

@@ -13,12 +13,9 @@ from typing import Any
 from crysatom.crystals.quarantine import Rejected
 from crysatom.crystals.raw import Raw
 from crysatom.crystals.sources.base import Source
-from crysatom.crystals.sources.records import to_raw
+from crysatom.crystals.sources.records import JARVIS_MISSING, to_raw
 
 INSTALL = 'pip install "crysatom[ingest]"'
-
-_JARVIS_MISSING = ("na",)
-"""What JARVIS writes where there is no value."""
 
 MP_FIELDS = [
     "material_id",
@@ -63,7 +60,7 @@ def open_jarvis(dataset: str) -> Source:
 
 def _jarvis_records(dataset: str, records: list[dict[str, Any]]) -> Iterator[Raw | Rejected]:
     for number, record in enumerate(records):
-        yield to_raw(record, f"{dataset}-{number}", f"jarvis:{dataset}#{number}", missing=_JARVIS_MISSING)
+        yield to_raw(record, f"{dataset}-{number}", f"jarvis:{dataset}#{number}", missing=JARVIS_MISSING)
 
 
 def open_materials_project(query: str) -> Source:

@@ -15,20 +15,34 @@ from crysatom.config.data import MOST_ATOMS
 from crysatom.crystals.computed import is_computed
 from crysatom.crystals.quarantine import Reason, Rejected, short
 from crysatom.crystals.raw import Raw, pack_arrays
-from crysatom.crystals.sources.base import Source, rejected
-from crysatom.crystals.table import STRUCTURE_COLUMNS, open_table
+from crysatom.crystals.sources.base import ID_KEYS, Source, rejected
+from crysatom.crystals.sources.json_tables import STRUCTURE_KEYS
+from crysatom.crystals.sources.records import to_raw
+from crysatom.crystals.table import STRUCTURE_COLUMNS, open_columns, open_table
 from crysatom.names import ATOMIC_NUMBERS, FORMULA, FRAC_COORDS, LATTICE, MATERIAL_ID
+
+_BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError)
+
+_EXACT_DIGITS = 15
+"""Decimals of so many digits are floats without loss; longer ones stay text."""
+
+_TEXTS = 16
+"""Rows with a CIF of up to 5 MB that are held at a time."""
 
 
 def open_parquet(path: str) -> Source:
     """Open a crystal table; columns beyond those of the structure are its properties, with their types and units.
 
-    Columns that ingest once computed are left out: it computes them again.
+    Columns that ingest once computed are left out: it computes them again. A table without cells and coordinates may
+    have a column of CIFs (:data:`crysatom.crystals.sources.json_tables.STRUCTURE_KEYS`) instead.
 
     Raises:
         ValueError: If it is no Parquet file or lacks a structure column.
 
     """
+    columns = open_columns(path)
+    if texts := _column_of_texts(columns.schema_arrow):
+        return _open_texts(columns, path, texts)
     file = open_table(path)
     fields = tuple(f for f in file.schema_arrow if f.name not in STRUCTURE_COLUMNS and not is_computed(f))
     return Source(
@@ -39,9 +53,41 @@ def open_parquet(path: str) -> Source:
     )
 
 
+def _column_of_texts(schema: pa.Schema) -> str | None:
+    """Return the column of CIFs of a table that is no crystal table; None: it is one, or has no such column."""
+    if {LATTICE, FRAC_COORDS, ATOMIC_NUMBERS} <= set(schema.names):
+        return None
+    texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+    return next((key for key in STRUCTURE_KEYS if key in texts), None)
+
+
+def _open_texts(file: pq.ParquetFile, path: str, texts: str) -> Source:
+    key = next((key for key in ID_KEYS if key in file.schema_arrow.names), None)
+    fields = tuple(_storable(f) for f in file.schema_arrow if f.name not in {texts, key} and not is_computed(f))
+    return Source(name=path, records=partial(_texts, file, path, key), total=file.metadata.num_rows, fields=fields)
+
+
+def _texts(file: pq.ParquetFile, path: str, key: str | None) -> Iterator[Raw | Rejected]:
+    """Yield the rows of a table with a column of CIFs, by the same way as records of JSON."""
+    names = [f.name for f in file.schema_arrow if not is_computed(f)]
+    number = 0
+    try:
+        for batch in file.iter_batches(batch_size=_TEXTS, columns=names):
+            for row in batch.to_pylist():
+                where = f"{path}#{number}"
+                values = {name: _cell(value) for name, value in row.items()}
+                unnamed = key is not None and _is_empty(values[key])
+                yield _no_id(number, where) if unnamed else to_raw(values, f"row-{number}", where)
+                number += 1
+    except _BROKEN as error:
+        yield _rest_unread(error, number, path)
+
+
 def _storable(field: pa.Field) -> pa.Field:
     """Return the field with a type that survives the way through JSON: numbers, booleans, text."""
     dtype = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    if pa.types.is_decimal(dtype) and dtype.precision <= _EXACT_DIGITS:
+        return field.with_type(pa.float64()).with_nullable(True)
     kept = pa.types.is_integer(dtype) or pa.types.is_floating(dtype) or pa.types.is_boolean(dtype)
     return field.with_type(dtype if kept else pa.string()).with_nullable(True)
 
@@ -60,9 +106,13 @@ def _records(file: pq.ParquetFile, path: str) -> Iterator[Raw | Rejected]:
                 for row in piece.to_pylist():
                     yield _record(row, number, f"{path}#{number}")
                     number += 1
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        message = f"rows from here on cannot be read ({short(error)}); write the table again from its source"
-        yield rejected(Reason.UNREADABLE, message, material_id=f"row-{number}", source=f"{path}#{number}")
+    except _BROKEN as error:
+        yield _rest_unread(error, number, path)
+
+
+def _rest_unread(error: Exception, number: int, path: str) -> Rejected:
+    message = f"rows from here on cannot be read ({short(error)}); write the table again from its source"
+    return rejected(Reason.UNREADABLE, message, material_id=f"row-{number}", source=f"{path}#{number}")
 
 
 def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
@@ -88,13 +138,8 @@ def _too_large(number: int, where: str) -> Rejected:
 
 def _record(row: dict[str, Any], number: int, where: str) -> Raw | Rejected:
     name = row.pop(MATERIAL_ID)
-    if name is None or not str(name).strip():
-        return rejected(
-            Reason.MISSING_ID,
-            f"{MATERIAL_ID} is empty; give every row an id",
-            material_id=f"row-{number}",
-            source=where,
-        )
+    if _is_empty(name):
+        return _no_id(number, where)
     lattice, coords, numbers = (row.pop(column) or [] for column in (LATTICE, FRAC_COORDS, ATOMIC_NUMBERS))
     if len(lattice) != 9 or len(coords) != 3 * len(numbers):
         message = (
@@ -108,9 +153,19 @@ def _record(row: dict[str, Any], number: int, where: str) -> Raw | Rejected:
     return Raw(material_id=str(name), source=where, format="arrays", content=content, properties=properties)
 
 
+def _is_empty(name: Any) -> bool:
+    return name is None or not str(name).strip()
+
+
+def _no_id(number: int, where: str) -> Rejected:
+    message = f"{MATERIAL_ID} is empty; give every row an id"
+    return rejected(Reason.MISSING_ID, message, material_id=f"row-{number}", source=where)
+
+
 def _floats(values: list[Any]) -> np.ndarray:
     return np.array(values, dtype=np.float64)
 
 
 def _cell(value: Any) -> Any:
+    """Return a value as JSON can hold it; a decimal as text, which becomes a number again if its column is one."""
     return value if value is None or isinstance(value, bool | int | float) else str(value)

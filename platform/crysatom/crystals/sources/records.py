@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
-from crysatom.crystals.quarantine import Reason, Rejected
-from crysatom.crystals.raw import Raw
+from crysatom.crystals import strict_json
+from crysatom.crystals.quarantine import Reason, Rejected, short
+from crysatom.crystals.raw import Format, Raw
+from crysatom.crystals.sources.ase_files import is_ase_database, open_ase_json
 from crysatom.crystals.sources.base import Source, plain_properties, pop_id, rejected
+from crysatom.crystals.sources.json_tables import entries, structure_key
 
-_STRUCTURE_KEYS = ("structure", "atoms", "snl")
+JARVIS_MISSING = ("na",)
+"""What JARVIS writes where there is no value."""
+
+_CIF = re.compile(r"^\s*data_", re.IGNORECASE | re.MULTILINE)
 _UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError)
 
 MOST_JSON_BYTES = 2_000_000_000
@@ -42,11 +49,11 @@ FEW = 10_000
 def open_json(path: str) -> Source:
     """Open a list of structures, a dictionary id -> structure, a list of records, one structure, or a pandas table.
 
-    A record is a dictionary with the structure under ``structure`` (pymatgen) or ``atoms`` (JARVIS), an
-    id under one of the usual keys, and properties beside them.
+    A record is a dictionary with the structure under ``structure`` (pymatgen), ``atoms`` (JARVIS) or ``cif`` (text), an
+    id under one of the usual keys, and properties beside them. A JSON database of ASE is read by ASE.
 
     Raises:
-        ValueError: If the file is not JSON; says where it breaks.
+        ValueError: If the file is not JSON, says where it breaks; or if it is a table with a row or column too many.
 
     """
     try:
@@ -56,22 +63,27 @@ def open_json(path: str) -> Source:
         raise ValueError(f"{path}: cannot be read ({error}); restore the file") from error
     except _NoStructuresError as error:
         raise ValueError(f"{path}: holds no structures: {error}; give the file that holds the structures") from error
+    except strict_json.RepeatedKeyError as error:
+        raise ValueError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: not valid JSON ({error}); a file with one record per line must be called .jsonl"
         ) from error
     _require_few_entries(document, len(text), path)
+    if is_ase_database(document):
+        return open_ase_json(path, document)
     try:
-        entries = _entries(document, Path(path).name.split(".")[0])
-    except TypeError:  # columns or rows of a table that are none
-        entries = None
-    if entries is None:
+        found = entries(document, Path(path).name.split(".")[0])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if found is None:
         raise ValueError(
             f"{path}: holds no structures; it must be a list of pymatgen structures or records, or a "
             "dictionary id -> structure"
         )
+    _require_few(len(found), len(text), path)
     return Source(
-        name=path, records=lambda: (to_raw(value, key, f"{path}#{key}") for key, value in entries), total=len(entries)
+        name=path, records=lambda: (to_raw(value, key, f"{path}#{key}") for key, value in found), total=len(found)
     )
 
 
@@ -81,30 +93,50 @@ def open_json_lines(path: str) -> Source:
 
 
 def to_raw(record: Any, default_id: str, where: str, missing: tuple[str, ...] = ()) -> Raw | Rejected:
-    """Return the raw record of a structure, or of a dictionary that holds one beside an id and properties."""
+    """Return the raw record of a structure, or of a dictionary that holds one beside an id and properties.
+
+    Args:
+        record: A dictionary, or the text of a CIF.
+        default_id: If it has none.
+        where: It is from.
+        missing: Words for "no value"; beside them those of JARVIS in its own records.
+
+    """
+    if isinstance(record, str):
+        return _of_text(record, "structure", default_id, where, {})
     if not isinstance(record, dict):
         message = f"a JSON {type(record).__name__} where a structure or record was expected; remove it"
         return rejected(Reason.UNREADABLE, message, material_id=default_id, source=where)
-    key = next((key for key in _STRUCTURE_KEYS if key in record), None)
+    key = structure_key(record)
     if key is None:
         properties = record.get("properties") if isinstance(record.get("properties"), dict) else {}
-        return Raw(
-            material_id=pop_id(dict(record), default_id),
-            source=where,
-            format="json",
-            content=json.dumps(record).encode(),
-            properties=properties or {},
-        )
+        material_id = pop_id(dict(record), default_id)
+        return _of_json(record, material_id, where, properties or {})
     further = {name: value for name, value in record.items() if name != key and not str(name).startswith("@")}
+    if "jid" in record and key == "atoms":
+        missing = (*missing, *JARVIS_MISSING)
     material_id = pop_id(further, default_id)
-    content = json.dumps(record[key]).encode()
-    return Raw(
-        material_id=material_id,
-        source=where,
-        format="json",
-        content=content,
-        properties=plain_properties(further, missing),
-    )
+    properties = plain_properties(further, missing)
+    if isinstance(record[key], str):
+        return _of_text(record[key], key, material_id, where, properties)
+    return _of_json(record[key], material_id, where, properties)
+
+
+def _of_json(structure: Any, material_id: str, where: str, properties: dict[str, Any]) -> Raw:
+    content = json.dumps(structure).encode()
+    return Raw(material_id=material_id, source=where, format="json", content=content, properties=properties)
+
+
+def _of_text(text: str, key: str, material_id: str, where: str, properties: dict[str, Any]) -> Raw | Rejected:
+    """Return the record of a structure that is text in JSON: of a CIF, of a POSCAR, or again of JSON."""
+    how: Format | None = "poscar" if key == "poscar" else "json" if text.lstrip().startswith("{") else None
+    if how is None and ("cif" in key or _CIF.search(text)):
+        how = "cif"
+    if how is None:
+        message = f"a JSON str ({short(text, 40)!r}) where a structure or record was expected; remove it"
+        return rejected(Reason.UNREADABLE, message, material_id=material_id, source=where)
+    content = text.encode(errors="replace")
+    return Raw(material_id=material_id, source=where, format=how, content=content, properties=properties)
 
 
 class _NoStructuresError(ValueError):
@@ -125,7 +157,7 @@ def _loads(text: str) -> Any:
     ):
         if number > FEW + len(text) // least:
             raise _NoStructuresError(f"it has {number:,} times {what} in {len(text):,} bytes, which no structures have")
-    return json.loads(text)
+    return strict_json.loads(text)
 
 
 def _require_few_entries(document: Any, num_bytes: int, path: str) -> None:
@@ -162,20 +194,6 @@ def _whole(path: str) -> str:
     return content.decode("utf-8-sig")
 
 
-def _entries(document: Any, stem: str) -> list[tuple[str, Any]] | None:
-    """Return (id, record) pairs of whatever arrangement the document has; None if it has no known one."""
-    if isinstance(document, list):
-        return [(f"{stem}-{i}", value) for i, value in enumerate(document)]
-    if not isinstance(document, dict):
-        return None
-    if {"columns", "data"} <= document.keys() and isinstance(document["data"], list):
-        rows = [dict(zip(document["columns"], values, strict=False)) for values in document["data"]]
-        return [(str(key), row) for key, row in zip(document.get("index", range(len(rows))), rows, strict=False)]
-    if "lattice" in document or any(key in document for key in _STRUCTURE_KEYS):
-        return [(stem, document)]
-    return [(str(key), value) for key, value in document.items()]
-
-
 def _lines(path: str) -> Iterator[Raw | Rejected]:
     stem = Path(path).name.split(".")[0]
     number = num_bytes = 0
@@ -204,6 +222,8 @@ def _line(line: bytes, default_id: str, where: str) -> Raw | Rejected:
     except _NoStructuresError as error:
         message = f"the line holds no structure: {error}; remove it"
         return rejected(Reason.UNREADABLE, message, material_id=default_id, source=where)
+    except strict_json.RepeatedKeyError as error:
+        return rejected(Reason.UNREADABLE, str(error), material_id=default_id, source=where)
     except (ValueError, RecursionError) as error:
         message = f"the line is not valid JSON ({error}); write one structure or record per line"
         return rejected(Reason.UNREADABLE, message, material_id=default_id, source=where)

@@ -1,0 +1,236 @@
+"""Crystals written as CIF by other programs and read back: the same, or refused, and how many per second.
+
+``python benchmarks/cif_round_trip.py jarvis_dft_3d.parquet --writer pymatgen_symmetrized --out cifs.parquet``
+
+A crystal comes back if its composition, density and the distances from each element to its 12 nearest neighbors are the
+written ones, to 1e-3 (relative or angstrom). ``--name-only`` takes the operations out of what pymatgen wrote, so that
+the name, Z and the formula must do. The written CIFs are kept in ``--out``; a second run reads them again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import re
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pymatgen.core import Lattice, Structure
+from pymatgen.io import cif as pymatgen_cif
+
+from crysatom.crystals.checks import Limits
+from crysatom.crystals.cif import parse_cif
+from crysatom.crystals.quarantine import Rejection
+from crysatom.crystals.spheres import pairs_within
+from crysatom.crystals.table import iter_crystal_batches
+
+NEIGHBORS = 12
+TOLERANCE = 1e-3
+SYMPREC = 0.1
+LIMITS = Limits(max_atoms=10_000, min_distance=0.0)
+SCHEMA = pa.schema(
+    [
+        ("material_id", pa.string()),
+        ("cif", pa.string()),
+        ("lattice", pa.list_(pa.float64())),
+        ("frac_coords", pa.list_(pa.float64())),
+        ("atomic_numbers", pa.list_(pa.int64())),
+    ]
+)
+OPERATIONS = re.compile(r"loop_\n _symmetry_equiv_pos_site_id\n _symmetry_equiv_pos_as_xyz\n(?:  \d+  .*\n)+")
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+Written = tuple[str, Arrays]
+
+
+def by_pymatgen(crystal: Arrays) -> Written:
+    """Write all atoms (P 1)."""
+    return str(pymatgen_cif.CifWriter(_structure(crystal))), crystal
+
+
+def by_pymatgen_symmetrized(crystal: Arrays) -> Written:
+    """Write the sites of the conventional cell that pymatgen finds, and its operations; the refined cell is the truth."""
+    refined: list[Structure] = []
+
+    class Remembering(pymatgen_cif.SpacegroupAnalyzer):
+        def get_refined_structure(self, *args: Any, **kwargs: Any) -> Structure:
+            refined.append(super().get_refined_structure(*args, **kwargs))
+            return refined[-1]
+
+    original = pymatgen_cif.SpacegroupAnalyzer
+    pymatgen_cif.SpacegroupAnalyzer = Remembering
+    try:
+        text = str(pymatgen_cif.CifWriter(_structure(crystal), symprec=SYMPREC))
+    finally:
+        pymatgen_cif.SpacegroupAnalyzer = original
+    [structure] = refined
+    return text, (structure.lattice.matrix, structure.frac_coords, np.array(structure.atomic_numbers))
+
+
+def by_ase(crystal: Arrays) -> Written:
+    """Write all atoms."""
+    from ase import Atoms
+    from ase.io import write
+
+    lattice, coords, numbers = crystal
+    stream = io.BytesIO()
+    write(stream, Atoms(numbers=numbers, scaled_positions=coords, cell=lattice, pbc=True), format="cif")
+    return stream.getvalue().decode(), crystal
+
+
+WRITERS: dict[str, Callable[[Arrays], Written]] = {
+    "pymatgen": by_pymatgen,
+    "pymatgen_symmetrized": by_pymatgen_symmetrized,
+    "ase": by_ase,
+}
+
+
+def _structure(crystal: Arrays) -> Structure:
+    return Structure(Lattice(crystal[0]), crystal[2], crystal[1])
+
+
+def write_all(table: str, out: Path, writer: str, most: int) -> None:
+    """Write the crystals of a table, in its order, to a Parquet file of CIFs."""
+    started, written, failed = time.monotonic(), 0, 0
+    partial = out.with_suffix(".partial")
+    with pq.ParquetWriter(partial, SCHEMA, compression="zstd") as file:
+        for batch in iter_crystal_batches(table, batch_size=500):
+            rows = [row for row in map(_written(writer), batch.to_pylist()) if row is not None]
+            failed += batch.num_rows - len(rows)
+            written += len(rows)
+            file.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+            print(f"{writer}: {written:,} written, {written / (time.monotonic() - started):.0f}/s", flush=True)
+            if written >= most:
+                break
+    partial.replace(out)
+    print(f"{writer}: {failed} could not be written by it")
+
+
+def _written(writer: str) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
+    def write(row: dict[str, Any]) -> dict[str, Any] | None:
+        crystal = _arrays(row)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                text, truth = WRITERS[writer](crystal)
+            except (ValueError, TypeError, AttributeError):  # spglib finds no symmetry
+                return None
+        names = ("lattice", "frac_coords", "atomic_numbers")
+        return {"material_id": row["material_id"], "cif": text} | {
+            name: np.ravel(values) for name, values in zip(names, truth, strict=True)
+        }
+
+    return write
+
+
+def _arrays(row: dict[str, Any]) -> Arrays:
+    return np.reshape(row["lattice"], (3, 3)), np.reshape(row["frac_coords"], (-1, 3)), np.array(row["atomic_numbers"])
+
+
+def differs(found: Arrays, truth: Arrays) -> str:
+    """Return in what two crystals differ; empty if they are the same."""
+    elements = np.unique(truth[2])
+    if not np.array_equal(elements, np.unique(found[2])):
+        return "composition"
+    shares = [np.array([(z == e).mean() for e in elements]) for z in (found[2], truth[2])]
+    if np.abs(shares[0] - shares[1]).max() > 1e-9:
+        return "composition"
+    volumes = [abs(np.linalg.det(lattice)) / len(z) for lattice, _, z in (found, truth)]
+    if abs(volumes[0] - volumes[1]) > TOLERANCE * volumes[1]:
+        return f"volume per atom {volumes[0]:.4f} instead of {volumes[1]:.4f}"
+    near = [_nearest(crystal) for crystal in (found, truth)]
+    for element in elements:
+        shells = [np.sort(d[z == element], axis=0) for d, z in zip(near, (found[2], truth[2]), strict=True)]
+        most = np.lcm(len(shells[0]), len(shells[1]))
+        shells = [np.repeat(shell, most // len(shell), axis=0) for shell in shells]
+        if (largest := np.abs(shells[0] - shells[1]).max()) > TOLERANCE:
+            return f"a distance by {largest:.4f} angstrom"
+    return ""
+
+
+def _nearest(crystal: Arrays) -> np.ndarray:
+    """Return ``(N, 12)`` distances of each atom to its nearest neighbors, in angstrom."""
+    lattice, coords, numbers = crystal
+    cutoff = 5.0
+    while True:
+        first, _, _, distances = pairs_within(np.ascontiguousarray(lattice), coords @ lattice, cutoff, tol=1e-8)
+        first, distances = first[distances > 1e-6], distances[distances > 1e-6]
+        counts = np.bincount(first, minlength=len(numbers))
+        if counts.min() >= NEIGHBORS:
+            break
+        cutoff *= 1.4
+    distances = distances[np.lexsort((distances, first))]
+    starts = np.cumsum(counts) - counts
+    nearest: np.ndarray = distances[starts[:, None] + np.arange(NEIGHBORS)]
+    return nearest
+
+
+def read_all(cifs: Path, *, name_only: bool, most: int) -> dict[str, Any]:
+    """Read the CIFs back and return how many came back, were refused, or are another crystal."""
+    counts: Counter[str] = Counter()
+    seconds = 0.0
+    for row in _rows(cifs, most):
+        text = row["cif"]
+        if name_only:
+            text, found = OPERATIONS.subn("", text)
+            assert found == 1, "the operations of each CIF are taken out"
+        started = time.process_time()
+        try:
+            crystal = parse_cif(text.encode(), LIMITS)
+        except Rejection as rejection:
+            counts[f"refused: {rejection.reason}"] += 1
+            print(f"{row['material_id']} refused: {rejection}")
+            continue
+        finally:
+            seconds += time.process_time() - started
+        difference = differs((crystal.lattice, crystal.frac_coords, crystal.atomic_numbers), _arrays(row))
+        counts["different" if difference else "same"] += 1
+        if difference:
+            print(f"{row['material_id']} DIFFERENT: {difference}")
+    total = counts.total()
+    return {"cifs": total, **dict(sorted(counts.items())), "per_cpu_second": round(total / seconds, 1)}
+
+
+def _rows(cifs: Path, most: int) -> Iterator[dict[str, Any]]:
+    """Yield rows spread over the whole file."""
+    file = pq.ParquetFile(cifs)
+    every = max(1, file.metadata.num_rows // most)
+    number = 0
+    for batch in file.iter_batches(batch_size=500):
+        for row in batch.to_pylist():
+            if number % every == 0:
+                yield row
+            number += 1
+
+
+def main() -> None:
+    """Write and read; print one line of JSON; end with 1 if a crystal became another one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", help="crystal table")
+    parser.add_argument("--writer", choices=sorted(WRITERS), default="pymatgen_symmetrized")
+    parser.add_argument("--out", type=Path, required=True, help="Parquet file of the CIFs; written if it is absent")
+    parser.add_argument("--name-only", action="store_true", help="take the symmetry operations out")
+    parser.add_argument("--most", type=int, default=10**9, help="crystals")
+    parser.add_argument("--json", type=Path, help="file of the figures")
+    given = parser.parse_args()
+    if not given.out.exists():
+        write_all(given.table, given.out, given.writer, given.most)
+    figures = {"writer": given.writer, "name_only": given.name_only} | read_all(
+        given.out, name_only=given.name_only, most=given.most
+    )
+    print(json.dumps(figures))
+    if given.json:
+        given.json.write_text(json.dumps(figures, indent=2) + "\n")
+    raise SystemExit(figures.get("different", 0) > 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""What a CIF says of its content, formula, Z, volume and density, and whether the atoms that were read agree."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core import Composition
+
+from crysatom.crystals.cif.numbers import number
+from crysatom.crystals.cif.text import DENSITY_TAG, FORMULA_TAG, UNITS_TAG, VOLUME_TAG, Block
+from crysatom.crystals.computed import GRAMS_PER_CM3, atomic_masses
+from crysatom.crystals.elements import ATOMIC_NUMBER
+from crysatom.crystals.quarantine import Reason, Rejection, short
+from crysatom.names import SYMBOLS
+
+SHARE_TOLERANCE = 0.01
+"""Largest difference in an element's share of atoms, absolute; formulas of crystals are rounded."""
+
+ATOM_TOLERANCE = 0.25
+"""Largest difference in an element's number of atoms in the cell; one missing atom exceeds it."""
+
+VOLUME_TOLERANCE = 0.01
+"""Relative, between the volume that is stated and that of the cell."""
+
+DENSITY_TOLERANCE = 0.15
+"""Relative; deuterium, which counts as hydrogen here, makes ice 11 % denser."""
+
+LARGEST_DENSITY = 30.0
+"""g/cm^3. Osmium has 22.6; atoms that a wrong symmetry multiplied exceed it."""
+
+_FORMULA = re.compile(r"(?:[A-Z][a-z]?(?:\d+\.?\d*|\.\d+)?\s*)+", re.ASCII)
+_ELEMENT = re.compile(r"([A-Z][a-z]?)(\d+\.?\d*|\.\d+)?", re.ASCII)
+
+Formula = dict[int, float]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is stated of a cell.
+
+    Attributes:
+        said: ``_chemical_formula_sum`` as it is written.
+        formula: Atoms of each element in a formula unit, by Z; None if it is not given or cannot be read.
+        units: Z, the formula units in a cell; None if it is not given.
+        volume: Cubic angstrom; None if it is not given.
+        density: g/cm^3; None if it is not given.
+
+    """
+
+    said: str
+    formula: Formula | None
+    units: float | None
+    volume: float | None
+    density: float | None
+
+    def require_volume(self, volume: float) -> None:
+        """Raise if the cell has another volume than is stated.
+
+        Raises:
+            Rejection: ``contradiction``.
+
+        """
+        if self.volume is not None and abs(self.volume - volume) > VOLUME_TOLERANCE * volume:
+            message = (
+                f"{VOLUME_TAG} is {self.volume:g}, the lengths and angles of the cell give {volume:g}; correct the cell"
+            )
+            raise Rejection(Reason.CONTRADICTION, message)
+
+    def confirm(self, atomic_numbers: NDArray[np.int64], volume: float) -> bool:
+        """Return whether formula and Z are both stated and the atoms of the cell are those.
+
+        Raises:
+            Rejection: If the atoms are others than is stated.
+
+        """
+        density = GRAMS_PER_CM3 * float(atomic_masses()[atomic_numbers - 1].sum()) / volume
+        if self.formula is not None:
+            self._require_formula(self.formula, Counter(atomic_numbers.tolist()))
+        if self.density is not None and abs(self.density - density) > DENSITY_TOLERANCE * density:
+            message = (
+                f"{DENSITY_TAG} is {self.density:g} g/cm^3, the atoms of the cell give {density:.4g}; sites or "
+                "symmetry operations are missing or too many: add or correct them"
+            )
+            raise Rejection(Reason.CONTRADICTION, message)
+        return self.formula is not None and self.units is not None
+
+    def _require_formula(self, formula: Formula, counts: Counter[int]) -> None:
+        total, num_atoms = sum(formula.values()), counts.total()
+        for z in sorted(formula.keys() | counts.keys()):
+            share, present = formula.get(z, 0.0) / total, counts[z] / num_atoms
+            if abs(share - present) > SHARE_TOLERANCE or (share > 0) != (present > 0):
+                message = (
+                    f"the formula {short(self.said)!r} has {share:.1%} {SYMBOLS[z - 1]}, the listed atoms "
+                    f"{present:.1%}; add the missing sites or symmetry operations, or correct {FORMULA_TAG}"
+                )
+                raise Rejection(Reason.FORMULA_MISMATCH, message)
+        if self.units is None:
+            return
+        expected = [self.units] + [1.0] * (_units_by_pymatgen(self.said) == self.units)
+        if not any(all(abs(n * formula[z] - counts[z]) <= ATOM_TOLERANCE for z in formula) for n in expected):
+            message = (
+                f"{UNITS_TAG} {self.units:g} and the formula {short(self.said)!r} mean {self.units * total:g} atoms, "
+                f"the sites and their symmetry operations give {num_atoms}; add the missing operations, or correct them"
+            )
+            raise Rejection(Reason.FORMULA_MISMATCH, message)
+
+
+def stated_content(block: Block) -> Content:
+    """Return what a block says of its content.
+
+    Raises:
+        Rejection: If Z, volume or density is not a positive number.
+
+    """
+    said = block.text(FORMULA_TAG) or ""
+    units, volume, density = (_positive(block, tag) for tag in (UNITS_TAG, VOLUME_TAG, DENSITY_TAG))
+    return Content(said=said, formula=parse_formula(said), units=units, volume=volume, density=density)
+
+
+def _positive(block: Block, tag: str) -> float | None:
+    text = block.text(tag)
+    if text is None:
+        return None
+    value = number(text, tag).value
+    if value <= 0:
+        raise Rejection(Reason.CONTRADICTION, f"{tag} is {short(text)}; correct it, or remove it")
+    return value
+
+
+@lru_cache(maxsize=4096)
+def parse_formula(text: str) -> Formula | None:
+    """Return the atoms of each element in a formula, by Z; None for one that cannot be read."""
+    try:
+        if _FORMULA.fullmatch(text):
+            amounts = [(symbol, float(amount or 1)) for symbol, amount in _ELEMENT.findall(text)]
+        else:  # with parentheses
+            amounts = list(Composition(text).get_el_amt_dict().items()) if text else []
+        formula: Formula = {}
+        for symbol, amount in amounts:
+            formula[ATOMIC_NUMBER[symbol]] = formula.get(ATOMIC_NUMBER[symbol], 0.0) + amount
+    except (ValueError, KeyError, TypeError):
+        return None
+    formula = {z: amount for z, amount in formula.items() if amount > 0}
+    return formula or None
+
+
+@lru_cache(maxsize=4096)
+def _units_by_pymatgen(formula: str) -> float:
+    """Return what pymatgen writes as Z beside the formula of a whole cell, which it calls ``_chemical_formula_sum``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # noble gases have no electronegativity to sort by
+        return float(Composition(formula).get_reduced_composition_and_factor()[1])

@@ -1,0 +1,56 @@
+"""What the ids of ``id_prop.csv`` may mean beside names of CIFs, and what was probably meant if they name no file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from crysatom.crystals.quarantine import short
+
+_COMPRESSED = r"(?:\.(?:gz|bz2|xz))?"
+_POSCAR = re.compile(rf"(?:(?:POSCAR|CONTCAR)[^.]*|.+\.(?:vasp|poscar)){_COMPRESSED}", re.IGNORECASE)
+_POSCAR_ENDING = re.compile(rf"(?:\.(?:vasp|poscar))?{_COMPRESSED}$", re.IGNORECASE)
+
+
+def is_poscar(file: Path) -> bool:
+    """Return whether a file is called like a POSCAR of VASP: ``POSCAR``, ``CONTCAR_1``, ``x.vasp``, ``x.vasp.gz``."""
+    return not file.name.startswith("._") and _POSCAR.fullmatch(file.name) is not None
+
+
+def poscar_stem(file: Path) -> str:
+    """Return the name of a POSCAR without ``.vasp`` or ``.poscar`` and the ending of a compressed file."""
+    return _POSCAR_ENDING.sub("", file.name, count=1)
+
+
+def by_shape(by_name: Mapping[str, Path]) -> dict[str, str]:
+    """Return the names of files by what a spreadsheet or another file system leaves of what they may be called."""
+    return {_shape(name): file.name for name, file in by_name.items()}
+
+
+def no_such_file(name: str, shapes: Mapping[str, str]) -> str:
+    """Return a sentence on an id that names no file, with the likely cause.
+
+    Args:
+        name: The id.
+        shapes: Of the names that would have been found; see :func:`by_shape`.
+
+    """
+    told, meant = short(name), shapes.get(_shape(name))
+    if meant is not None:
+        return f"there is no {told}.cif beside it, but {short(meant)}: {_cause(name, meant)}; write the id as its file"
+    what = told if Path(name).suffix else f"{told}.cif"
+    return f"there is no {what} beside it; add the file, or remove the row"
+
+
+def _shape(name: str) -> str:
+    stem = re.sub(r"\.(?:cif|vasp|0+)$", "", name.strip().casefold())
+    return stem.lstrip("0") or "0"
+
+
+def _cause(name: str, meant: str) -> str:
+    if meant.casefold().startswith(name.casefold()):
+        return "capital letters count"
+    if meant.startswith("0") and not name.startswith("0"):
+        return "a spreadsheet probably took the zeros in front away"
+    return "a spreadsheet probably took it for a number"

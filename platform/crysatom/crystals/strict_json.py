@@ -1,0 +1,32 @@
+"""JSON in which every key counts: of a key that is twice in an object, Python would keep the last value."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from crysatom.crystals.quarantine import short
+
+
+class RepeatedKeyError(ValueError):
+    """An object has a key twice."""
+
+
+def loads(text: str | bytes) -> Any:
+    """Return what a JSON text says.
+
+    Raises:
+        RepeatedKeyError: If an object has a key twice; names it.
+        ValueError: If it is not valid.
+
+    """
+    return json.loads(text, object_pairs_hook=_distinct)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise RepeatedKeyError(f"the key {short(twice)!r} is twice in one object; keep one of them")
+    return found

@@ -1,0 +1,178 @@
+"""Text tables that people and spreadsheets write: lines of cells, and what a column of cells becomes.
+
+Nothing is guessed: numbers have one grammar, missing values one list of words, and whatever is neither stays text.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from crysatom.config.files import require_regular
+from crysatom.crystals.quarantine import short
+
+_WORDS = {"na", "n/a", "n.a.", "#n/a", "#na", "<na>", "nan", "none", "null", "nil", "missing"}
+_SIGNS = {"", "-", "--", "---", "\N{EN DASH}", "\N{EM DASH}", ".", "?"}
+MISSING = frozenset(_WORDS | _SIGNS)
+"""What stands for "no value" in a column of numbers or of true and false, in any case of letters."""
+
+_LONGEST = max(map(len, MISSING))
+
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+"""Which are read, and how they are called."""
+
+_REFUSED_SEPARATORS = {"|": "vertical bars", " ": "spaces"}
+_TRUTH = {"true": True, "false": False}
+_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
+
+Kind = Literal["numbers", "true or false", "text", "empty"]
+Line = tuple[int, list[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTable:
+    """The lines of a file that are not empty: the number of each, from 1, and its cells without spaces around them."""
+
+    separator: str
+    lines: list[Line]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """What the cells of a column became.
+
+    Attributes:
+        cells: As they are written.
+        kind: Of the column.
+        values: Numbers, booleans or text; None where there is none.
+        missing: Positions of the cells that stand for no value.
+        odd: Positions of the cells for which a column that holds numbers had to stay text.
+
+    """
+
+    cells: Sequence[str]
+    kind: Kind
+    values: list[Any]
+    missing: list[int]
+    odd: list[int]
+
+
+def read_text_table(path: Path, known: Collection[str]) -> TextTable:
+    """Read a file of cells between commas; between semicolons or tabs if only so ids that are known come out.
+
+    Args:
+        path: The file, in UTF-8.
+        known: Ids that may stand in the first column.
+
+    Raises:
+        ValueError: If it cannot be read, is no such text, a quotation mark is not closed, or it is separated otherwise.
+
+    """
+    text = _text(path)
+    by_comma = _split(path, text, ",")
+    if any(cells[0] in known for _, cells in by_comma):
+        return TextTable(separator=",", lines=by_comma)
+    for separator in (*SEPARATORS, *_REFUSED_SEPARATORS):
+        if separator not in text:
+            continue
+        lines = _split(path, text, separator)
+        if any(cells[0] in known and len(cells) > 1 for _, cells in lines):
+            if separator in SEPARATORS:
+                return TextTable(separator=separator, lines=lines)
+            how = _REFUSED_SEPARATORS[separator]
+            raise ValueError(f"{path}: the cells are separated by {how}; commas are expected: save it as CSV")
+    return TextTable(separator=",", lines=by_comma)
+
+
+def _text(path: Path) -> str:
+    try:
+        require_regular(path)
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            return stream.read()
+    except OSError as error:
+        raise ValueError(f"{path}: the file cannot be read ({error.strerror}); restore it, or remove it") from error
+    except UnicodeDecodeError as error:
+        raise _no_table(path, error) from error
+
+
+def _split(path: Path, text: str, separator: str) -> list[Line]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    try:
+        rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+    except csv.Error as error:
+        raise _no_table(path, f"line {reader.line_num}: {error}") from error
+    return [(line, cells) for line, cells in rows if any(cells)]
+
+
+def _no_table(path: Path, why: object) -> ValueError:
+    return ValueError(f"{path}: not a text file of comma-separated values ({why}); save it as CSV in UTF-8")
+
+
+def number(cell: str) -> float | None:
+    """Return the value of a plain decimal number; None for anything else.
+
+    Digits of ASCII, a point, an exponent with ``e``: no underscores, commas, units, infinity or superfluous zeros in
+    front, and no whole number that a float would change.
+    """
+    if not _NUMBER.fullmatch(cell):
+        return None
+    value = float(cell)
+    whole = cell.lstrip("+-").isdigit()
+    return value if math.isfinite(value) and (not whole or int(cell) == int(value)) else None
+
+
+def is_missing(cell: str) -> bool:
+    """Return whether a cell stands for no value, if its column is one of numbers."""
+    return len(cell) <= _LONGEST and cell.lower() in MISSING
+
+
+def typed(cells: Sequence[str]) -> Column:
+    """Return a column: of numbers or of true and false, if all cells but the missing ones are such, else of text.
+
+    In text only an empty cell is no value: ``Na`` and ``None`` mean what they say.
+    """
+    given = [i for i, cell in enumerate(cells) if not is_missing(cell)]
+    missing = [i for i, cell in enumerate(cells) if is_missing(cell)]
+    numbers = {i: number(cells[i]) for i in given}
+    if given and None not in numbers.values():
+        return Column(cells=cells, kind="numbers", values=[numbers.get(i) for i in range(len(cells))], missing=missing, odd=[])
+    if given and all(cells[i].lower() in _TRUTH for i in given):
+        values = [_TRUTH.get(cell.lower()) for cell in cells]
+        return Column(cells=cells, kind="true or false", values=values, missing=missing, odd=[])
+    empty = [i for i, cell in enumerate(cells) if not cell]
+    meant = [i for i in given if numbers[i] is not None or _DECIMAL_COMMA.fullmatch(cells[i])]
+    odd = [i for i in given if numbers[i] is None] if meant else []
+    kind: Kind = "text" if len(empty) < len(cells) else "empty"
+    return Column(cells=cells, kind=kind, values=[cell or None for cell in cells], missing=empty, odd=odd)
+
+
+def says_missing(name: str, column: Column, lines: Sequence[int]) -> str:
+    """Return a sentence on the values that a column lacks.
+
+    Args:
+        name: Of the column.
+        column: Of which some values are missing.
+        lines: Where its cells stand in the file.
+
+    """
+    first = [f"{column.cells[i]!r} in line {lines[i]}" for i in column.missing[:3]]
+    more = ", ..." if len(column.missing) > len(first) else ""
+    share = f"{len(column.missing):,} of {len(lines):,} rows"
+    return f"column {short(name)} has no value in {share} ({', '.join(first)}{more})"
+
+
+def says_odd(name: str, column: Column, lines: Sequence[int]) -> str:
+    """Return a sentence on why a column that holds numbers stays text; arguments as of :func:`says_missing`."""
+    cell, line = column.cells[column.odd[0]], lines[column.odd[0]]
+    hint = "; decimal commas are not read, write points" if _DECIMAL_COMMA.fullmatch(cell) else ""
+    return (
+        f"column {short(name)} is kept as text, since {len(column.odd):,} of its {len(lines):,} values are no plain "
+        f"numbers, the first is {short(cell)!r} in line {line}{hint}"
+    )

@@ -1,0 +1,491 @@
+"""CIFs that readers get wrong: each is read right, or refused for the right reason."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import gemmi
+import numpy as np
+import pytest
+
+from crysatom.crystals.checks import Limits
+from crysatom.crystals.cif import CifCrystal, parse_cif, split_structures
+from crysatom.crystals.cif.operations import IDENTITY, parse_operations
+from crysatom.crystals.cif.spacegroups import _by_name, _fingerprint, _full_names, _key, _table
+from crysatom.crystals.computed import GRAMS_PER_CM3, atomic_masses
+from crysatom.crystals.quarantine import Reason, Rejection
+
+LIMITS = Limits(max_atoms=500, min_distance=0.5)
+COLUMNS = ("label", "type_symbol", "fract_x", "fract_y", "fract_z")
+NACL = "Na1 Na 0 0 0\nCl1 Cl 0.5 0.5 0.5\n"
+ROCK_SALT = (5.64, 5.64, 5.64, 90, 90, 90)
+FACE_CENTERED = ("x,y,z", "x,y+1/2,z+1/2", "x+1/2,y,z+1/2", "x+1/2,y+1/2,z")
+
+
+def cif(
+    sites: str = NACL,
+    extra: str = "",
+    *,
+    cell: tuple[float, ...] = ROCK_SALT,
+    columns: tuple[str, ...] = COLUMNS,
+    prefix: str = "_",
+) -> str:
+    names = ["length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma"]
+    lines = ["data_a", *(f"_cell_{name} {value}" for name, value in zip(names, cell, strict=True)), extra, "loop_"]
+    return "\n".join([*lines, *(f"{prefix}atom_site_{name}" for name in columns), sites])
+
+
+def operations(*texts: str, tag: str = "_symmetry_equiv_pos_as_xyz") -> str:
+    return "\n".join(["loop_", tag, *(f"'{text}'" for text in texts)])
+
+
+def named(name: str, *further: str) -> str:
+    return "\n".join([f"_symmetry_space_group_name_H-M '{name}'", *further])
+
+
+def number(z: int) -> str:
+    return f"_symmetry_Int_Tables_number {z}"
+
+
+def units(formula: str, z: int) -> str:
+    return f"_chemical_formula_sum '{formula}'\n_cell_formula_units_Z {z}"
+
+
+def density(crystal: CifCrystal) -> float:
+    mass = atomic_masses()[crystal.atomic_numbers - 1].sum()
+    return float(GRAMS_PER_CM3 * mass / abs(np.linalg.det(crystal.lattice)))
+
+
+class Read(NamedTuple):
+    title: str
+    text: str
+    num_atoms: int
+    density: float
+    note: str = ""
+
+
+SI = (5.431, 5.431, 5.431, 90, 90, 90)
+BI = (4.746, 4.746, 4.746, 57.23, 57.23, 57.23)
+BI_HEXAGONAL = (4.5457, 4.5457, 11.862, 90, 90, 120)
+HELD = (
+    Read(
+        "origin 2 by Z and formula",
+        cif("Si1 Si 0.125 0.125 0.125", named("F d -3 m", units("Si", 8)), cell=SI),
+        8,
+        2.329,
+        "F d -3 m:2",
+    ),
+    Read(
+        "origin 1 by Z and formula",
+        cif("Si1 Si 0 0 0", named("F d -3 m", units("Si", 8)), cell=SI),
+        8,
+        2.329,
+        "F d -3 m:1",
+    ),
+    Read("origin in the name", cif("Si1 Si 0.125 0.125 0.125", named("F d -3 m :2", number(227)), cell=SI), 8, 2.329),
+    Read("origin by ICSD's letter", cif("Si1 Si 0.125 0.125 0.125", named("F d -3 m Z"), cell=SI), 8, 2.329),
+    Read("origin by ICSD's other letter", cif("Si1 Si 0 0 0", named("F d -3 m S"), cell=SI), 8, 2.329),
+    Read(
+        "origin by Hall symbol",
+        cif("Si1 Si 0.125 0.125 0.125", "_symmetry_space_group_name_Hall '-F 4vw 2vw 3'", cell=SI),
+        8,
+        2.329,
+    ),
+    Read(
+        "Hall symbol beside an ambiguous name",
+        cif("Si1 Si 0 0 0", named("F d -3 m", "_symmetry_space_group_name_Hall 'F 4d 2 3 -1d'"), cell=SI),
+        8,
+        2.329,
+    ),
+    Read("rhombohedral axes by the cell", cif("Bi1 Bi 0.234 0.234 0.234", named("R -3 m"), cell=BI), 2, 9.81),
+    Read("hexagonal axes by the cell", cif("Bi1 Bi 0 0 0.234", named("R -3 m"), cell=BI_HEXAGONAL), 6, 9.81),
+    Read("hexagonal axes in the name", cif("Bi1 Bi 0 0 0.234", named("R -3 m H"), cell=BI_HEXAGONAL), 6, 9.81),
+    Read("old name", cif(extra=named("F m 3 m")), 8, 2.164),
+    Read("full name", cif(extra=named("F 4/m -3 2/m")), 8, 2.164),
+    Read("name without spaces", cif(extra=named("Fm-3m")), 8, 2.164),
+    Read("name in capitals", cif(extra=named("FM-3M")), 8, 2.164),
+    Read("name with an overline", cif(extra=named("F m 3\u0305 m")), 8, 2.164),
+    Read("name of reference", cif(extra="_space_group_name_H-M_ref 'F m -3 m'"), 8, 2.164),
+    Read("name alternative", cif(extra="_space_group_name_H-M_alt 'F m -3 m'"), 8, 2.164),
+    Read("number of one setting", cif(extra=number(225)), 8, 2.164),
+    Read("dotted number", cif(extra="_space_group.IT_number 225"), 8, 2.164),
+    Read("dotted operations", cif(extra=operations(*FACE_CENTERED, tag="_space_group_symop.operation_xyz")), 8, 2.164),
+    Read("operations before a name of more", cif(extra=operations("x,y,z") + "\n" + named("F m -3 m")), 2, 0.541),
+    Read("unknown operations beside a name", cif(extra="_symmetry_equiv_pos_as_xyz ?\n" + named("F m -3 m")), 8, 2.164),
+    Read("one operation that is not in a loop", cif(extra="_symmetry_equiv_pos_as_xyz 'x,y,z'"), 2, 0.541),
+    Read(
+        "minus signs of Unicode",
+        cif("Na1 Na 0.1 0.2 0.3\nCl1 Cl 0.4 0.35 0.15", operations("x,y,z", "\u2212x,\u2212y,\u2212z")),
+        4,
+        1.082,
+    ),
+    Read(
+        "decimals of thirds",
+        cif("Na1 Na 0.1 0 0.1\nCl1 Cl 0.6 0 0.1", operations("x,y,z", "x,y,z+0.3333", "x,y,z+.66667")),
+        6,
+        1.623,
+    ),
+    Read(
+        "magnetic operations",
+        cif(
+            extra=operations("x,y,z,+1", "-x,-y,-z,-1", tag="_space_group_symop_magn_operation.xyz")
+            + "\n"
+            + operations("x,y,z,+1", "x+1/2,y+1/2,z,-1", tag="_space_group_symop_magn_centering.xyz")
+        ),
+        4,
+        1.082,
+    ),
+    Read(
+        "occupancy by default", cif("Na1 Na 0 0 0 .\nCl1 Cl 0.5 0.5 0.5 .", columns=(*COLUMNS, "occupancy")), 2, 0.541
+    ),
+    Read(
+        "unknown occupancy that Z confirms",
+        cif("Na1 Na 0 0 0 ?\nCl1 Cl 0.5 0.5 0.5 1", units("Na Cl", 1), columns=(*COLUMNS, "occupancy")),
+        2,
+        0.541,
+    ),
+    Read(
+        "dummy atom",
+        cif("Na1 Na 0 0 0 d\nX1 C 0.3 0.3 0.3 dum\nCl1 Cl 0.5 0.5 0.5 d", columns=(*COLUMNS, "calc_flag")),
+        2,
+        0.541,
+        "dummy atoms (calc_flag dum) were left out: 1",
+    ),
+    Read("capitals", cif().upper().replace("NA1 NA", "Na1 Na").replace("CL1 CL", "Cl1 Cl"), 2, 0.541),
+    Read("symbols in capitals", cif("NA1 NA 0 0 0\nCL1 CL 0.5 0.5 0.5"), 2, 0.541),
+    Read("dots", cif().replace("_cell_", "_cell.").replace("_atom_site_", "_atom_site."), 2, 0.541),
+    Read(
+        "text field with a data_ line", cif(extra="_refine_special_details\n;\ndata_ reduction was done\n;"), 2, 0.541
+    ),
+    Read("text field with an old structure", cif(extra="_note\n;\n_atom_site_fract_x\nloop_\n;"), 2, 0.541),
+    Read(
+        "single atom that is not in a loop",
+        cif().split("loop_")[0]
+        + "_atom_site_label Po1\n_atom_site_fract_x 0\n_atom_site_fract_y 0\n_atom_site_fract_z 0",
+        1,
+        1.944,
+    ),
+    Read("elements by label", cif("Na1 ? 0 0 0\nCl1 . 0.5 0.5 0.5"), 2, 0.541),
+    Read(
+        "charges and isotopes",
+        cif("Na1 Na1+ 0 0 0\nD1 2H 0.5 0.5 0.5\nO1 O2- 0.5 0 0\nC1 Cval 0 0.5 0\nFe1 Fe+3 0 0 0.5"),
+        5,
+        0.998,
+    ),
+    Read(
+        "deuterium by label, by the formula",
+        cif("D1 0.5 0.5 0.5\nO1 0 0 0", "_chemical_formula_sum 'D O'", columns=("label", *COLUMNS[2:])),
+        2,
+        0.157,
+    ),
+    Read("spaces of Unicode", cif().replace(" 5.64", "\u00a0 5.64"), 2, 0.541),
+    Read("a name with letters of other languages", cif(extra="_publ_author_name M\u00fcller"), 2, 0.541),
+    Read("powder pattern", cif().replace("data_a", "data_powder_pattern"), 2, 0.541),
+    Read("end of file of DOS", cif() + "\x1a", 2, 0.541),
+    Read("lines of Macintosh", cif().replace("\n", "\r"), 2, 0.541),
+    Read(
+        "rounded coordinates of a special position",
+        cif(
+            "Na1 Na 0.333 0.667 0\nCl1 Cl 0 0 0.5",
+            operations("x,y,z", "-y,x-y,z", "-x+y,-x,z"),
+            cell=(4, 4, 6, 90, 90, 120),
+        ),
+        2,
+        1.167,
+        "special positions: 1 sites, moved by at most 0.00",
+    ),
+    Read(
+        "coordinates cut off",
+        cif("Cs1 Cs 0 0 0\nCl1 Cl 0.4999 0.4999 0.4999", named("P m -3 m"), cell=(4, 4, 4, 90, 90, 90)),
+        2,
+        4.368,
+        "moved by at most 0.0007",
+    ),
+    Read("pymatgen's Z of the formula of a whole cell", cif(extra=units("Na1 Cl1", 1)), 2, 0.541),
+    Read(
+        "pymatgen's Z of a peroxide",
+        cif("Li1 Li 0 0 0\nLi2 Li 0.5 0 0\nO1 O 0 0.5 0\nO2 O 0 0 0.5", units("Li2 O2", 1)),
+        4,
+        0.425,
+    ),
+    Read(
+        "cell of another block",
+        cif() + "\ndata_powder\n_cell_length_a 5\n",
+        2,
+        0.541,
+        "data blocks without atoms were left out: powder",
+    ),
+)
+
+
+@pytest.mark.parametrize("case", HELD, ids=lambda case: case.title)
+def test_it_is_read(case: Read) -> None:
+    crystal = parse_cif(case.text.encode(), LIMITS)
+    assert len(crystal.atomic_numbers) == len(crystal.frac_coords) == case.num_atoms
+    assert density(crystal) == pytest.approx(case.density, abs=2e-3 if case.density < 9 else 0.02)
+    assert case.note in "; ".join(crystal.notes)
+
+
+class Refused(NamedTuple):
+    title: str
+    text: str
+    reason: Reason
+    said: str
+
+
+REFUSED = (
+    Refused(
+        "two origins, no Z",
+        cif("Si1 Si 0.1 0.1 0.1", named("F d -3 m"), cell=SI),
+        Reason.SYMMETRY,
+        "F d -3 m:1 or F d -3 m:2",
+    ),
+    Refused(
+        "Z of neither origin",
+        cif("Si1 Si 0.1 0.1 0.1", named("F d -3 m", units("Si", 8)), cell=SI),
+        Reason.FORMULA_MISMATCH,
+        "mean 8 atoms",
+    ),
+    Refused(
+        "number of several settings",
+        cif(extra=number(14), cell=(5, 6, 7, 90, 100, 90)),
+        Reason.SYMMETRY,
+        "P 1 21/c 1 or P 1 21/n 1",
+    ),
+    Refused(
+        "name against number", cif(extra=named("F m -3 m", number(227))), Reason.CONTRADICTION, "different space groups"
+    ),
+    Refused(
+        "name against Hall symbol",
+        cif(extra=named("F m -3 m", "_space_group_name_Hall 'P 1'")),
+        Reason.CONTRADICTION,
+        "different",
+    ),
+    Refused(
+        "name that is not known",
+        cif(extra=named("F m 5 m", number(225))),
+        Reason.SYMMETRY,
+        "'F m 5 m' is no space group",
+    ),
+    Refused("Hall symbol that is none", cif(extra="_space_group_name_Hall 'zzz'"), Reason.SYMMETRY, "no space group"),
+    Refused("Schoenflies symbol alone", cif(extra="_space_group_name_Schoenflies 'Oh.5'"), Reason.SYMMETRY, "add them"),
+    Refused(
+        "name against cell",
+        cif(extra=named("F m -3 m"), cell=(5.64, 5.64, 6, 90, 90, 90)),
+        Reason.CONTRADICTION,
+        "does not have the symmetry",
+    ),
+    Refused(
+        "operations against cell",
+        cif(extra=operations("x,y,z", "y,x,z"), cell=(5, 6, 7, 90, 90, 90)),
+        Reason.CONTRADICTION,
+        "do not keep",
+    ),
+    Refused("letter that is none", cif(extra=operations("x,y,z", "x+1/2,u+1/2,z")), Reason.SYMMETRY, "u+1/2"),
+    Refused(
+        "dot among operations", cif(extra=operations("x,y,z", ".")), Reason.SYMMETRY, "'.' is no symmetry operation"
+    ),
+    Refused("scaling", cif(extra=operations("x,y,z", "2x,y,z")), Reason.SYMMETRY, "2x"),
+    Refused("half rotation", cif(extra=operations("x,y,z", "1/2*x,y,z")), Reason.SYMMETRY, "1/2*x"),
+    Refused("two components", cif(extra=operations("x,y")), Reason.SYMMETRY, "x,y"),
+    Refused("division by zero", cif(extra=operations("x+1/0,y,z")), Reason.SYMMETRY, "1/0"),
+    Refused("missing product", cif(extra=operations("x,y,z", "-x,y,z", "x,-y,z")), Reason.SYMMETRY, "no group"),
+    Refused("missing identity", cif(extra=operations("-x,-y,-z")), Reason.SYMMETRY, "no group"),
+    Refused("shear without end", cif(extra=operations("x,y,z", "x+y,y,z")), Reason.SYMMETRY, "no group"),
+    Refused(
+        "two lists of operations",
+        cif(extra=operations("x,y,z") + "\n" + operations("x,y,z", "-x,-y,-z", tag="_space_group_symop_operation_xyz")),
+        Reason.CONTRADICTION,
+        "different operations",
+    ),
+    Refused("Z against sites", cif(extra=units("Na Cl", 4)), Reason.FORMULA_MISMATCH, "mean 8 atoms"),
+    Refused(
+        "element of the formula only", cif(extra="_chemical_formula_sum 'Na300 Cl300 H'"), Reason.FORMULA_MISMATCH, "H"
+    ),
+    Refused("element of the sites only", cif(extra="_chemical_formula_sum 'Na'"), Reason.FORMULA_MISMATCH, "100.0% Na"),
+    Refused("volume", cif(extra="_cell_volume 190"), Reason.CONTRADICTION, "_cell_volume is 190"),
+    Refused("density", cif(extra="_exptl_crystal_density_diffrn 2.16"), Reason.CONTRADICTION, "2.16 g/cm^3"),
+    Refused(
+        "density that matter does not have",
+        cif("Os1 Os 0.1 0.2 0.3", named("F m -3 m")),
+        Reason.CONTRADICTION,
+        "g/cm^3, more than",
+    ),
+    Refused("Z of zero", cif(extra=units("Na Cl", 0)), Reason.CONTRADICTION, "_cell_formula_units_z is 0"),
+    Refused("dot in a coordinate", cif("Na1 Na . 0 0"), Reason.UNREADABLE, "_atom_site_fract_x of site 1 is '.'"),
+    Refused(
+        "question mark in a coordinate", cif("Na1 Na 0 ? 0"), Reason.UNREADABLE, "_atom_site_fract_y of site 1 is '?'"
+    ),
+    Refused("fraction in a coordinate", cif("Na1 Na 1/3 0 0"), Reason.UNREADABLE, "'1/3'"),
+    Refused("comma in a coordinate", cif("Na1 Na 0,5 0 0"), Reason.UNREADABLE, "'0,5'"),
+    Refused(
+        "unknown occupancy",
+        cif("Na1 Na 0 0 0 ?", columns=(*COLUMNS, "occupancy")),
+        Reason.DISORDERED,
+        "occupancy is unknown",
+    ),
+    Refused("two elements", cif("M1 Fe/Mn 0 0 0"), Reason.UNKNOWN_SPECIES, "Fe/Mn"),
+    Refused("two elements with shares", cif("M1 Fe0.5Mn0.5 0 0 0"), Reason.UNKNOWN_SPECIES, "Fe0.5Mn0.5"),
+    Refused("vacancy", cif("V1 Va 0 0 0"), Reason.UNKNOWN_SPECIES, "Va"),
+    Refused(
+        "tetrahedral site",
+        cif("T1 0 0 0\nO1 0.5 0.5 0.5", columns=("label", *COLUMNS[2:])),
+        Reason.UNKNOWN_SPECIES,
+        "D or T",
+    ),
+    Refused("metal site", cif("M1 0 0 0", columns=("label", *COLUMNS[2:])), Reason.UNKNOWN_SPECIES, "'M1'"),
+    Refused("no label", cif("0 0 0", columns=COLUMNS[2:]), Reason.UNKNOWN_SPECIES, "neither"),
+    Refused(
+        "attached hydrogens",
+        cif("C1 C 0 0 0 3", columns=(*COLUMNS, "attached_hydrogens")),
+        Reason.IMPLICIT_HYDROGENS,
+        "3 hydrogens",
+    ),
+    Refused("water", cif("O1 H2O 0 0 0"), Reason.IMPLICIT_HYDROGENS, "H2O"),
+    Refused(
+        "disorder group",
+        cif("F1 F 0 0 0 A 1\nF2 F 0.3 0 0 A 2", columns=(*COLUMNS, "disorder_assembly", "disorder_group")),
+        Reason.DISORDERED,
+        "disorder group 1",
+    ),
+    Refused("only dummy atoms", cif("X1 C 0 0 0 dum", columns=(*COLUMNS, "calc_flag")), Reason.EMPTY, "dummy"),
+    Refused("modulated", cif(extra="_cell_modulation_dimension 1"), Reason.NOT_PERIODIC, "modulated"),
+    Refused("tag twice", cif(extra="_cell_length_a 6"), Reason.CONTRADICTION, "_cell_length_a is given twice"),
+    Refused(
+        "two structures", cif() + "\n" + cif().replace("data_a", "data_b"), Reason.SEVERAL_STRUCTURES, "2 structures"
+    ),
+    Refused("same site twice", cif("Na1 Na 0 0 0\nNa2 Na 1 0 0"), Reason.OVERLAPPING_ATOMS, "coincide"),
+)
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.title)
+def test_it_is_refused(case: Refused) -> None:
+    with pytest.raises(Rejection) as caught:
+        parse_cif(case.text.encode(), LIMITS)
+    assert caught.value.reason == case.reason, str(caught.value)
+    assert case.said in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_encodings(encoding: str) -> None:
+    text = cif(extra="_publ_author_name 'M\u00fcller'")
+    assert len(parse_cif(text.encode(encoding), LIMITS).atomic_numbers) == 2
+
+
+def test_blocks_on_one_line_are_two_crystals() -> None:
+    text = "\n".join(cif().replace("data_a", f"DATA_{name}").replace("\n_atom", " _atom") for name in "ab")
+    parts = dict(split_structures(text.encode()))
+    assert list(parts) == ["a", "b"]
+    for part in parts.values():
+        assert len(parse_cif(part, LIMITS).atomic_numbers) == 2
+
+
+def test_a_block_without_coordinates_among_several_is_in_the_account() -> None:
+    without = "data_c\n_cell_length_a 4\n"
+    parts = dict(split_structures(f"{cif()}\n{cif().replace('data_a', 'data_b')}\n{without}".encode()))
+    assert list(parts) == ["a", "b", "c"]
+    with pytest.raises(Rejection, match="no atoms"):
+        parse_cif(parts["c"], LIMITS)
+
+
+CELLS = {
+    "triclinic": (5.1, 6.2, 7.3, 81, 95, 103),
+    "monoclinic_a": (5.1, 6.2, 7.3, 98, 90, 90),
+    "monoclinic_b": (5.1, 6.2, 7.3, 90, 98, 90),
+    "monoclinic_c": (5.1, 6.2, 7.3, 90, 90, 98),
+    "orthorhombic": (5.1, 6.2, 7.3, 90, 90, 90),
+    "tetragonal": (9.2, 9.2, 11.3, 90, 90, 90),
+    "trigonal": (9.2, 9.2, 11.3, 90, 90, 120),
+    "rhombohedral": (9.2, 9.2, 9.2, 71, 71, 71),
+    "hexagonal": (9.2, 9.2, 11.3, 90, 90, 120),
+    "cubic": (14.2, 14.2, 14.2, 90, 90, 90),
+}
+
+
+def cell_of(group: gemmi.SpaceGroup) -> tuple[float, ...]:
+    system = group.crystal_system_str()
+    if system == "monoclinic":
+        return CELLS[f"monoclinic_{group.qualifier.lstrip('-')[:1] or 'b'}"]
+    return CELLS["rhombohedral" if group.ext == "R" else system]
+
+
+GROUPS = list(gemmi.spacegroup_table())
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=[f"{group.number} {group.xhm()}" for group in GROUPS])
+def test_every_setting_by_name_is_what_gemmi_makes_of_it(group: gemmi.SpaceGroup) -> None:
+    """Independent: gemmi expands the sites of its own small structure, with its own operations."""
+    cell = cell_of(group)
+    if not parse_operations(tuple(op.triplet() for op in group.operations())).fit(_lattice(cell)):
+        pytest.skip("monoclinic or rhombohedral setting of a qualifier that names no axis")
+    places = [(0.113, 0.297, 0.045), (0.0, 0.0, 0.0)]
+    sites = "".join(
+        f"X{i} {e} {x} {y} {z}\n" for i, (e, (x, y, z)) in enumerate(zip(("Na", "Cl"), places, strict=True))
+    )
+    crystal = parse_cif(cif(sites, named(group.xhm()), cell=cell).encode(), Limits(max_atoms=500, min_distance=0.0))
+    small = gemmi.SmallStructure()
+    small.cell, small.spacegroup = gemmi.UnitCell(*cell), group
+    for symbol, place in zip(("Na", "Cl"), places, strict=True):
+        site = gemmi.SmallStructure.Site()
+        site.type_symbol, site.element, site.fract = symbol, gemmi.Element(symbol), gemmi.Fractional(*place)
+        small.add_site(site)
+    small.setup_cell_images()
+    expected = sorted((s.element.atomic_number, *_wrapped(s.fract.tolist())) for s in small.get_all_unit_cell_sites())
+    found = sorted(
+        (int(z), *_wrapped(x)) for z, x in zip(crystal.atomic_numbers, crystal.frac_coords.tolist(), strict=True)
+    )
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def _wrapped(x: list[float]) -> tuple[float, ...]:
+    return tuple(round(value % 1, 6) % 1 for value in x)
+
+
+def _lattice(cell: tuple[float, ...]) -> np.ndarray:
+    return np.array(gemmi.UnitCell(*cell).orth.mat.tolist()).T
+
+
+def test_every_full_name_means_the_setting_that_spglib_says() -> None:
+    for kind in _full_names():
+        meant = [_table()[i] for i in _by_name()[_key(kind.international_full)]]
+        assert _fingerprint(kind.hall_symbol) in {_fingerprint(setting.hall) for setting in meant}, kind
+        assert {setting.number for setting in meant} == {kind.number}
+
+
+def test_names_of_one_key_are_of_one_space_group() -> None:
+    for name, places in _by_name().items():
+        assert len({_table()[i].number for i in places}) == 1, name
+
+
+def test_every_group_of_gemmi_is_closed() -> None:
+    for group in GROUPS:
+        assert len(parse_operations(tuple(op.triplet() for op in group.operations()))) == len(list(group.operations()))
+
+
+def test_the_identity_is_the_group_of_one() -> None:
+    parsed = parse_operations(("x,y,z",))
+    assert (parsed.rotations == IDENTITY.rotations).all()
+
+
+@pytest.mark.parametrize("symmetrized", [True, False])
+def test_what_pymatgen_writes_comes_back(symmetrized: bool, prototypes: object) -> None:
+    """Every eighth real crystal; ``benchmarks/cif_round_trip.py`` has all of JARVIS."""
+    from pymatgen.core import Lattice, Structure
+    from pymatgen.io.cif import CifWriter
+    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+    for row in prototypes.to_pylist()[::8]:  # type: ignore[attr-defined]
+        structure = Structure(
+            Lattice(np.reshape(row["lattice"], (3, 3))), row["atomic_numbers"], np.reshape(row["frac_coords"], (-1, 3))
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            text = str(CifWriter(structure, symprec=0.01 if symmetrized else None))
+            expected = SpacegroupAnalyzer(structure, 0.01).get_refined_structure() if symmetrized else structure
+        crystal = parse_cif(text.encode(), Limits(max_atoms=2000, min_distance=0.0))
+        assert sorted(crystal.atomic_numbers) == sorted(expected.atomic_numbers)
+        found = Structure(Lattice(crystal.lattice), crystal.atomic_numbers, crystal.frac_coords)
+        np.testing.assert_allclose(
+            np.sort(found.distance_matrix.ravel()), np.sort(expected.distance_matrix.ravel()), atol=1e-4
+        )
