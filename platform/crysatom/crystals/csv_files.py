@@ -1,7 +1,8 @@
 """CSV that spreadsheets do not run: text which they would take for a formula gets an apostrophe before it.
 
-After OWASP's "CSV injection": a formula begins with ``=``, ``+``, ``-`` or ``@``, in full width, too, or behind white space
-that an import strips. Numbers stay numbers. The apostrophe can be told from one that was there (:func:`as_it_was`).
+After OWASP's "CSV injection": a formula begins with ``=``, ``+``, ``-`` or ``@``, in full width, too, or behind white
+space that an import strips. Numbers stay numbers. An apostrophe that was there can be told from ours
+(:func:`as_it_was`).
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def read_predictions(path: Path) -> pd.DataFrame:
     """Read a table with a column of ids, which are the text that was written: ``NA`` and ``007``, too.
 
     Raises:
-        ValueError: If it is no such table.
+        ValueError: If it is no table of numbers beside ids.
+        KeyError: If it has no ids.
 
     """
-    return pd.read_csv(path, converters={MATERIAL_ID: as_it_was})
+    frame = pd.read_csv(path, dtype={MATERIAL_ID: str}, keep_default_na=False, na_values=[""])
+    return frame.assign(**{MATERIAL_ID: frame[MATERIAL_ID].map(as_it_was)})

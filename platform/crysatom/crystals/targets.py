@@ -127,7 +127,7 @@ def targets_from_csv(path: str | Path, table: pa.Table, material_ids: Ids) -> Ta
 
 
 def _with_its_id(line: Line, known: Collection[str]) -> Line:
-    """Return a line with the id as it was before CSV got an apostrophe for spreadsheets; as it is if the table has it."""
+    """Return a line whose id, unless the table has it, is without the apostrophe that our CSV puts before formulas."""
     number_of_line, cells = line
     first = cells[0] if cells[0] in known else as_it_was(cells[0])
     return number_of_line, [first, *cells[1:]]

@@ -142,7 +142,9 @@ def typed(cells: Sequence[str]) -> Column:
     missing = [i for i, cell in enumerate(cells) if is_missing(cell)]
     numbers = {i: number(cells[i]) for i in given}
     if given and None not in numbers.values():
-        return Column(cells=cells, kind="numbers", values=[numbers.get(i) for i in range(len(cells))], missing=missing, odd=[])
+        return Column(
+            cells=cells, kind="numbers", values=[numbers.get(i) for i in range(len(cells))], missing=missing, odd=[]
+        )
     if given and all(cells[i].lower() in _TRUTH for i in given):
         values = [_TRUTH.get(cell.lower()) for cell in cells]
         return Column(cells=cells, kind="true or false", values=values, missing=missing, odd=[])

@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from crysatom.crystals.csv_files import csv_text
 from crysatom.config import ChemistryConfig, digest, recorded
+from crysatom.crystals.csv_files import csv_text
 from crysatom.names import NUM_ELEMENTS, RESULTS_JSON
 from crysatom.pipelines.labeled import where_found
 from crysatom.pipelines.places import default_tracking_uri, resolve

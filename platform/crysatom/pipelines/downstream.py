@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from crysatom.crystals.csv_files import write_csv
 from crysatom.config import DownstreamConfig, digest, recorded
+from crysatom.crystals.csv_files import write_csv
 from crysatom.crystals.splits import PARTS
 from crysatom.names import (
     ELEMENT,

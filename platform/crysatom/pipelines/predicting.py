@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from crysatom.crystals.csv_files import csv_line
 from crysatom.config import PredictConfig
 from crysatom.crystals.checks import Limits
+from crysatom.crystals.csv_files import csv_line
 from crysatom.crystals.ingest import PROGRESS_SECONDS, ReadCount
 from crysatom.crystals.quarantine import QUARANTINE_SCHEMA, Rejected, describe_reasons
 from crysatom.crystals.raw import Raw

@@ -17,8 +17,8 @@ import pandas as pd
 import psutil
 import torch
 
-from crysatom.crystals.csv_files import write_csv
 from crysatom.config import PretrainConfig, digest, recorded
+from crysatom.crystals.csv_files import write_csv
 from crysatom.graphs.columns import flat_values, list_lengths
 from crysatom.graphs.shards import iter_tables, read_manifest
 from crysatom.names import ALL_LOSS_TERMS, ATOMIC_NUMBERS, HELD_OUT, LOSS, MAX_ATOMIC_NUMBER, SYMBOLS, TRAIN

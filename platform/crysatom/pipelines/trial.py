@@ -14,8 +14,8 @@ from typing import Any, Protocol, TypeVar
 
 import pandas as pd
 
-from crysatom.crystals.csv_files import write_csv
 from crysatom.config import DownstreamConfig, PretrainConfig, recorded
+from crysatom.crystals.csv_files import write_csv
 from crysatom.names import MAE, PROBE, VAL
 from crysatom.pipelines.run_folder import CHECKPOINTS
 from crysatom.pipelines.tracked import plain_context

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from crysatom.crystals.csv_files import write_csv
 from crysatom.config import NOT_IN_DIGEST, DownstreamConfig, PretrainConfig, SearchSpace, TuneConfig, digest
 from crysatom.config.spaces import JOBS
+from crysatom.crystals.csv_files import write_csv
 from crysatom.crystals.splits import PARTS
 from crysatom.graphs.shards import read_manifest
 from crysatom.names import DENSITY, PREDICTION, PROBE, PROPERTY, TARGET, TEST, VAL, VOLUME_PER_ATOM

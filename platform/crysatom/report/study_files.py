@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crysatom.crystals.csv_files import csv_line
 from crysatom.config import GridConfig, recorded
 from crysatom.config.flags import flags_of
+from crysatom.crystals.csv_files import csv_line
 from crysatom.names import MAE, PROPERTIES, TEST
 from crysatom.report import study_costs
 from crysatom.report.study_costs import costs_of, escaped, json_values
@@ -130,8 +130,9 @@ def latex(grid: Grid, cells: Sequence[Cell]) -> str:
     """Return the table for a paper, by booktabs; an asterisk marks what is resolved after Holm's correction."""
     by_place = {(c.row.key, c.column): c for c in cells}
     columns = [key for key in grid.columns if any(c.column == key for c in cells)]
+    title = " ".join(grid.title.split())
     lines = [
-        rf"% {' '.join(grid.title.split())}. Mean $\pm$ sd over runs; paper's figure in parentheses; * differs from the baseline (Holm).",
+        rf"% {title}. Mean $\pm$ sd over runs; paper's figure in parentheses; * differs from the baseline (Holm).",
         rf"\begin{{tabular}}{{l{'c' * len(columns)}}}",
         r"\toprule",
         " & " + " & ".join(escaped(grid.columns[key].label) for key in columns) + r" \\",
@@ -168,7 +169,12 @@ def _page(
         ]
     for what, why in gaps.items():
         if why:
-            lines += ["", f"{what.capitalize()}:", "", *(f"- {markdown_text(name)}: {markdown_text(reason)}" for name, reason in why.items())]
+            lines += [
+                "",
+                f"{what.capitalize()}:",
+                "",
+                *(f"- {markdown_text(name)}: {markdown_text(reason)}" for name, reason in why.items()),
+            ]
     return "\n".join(lines) + "\n"
 
 

@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from crysatom.crystals.csv_files import read_predictions
 from crysatom.config.data import require_name
+from crysatom.crystals.csv_files import read_predictions
 from crysatom.crystals.splits import ids_digest
 from crysatom.names import MATERIAL_ID, PREDICTION, PREDICTIONS_CSV, RESULTS_JSON, RUN_JSON, TARGET
 

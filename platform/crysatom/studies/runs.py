@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from crysatom.crystals.csv_files import read_predictions
 from crysatom.config import DownstreamConfig, digest
+from crysatom.crystals.csv_files import read_predictions
 from crysatom.names import MATERIAL_ID, PREDICTION, PREDICTIONS_CSV, RESULTS_JSON, RUN_JSON, TARGET
 from crysatom.tracking.fields import DATA_DIGEST, DISTILL_DIGEST, INIT_DIGEST, INIT_MODEL_DIGEST, SPLIT_DIGEST
 from crysatom.training.inference import MODEL_FOLDER

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from crysatom import distributed
-from crysatom.crystals.csv_files import write_csv
 from crysatom.config import DownstreamConfig
+from crysatom.crystals.csv_files import write_csv
 from crysatom.names import MAE, MAE_OVER_MAD, PREDICTION, PROBE, PROPERTY, TARGET, VAL
 from crysatom.training.context import Context, Metrics, Save
 from crysatom.training.metrics import mae, mae_over_mad
