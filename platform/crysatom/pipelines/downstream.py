@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from crysatom.config import DownstreamConfig, digest, recorded
+from crysatom.crystals.csv_files import write_csv
 from crysatom.crystals.splits import PARTS
 from crysatom.names import (
     ELEMENT,
@@ -271,16 +272,16 @@ def _write_results(
     config: DownstreamConfig, data: Labeled, folder: RunFolder, tracker: Tracker, outcome: RegressionOutcome
 ) -> None:
     history = pd.DataFrame(outcome.history)
-    history.to_csv(folder.path / HISTORY, index=False)
-    data.left_out.to_csv(folder.path / LEFT_OUT, index=False)
+    write_csv(history, folder.path / HISTORY)
+    write_csv(data.left_out, folder.path / LEFT_OUT)
     for part, file in PREDICTIONS.items():
         columns = {
             MATERIAL_ID: data.split.ids(part),
             TARGET: data.targets.labels[data.task.parts[part]],
             PREDICTION: outcome.predictions[part],
         }
-        pd.DataFrame(columns).to_csv(folder.path / file, index=False)
-    _element_errors(data, outcome).to_csv(folder.path / ELEMENT_ERRORS_CSV, index=False)
+        write_csv(pd.DataFrame(columns), folder.path / file)
+    write_csv(_element_errors(data, outcome), folder.path / ELEMENT_ERRORS_CSV)
     metrics = judge(data, outcome)
     results = {
         "property": data.targets.name,
@@ -303,6 +304,7 @@ def _write_results(
         normalizer=data.task.normalizer,
         elements=data.task.vectors.symbols,
         trained_elements=tuple(SYMBOLS[z - 1] for z in data.trained_elements),
+        trained_ranges=data.trained_ranges,
         vectors=data.task.vectors.provenance,
         training={"config": recorded(config), **_tags(config, data), **results},
         versions=versions,

@@ -18,6 +18,7 @@ import psutil
 import torch
 
 from crysatom.config import PretrainConfig, digest, recorded
+from crysatom.crystals.csv_files import write_csv
 from crysatom.graphs.columns import flat_values, list_lengths
 from crysatom.graphs.shards import iter_tables, read_manifest
 from crysatom.names import ALL_LOSS_TERMS, ATOMIC_NUMBERS, HELD_OUT, LOSS, MAX_ATOMIC_NUMBER, SYMBOLS, TRAIN
@@ -219,7 +220,7 @@ def _write_results(
     }
     vectors = dataclasses.replace(outcome.vectors, provenance=provenance)
     history = pd.DataFrame(outcome.history)
-    history.to_csv(folder.path / HISTORY, index=False)
+    write_csv(history, folder.path / HISTORY)
     write_vectors(vectors, folder.path / VECTORS)
     save_encoder(folder.path / ENCODER, outcome.encoder, provenance)
     selected = outcome.history[outcome.selected_epoch]

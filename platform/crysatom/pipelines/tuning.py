@@ -20,6 +20,7 @@ import pandas as pd
 
 from crysatom.config import NOT_IN_DIGEST, DownstreamConfig, PretrainConfig, SearchSpace, TuneConfig, digest
 from crysatom.config.spaces import JOBS
+from crysatom.crystals.csv_files import write_csv
 from crysatom.crystals.splits import PARTS
 from crysatom.graphs.shards import read_manifest
 from crysatom.names import DENSITY, PREDICTION, PROBE, PROPERTY, TARGET, TEST, VAL, VOLUME_PER_ATOM
@@ -382,7 +383,7 @@ def _finished(
         run_id=tracker.run_id,
         again=again,
     )
-    results(sweep).to_csv(folder.path / RESULTS_CSV, index=False)
+    write_csv(results(sweep), folder.path / RESULTS_CSV)
     if errors:
         chosen = preset(dataclasses.replace(base, **order[0].settings))
         (folder.path / BEST_JSON).write_text(json.dumps(chosen, indent=1) + "\n")
