@@ -32,3 +32,15 @@ def summary(failure: Exception | Mapping[int, Exception]) -> str:
     first = max(errors.values(), key=lambda error: type(error).__module__.startswith("ray."))
     lines = [line.strip() for line in str(getattr(first, "health_check_failure", first)).splitlines() if line.strip()]
     return lines[0] if lines else type(first).__name__
+
+
+def cause(error: BaseException) -> BaseException:
+    """Return what was raised in a task, an actor or a worker of a training, of what Ray made of it on its way here."""
+    while type(error).__module__.partition(".")[0] == "ray":
+        workers = list(getattr(error, "worker_failures", {}).values())
+        inner = (getattr(error, "cause", None), getattr(error, "controller_failure", None), *workers, error.__cause__)
+        found = next((other for other in inner if isinstance(other, BaseException) and other is not error), None)
+        if found is None:
+            break
+        error = found
+    return error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 HOME_VARIABLE = "CRYSATOM_HOME"
@@ -43,3 +45,40 @@ def resolve(path: str) -> Path:
 def default_tracking_uri(given: str) -> str:
     """Return where runs are tracked: as given, by ``MLFLOW_TRACKING_URI``, or sqlite in the base folder."""
     return given or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{base_folder() / 'mlflow.db'}"
+
+
+def require_folder(out: Path, names: Sequence[str] = ()) -> None:
+    """Make the folder of results, and return if files can be made in it: permissions alone do not tell.
+
+    Args:
+        out: Absolute.
+        names: Of folders in it that will be used.
+
+    Raises:
+        ValueError: If it cannot be written, or a file is in the way.
+
+    """
+    for folder in (out, *(out / name for name in names)):
+        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        if not there.is_dir():
+            raise ValueError(
+                f"{there} is a file; --out must name a folder" + f", and {folder} lies in it" * (there != folder)
+            )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ValueError(f"--out {out}: no file can be made there ({error.strerror}); name another place") from error
+
+
+def require_file(out: Path) -> None:
+    """Make the folder of a file of results, and return if files can be made in it.
+
+    Raises:
+        ValueError: If not, or the file is a folder.
+
+    """
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; --out must name a file")
+    require_folder(out.parent)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import torch
 
 from crysatom.config import PredictConfig
+from crysatom.config.terminal import one_line
 from crysatom.crystals.checks import Limits
 from crysatom.crystals.ingest import PROGRESS_SECONDS, ReadCount
 from crysatom.crystals.quarantine import (
@@ -129,7 +130,7 @@ def describe(report: PredictReport) -> str:
         lines.append(describe_reasons(count_reasons(report.rejected)))
         named = report.rejected[:NAMED_REJECTIONS]
         lines.append("rejected:" if len(named) == len(report.rejected) else f"the first {len(named)} rejected:")
-        lines += [f"  {rejected.material_id}: {rejected.detail}" for rejected in named]
+        lines += [f"  {one_line(rejected.material_id)}: {one_line(rejected.detail)}" for rejected in named]
     return "\n".join(lines)
 
 
