@@ -3,6 +3,7 @@
 Jobs import what is heavy after their flags were read: --help and a wrong flag answer in a third of a second, not ten.
 """
 
+import io
 import logging
 import os
 import signal
@@ -113,6 +114,8 @@ def _terminal(stream: TextIO, nobody_reads: Callable[[], None]) -> TextIO:
     """Return a stream of the process for people to read; a closed one, which is None, as it is."""
     from crysatom.config.terminal import Terminal
 
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")  # in a locale that lacks a character of somebody's name
     return cast(TextIO, stream and Terminal(stream, nobody_reads))
 
 
@@ -125,7 +128,13 @@ def _terminate() -> None:
 
 
 class _PlainFormatter(logging.Formatter):
-    """The message; its level in front where it is a warning or worse."""
+    """The message, on one line if it is ours; its level in front where it is a warning or worse."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's
+        from crysatom.config.terminal import one_line
+
+        text = super().formatMessage(record)  # a stranger's id in it may hold a line break
+        return one_line(text) if record.name.startswith("crysatom") else text
 
     def format(self, record: logging.LogRecord) -> str:
         from crysatom.config.secrets import scrubbed

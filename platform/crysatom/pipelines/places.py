@@ -52,28 +52,25 @@ def require_folder(out: Path, names: Sequence[str] = ()) -> None:
 
     Args:
         out: Absolute.
-        names: Of folders in it that will be used.
+        names: Of the folders in it that will be used.
 
     Raises:
         ValueError: If it cannot be written, or a file is in the way.
 
     """
     for folder in (out, *(out / name for name in names)):
-        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-        if not there.is_dir():
+        if os.path.lexists(folder) and not folder.is_dir():
             raise ValueError(
-                f"{there} is a file; --out must name a folder" + f", and {folder} lies in it" * (there != folder)
+                f"{folder} is a file; " + ("--out must" if folder == out else "--name has to") + " name a folder"
             )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise ValueError(f"--out {out}: no file can be made there ({error.strerror}); name another place") from error
+    _try_to_write(out, out)
 
 
 def require_file(out: Path) -> None:
     """Make the folder of a file of results, and return if files can be made in it.
+
+    Args:
+        out: Absolute.
 
     Raises:
         ValueError: If not, or the file is a folder.
@@ -81,4 +78,15 @@ def require_file(out: Path) -> None:
     """
     if out.is_dir():
         raise ValueError(f"{out} is a folder; --out must name a file")
-    require_folder(out.parent)
+    _try_to_write(out.parent, out)
+
+
+def _try_to_write(folder: Path, out: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        why = f"{error.strerror}: {there}" if there.is_dir() else f"{there} is a file"
+        raise ValueError(f"--out {out} cannot be written ({why}); name another place") from error
