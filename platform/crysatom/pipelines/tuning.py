@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -240,7 +241,8 @@ def describe(sweep: FinishedSweep) -> str:
     lines.append("difference: from the best, [95 % interval] of a paired bootstrap over the crystals; 0 in it: a tie")
     if sweep.count(FINISHED):
         lines.append(f"best: {sweep.trials[0].label}")
-        lines.append(f"  python jobs/{sweep.objective}.py --data {sweep.data} --config {sweep.folder / BEST_JSON}")
+        job, preset_file = f"jobs/{sweep.objective}.py", str(sweep.folder / BEST_JSON)
+        lines.append(f"  {shlex.join(['python', job, '--data', sweep.data, '--config', preset_file])}")
     lines.append(f"table: {sweep.folder / RESULTS_CSV}")
     if sweep.count(FAILED_TRIAL):
         lines.append("to try the failed trials again: the same command with --resume")
