@@ -12,8 +12,6 @@ import logging
 import shlex
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -228,15 +226,18 @@ def _migrate(new: Path, file: Path, revision: str) -> None:
         StoreError: If its content is not what its version says, or another program writes meanwhile.
 
     """
+    from mlflow.db import commands  # of "mlflow db upgrade"
+
     logger.info("bringing %s from schema %s to %s ...", file, revision, _head())
     with closing(connect(file)) as old:
         written = old.execute("PRAGMA data_version").fetchall()
         _put(file, new)
-        command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"{SQLITE}:///{new}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - MLflow's own
-        if done.returncode or not _look(new).ready:
-            last = (done.stderr or done.stdout).strip().rpartition("\n")[2]
-            raise StoreError(f"{file} {_half_migrated(file, f'its schema is not {revision}, as it says: {last}')}")
+        try:
+            commands.main(["upgrade", f"{SQLITE}:///{new}"], prog_name="mlflow db", standalone_mode=False)
+        except Exception as error:  # whatever a migration stumbles over
+            first = str(error).partition("\n")[0]
+            reason = f"what is in it is not of schema {revision}, as it says: {first}"
+            raise StoreError(f"{file} {_half_migrated(file, reason)}") from error
         kept = file.with_name(f"{file.name}.before-{revision}")
         _put(file, kept)
         if old.execute("PRAGMA data_version").fetchall() != written:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -16,6 +18,7 @@ from crysatom.tracking.database import SQLITE, file_of, make_ready
 from crysatom.tracking.homes import artifact_root, require_at_home
 
 TRACKING_URI_VARIABLE = "MLFLOW_TRACKING_URI"
+_RETRIES_VARIABLE = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
 
@@ -75,6 +78,19 @@ def client(uri: str) -> MlflowClient:
         make_ready(file)
         require_at_home(file)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def sent_once() -> Iterator[None]:
+    """Keep MLflow from repeating a request that makes something: when only its answer was lost, that makes two."""
+    before = os.environ.get(_RETRIES_VARIABLE)
+    os.environ[_RETRIES_VARIABLE] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[_RETRIES_VARIABLE]
+        if before is not None:
+            os.environ[_RETRIES_VARIABLE] = before
 
 
 def experiment_id(uri: str, name: str) -> str:
