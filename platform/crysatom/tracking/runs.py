@@ -6,7 +6,8 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,11 @@ RETRY_SECONDS = 30.0
 """Pause after a failure before the store is tried again: an absent server must not slow training down."""
 
 
-_ANSWERS = (DeletedExperimentError, send.UnknownRunError, StoreError, MovedHomeError, Timeout)
+class BusyJournalError(RuntimeError):
+    """Another process is sending the journal of the run."""
+
+
+_ANSWERS = (DeletedExperimentError, send.UnknownRunError, StoreError, MovedHomeError, BusyJournalError)
 """What is wrong though the store is not away."""
 
 
@@ -219,12 +224,30 @@ class Tracker:
         journal = self._journal
         if not journal.path.exists():
             return
-        with FileLock(journal.folder / LOCK, timeout=LOCK_SECONDS):  # of two that send, each would make a run
+        with self._sending():
             if check and journal.run_id:
                 send.require_run(self.uri, journal.run_id)
             for record, end in journal.pending():
                 send.send(self.uri, journal, record)
                 journal.mark_sent(end)
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        """Keep others, like the command ``flush``, from sending the journal meanwhile: each would make a run.
+
+        Raises:
+            BusyJournalError: If another does.
+
+        """
+        lock = FileLock(self._journal.folder / LOCK)
+        try:
+            lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout as error:
+            raise BusyJournalError("another process is sending this journal") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _place(self, path: str | Path) -> str:
         """Return a path as the journal has it: from the run's folder on, if it is in there, which may be moved."""
