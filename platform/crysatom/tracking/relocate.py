@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from crysatom.config.secrets import without_password
-from crysatom.tracking.database import file_of
+from crysatom.tracking.database import file_of, make_ready
 from crysatom.tracking.homes import artifact_root, relocate
 from crysatom.tracking.store import missing_file, resolve_uri
 
@@ -27,6 +27,7 @@ def _relocated(tracking_uri: str) -> str:
     file = file_of(uri)
     if file is None or missing_file(uri):
         raise ValueError(f"{without_password(uri)} is no sqlite file that is there; a server's artifacts are its own")
+    make_ready(file)
     if moved := relocate(file):
         return f"{file}: artifacts are now recorded in {artifact_root(file)}, no longer in {', '.join(moved)}"
     return f"{file}: nothing to do, its artifacts are where it records them"
