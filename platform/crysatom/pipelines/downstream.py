@@ -153,9 +153,16 @@ def _check_encoders(config: DownstreamConfig, data: Labeled) -> None:
 
 def _run(config: DownstreamConfig, data: Labeled, folder: RunFolder) -> FinishedRun:
     tracker = Tracker.at(folder.path, tracking_uri(config))
-    if folder.claim(config, _identity(data)):
-        tracker.settle()
-        return dataclasses.replace(_finished(config, data, folder, tracker), again=True)
+    finished = folder.claim(config, _identity(data))
+    with folder.held():
+        if finished:
+            tracker.settle()
+        else:
+            _learn(config, data, folder, tracker)
+        return dataclasses.replace(_finished(config, data, folder, tracker), again=finished)
+
+
+def _learn(config: DownstreamConfig, data: Labeled, folder: RunFolder, tracker: Tracker) -> None:
     done = f"continuing after epoch {folder.epochs_done()} of " if folder.epochs_done() else ""
     with tracked(folder, tracker, config, experiment=experiment(config), tags=_tags(config, data)):
         logger.info("%s: %s%d epochs, %d workers ...", folder.path, done, config.epochs, config.num_workers)
@@ -166,7 +173,6 @@ def _run(config: DownstreamConfig, data: Labeled, folder: RunFolder) -> Finished
         _write_results(config, data, folder, tracker, outcome)
     folder.finish(run_id=tracker.run_id, seconds=sum(epoch["seconds"] for epoch in outcome.history))
     tracker.finish()
-    return _finished(config, data, folder, tracker)
 
 
 def _train(config: DownstreamConfig, data: Labeled, folder: Path, publish: Publish) -> RegressionOutcome:

@@ -93,10 +93,17 @@ def run(config: PretrainConfig) -> FinishedRun:
     tracker = Tracker.at(folder.path, default_tracking_uri(config.tracking_uri))
     streamed = folder.read().get("streamed", _is_streamed(config, manifest))
     _check_resources(config, streamed=streamed)
-    if folder.claim(config, data_digest):
-        tracker.settle()
-        return _finished(folder, tracker, again=True)
-    folder.note(streamed=streamed)
+    finished = folder.claim(config, data_digest)
+    with folder.held():
+        if finished:
+            tracker.settle()
+        else:
+            folder.note(streamed=streamed)
+            _pretrain(config, shards, folder, tracker, streamed=streamed)
+        return _finished(folder, tracker, again=finished)
+
+
+def _pretrain(config: PretrainConfig, shards: Path, folder: RunFolder, tracker: Tracker, *, streamed: bool) -> None:
     done = f"continuing after epoch {folder.epochs_done()} of " if folder.epochs_done() else ""
     with tracked(folder, tracker, config, experiment=config.experiment, tags={}):
         logger.info("%s: %s%d epochs, %d workers ...", folder.path, done, config.epochs, config.num_workers)
@@ -107,7 +114,6 @@ def run(config: PretrainConfig) -> FinishedRun:
         _write_results(config, shards, folder, tracker, outcome)
     folder.finish(run_id=tracker.run_id, seconds=sum(epoch["seconds"] for epoch in outcome.history))
     tracker.finish()
-    return _finished(folder, tracker)
 
 
 def epoch_line(metrics: Mapping[str, float], epochs: int) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from crysatom.config import ReportConfig
+from crysatom.graphs.atomic import replacing
 from crysatom.names import (
     ALL_LOSS_TERMS,
     ELEMENT,
@@ -90,9 +91,8 @@ def run(config: ReportConfig) -> FinishedReport:
     )
     path = resolve(config.out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = path.with_name(f".{path.name}.partial")
-    partial_file.write_text(page(about, runs, overview, details, config.figures), encoding="utf-8")
-    partial_file.replace(path)
+    with replacing(path, path.parent) as temporary:
+        temporary.write_text(page(about, runs, overview, details, config.figures), encoding="utf-8")
     return FinishedReport(path=path, runs=len(runs), problems=tuple(details.problems))
 
 

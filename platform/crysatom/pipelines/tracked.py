@@ -75,33 +75,31 @@ def plain_context(config: Any, folder: Path, on_report: Callable[[Metrics], None
 def tracked(
     folder: RunFolder, tracker: Tracker, config: Any, *, experiment: str, tags: Mapping[str, str]
 ) -> Iterator[None]:
-    """Begin the run in MLflow, or go on with it; should what is done meanwhile fail, end it so. One process at a time.
+    """Begin the run in MLflow, or go on with it; should what is done meanwhile fail, end it so.
 
     Args:
-        folder: Of the run, claimed.
+        folder: Of the run, claimed and held.
         tracker: Of the run.
         config: Of the job.
         experiment: In MLflow.
         tags: Beside those that every run has.
 
     Raises:
-        ValueError: If another process is at work in the folder.
         FullDiskError: If results do not fit on the disk.
 
     """
     note = folder.read()
     identity = {DATA: config.data, DATA_DIGEST: note["data_digest"], CONFIG_DIGEST: digest(config)}
     here = "" if config.num_workers else hardware()  # workers will tell of theirs
-    with folder.held():
-        tracker.start(
-            experiment=experiment,
-            run_name=folder.path.name,
-            params=recorded(config),
-            tags=identity | dict(tags) | environment_tags(here) | source_tags(),
-            resume=True,  # whether it may be is decided: the folder was claimed
-        )
-        with saying_what_is_kept(folder), ending_as_it_does(tracker), said_if_full(folder.path):
-            yield
+    tracker.start(
+        experiment=experiment,
+        run_name=folder.path.name,
+        params=recorded(config),
+        tags=identity | dict(tags) | environment_tags(here) | source_tags(),
+        resume=True,  # whether it may be is decided: the folder was claimed
+    )
+    with saying_what_is_kept(folder), ending_as_it_does(tracker), said_if_full(folder.path):
+        yield
 
 
 @contextmanager
