@@ -151,10 +151,10 @@ def check(mutants: Sequence[Mutant]) -> bool:
     for package in IMPORTED:
         importlib.import_module(package)
     with copy_of_repository() as root:
-        tests = sorted({test for mutant in mutants for test in mutant.tests})
-        if (code := run_tests(root, tests, shown=True)) != PASSED:
-            print(f"without any mutant the tests end with {code}, so that nothing can be said")
-            return False
+        for tests in dict.fromkeys(mutant.tests for mutant in mutants):
+            if (code := run_tests(root, tests, shown=True)) != PASSED:
+                print(f"without any mutant {' '.join(tests)} ends with {code}, so that nothing can be said")
+                return False
         for mutant in mutants:
             start = time.perf_counter()
             found = fate(mutant, root)

@@ -55,6 +55,7 @@ def test_what_is_evaluated_kept_and_left_is_the_moving_average(selection: str, s
     config = tiny(ema_decay=0.7, epochs=4, selection=selection, lr=0.3, schedule="constant")
     data = data_of(config, shards)
     average: dict[str, Tensor] = {}
+    learned: dict[str, Tensor] = {}
     averages: list[dict[str, Tensor]] = []
     losses: list[tuple[float, float]] = []
 
@@ -62,8 +63,13 @@ def test_what_is_evaluated_kept_and_left_is_the_moving_average(selection: str, s
         return {k: v.double() for k, v in loop.model.state_dict().items() if v.is_floating_point()}
 
     def step(*_: Any) -> None:
-        for name, value in floating().items():
+        learned.update(floating())
+        for name, value in learned.items():
             average[name] = 0.7 * average[name] + 0.3 * value
+
+    def begin(module: nn.Module, _: Any) -> None:
+        if module.training:
+            torch.testing.assert_close(floating(), learned, rtol=0, atol=0, msg="training goes on where it was")
 
     def watch(metrics: Metrics) -> bool:
         averages.append(dict(average))
@@ -73,6 +79,8 @@ def test_what_is_evaluated_kept_and_left_is_the_moving_average(selection: str, s
 
     loop = loop_with(config, data, tmp_path, after_step=step, watch=watch)
     average |= floating()
+    learned |= average
+    loop.model.register_forward_pre_hook(begin)
     history = loop.run()
     assert len(averages) == len(history) == 4
     assert all(reported == again for reported, again in losses), "what is reported is of the weights that are kept"

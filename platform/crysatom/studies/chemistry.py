@@ -128,7 +128,7 @@ def on_common_elements(
 def _probe_rows(name: str, probes: Mapping[str, list[Probe]]) -> list[dict[str, Any]]:
     rows = []
     for mine, reference in zip(probes[name], next(iter(probes.values())), strict=True):
-        difference = bootstrap_mean(mine.errors - reference.errors)
+        difference = bootstrap_mean(mine.errors - reference.errors, symmetric=True)
         rows.append(
             {
                 "table": name,
