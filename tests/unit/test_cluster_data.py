@@ -1,4 +1,4 @@
-"""How workers share a stream of crystals, in which order; trainings by it are in tests/integration/test_pretrain_ray.py."""
+"""How workers share a stream of crystals, in which order; trainings by it: tests/integration/test_pretrain_ray.py."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ def in_order(source: GraphShards, epoch: int) -> list[int]:
     return [key for table in tables for key in table[MATERIAL_KEY].to_pylist()]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Data uses options that it deprecates
 def test_a_stream_is_shuffled_by_seed_and_epoch(tmp_path: Path) -> None:
     folder = make_shards(tmp_path, crystals_per_shard=2)
     seen = [in_order(GraphShards(folder, 0.0, seed), epoch) for seed in (0, 1) for epoch in (0, 1)]
@@ -62,7 +63,7 @@ def test_a_stream_is_shuffled_by_seed_and_epoch(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Data uses options that it deprecates
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_comes_through_a_stream_is_shuffled_by_seed_and_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

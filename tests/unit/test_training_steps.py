@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,6 @@ def test_a_step_is_taken_by_the_gradient_clipped_to_its_norm(clip: float, shards
     raw: dict[nn.Parameter, Tensor] = {}
     norms: list[float] = []
 
-    def remember(parameter: nn.Parameter) -> None:
-        assert parameter.grad is not None
-        raw[parameter] = parameter.grad.clone()
-
     def look(*_: Any) -> None:
         norm = float(torch.stack([gradient.norm() for gradient in raw.values()]).norm())
         norms.append(norm)
@@ -42,7 +39,9 @@ def test_a_step_is_taken_by_the_gradient_clipped_to_its_norm(clip: float, shards
             torch.testing.assert_close(parameter.grad, gradient * share, rtol=2e-6 / norm + 1e-6, atol=1e-12)
 
     for parameter in loop.trainable:
-        parameter.register_post_accumulate_grad_hook(remember)
+        parameter.register_hook(
+            partial(raw.__setitem__, parameter)
+        )  # of this step alone, before it is clipped in place
     loop.optimizer.register_step_pre_hook(look)
     loop.run()
     assert len(norms) == 2 * loop.train.num_steps()

@@ -19,7 +19,7 @@ from crysatom.studies.probes import GROUP, Probe, Target, classes_of, probe, tar
 from crysatom.studies.significance import p_above, relabelings
 from crysatom.studies.silhouettes import silhouette
 from crysatom.studies.statements import NOT_TESTED, STATEMENTS, Finding, examine, verdicts
-from crysatom.training.metrics import bootstrap_mean
+from crysatom.training.intervals import bootstrap_mean
 from crysatom.vectors.elements import element_table
 from crysatom.vectors.geometry import distances, principal_components
 from crysatom.vectors.scale import scaled
