@@ -21,6 +21,7 @@ from crysatom.pipelines import downstream, pretraining, vectors
 from crysatom.pipelines.labeled import labeled
 from crysatom.pipelines.preparing import prepare
 from crysatom.tracking.journal import Journal
+from crysatom.training.intervals import UNKNOWN
 from crysatom.vectors.card import CARD_MD
 from tests import small_regressions
 from tests.small_runs import make_shards, one_thread, tiny  # noqa: F401
@@ -68,6 +69,21 @@ def test_a_predictor_tells_its_data_and_how_many_crystals_each_part_has(place: P
     assert len(set(rows.values())) == 3, "else one could be told for another"
     assert {part: metrics[f"num_{part}"] for part in rows} == rows
     assert metrics["test/num_crystals"] == rows[TEST]
+
+
+def test_a_part_of_one_crystal_has_an_error_and_no_interval() -> None:
+    finished = downstream.FinishedRun(
+        folder=Path("run"),
+        seed=0,
+        property="density",
+        unit="g/cm^3",
+        metrics={"val_selected/mae": 1.0, "test/mae": 2.0, "test/num_crystals": 1.0},  # NaN is left out of these
+        selected_epoch=0,
+        epochs=1,
+        tracking_uri="sqlite:///mlflow.db",
+        run_id="r",
+    )
+    assert f"test MAE 2 g/cm^3, 95 % interval {UNKNOWN}, MAE/MAD nan, 1 crystals" in downstream.describe([finished])
 
 
 def test_a_pretraining_tells_its_data(place: Path, away: str) -> None:

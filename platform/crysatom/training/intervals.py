@@ -19,6 +19,9 @@ Array = NDArray[Any]
 RESAMPLES = 2000
 """From seed to seed the ends of a 95 % interval then vary by one or two hundredths of its width."""
 
+FEWEST = 4
+"""Of three values one resample in 27 holds nothing but the least: more than the tail of a 95 % interval has."""
+
 UNKNOWN = "[too few for an interval]"
 
 _MAX_DRAWS = 2**20
@@ -52,9 +55,8 @@ def bootstrap_mean(
     a quantile of \|t\|, does not follow that: Hall, J. R. Stat. Soc. B 50, 35 (1988).
 
     With equal tails no end is below 0 unless a value is. Values that are all equal have an interval without width. The
-    ends are NaN where the data set no bounds: for a single value, for two or three different ones, and where so many
-    values are equal that too many resamples hold nothing else. Memory does not grow with ``resamples``; equal seeds
-    give equal intervals.
+    ends are NaN where the data set no bounds: for fewer than :data:`FEWEST` values, and where so many are equal that
+    too many resamples hold nothing else. Memory does not grow with ``resamples``; equal seeds give equal intervals.
 
     Args:
         values: Drawn independently.
@@ -73,7 +75,7 @@ def bootstrap_mean(
         )
     values = np.asarray(values, dtype=np.float64)
     mean = float(values.mean())
-    if len(values) == 1:
+    if len(values) < FEWEST:
         return Interval(mean, np.nan, np.nan)
     if np.ptp(values) == 0:
         return Interval(mean, mean, mean)
