@@ -103,6 +103,8 @@ def test_a_run_from_start_to_finish(directory: Path) -> None:
     assert run.info.run_name == "r"
     assert run.data.params == {"epochs": "2", "data": "aflow:prototypes"}
     assert run.data.tags["data_digest"] == "abc"
+    [used] = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("prototypes", "abc")
     assert run.data.tags["version.torch"]
     assert run.data.tags["hardware"] == "8 x A100"
     assert points(tracker, "train/loss") == [(0, 2.0), (1, 1.0)]

@@ -146,11 +146,11 @@ def _shown(found: Chemistry) -> dict[str, tuple[str, pd.DataFrame]]:
     counted = f"{len(found.symbols)} elements"
     return {
         "ridge": (
-            f"Ridge regression to elements left out ({counted}): R2, for the group accuracy; 95 % bootstrap interval",
+            f"Ridge regression to elements left out ({counted}): R2, for the group accuracy; 95 % interval",
             tables.probe_table(found, "ridge"),
         ),
         "neighbors": (
-            f"Nearest neighbors to elements left out ({counted}): R2, for the group accuracy; 95 % bootstrap interval",
+            f"Nearest neighbors to elements left out ({counted}): R2, for the group accuracy; 95 % interval",
             tables.probe_table(found, "neighbors"),
         ),
         "silhouettes": (f"Mean silhouette ({counted})", tables.silhouette_table(found)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import re
 import shlex
 import statistics
@@ -58,6 +59,7 @@ from crysatom.tracking.environment import environment_tags
 from crysatom.tracking.models import describe_to_mlflow
 from crysatom.tracking.runs import Tracker
 from crysatom.training.inference import MODEL_FOLDER as MODEL
+from crysatom.training.intervals import Interval
 from crysatom.training.metrics import mae_by_element, summary
 from crysatom.training.model_files import ModelInfo, save_model
 from crysatom.training.regression import RegressionOutcome, spec_of, train_predictor
@@ -212,10 +214,11 @@ def _describe_one(finished: FinishedRun) -> list[str]:
     lines = [f"{finished.property}, seed {finished.seed}: {best} {kept}"]
     for part, who in ((TEST, "test MAE"), (TEST_TWIN_FREE, "of crystals without a twin in training:")):
         if f"{part}/{MAE}" in metrics:
-            interval = f"[{metrics[f'{part}/{MAE_LOW}']:.4g}, {metrics[f'{part}/{MAE_HIGH}']:.4g}]"
+            error = Interval(*(metrics.get(f"{part}/{name}", math.nan) for name in (MAE, MAE_LOW, MAE_HIGH)))
+            share = metrics.get(f"{part}/{MAE_OVER_MAD}", math.nan)
             lines.append(
-                f"  {who} {metrics[f'{part}/{MAE}']:.4g} {unit}, 95 % interval {interval}, "
-                f"MAE/MAD {metrics[f'{part}/{MAE_OVER_MAD}']:.3f}, {metrics[f'{part}/num_crystals']:,.0f} crystals"
+                f"  {who} {error.estimate:.4g} {unit}, 95 % interval {error.ends()}, "
+                f"MAE/MAD {share:.3f}, {metrics[f'{part}/num_crystals']:,.0f} crystals"
             )
     lines.append(f"  predictions: {finished.folder / PREDICTIONS[TEST]}")
     registered = f", registered as {finished.registered}" if finished.registered else ""

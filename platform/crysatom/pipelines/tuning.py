@@ -41,7 +41,8 @@ from crysatom.pipelines.trial import (
 from crysatom.pipelines.trial_record import FAILED_TRIAL, FINISHED, REASON_WIDTH, Record, Trial
 from crysatom.tracking import fields
 from crysatom.tracking.runs import Tracker
-from crysatom.training.metrics import Interval, bootstrap_mean, mad
+from crysatom.training.intervals import Interval, bootstrap_mean
+from crysatom.training.metrics import mad
 from crysatom.training.probe import CRYSTAL, PROBE_CSV, Probe
 from crysatom.training.regression import RegressionTask
 
@@ -286,7 +287,7 @@ def results(sweep: FinishedSweep) -> pd.DataFrame:
 
 
 def _interval(difference: Interval | None) -> str:
-    return "" if difference is None else f"{difference[0]:+.4f} [{difference[1]:+.4f}, {difference[2]:+.4f}]"
+    return "" if difference is None else f"{difference.estimate:+.4f} {difference.ends('+.4f')}"
 
 
 def _changed(base: Any, values: Mapping[str, Any]) -> Any:
@@ -390,7 +391,7 @@ def _finished(
         objective=space.objective,
         data=base.data,
         trials=order,
-        differences={name: bootstrap_mean((mine - best).to_numpy()) for name, mine in errors.items()},
+        differences={name: bootstrap_mean((mine - best).to_numpy(), symmetric=True) for name, mine in errors.items()},
         num_validation=len(best),
         tracking_uri=tracker.uri,
         run_id=tracker.run_id,
