@@ -25,6 +25,9 @@ def main() -> int:
     if report.rejected:
         print(f"quarantine: {report.quarantine} (id, source, reason and advice for each)")
         print(describe_reasons(report.reasons))
+    if report.notes_file:
+        print(f"notes:      {report.notes_file} (id, source, and what was decided when the crystal was read)")
+        print(describe_reasons(report.notes))
     if report.accepted:
         return 0
     print("error: no crystal was accepted; see the quarantine", file=sys.stderr)
