@@ -1,30 +1,25 @@
 """Bring crystals from any source to a crystal table: ``python jobs/ingest.py --source my_cifs --out data/mine``."""
 
 import dataclasses
-import logging
 import sys
 
 import bootstrap  # makes crysatom importable
-from crysatom.config import IngestConfig, parse
 
 NOTHING_ACCEPTED = 2
 
 
 def main() -> int:
     """Run the job; return its exit code: 0, or 2 if no crystal was accepted."""
+    from crysatom.config import IngestConfig, parse
+
     config = parse(IngestConfig)
-    bootstrap.require_data(config.source)
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("crysatom").setLevel(logging.INFO)
+    bootstrap.begin(config)
     from crysatom.cluster.ingest import ingest
     from crysatom.crystals.quarantine import describe_reasons
     from crysatom.pipelines.places import find, resolve
 
     config = dataclasses.replace(config, source=str(find(config.source)), out=str(resolve(config.out)))
-    try:
-        report = ingest(config, bootstrap.start_ray)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    report = ingest(config, bootstrap.start_ray)
     print(f"read {report.read:,} = accepted {report.accepted:,} + rejected {report.rejected:,}")
     print(f"crystals:   {report.table}")
     if report.rejected:
@@ -37,4 +32,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    bootstrap.run(main)
+    bootstrap.run(main, kept="nothing; a table appears whole, at the end")

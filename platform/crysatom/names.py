@@ -144,6 +144,23 @@ UNIT = "unit"
 UNTRAINED_ELEMENTS = "untrained_elements"
 VALUE = "value"
 PROBLEM = "problem"
+FLAGS = "flags"
+"""Why to distrust a prediction: some of :data:`ALL_FLAGS`, separated by semicolons; empty if nothing is against it."""
+
+NO_NEIGHBORS = "no_neighbors"
+"""No atom of the crystal has another one within the cutoff: the graph says nothing of its structure."""
+ISOLATED_ATOMS = "isolated_atoms"
+"""Some of its atoms have none."""
+UNTRAINED_ELEMENT = "untrained_element"
+OUTSIDE_VOLUME = "outside_training_volume"
+OUTSIDE_SIZE = "outside_training_size"
+"""Volume per atom, or number of atoms in the cell, beyond those of all training crystals."""
+UNKNOWN_TRAINING = "unknown_training"
+"""The model does not say all of what its training crystals were like."""
+ALL_FLAGS = (NO_NEIGHBORS, ISOLATED_ATOMS, UNTRAINED_ELEMENT, OUTSIDE_VOLUME, OUTSIDE_SIZE, UNKNOWN_TRAINING)
+
+NUM_ATOMS = "num_atoms"
+"""Beside ``volume_per_atom``, what a model records the range of."""
 
 # Metrics of predictions; errors have the unit of the property.
 NUM_CRYSTALS = "num_crystals"

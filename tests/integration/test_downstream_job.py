@@ -170,12 +170,16 @@ def test_mlflow_loads_the_model_without_unpickling_and_it_says_what_it_cannot_pr
     monkeypatch.setenv("MLFLOW_TRACKING_URI", plain.tracking_uri)  # which MLflow sets too, for good
     mlflow.set_tracking_uri(plain.tracking_uri)
     mlflow.set_registry_uri(plain.tracking_uri)
-    inner, _ = load_model(plain.folder / "model")
+    inner, info = load_model(plain.folder / "model")
+    assert info.trained_ranges["volume_per_atom"][1] < 62.5, "of the crystal here"
     for uri in (plain.registered, f"runs:/{plain.run_id}/model", str(plain.folder / "model")):
         model = mlflow.pyfunc.load_model(uri)
         answer = model.predict([CIF, "no CIF", STRUCTURE, 3.0])
-        assert answer.columns.tolist() == ["value", "unit", "problem"]
+        assert answer.columns.tolist() == ["value", "unit", "problem", "flags"]
         assert answer["value"].isna().tolist() == [False, True, False, True]
+        assert answer["flags"].tolist() == ["outside_training_volume", "", "", ""], (
+            "the crystal of 4 angstrom is within"
+        )
         assert answer["unit"].tolist() == ["angstrom^3/atom"] * 4
         assert answer["problem"].tolist() == [
             "",
@@ -192,7 +196,7 @@ def test_mlflow_loads_the_model_without_unpickling_and_it_says_what_it_cannot_pr
     with pytest.raises(ValueError, match="a table of 2 columns; give the one column that holds the crystals"):
         model.predict(pd.DataFrame({"cif": [CIF], "id": ["a"]}))
     assert model.metadata.metadata == {"property": VOLUME_PER_ATOM, "unit": "angstrom^3/atom"}
-    assert model.metadata.get_output_schema().input_names() == ["value", "unit", "problem"]
+    assert model.metadata.get_output_schema().input_names() == ["value", "unit", "problem", "flags"]
     assert not [path for path in (plain.folder / "model").iterdir() if path.suffix in {".pkl", ".pickle", ".pt"}]
     with torch.no_grad():
         crystals = [examine(record, Limits()) for record in read_source(str(write(place, CIF)))]
@@ -212,6 +216,7 @@ def test_the_model_says_what_it_is(plain: FinishedRun) -> None:
     assert info.versions["torch"]
     assert info.vectors["vectors"] == "onehot"
     assert set(info.trained_elements) < set(info.elements)
+    assert set(info.trained_ranges) == {"volume_per_atom", "num_atoms"}
 
 
 def test_a_finished_run_is_not_done_again(place: Path, plain: FinishedRun) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import re
 import resource
@@ -16,8 +18,12 @@ import pyarrow as pa
 import pytest
 import torch
 
-from crysatom.config import PredictConfig
+from crysatom.config import IngestConfig, PredictConfig
 from crysatom.crystals import rejections
+from crysatom.crystals.csv_files import as_it_was, csv_line
+from crysatom.crystals.ingest import ingest_plain
+from crysatom.crystals.table import read_table
+from crysatom.crystals.targets import targets_from_csv
 from crysatom.pipelines import predicting
 from crysatom.pipelines.predicting import describe, run
 from crysatom.training.inference import Ensemble
@@ -38,6 +44,7 @@ BROKEN = {
     "b2": (cif("Na Na1 0 0 0 1\nCl Cl1 0.02 0 0 1\n"), "overlapping_atoms"),
     "b3": (cif("Pu Pu1 0 0 0 1\n"), "no_vector"),
 }
+TOLD = ["untrained_elements", "flags"]
 WITHOUT_PU = [symbol for symbol in ALL if symbol != "Pu"]
 
 
@@ -50,7 +57,8 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (cifs / f"a{i:03}.cif").write_text(cif(cell=(4 + i / 100, 4, 4, 90, 90, 90)))
     for name, (text, _) in BROKEN.items():
         (cifs / f"a1{name}.cif").write_text(text)  # between a199 and a200
-    write_model(tmp_path / "model", elements=WITHOUT_PU, trained=["Na"])
+    ranges = {"volume_per_atom": (32.0, 35.0), "num_atoms": (1, 4)}
+    write_model(tmp_path / "model", elements=WITHOUT_PU, trained=["Na"], trained_ranges=ranges)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -105,7 +113,7 @@ def test_the_job_predicts_what_it_can_and_says_what_it_cannot(place: Path) -> No
     assert "  a1b1: cifs/a1b1.cif: site 1 has occupancy 0.8; only ordered crystals can be used" in done.stdout
 
     table = pd.read_csv(place / "results" / "p.csv")
-    assert list(table.columns) == ["material_id", "source", "prediction", "property", "unit", "untrained_elements"]
+    assert list(table.columns) == ["material_id", "source", "prediction", "property", "unit", *TOLD]
     assert table["material_id"].tolist() == [f"a{i:03}" for i in range(296)]
     assert table["source"].tolist() == [f"cifs/a{i:03}.cif" for i in range(296)]
     assert np.isfinite(table["prediction"]).all()
@@ -113,6 +121,9 @@ def test_the_job_predicts_what_it_can_and_says_what_it_cannot(place: Path) -> No
     assert set(table["property"]) == {"bulk_modulus_kv"}
     assert set(table["unit"]) == {"GPa"}
     assert set(table["untrained_elements"]) == {"Cl"}
+    larger = [";outside_training_volume" * (i > 37) for i in range(296)]  # 32 + 0.08 i cubic angstrom per atom
+    assert table["flags"].tolist() == [f"untrained_element{and_this}" for and_this in larger]
+    assert "by column flags:\n       296  untrained_element\n       258  outside_training_volume\n" in done.stdout
     quarantine = pd.read_csv(place / "results" / "p.quarantine.csv")
     assert list(quarantine.columns) == ["material_id", "source", "reason", "detail"]
     assert quarantine["material_id"].tolist() == [f"a1{name}" for name in BROKEN]
@@ -129,7 +140,7 @@ def test_exit_codes_and_what_is_left_behind(place: Path) -> None:
     bad = run_here("predict", "--model", "model", "cifs/a1b0.cif", "--out", "p.csv")
     quarantine = place / "p.quarantine.csv"
     assert (bad.returncode, bad.stderr) == (2, f"error: no crystal was predicted; see {quarantine}\n")
-    assert (place / "p.csv").read_text() == "material_id,source,prediction,property,unit,untrained_elements\n"
+    assert (place / "p.csv").read_text() == "material_id,source,prediction,property,unit,untrained_elements,flags\n"
     before = (place / "p.csv").read_bytes()
     wrong = run_here("predict", "--model", "nothing", "cifs", "--out", "p.csv")
     assert wrong.returncode == 1
@@ -250,6 +261,27 @@ def test_files_of_one_name_in_several_folders_are_told_apart(place: Path) -> Non
     assert table["source"].tolist() == ["calc0/POSCAR#1", "calc1/POSCAR#1"]
 
 
+EVIL = ["=1+1", "-2+3", "@SUM(A1)", "+x", "'=1", "a;=2", "a\nb", "NA", "-5", "007"]
+
+
+def test_ids_are_no_formulas_for_a_spreadsheet_and_can_be_joined(place: Path) -> None:
+    """Accepted and rejected ones; the file serves as targets of the ids as they were."""
+    atoms = {"lattice_mat": [[4, 0, 0], [0, 4, 0], [0, 0, 4]], "coords": [[0, 0, 0]], "elements": ["Na"]}
+    records = [{"id": name, "atoms": atoms} for name in EVIL] + [{"id": name, "atoms": {}} for name in EVIL]
+    (place / "evil.jsonl").write_text("\n".join(map(json.dumps, records)))
+    assert (predict("evil.jsonl", out="p.csv").predicted, predict("evil.jsonl", out="p.csv").rejected) == (10, 10)
+    for file in ("p.csv", "p.quarantine.csv"):
+        with (place / file).open(newline="") as stream:
+            rows = list(csv.reader(stream))[1:]
+        cells = [cell for row in rows for cell in row]
+        assert not [cell for cell in cells if cell[:1] in set("=+-@\t\r") and not re.fullmatch(r"[-+]?[\d.e+-]+", cell)]
+        assert [as_it_was(row[0]) for row in rows] == EVIL
+        assert '"a;=2"' in (place / file).read_text()
+    table = ingest_plain(IngestConfig(source="evil.jsonl", out="table")).table
+    (place / "targets.csv").write_text("material_id,gap\n" + "".join(csv_line([name, 1.5]) for name in EVIL))
+    assert targets_from_csv(place / "targets.csv", read_table(table), EVIL).labels.tolist() == [1.5] * 10
+
+
 def test_an_ensemble_gives_mean_and_spread_and_each_prediction(place: Path) -> None:
     models = ("model", str(write_model(place / "b", 1)), str(write_model(place / "run" / "model", 2).parent))
     report = predict("cifs", model=models, out="p.csv")
@@ -275,12 +307,17 @@ def test_models_of_other_properties_are_refused_before_anything_is_written(place
     assert not (place / "p.csv").exists()
 
 
-def test_a_published_checkpoint_of_cgcnn(place: Path) -> None:
+def test_a_published_checkpoint_of_cgcnn(place: Path, caplog: pytest.LogCaptureFixture) -> None:
     written(place, checkpoint())
+    caplog.set_level("WARNING")
     report = predict("aflow:prototypes", model="model.pth.tar", out="p.csv")
     assert (report.predicted, report.property, report.unit) == (288, "energy", "")
+    assert report.flags["unknown_training"] == 288
+    told = "model.pth.tar does not say all of what its training crystals were like: its predictions are flagged "
+    assert caplog.messages.count(f"{told}unknown_training") == 1
     table = pd.read_csv(place / "p.csv", keep_default_na=False)
     assert set(table["unit"]) == {""}
+    assert table["flags"].str.endswith("unknown_training").all()
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,7 @@ def test_a_trained_model_is_trained_further(place: Path, plain: downstream.Finis
     assert first < pd.read_csv(plain.folder / "history.csv")["train/mae"][0]
     before, after = (load_model(run.folder / "model") for run in (plain, further))
     assert before[1].normalizer == after[1].normalizer
+    assert before[1].trained_ranges == after[1].trained_ranges != {}
     for name, there in before[0].state_dict().items():
         here = after[0].state_dict()[name]
         if "table" in name or name in ("mean", "std", "reference"):

@@ -27,6 +27,7 @@ def info_of(config: Any, data: Any) -> ModelInfo:
         normalizer=data.task.normalizer,
         elements=data.task.vectors.symbols,
         trained_elements=("O", "Fe"),
+        trained_ranges=data.trained_ranges,
         vectors=data.task.vectors.provenance,
         training={"seed": 0},
         versions={"torch": torch.__version__},

@@ -20,6 +20,7 @@ from crysatom.config import IngestConfig
 from crysatom.crystals.checks import Limits
 from crysatom.crystals.computed import COMPUTED_COLUMNS, COMPUTED_FIELDS, computed_column
 from crysatom.crystals.examine import examine_batch
+from crysatom.crystals.notes import Notes, writing_notes
 from crysatom.crystals.properties import PropertyTypes, property_array
 from crysatom.crystals.quarantine import QUARANTINE_SCHEMA, FirstOfEachId, Rejected
 from crysatom.crystals.raw import PROPERTIES_JSON, Raw, to_batch
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 TABLE_FILE = "crystals.parquet"
 QUARANTINE_FILE = "quarantine.parquet"
+NOTES_FILE = "notes.parquet"
 
 BATCH_RECORDS = 128
 """Records parsed at a time; half a second of CIFs."""
@@ -56,6 +58,8 @@ class IngestReport:
         reasons: Rows of the quarantine for each reason, most frequent first.
         table: The crystal table.
         quarantine: The quarantine.
+        notes: Accepted crystals of which there is something to say, for each kind of note, most frequent first.
+        notes_file: The notes; None if there are none, and then there is no such file.
 
     """
 
@@ -65,6 +69,8 @@ class IngestReport:
     reasons: dict[str, int]
     table: Path
     quarantine: Path
+    notes: dict[str, int]
+    notes_file: Path | None
 
 
 def ingest_plain(config: IngestConfig) -> IngestReport:
@@ -98,7 +104,7 @@ def run_ingest(config: IngestConfig, examine_all: ExamineAll) -> IngestReport:
 def _require_free(out: Path, *, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; --out must name a folder")
-    present = [name for name in (TABLE_FILE, QUARANTINE_FILE) if (out / name).exists()]
+    present = [name for name in (TABLE_FILE, QUARANTINE_FILE, NOTES_FILE) if (out / name).exists()]
     if present and not overwrite:
         raise ValueError(
             f"{out} already holds {' and '.join(present)}; choose another --out, or pass --overwrite to replace them"
@@ -137,8 +143,9 @@ def _collect(outcomes: Iterable[pa.Table], source: Source, read: ReadCount, out:
         with (
             table_writer(out / QUARANTINE_FILE, QUARANTINE_SCHEMA) as file,
             streamed(to_parquet(file)) as rejections,
+            writing_notes(out / NOTES_FILE) as notes,
         ):
-            sorter = _Sorter(source, rejections)
+            sorter = _Sorter(source, rejections, notes)
             accepted = write_table(sorter.accepted(outcomes), spool, _SPOOL_SCHEMA)
         fields = sorter.types.fields(source.name)
         for level, remark in sorter.types.remarks():
@@ -155,6 +162,8 @@ def _collect(outcomes: Iterable[pa.Table], source: Source, read: ReadCount, out:
         reasons=rejections.reasons,
         table=out / TABLE_FILE,
         quarantine=out / QUARANTINE_FILE,
+        notes=notes.kinds,
+        notes_file=out / NOTES_FILE if notes.kinds else None,
     )
 
 
@@ -164,8 +173,9 @@ _SPOOL_SCHEMA = pa.schema([*STRUCTURE_FIELDS, pa.field(PROPERTIES_JSON, pa.strin
 class _Sorter:
     """Passes on accepted crystals with distinct ids, and apart from them the rejected records."""
 
-    def __init__(self, source: Source, rejections: Rejections) -> None:
+    def __init__(self, source: Source, rejections: Rejections, notes: Notes) -> None:
         self.rejections = rejections
+        self.notes = notes
         self.types = PropertyTypes(source.fields)
         self._ids = FirstOfEachId()
         self._total = source.total
@@ -175,11 +185,9 @@ class _Sorter:
         """Yield tables with the spool's schema."""
         for outcome in outcomes:
             keep = [self._sort(row) for row in outcome.select([MATERIAL_ID, SOURCE, REASON, DETAIL]).to_pylist()]
-            kept = (
-                outcome.filter(pa.array(keep, pa.bool_()))
-                .select([*STRUCTURE_COLUMNS, PROPERTIES_JSON])
-                .cast(_SPOOL_SCHEMA)
-            )
+            accepted = outcome.filter(pa.array(keep, pa.bool_()))
+            self.notes.add(accepted)
+            kept = accepted.select([*STRUCTURE_COLUMNS, PROPERTIES_JSON]).cast(_SPOOL_SCHEMA)
             self.types.observe(kept[MATERIAL_ID].to_pylist(), map(json.loads, kept[PROPERTIES_JSON].to_pylist()))
             self._tell()
             yield kept

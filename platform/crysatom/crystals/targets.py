@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from crysatom.crystals.computed import COMPUTED_COLUMNS, computed_column
+from crysatom.crystals.csv_files import as_it_was
 from crysatom.crystals.quarantine import short
 from crysatom.crystals.table import STRUCTURE_COLUMNS
 from crysatom.crystals.text_table import Line, is_missing, number, read_text_table, says_missing, typed
@@ -117,12 +118,19 @@ def targets_from_csv(path: str | Path, table: pa.Table, material_ids: Ids) -> Ta
     """
     path = Path(path)
     known = set(table[MATERIAL_ID].to_pylist())
-    lines = read_text_table(path, {MATERIAL_ID, *known}).lines
+    lines = [_with_its_id(line, known) for line in read_text_table(path, {MATERIAL_ID, *known}).lines]
     name = _header(path, lines)
     _require_rows(path, lines[1:], known)
     labels = _labels(path, name, lines[1:])
     aligned = np.array([labels.get(str(i), math.nan) for i in material_ids], dtype=np.float64)
     return _labeled(Targets(name=name, unit=unit_of(table, name), labels=aligned))
+
+
+def _with_its_id(line: Line, known: Collection[str]) -> Line:
+    """Return a line whose id, unless the table has it, is without the apostrophe that our CSV puts before formulas."""
+    number_of_line, cells = line
+    first = cells[0] if cells[0] in known else as_it_was(cells[0])
+    return number_of_line, [first, *cells[1:]]
 
 
 def _require_rows(path: Path, lines: Sequence[Line], known: Collection[str]) -> None:

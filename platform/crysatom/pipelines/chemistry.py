@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from crysatom.config import ChemistryConfig, digest, recorded
+from crysatom.crystals.csv_files import csv_text
 from crysatom.names import NUM_ELEMENTS, RESULTS_JSON
 from crysatom.pipelines.labeled import where_found
 from crysatom.pipelines.places import default_tracking_uri, resolve
@@ -106,7 +107,7 @@ def _identity(given: dict[str, AtomVectors]) -> str:
 def _write(config: ChemistryConfig, folder: Path, found: Chemistry) -> list[Path]:
     """Write all tables as CSV, those for people as LaTeX and Markdown, and everything as JSON."""
     raw = {name: getattr(found, name) for name in ("probes", "predictions", "silhouettes", "statements")}
-    files = [_text(folder / f"{name}.csv", frame.to_csv(index=False)) for name, frame in raw.items()]
+    files = [_text(folder / f"{name}.csv", csv_text(frame)) for name, frame in raw.items()]
     shown = _shown(found)
     for name, (caption, frame) in shown.items():
         files.append(_text(folder / f"{name}.tex", latex(frame, caption)))

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import re
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from crysatom.config import DownstreamConfig, digest, recorded
+from crysatom.crystals.csv_files import write_csv
 from crysatom.crystals.splits import PARTS
 from crysatom.names import (
     ELEMENT,
@@ -46,7 +48,7 @@ from crysatom.pipelines.labeled import Labeled, labeled, tracking_uri
 from crysatom.pipelines.places import resolve
 from crysatom.pipelines.preparing import crystal_table, prepare
 from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
-from crysatom.pipelines.stopping import saved_on_sigterm
+from crysatom.pipelines.stopping import saved_when_told
 from crysatom.pipelines.tracked import Publish, log_epochs, plain_context, progress, require_gpu, tracked, where_to_look
 from crysatom.predictors.registry import build_predictor
 from crysatom.report.prediction_figures import learning_curve, parity_plot
@@ -158,7 +160,7 @@ def _run(config: DownstreamConfig, data: Labeled, folder: RunFolder) -> Finished
     with tracked(folder, tracker, config, experiment=experiment(config), tags=_tags(config, data)):
         logger.info("%s: %s%d epochs, %d workers ...", folder.path, done, config.epochs, config.num_workers)
         publish = Publish(tracker, partial(epoch_line, epochs=config.epochs, unit=data.targets.unit))
-        with saved_on_sigterm(folder.path / CHECKPOINTS):
+        with saved_when_told(folder.path / CHECKPOINTS):
             outcome = _train(config, data, folder.path, publish)
         log_epochs(tracker, outcome.history)  # those of an epoch after whose checkpoint the run was killed
         _write_results(config, data, folder, tracker, outcome)
@@ -212,7 +214,8 @@ def _describe_one(finished: FinishedRun) -> list[str]:
     lines.append(f"  predictions: {finished.folder / PREDICTIONS[TEST]}")
     registered = f", registered as {finished.registered}" if finished.registered else ""
     lines.append(f"  model: {finished.folder / MODEL}{registered}")
-    lines.append(f"  to predict: python jobs/predict.py --model {finished.folder} CIFS")
+    command = shlex.join(["python", "jobs/predict.py", "--model", str(finished.folder), "CIFS"])
+    lines.append(f"  to predict: {command}")
     return lines
 
 
@@ -271,16 +274,16 @@ def _write_results(
     config: DownstreamConfig, data: Labeled, folder: RunFolder, tracker: Tracker, outcome: RegressionOutcome
 ) -> None:
     history = pd.DataFrame(outcome.history)
-    history.to_csv(folder.path / HISTORY, index=False)
-    data.left_out.to_csv(folder.path / LEFT_OUT, index=False)
+    write_csv(history, folder.path / HISTORY)
+    write_csv(data.left_out, folder.path / LEFT_OUT)
     for part, file in PREDICTIONS.items():
         columns = {
             MATERIAL_ID: data.split.ids(part),
             TARGET: data.targets.labels[data.task.parts[part]],
             PREDICTION: outcome.predictions[part],
         }
-        pd.DataFrame(columns).to_csv(folder.path / file, index=False)
-    _element_errors(data, outcome).to_csv(folder.path / ELEMENT_ERRORS_CSV, index=False)
+        write_csv(pd.DataFrame(columns), folder.path / file)
+    write_csv(_element_errors(data, outcome), folder.path / ELEMENT_ERRORS_CSV)
     metrics = judge(data, outcome)
     results = {
         "property": data.targets.name,
@@ -303,6 +306,7 @@ def _write_results(
         normalizer=data.task.normalizer,
         elements=data.task.vectors.symbols,
         trained_elements=tuple(SYMBOLS[z - 1] for z in data.trained_elements),
+        trained_ranges=data.trained_ranges,
         vectors=data.task.vectors.provenance,
         training={"config": recorded(config), **_tags(config, data), **results},
         versions=versions,

@@ -21,7 +21,7 @@ from crysatom.config.downstream import COLUMN
 from crysatom.crystals import splits
 from crysatom.crystals.splits import PARTS, Split, TwinFree, twin_free
 from crysatom.crystals.table import read_table
-from crysatom.crystals.targets import Targets, targets_for, targets_from_csv
+from crysatom.crystals.targets import Targets, first_rows, targets_for, targets_from_csv
 from crysatom.graphs.graph import offsets
 from crysatom.graphs.shards import load_atoms, read_manifest
 from crysatom.names import MATERIAL_ID, MAX_ATOMIC_NUMBER, SPLIT_PREFIX, SYMBOLS, TEST, TRAIN, VAL
@@ -33,6 +33,7 @@ from crysatom.training.finetuning import TrainedModel
 from crysatom.training.model_files import reference_of
 from crysatom.training.normalizer import Normalizer, composition_reference
 from crysatom.training.regression import RegressionTask
+from crysatom.training.standing import Ranges, joined, ranges_of
 from crysatom.vectors.coverage import fill_missing, require_elements
 from crysatom.vectors.given import given_vectors
 from crysatom.vectors.scale import scaled
@@ -56,6 +57,7 @@ class Labeled:
         targets: The property, with its unit.
         split: Of the labeled crystals whose elements have vectors.
         trained_elements: Atomic numbers of the elements that training crystals hold, ascending.
+        trained_ranges: Of what training crystals are like.
         test_holds: ``(test crystals, 118)`` bool, which elements a test crystal holds: column Z - 1.
         new: Which test crystals have no twin among the training crystals.
         left_out: Crystals that hold elements without a vector, when those are to be left out: ``material_id``,
@@ -70,6 +72,7 @@ class Labeled:
     targets: Targets
     split: Split
     trained_elements: Array
+    trained_ranges: Ranges
     test_holds: Array
     new: TwinFree
     left_out: pd.DataFrame
@@ -135,6 +138,7 @@ def labeled(config: DownstreamConfig, shards: Path, table_path: Path, start: Tra
         split = splits.train_fraction(split, config.train_fraction, seed=config.split_seed)
     _require_parts(split)
     trained_elements = np.unique(atoms.of(split.train).atomic_numbers)
+    trained_ranges = ranges_of(table.take(pa.array(first_rows(table, ids[split.train]))))
     if start is None:
         vectors = scaled(vectors, config.vector_scale, trained_elements)
         task = _task(config, shards, targets, split, vectors, atoms)
@@ -143,6 +147,7 @@ def labeled(config: DownstreamConfig, shards: Path, table_path: Path, start: Tra
         _require_unseen(config, start, table, split)
         theirs = [SYMBOLS.index(symbol) + 1 for symbol in start.info.trained_elements]
         trained_elements = np.union1d(trained_elements, theirs)
+        trained_ranges = joined(trained_ranges, start.info.trained_ranges)
         task = RegressionTask(
             shards=shards,
             labels=targets.labels,
@@ -157,6 +162,7 @@ def labeled(config: DownstreamConfig, shards: Path, table_path: Path, start: Tra
         targets=targets,
         split=split,
         trained_elements=trained_elements,
+        trained_ranges=trained_ranges,
         test_holds=atoms.of(split.test).holds,
         new=twin_free(table, split),
         left_out=left_out,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
@@ -17,7 +17,9 @@ import pyarrow as pa
 import torch
 
 from crysatom.config import PredictConfig
+from crysatom.config.terminal import one_line
 from crysatom.crystals.checks import Limits
+from crysatom.crystals.csv_files import csv_line
 from crysatom.crystals.ingest import PROGRESS_SECONDS, ReadCount
 from crysatom.crystals.quarantine import QUARANTINE_SCHEMA, Rejected, describe_reasons
 from crysatom.crystals.raw import Raw
@@ -25,6 +27,8 @@ from crysatom.crystals.rejections import Rejections, streamed
 from crysatom.crystals.sources import Source, open_source
 from crysatom.graphs.atomic import replacing
 from crysatom.names import (
+    ALL_FLAGS,
+    FLAGS,
     MATERIAL_ID,
     PREDICTION,
     PROPERTY,
@@ -32,6 +36,7 @@ from crysatom.names import (
     SOURCE,
     SPREAD,
     UNIT,
+    UNKNOWN_TRAINING,
     UNTRAINED_ELEMENTS,
 )
 from crysatom.pipelines.places import default_tracking_uri, find, resolve
@@ -54,6 +59,7 @@ class PredictReport:
         rejected: Rows of the quarantine.
         reasons: Rows of the quarantine for each reason, most frequent first.
         first_rejected: Its first rows.
+        flags: Predictions that have each flag, see :data:`crysatom.names.ALL_FLAGS`; those that occur.
         read: Records that the inputs held; ``read == predicted + rejected``.
         seconds: From the first record read to the last row written, with the start of the workers.
         out: The predictions.
@@ -68,6 +74,7 @@ class PredictReport:
     rejected: int
     reasons: dict[str, int]
     first_rejected: tuple[Rejected, ...]
+    flags: dict[str, int]
     read: int
     seconds: float
     out: Path
@@ -87,6 +94,13 @@ def run(config: PredictConfig) -> PredictReport:
     source = _inputs(config.inputs)
     models = tuple(_model(name, config.tracking_uri) for name in config.model)
     ensemble = Ensemble(models, Limits(max_atoms=config.max_atoms, min_distance=config.min_distance))
+    for model in models:
+        if not model.tells_training():
+            logger.warning(
+                "%s does not say all of what its training crystals were like: its predictions are flagged %s",
+                model.name,
+                UNKNOWN_TRAINING,
+            )
     out = resolve(config.out)
     if out.is_dir():
         raise ValueError(f"{out} is a folder; --out must name a file")
@@ -97,10 +111,9 @@ def run(config: PredictConfig) -> PredictReport:
     with replacing(out, out.parent) as temporary:  # predictions appear last: what is wrong before leaves the old ones
         with _quarantine_csv(quarantine) as rejections, temporary.open("w", newline="", encoding="utf-8") as file:
             sorter = _Sorter(models, source.total, read, rejections)
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(_columns(models))
+            file.write(csv_line(_columns(models)))
             for outcome in _predict_all(config, ensemble, sorter.telling(read.batches(source))):
-                writer.writerows(sorter.predicted(outcome))
+                file.writelines(map(csv_line, sorter.predicted(outcome)))
         assert read.count == rejections.accepted + rejections.count, "a crystal was lost"
     return PredictReport(
         models=config.model,
@@ -110,6 +123,7 @@ def run(config: PredictConfig) -> PredictReport:
         rejected=rejections.count,
         reasons=rejections.reasons,
         first_rejected=tuple(rejections.first),
+        flags={flag: sorter.flags[flag] for flag in ALL_FLAGS if sorter.flags[flag]},
         read=read.count,
         seconds=time.perf_counter() - started,
         out=out,
@@ -124,12 +138,14 @@ def describe(report: PredictReport) -> str:
     lines = [f"{counts}, {speed}", f"predictions: {report.out}"]
     if len(report.models) > 1:
         lines += [f"  {PREDICTION}_{k}: {name}" for k, name in enumerate(report.models, start=1)]
+    if report.flags:
+        lines += [f"to be distrusted, by column {FLAGS}:", describe_reasons(report.flags)]
     if report.quarantine:
         lines.append(f"quarantine:  {report.quarantine} (id, source, reason and advice for each)")
         lines.append(describe_reasons(report.reasons))
         named = report.first_rejected
         lines.append("rejected:" if len(named) == report.rejected else f"the first {len(named)} rejected:")
-        lines += [f"  {rejected.material_id}: {rejected.detail}" for rejected in named]
+        lines += [f"  {one_line(rejected.material_id)}: {one_line(rejected.detail)}" for rejected in named]
     return "\n".join(lines)
 
 
@@ -184,7 +200,7 @@ def _predict_all(config: PredictConfig, ensemble: Ensemble, batches: Iterator[pa
 def _columns(models: Sequence[SavedModel]) -> list[str]:
     """Return the header; with several models the prediction is their mean, beside it what each of them says."""
     each = [SPREAD, *(f"{PREDICTION}_{k}" for k in range(1, len(models) + 1))] if len(models) > 1 else []
-    return [MATERIAL_ID, SOURCE, PREDICTION, *each, PROPERTY, UNIT, UNTRAINED_ELEMENTS]
+    return [MATERIAL_ID, SOURCE, PREDICTION, *each, PROPERTY, UNIT, UNTRAINED_ELEMENTS, FLAGS]
 
 
 class _Sorter:
@@ -196,6 +212,7 @@ class _Sorter:
     def __init__(
         self, models: Sequence[SavedModel], total: int | None, read: ReadCount, rejections: Rejections
     ) -> None:
+        self.flags: Counter[str] = Counter()
         self._rejections = rejections
         self._what = (models[0].property, models[0].unit)
         self._total = total
@@ -216,7 +233,8 @@ class _Sorter:
             else:
                 self._rejections.accepted += 1
                 where = (row[MATERIAL_ID], row[SOURCE])
-                yield [*where, *_numbers(row[PREDICTION]), *self._what, row[UNTRAINED_ELEMENTS]]
+                self.flags.update(filter(None, row[FLAGS].split(";")))
+                yield [*where, *_numbers(row[PREDICTION]), *self._what, row[UNTRAINED_ELEMENTS], row[FLAGS]]
         self._tell()
 
     def _tell(self) -> None:
@@ -243,9 +261,8 @@ def _numbers(values: Sequence[float]) -> list[float]:
 def _quarantine_csv(path: Path) -> Iterator[Rejections]:
     """Yield what writes the quarantine; if nothing is rejected, none is left, nor that of an earlier run."""
     with replacing(path, path.parent) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(QUARANTINE_SCHEMA.names)
-        with streamed(lambda rows: writer.writerows(map(astuple, rows))) as rejections:
+        file.write(csv_line(QUARANTINE_SCHEMA.names))
+        with streamed(lambda rows: file.writelines(csv_line(astuple(row)) for row in rows)) as rejections:
             yield rejections
     if not rejections.count:
         path.unlink()

@@ -18,13 +18,14 @@ import psutil
 import torch
 
 from crysatom.config import PretrainConfig, digest, recorded
+from crysatom.crystals.csv_files import write_csv
 from crysatom.graphs.columns import flat_values, list_lengths
 from crysatom.graphs.shards import iter_tables, read_manifest
 from crysatom.names import ALL_LOSS_TERMS, ATOMIC_NUMBERS, HELD_OUT, LOSS, MAX_ATOMIC_NUMBER, SYMBOLS, TRAIN
 from crysatom.pipelines.places import default_tracking_uri, resolve
 from crysatom.pipelines.preparing import prepare
 from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
-from crysatom.pipelines.stopping import saved_on_sigterm
+from crysatom.pipelines.stopping import saved_when_told
 from crysatom.pipelines.tracked import Publish, log_epochs, plain_context, progress, require_gpu, tracked, where_to_look
 from crysatom.report.figures import cross_correlation, has_map, loss_curves, vector_map
 from crysatom.tracking.environment import environment_tags
@@ -100,7 +101,7 @@ def run(config: PretrainConfig) -> FinishedRun:
     with tracked(folder, tracker, config, experiment=config.experiment, tags={}):
         logger.info("%s: %s%d epochs, %d workers ...", folder.path, done, config.epochs, config.num_workers)
         publish = Publish(tracker, partial(epoch_line, epochs=config.epochs))
-        with saved_on_sigterm(folder.path / CHECKPOINTS):
+        with saved_when_told(folder.path / CHECKPOINTS):
             outcome = _train(config, shards, folder.path, publish, streamed=streamed)
         log_epochs(tracker, outcome.history)  # those of an epoch after whose checkpoint the run was killed
         _write_results(config, shards, folder, tracker, outcome)
@@ -219,7 +220,7 @@ def _write_results(
     }
     vectors = dataclasses.replace(outcome.vectors, provenance=provenance)
     history = pd.DataFrame(outcome.history)
-    history.to_csv(folder.path / HISTORY, index=False)
+    write_csv(history, folder.path / HISTORY)
     write_vectors(vectors, folder.path / VECTORS)
     save_encoder(folder.path / ENCODER, outcome.encoder, provenance)
     selected = outcome.history[outcome.selected_epoch]

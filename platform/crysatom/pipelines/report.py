@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import shlex
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def run(config: ReportConfig) -> FinishedReport:
         experiments=config.experiment,
         store=store.shown,
         address=store.address or LOCAL_UI,
-        command="" if store.address else f"mlflow ui --backend-store-uri {store.shown}",
+        command="" if store.address else shlex.join(["mlflow", "ui", "--backend-store-uri", store.shown]),
         made=datetime.now(UTC),
         version=__version__,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
 from crysatom.tracking.environment import environment_tags, source_tags
 from crysatom.tracking.fields import CONFIG_DIGEST, DATA, DATA_DIGEST, HARDWARE, REASON
 from crysatom.tracking.runs import Tracker
+from crysatom.training import checkpoints
 from crysatom.training.context import Metrics, PlainContext
 from crysatom.training.full_disk import said_if_full
 from crysatom.training.machine import hardware
@@ -98,8 +100,21 @@ def tracked(
             tags=identity | dict(tags) | environment_tags(here) | source_tags(),
             resume=True,  # whether it may be is decided: the folder was claimed
         )
-        with ending_as_it_does(tracker), said_if_full(folder.path):
+        with saying_what_is_kept(folder), ending_as_it_does(tracker), said_if_full(folder.path):
             yield
+
+
+@contextmanager
+def saying_what_is_kept(folder: RunFolder) -> Iterator[None]:
+    """Note on Ctrl-C where the run is and how far it got, for the last words of the job."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        newest = checkpoints.newest(folder.path / CHECKPOINTS)
+        interrupt.add_note(
+            f"the run is in {folder.path}" + (f", its newest checkpoint {newest.name}" if newest else "")
+        )
+        raise
 
 
 @contextmanager
@@ -135,7 +150,7 @@ def where_to_look(tracking_uri: str, run_id: str) -> str:
     shown = without_password(tracking_uri)
     if shown.startswith(("http://", "https://")):
         return f"MLflow run {run}; compare runs at {shown}"
-    return f"MLflow run {run}; compare runs with: mlflow ui --backend-store-uri {shown}"
+    return f"MLflow run {run}; compare runs with: {shlex.join(['mlflow', 'ui', '--backend-store-uri', shown])}"
 
 
 def require_gpu() -> None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 import pandas as pd
 
 from crysatom.config import DownstreamConfig, PretrainConfig, recorded
+from crysatom.crystals.csv_files import write_csv
 from crysatom.names import MAE, PROBE, VAL
 from crysatom.pipelines.run_folder import CHECKPOINTS
 from crysatom.pipelines.tracked import plain_context
@@ -177,7 +178,7 @@ def run_trial(objective: Objective, configs: Mapping[str, Any], folder: Path, na
 
     try:
         history = objective.run(configs[name], mine, record)
-        pd.DataFrame(history).to_csv(mine / HISTORY_CSV, index=False)
+        write_csv(pd.DataFrame(history), mine / HISTORY_CSV)
     except Exception as error:  # noqa: BLE001 - whatever it is, the sweep goes on
         (mine / ERROR_TXT).write_text(traceback.format_exc())
         first = next(iter(str(error).splitlines()), "")

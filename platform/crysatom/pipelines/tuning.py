@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ import pandas as pd
 
 from crysatom.config import NOT_IN_DIGEST, DownstreamConfig, PretrainConfig, SearchSpace, TuneConfig, digest
 from crysatom.config.spaces import JOBS
+from crysatom.crystals.csv_files import write_csv
 from crysatom.crystals.splits import PARTS
 from crysatom.graphs.shards import read_manifest
 from crysatom.names import DENSITY, PREDICTION, PROBE, PROPERTY, TARGET, TEST, VAL, VOLUME_PER_ATOM
@@ -239,7 +241,8 @@ def describe(sweep: FinishedSweep) -> str:
     lines.append("difference: from the best, [95 % interval] of a paired bootstrap over the crystals; 0 in it: a tie")
     if sweep.count(FINISHED):
         lines.append(f"best: {sweep.trials[0].label}")
-        lines.append(f"  python jobs/{sweep.objective}.py --data {sweep.data} --config {sweep.folder / BEST_JSON}")
+        job, preset_file = f"jobs/{sweep.objective}.py", str(sweep.folder / BEST_JSON)
+        lines.append(f"  {shlex.join(['python', job, '--data', sweep.data, '--config', preset_file])}")
     lines.append(f"table: {sweep.folder / RESULTS_CSV}")
     if sweep.count(FAILED_TRIAL):
         lines.append("to try the failed trials again: the same command with --resume")
@@ -382,7 +385,7 @@ def _finished(
         run_id=tracker.run_id,
         again=again,
     )
-    results(sweep).to_csv(folder.path / RESULTS_CSV, index=False)
+    write_csv(results(sweep), folder.path / RESULTS_CSV)
     if errors:
         chosen = preset(dataclasses.replace(base, **order[0].settings))
         (folder.path / BEST_JSON).write_text(json.dumps(chosen, indent=1) + "\n")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from crysatom.crystals.csv_files import csv_line
+from crysatom.report.text_tables import latex_text, markdown_text
 from crysatom.studies.cells import Cell
 from crysatom.studies.efficiency import Cost, cost
 from crysatom.studies.grids import Grid
@@ -41,18 +41,14 @@ def markdown(grid: Grid, costs: Mapping[str, Sequence[Cost]]) -> str:
             for name in _COSTS
         ]
         hardware = "; ".join(sorted({one.hardware for one in some}))
-        lines.append(f"| {grid.columns[key].label} | {' | '.join(texts)} | {hardware} |")
+        lines.append(f"| {markdown_text(grid.columns[key].label)} | {' | '.join(texts)} | {markdown_text(hardware)} |")
     return "\n".join(lines)
 
 
 def comma_separated(costs: Mapping[str, Sequence[Cost]]) -> str:
     """Return one line per run."""
-    out = io.StringIO()
     rows = [{"column": key, **json_values(dataclasses.asdict(one))} for key, some in costs.items() for one in some]
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    return "".join(map(csv_line, (rows[0], *(row.values() for row in rows))))
 
 
 def latex(grid: Grid, costs: Mapping[str, Sequence[Cost]]) -> str:
@@ -98,7 +94,5 @@ def json_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def escaped(text: str) -> str:
-    """Return a text as LaTeX takes it."""
-    for special in "&%_#":
-        text = text.replace(special, f"\\{special}")
-    return text.replace("^3", "$^3$")
+    """Return a text as LaTeX takes it, units with their exponent."""
+    return latex_text(text).replace(r"\^{}3", "$^3$")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -13,10 +11,12 @@ from typing import Any
 
 from crysatom.config import GridConfig, recorded
 from crysatom.config.flags import flags_of
+from crysatom.crystals.csv_files import csv_line
 from crysatom.names import MAE, PROPERTIES, TEST
 from crysatom.report import study_costs
 from crysatom.report.study_costs import costs_of, escaped, json_values
 from crysatom.report.study_figures import curves, forest_plot
+from crysatom.report.text_tables import markdown_text
 from crysatom.studies.cells import Cell
 from crysatom.studies.grids import Grid, Row
 from crysatom.studies.significance import ALPHA
@@ -111,31 +111,28 @@ def markdown(grid: Grid, cells: Sequence[Cell]) -> str:
     by_place = {(c.row.key, c.column): c for c in cells}
     columns = [key for key in grid.columns if any(c.column == key for c in cells)]
     lines = [
-        "| | " + " | ".join(grid.columns[key].label for key in columns) + " |",
+        "| | " + " | ".join(markdown_text(grid.columns[key].label) for key in columns) + " |",
         "| --- |" + " --- |" * len(columns),
     ]
     for row in _rows(cells):
         texts = [_cell_text(by_place.get((row.key, key))) for key in columns]
-        lines.append(f"| {_label(row, _unit(cells, row))} | " + " | ".join(texts) + " |")
+        lines.append(f"| {markdown_text(_label(row, _unit(cells, row)))} | " + " | ".join(texts) + " |")
     return "\n".join(lines)
 
 
 def comma_separated(cells: Sequence[Cell]) -> str:
     """Return one line per cell with all its numbers, in full precision."""
-    out = io.StringIO()
     rows = [c.facts() for c in cells]
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    return "".join(map(csv_line, (rows[0], *(row.values() for row in rows))))
 
 
 def latex(grid: Grid, cells: Sequence[Cell]) -> str:
     """Return the table for a paper, by booktabs; an asterisk marks what is resolved after Holm's correction."""
     by_place = {(c.row.key, c.column): c for c in cells}
     columns = [key for key in grid.columns if any(c.column == key for c in cells)]
+    title = " ".join(grid.title.split())
     lines = [
-        rf"% {grid.title}. Mean $\pm$ sd over runs; paper's figure in parentheses; * differs from the baseline (Holm).",
+        rf"% {title}. Mean $\pm$ sd over runs; paper's figure in parentheses; * differs from the baseline (Holm).",
         rf"\begin{{tabular}}{{l{'c' * len(columns)}}}",
         r"\toprule",
         " & " + " & ".join(escaped(grid.columns[key].label) for key in columns) + r" \\",
@@ -157,9 +154,9 @@ def _page(
     given = str(facts["config"]["baseline"])
     baselines = sorted({given or grid.columns[c.column].baseline for c in cells if c.comparison})
     made_by = "; ".join(f"{name.removeprefix('version.')} {value}" for name, value in facts["made_by"].items())
-    lines = [f"# {grid.title}", "", f"    {facts['command']}", "", f"{made_by}.", "", table]
+    lines = [f"# {markdown_text(grid.title)}", "", f"    {facts['command']}", "", f"{made_by}.", "", table]
     if baselines:
-        lines += ["", f"Baselines: {', '.join(grid.columns[key].label for key in baselines)}."]
+        lines += ["", f"Baselines: {markdown_text(', '.join(grid.columns[key].label for key in baselines))}."]
     lines += ["", PAPER] if any(column.paper for column in grid.columns.values()) else []
     lines += ["", grid.note] if grid.note else []
     if incomplete := [c for c in cells if not c.complete]:
@@ -172,7 +169,12 @@ def _page(
         ]
     for what, why in gaps.items():
         if why:
-            lines += ["", f"{what.capitalize()}:", "", *(f"- {name}: {reason}" for name, reason in why.items())]
+            lines += [
+                "",
+                f"{what.capitalize()}:",
+                "",
+                *(f"- {markdown_text(name)}: {markdown_text(reason)}" for name, reason in why.items()),
+            ]
     return "\n".join(lines) + "\n"
 
 

@@ -11,17 +11,17 @@ def markdown(frame: pd.DataFrame) -> str:
     """Return a table of texts in Markdown, its index as the first column."""
     header = [str(frame.index.name or ""), *map(str, frame.columns)]
     rows = [header, ["---"] * len(header), *([str(i), *map(str, row)] for i, row in _rows(frame))]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows) + "\n"
+    return "\n".join(f"| {' | '.join(map(markdown_text, row))} |" for row in rows) + "\n"
 
 
 def latex(frame: pd.DataFrame, caption: str) -> str:
     """Return a table of texts in LaTeX (package booktabs), its index as the first column."""
-    header = " & ".join(_escape(text) for text in [str(frame.index.name or ""), *map(str, frame.columns)])
-    lines = [" & ".join(_escape(str(text)) for text in (i, *row)) for i, row in _rows(frame)]
+    header = " & ".join(latex_text(text) for text in [str(frame.index.name or ""), *map(str, frame.columns)])
+    lines = [" & ".join(latex_text(str(text)) for text in (i, *row)) for i, row in _rows(frame)]
     return "\n".join(
         [
             r"\begin{table}",
-            rf"\caption{{{_escape(caption)}}}",
+            rf"\caption{{{latex_text(caption)}}}",
             rf"\begin{{tabular}}{{l{'c' * len(frame.columns)}}}",
             r"\toprule",
             rf"{header} \\",
@@ -39,5 +39,11 @@ def _rows(frame: pd.DataFrame) -> list[tuple[object, list[object]]]:
     return list(zip(frame.index, frame.to_numpy().tolist(), strict=True))
 
 
-def _escape(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+def markdown_text(text: str) -> str:
+    """Return a text as a cell of a table in Markdown: on one line, without bars and without HTML."""
+    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", r"\|")
+
+
+def latex_text(text: str) -> str:
+    """Return a text on one line as LaTeX prints it: none of it is a command."""
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from crysatom.config import DownstreamConfig, digest
+from crysatom.crystals.csv_files import read_predictions
 from crysatom.names import MATERIAL_ID, PREDICTION, PREDICTIONS_CSV, RESULTS_JSON, RUN_JSON, TARGET
 from crysatom.tracking.fields import DATA_DIGEST, DISTILL_DIGEST, INIT_DIGEST, INIT_MODEL_DIGEST, SPLIT_DIGEST
 from crysatom.training.inference import MODEL_FOLDER
@@ -76,7 +77,7 @@ class JudgedRun:
 
     def errors(self) -> pd.Series:
         """Return the absolute error of each test crystal, by id, in the unit of the property."""
-        rows = pd.read_csv(self.folder / PREDICTIONS_CSV, index_col=MATERIAL_ID, dtype={MATERIAL_ID: str})
+        rows = read_predictions(self.folder / PREDICTIONS_CSV).set_index(MATERIAL_ID)
         return (rows[PREDICTION] - rows[TARGET]).abs()
 
 

@@ -21,7 +21,7 @@ from mlflow.models.model import Model
 from mlflow.models.signature import ModelSignature
 from mlflow.types.schema import ColSpec, DataType, Schema
 
-from crysatom.names import MODELS_URI, PROBLEM, PROPERTY, RUNS_URI, UNIT, VALUE
+from crysatom.names import FLAGS, MODELS_URI, PROBLEM, PROPERTY, RUNS_URI, UNIT, VALUE
 from crysatom.tracking.registry import download
 from crysatom.training.finetuning import TrainedModel, load_trained
 from crysatom.training.inference import MODEL_FOLDER, SavedModel, open_model
@@ -51,6 +51,7 @@ SIGNATURE = ModelSignature(
             ColSpec(DataType.double, VALUE, required=False),
             ColSpec(DataType.string, UNIT),
             ColSpec(DataType.string, PROBLEM),
+            ColSpec(DataType.string, FLAGS),
         ]
     )
 )

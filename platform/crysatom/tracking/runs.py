@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -238,15 +239,14 @@ class Tracker:
     def _warn(self, error: Exception) -> None:
         level = logging.WARNING if self._retry_at == 0.0 else logging.DEBUG
         answers = isinstance(error, DeletedExperimentError | send.UnknownRunError) or is_full(error)
+        flush = ["python", "-m", "crysatom.tracking.flush", str(self.folder)]
         logger.log(
             level,
-            "MLflow at %s %s (%s). Training goes on; what it should know is kept in %s and sent "
-            "when %s, or by: python -m crysatom.tracking.flush %s --tracking-uri '%s'",
+            "MLflow at %s %s (%s). Training goes on; what it should know is kept in %s and sent when %s, or by: %s",
             without_password(self.uri),
             "cannot be told" if answers else "does not answer",
             scrubbed(error, self.uri).partition("\n")[0],
             self._journal.path,
             "that is mended" if answers else "it is back",
-            self.folder,
-            without_password(self.uri),
+            shlex.join([*flush, "--tracking-uri", without_password(self.uri)]),
         )

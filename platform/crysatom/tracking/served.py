@@ -14,7 +14,7 @@ from crysatom.crystals.quarantine import Reason, Rejected
 from crysatom.crystals.raw import Raw, to_batch
 from crysatom.crystals.sources.base import rejected
 from crysatom.crystals.sources.records import to_raw
-from crysatom.names import DETAIL, PREDICTION, PROBLEM, UNIT, VALUE
+from crysatom.names import DETAIL, FLAGS, PREDICTION, PROBLEM, UNIT, VALUE
 from crysatom.training.inference import Ensemble, open_model
 
 
@@ -43,8 +43,9 @@ class ServedModel(PythonModel):
             params: Of no importance here.
 
         Returns:
-            ``value`` (NaN where there is none), ``unit`` and ``problem`` (empty where there is none), in order and, for
-            a column or a table, with its index.
+            ``value`` (NaN where there is none), ``unit``, ``problem`` (empty where there is none) and ``flags`` (why to
+            distrust the value; empty where nothing is known against it), in order and, for a column or a table, with
+            its index.
 
         Raises:
             ValueError: If it is a table of several columns.
@@ -54,9 +55,10 @@ class ServedModel(PythonModel):
         records = [_record(crystal, number) for number, crystal in enumerate(crystals)]
         outcome = self.ensemble.predict_records(to_batch(records))
         values = [float("nan") if value is None else value[0] for value in outcome[PREDICTION].to_pylist()]
-        problems = [problem or "" for problem in outcome[DETAIL].to_pylist()]
+        problems, flags = ([text or "" for text in outcome[name].to_pylist()] for name in (DETAIL, FLAGS))
         unit = self.ensemble.models[0].unit
-        return pd.DataFrame({VALUE: pd.Series(values, dtype=float), UNIT: unit, PROBLEM: problems}).set_axis(index)
+        columns = {VALUE: pd.Series(values, dtype=float), UNIT: unit, PROBLEM: problems, FLAGS: flags}
+        return pd.DataFrame(columns).set_axis(index)
 
 
 def _crystals(given: Any) -> tuple[list[Any], Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,11 @@ from crysatom.graphs.columns import list_lengths
 from crysatom.graphs.screen import Verdicts
 from crysatom.graphs.shard_task import make_graphs
 from crysatom.names import (
+    ALL_FLAGS,
     ATOMIC_NUMBERS,
     DETAIL,
     DISTANCE,
+    FLAGS,
     MATERIAL_ID,
     MAX_ATOMIC_NUMBER,
     POTENTIAL,
@@ -39,12 +41,15 @@ from crysatom.names import (
     REASON,
     SOURCE,
     SYMBOLS,
+    UNKNOWN_TRAINING,
+    UNTRAINED_ELEMENT,
     UNTRAINED_ELEMENTS,
     VECTOR,
 )
 from crysatom.predictors.published_cgcnn import GRAPH, PublishedCGCNN, read_published
 from crysatom.training.model_files import MODEL_JSON, load_model
 from crysatom.training.regression import Regression
+from crysatom.training.standing import RANGED, Ranges, flag_texts, lonely, outside
 from crysatom.vectors.published import cgcnn_bits
 
 Array = NDArray[Any]
@@ -66,9 +71,10 @@ PREDICTED_SCHEMA = pa.schema(
         *(pa.field(name, pa.string()) for name in (MATERIAL_ID, SOURCE, REASON, DETAIL)),
         pa.field(PREDICTION, pa.list_(pa.float64()), metadata={"layout": "one number for each model"}),
         pa.field(UNTRAINED_ELEMENTS, pa.string()),
+        pa.field(FLAGS, pa.string()),
     ]
 )
-"""One row per crystal: predictions if there are some, reason and detail if not."""
+"""One row per crystal: predictions and what they stand on if there are some, reason and detail if not."""
 
 
 class PublishedModel(nn.Module):
@@ -101,6 +107,7 @@ class SavedModel:
         graph: How a crystal becomes a graph.
         elements: Atomic numbers of the elements that have a vector.
         trained: Those of them that training crystals held; None: the model does not say.
+        ranges: Of the training crystals; empty: the model does not say.
         module: In evaluation mode.
 
     """
@@ -113,6 +120,11 @@ class SavedModel:
     trained: frozenset[int] | None
     module: Regression | PublishedModel
     told: bool = True
+    ranges: Ranges = field(default_factory=dict)
+
+    def tells_training(self) -> bool:
+        """Return whether it says all of what its training crystals were like."""
+        return self.trained is not None and self.ranges.keys() >= RANGED
 
 
 def open_model(path: str | Path, name: str = "") -> SavedModel:
@@ -137,6 +149,7 @@ def open_model(path: str | Path, name: str = "") -> SavedModel:
         graph=info.graph,
         elements=_numbers(info.elements),
         trained=_numbers(info.trained_elements),
+        ranges=info.trained_ranges,
         module=module,
     )
 
@@ -222,40 +235,60 @@ class Ensemble:
         columns = {name: examined[name].to_pylist() for name in (MATERIAL_ID, SOURCE, REASON, DETAIL)}
         rows = np.flatnonzero([reason is None for reason in columns[REASON]])
         crystals = examined.take(pa.array(rows)).select(GRAPH_COLUMNS)
-        values, untrained, verdicts = self._predict(crystals)
-        predictions: list[list[float] | None] = [None] * len(examined)
-        without: list[str | None] = [None] * len(examined)
+        values, raised, verdicts = self._predict(crystals)
+        untrained, flags = self._untrained(crystals), flag_texts(raised, len(crystals))
+        told: dict[str, list[Any]] = {name: [None] * len(examined) for name in (PREDICTION, UNTRAINED_ELEMENTS, FLAGS)}
         for k, row in enumerate(rows.tolist()):
             if k not in verdicts.reasons:
-                predictions[row], without[row] = values[k].tolist(), untrained[k]
+                told[PREDICTION][row] = values[k].tolist()
+                told[UNTRAINED_ELEMENTS][row], told[FLAGS][row] = untrained[k], flags[k]
                 continue
             reason, message = verdicts.reasons[k]
             identity, source = columns[MATERIAL_ID][row], columns[SOURCE][row]
             rejected = Rejected.because(Rejection(reason, message), material_id=identity, source=source)
             columns[REASON][row], columns[DETAIL][row] = rejected.reason, rejected.detail
-        return pa.table({**columns, PREDICTION: predictions, UNTRAINED_ELEMENTS: without}, schema=PREDICTED_SCHEMA)
+        return pa.table({**columns, **told}, schema=PREDICTED_SCHEMA)
 
-    def _predict(self, crystals: pa.Table) -> tuple[Array, list[str], Verdicts]:
-        """Return predictions ``(B, M)``, elements that training never saw, and verdicts on B well-formed crystals."""
+    def _predict(self, crystals: pa.Table) -> tuple[Array, dict[str, Array], Verdicts]:
+        """Return predictions ``(B, M)``, by flag which crystals have it, and verdicts on B well-formed crystals."""
         values = np.full((len(crystals), len(self.models)), np.nan)
         verdicts = Verdicts(num_crystals=len(crystals))
-        held = [frozenset(numbers) for numbers in crystals[ATOMIC_NUMBERS].to_pylist()]
         for model in self.models:
-            _reject_without_vector(model, held, verdicts)
+            _reject_without_vector(model, _held(crystals), verdicts)
+        raised = self._unlike_training(crystals)
         rows = verdicts.accepted
         if len(rows):
             [batch] = crystals.take(pa.array(rows)).combine_chunks().to_batches()
             for graph in dict.fromkeys(model.graph for model in self.models):
                 found, graphs = make_graphs(batch, graph, self.limits)
                 verdicts.include(found, rows)
+                for flag, is_raised in lonely(graphs, graph).items():
+                    raised[flag][rows[found.accepted]] |= is_raised
                 for k, model in enumerate(self.models):
                     if model.graph == graph:
                         values[rows[found.accepted], k] = _values(model, graphs)
             _reject_infinite(self.models, values, verdicts)
+        return values, raised, verdicts
+
+    def _unlike_training(self, crystals: pa.Table) -> dict[str, Array]:
+        """Return for every flag ``(B,)`` bool: which crystals have it, by any of the models, without their graphs."""
+        raised = {flag: np.zeros(len(crystals), dtype=bool) for flag in ALL_FLAGS}
+        raised[UNTRAINED_ELEMENT] |= np.array([bool(symbols) for symbols in self._untrained(crystals)], dtype=bool)
+        for model in self.models:
+            raised[UNKNOWN_TRAINING] |= not model.tells_training()
+            for flag, is_raised in outside(crystals, model.ranges).items():
+                raised[flag] |= is_raised
+        return raised
+
+    def _untrained(self, crystals: pa.Table) -> list[str]:
+        """Return the elements of each crystal that the training of one of the models never saw."""
         trained = [model.trained for model in self.models if model.trained is not None]
         by_all = frozenset.intersection(frozenset(range(MAX_ATOMIC_NUMBER + 1)), *trained)
-        untrained = [_symbols(elements - by_all) for elements in held]
-        return values, untrained, verdicts
+        return [_symbols(elements - by_all) for elements in _held(crystals)]
+
+
+def _held(crystals: pa.Table) -> list[frozenset[int]]:
+    return [frozenset(numbers) for numbers in crystals[ATOMIC_NUMBERS].to_pylist()]
 
 
 def _same(one: SavedModel, other: SavedModel) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from crysatom.predictors.registry import build_predictor
 from crysatom.training.encoder_files import MISFITS, require_room
 from crysatom.training.normalizer import Normalizer
 from crysatom.training.regression import Regression
+from crysatom.training.standing import Ranges
 from crysatom.vectors.table import AtomVectors
 
 MODEL_JSON = "model.json"
@@ -47,6 +49,8 @@ class ModelInfo:
         normalizer: Of the training targets.
         elements: Symbols of the elements that have a vector; others cannot be predicted.
         trained_elements: Those of them that training crystals hold; of others the model has no experience.
+        trained_ranges: Least and largest ``volume_per_atom`` (angstrom^3) and ``num_atoms`` (of the cell) of the
+            training crystals; empty in models of before these were recorded.
         vectors: Provenance of the vectors.
         training: Facts about the training: data, split, seed, errors.
         versions: Of the packages that made it.
@@ -60,6 +64,7 @@ class ModelInfo:
     normalizer: Normalizer
     elements: tuple[str, ...]
     trained_elements: tuple[str, ...]
+    trained_ranges: Ranges = field(default_factory=dict)
     vectors: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -127,6 +132,7 @@ def load_model(folder: str | Path) -> tuple[Regression, ModelInfo]:
 
 
 def _info(content: Mapping[str, Any]) -> ModelInfo:
+    content = {"trained_ranges": {}, **content}
     plain = {f.name: content[f.name] for f in dataclasses.fields(ModelInfo)}
     if unknown := [symbol for symbol in (*plain["elements"], *plain["trained_elements"]) if symbol not in SYMBOLS]:
         raise ValueError(f"no element is called {unknown[0]!r}")
@@ -136,8 +142,16 @@ def _info(content: Mapping[str, Any]) -> ModelInfo:
         "normalizer": Normalizer(**content["normalizer"]),
         "elements": tuple(content["elements"]),
         "trained_elements": tuple(content["trained_elements"]),
+        "trained_ranges": {name: _range(content["trained_ranges"][name]) for name in content["trained_ranges"]},
     }
     return ModelInfo(**{**plain, **typed})
+
+
+def _range(ends: Any) -> tuple[float, float]:
+    least, largest = ends
+    if not 0 < least <= largest < math.inf:
+        raise ValueError(f"a range from {least} to {largest}")
+    return least, largest
 
 
 def vectors_of(info: ModelInfo, state: Mapping[str, Tensor]) -> AtomVectors:

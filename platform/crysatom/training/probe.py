@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from crysatom import distributed
 from crysatom.config import DownstreamConfig
+from crysatom.crystals.csv_files import write_csv
 from crysatom.names import MAE, MAE_OVER_MAD, PREDICTION, PROBE, PROPERTY, TARGET, VAL
 from crysatom.training.context import Context, Metrics, Save
 from crysatom.training.metrics import mae, mae_over_mad
@@ -108,7 +109,7 @@ def predictions_table(name: str, task: RegressionTask, predicted: NDArray[Any]) 
 def write_predictions(folder: Path, tables: list[pd.DataFrame]) -> None:
     """Replace the predictions in a trial's folder, in one step."""
     partial = folder / f".{PROBE_CSV}.partial"
-    pd.concat(tables).to_csv(partial, index=False)
+    write_csv(pd.concat(tables), partial)
     partial.replace(folder / PROBE_CSV)
 
 

@@ -81,6 +81,7 @@ def open_json(path: str) -> Source:
             f"{path}: holds no structures; it must be a list of pymatgen structures or records, or a "
             "dictionary id -> structure"
         )
+    _require_few(len(found), len(text), path)
     return Source(
         name=path, records=lambda: (to_raw(value, key, f"{path}#{key}") for key, value in found), total=len(found)
     )

@@ -1,0 +1,77 @@
+"""CSV that spreadsheets do not run: text which they would take for a formula gets an apostrophe before it.
+
+After OWASP's "CSV injection": a formula begins with ``=``, ``+``, ``-`` or ``@``, in full width, too, or behind white
+space that an import strips. Numbers stay numbers. An apostrophe that was there can be told from ours
+(:func:`as_it_was`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from crysatom.names import MATERIAL_ID
+
+_FORMULA = re.compile(r"'*(\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_QUOTED = re.compile(r'[",;|\t\r\n]')
+"""Also what separates cells for other programs: ``a;=1`` would be two."""
+
+
+def harmless(text: str) -> str:
+    """Return a text as a cell of CSV holds it; behind apostrophes that were there comes one more."""
+    return f"'{text}" if _is_formula(text) else text
+
+
+def as_it_was(cell: str) -> str:
+    """Return the text that :func:`harmless` made a cell of."""
+    return cell[1:] if cell.startswith("'") and _is_formula(cell[1:]) else cell
+
+
+def _is_formula(text: str) -> bool:
+    return _FORMULA.match(text) is not None and _NUMBER.fullmatch(text) is None
+
+
+def csv_line(cells: Iterable[object]) -> str:
+    """Return a row: numbers in full precision, None as nothing, text harmless and in quotes where it needs them."""
+    return ",".join(map(_cell, cells)) + "\n"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return str(value)
+    text = harmless(value)
+    return '"{}"'.format(text.replace('"', '""')) if _QUOTED.search(text) else text
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """Return a table without its index; what is missing is empty."""
+    columns = [_values(frame.iloc[:, k]) for k in range(frame.shape[1])]
+    return "".join(map(csv_line, (list(frame.columns), *zip(*columns, strict=True))))
+
+
+def _values(column: pd.Series) -> Iterator[object]:
+    for value, is_missing in zip(column.to_numpy(), column.isna(), strict=True):
+        yield None if is_missing else value
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table without its index."""
+    path.write_text(csv_text(frame), encoding="utf-8", newline="")
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Read a table with a column of ids, which are the text that was written: ``NA`` and ``007``, too.
+
+    Raises:
+        ValueError: If it is no table of numbers beside ids.
+        KeyError: If it has no ids.
+
+    """
+    frame = pd.read_csv(path, dtype={MATERIAL_ID: str}, keep_default_na=False, na_values=[""])
+    return frame.assign(**{MATERIAL_ID: frame[MATERIAL_ID].map(as_it_was)})
