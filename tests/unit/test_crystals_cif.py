@@ -106,6 +106,20 @@ HELD = (
     Read("name without spaces", cif(extra=named("Fm-3m")), 8, 2.164),
     Read("name in capitals", cif(extra=named("FM-3M")), 8, 2.164),
     Read("name with an overline", cif(extra=named("F m 3\u0305 m")), 8, 2.164),
+    Read("name with its number", cif(extra=named("F m -3 m (No. 225)")), 8, 2.164),
+    Read(
+        "name with the choice of a cell",
+        cif("Na1 Na 0.1 0.2 0.3", named("P 1 21/c 1 :b1"), cell=(5, 6, 7, 90, 100, 90)),
+        4,
+        0.738,
+    ),
+    Read(
+        "formula that cannot be read",
+        cif(extra="_chemical_formula_sum NACL"),
+        2,
+        0.541,
+        "could not be read and was not compared: 'NACL'",
+    ),
     Read("name of reference", cif(extra="_space_group_name_H-M_ref 'F m -3 m'"), 8, 2.164),
     Read("name alternative", cif(extra="_space_group_name_H-M_alt 'F m -3 m'"), 8, 2.164),
     Read("number of one setting", cif(extra=number(225)), 8, 2.164),
@@ -312,7 +326,7 @@ REFUSED = (
         Reason.CONTRADICTION,
         "g/cm^3, more than",
     ),
-    Refused("Z of zero", cif(extra=units("Na Cl", 0)), Reason.CONTRADICTION, "_cell_formula_units_z is 0"),
+    Refused("Z of zero", cif(extra=units("Na Cl", 0)), Reason.CONTRADICTION, "_cell_formula_units_Z is 0"),
     Refused("dot in a coordinate", cif("Na1 Na . 0 0"), Reason.UNREADABLE, "_atom_site_fract_x of site 1 is '.'"),
     Refused(
         "question mark in a coordinate", cif("Na1 Na 0 ? 0"), Reason.UNREADABLE, "_atom_site_fract_y of site 1 is '?'"
@@ -348,6 +362,9 @@ REFUSED = (
         cif("F1 F 0 0 0 A 1\nF2 F 0.3 0 0 A 2", columns=(*COLUMNS, "disorder_assembly", "disorder_group")),
         Reason.DISORDERED,
         "disorder group 1",
+    ),
+    Refused(
+        "alternative of mmCIF", cif("F1 F 0 0 0 A", columns=(*COLUMNS, "label_alt_id")), Reason.DISORDERED, "group A"
     ),
     Refused("only dummy atoms", cif("X1 C 0 0 0 dum", columns=(*COLUMNS, "calc_flag")), Reason.EMPTY, "dummy"),
     Refused("modulated", cif(extra="_cell_modulation_dimension 1"), Reason.NOT_PERIODIC, "modulated"),

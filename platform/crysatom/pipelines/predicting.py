@@ -21,6 +21,7 @@ from crysatom.config.terminal import one_line
 from crysatom.crystals.checks import Limits
 from crysatom.crystals.csv_files import csv_line
 from crysatom.crystals.ingest import PROGRESS_SECONDS, ReadCount
+from crysatom.crystals.notes import NoteCounts
 from crysatom.crystals.quarantine import QUARANTINE_SCHEMA, Rejected, describe_reasons
 from crysatom.crystals.raw import Raw
 from crysatom.crystals.rejections import Rejections, streamed
@@ -30,6 +31,7 @@ from crysatom.names import (
     ALL_FLAGS,
     FLAGS,
     MATERIAL_ID,
+    NOTE,
     PREDICTION,
     PROPERTY,
     REASON,
@@ -60,6 +62,7 @@ class PredictReport:
         reasons: Rows of the quarantine for each reason, most frequent first.
         first_rejected: Its first rows.
         flags: Predictions that have each flag, see :data:`crysatom.names.ALL_FLAGS`; those that occur.
+        notes: Crystals of which the reader decided something, for each kind of note; see docs/ingest.md.
         read: Records that the inputs held; ``read == predicted + rejected``.
         seconds: From the first record read to the last row written, with the start of the workers.
         out: The predictions.
@@ -75,6 +78,7 @@ class PredictReport:
     reasons: dict[str, int]
     first_rejected: tuple[Rejected, ...]
     flags: dict[str, int]
+    notes: dict[str, int]
     read: int
     seconds: float
     out: Path
@@ -124,6 +128,7 @@ def run(config: PredictConfig) -> PredictReport:
         reasons=rejections.reasons,
         first_rejected=tuple(rejections.first),
         flags={flag: sorter.flags[flag] for flag in ALL_FLAGS if sorter.flags[flag]},
+        notes=sorter.notes.kinds,
         read=read.count,
         seconds=time.perf_counter() - started,
         out=out,
@@ -140,6 +145,8 @@ def describe(report: PredictReport) -> str:
         lines += [f"  {PREDICTION}_{k}: {name}" for k, name in enumerate(report.models, start=1)]
     if report.flags:
         lines += [f"to be distrusted, by column {FLAGS}:", describe_reasons(report.flags)]
+    if report.notes:
+        lines += ["decided when crystals were read:", describe_reasons(report.notes)]
     if report.quarantine:
         lines.append(f"quarantine:  {report.quarantine} (id, source, reason and advice for each)")
         lines.append(describe_reasons(report.reasons))
@@ -213,6 +220,7 @@ class _Sorter:
         self, models: Sequence[SavedModel], total: int | None, read: ReadCount, rejections: Rejections
     ) -> None:
         self.flags: Counter[str] = Counter()
+        self.notes = NoteCounts()
         self._rejections = rejections
         self._what = (models[0].property, models[0].unit)
         self._total = total
@@ -234,6 +242,7 @@ class _Sorter:
                 self._rejections.accepted += 1
                 where = (row[MATERIAL_ID], row[SOURCE])
                 self.flags.update(filter(None, row[FLAGS].split(";")))
+                self.notes.observe(filter(None, [row[NOTE]]))
                 yield [*where, *_numbers(row[PREDICTION]), *self._what, row[UNTRAINED_ELEMENTS], row[FLAGS]]
         self._tell()
 

@@ -36,6 +36,7 @@ from crysatom.names import (
     FLAGS,
     MATERIAL_ID,
     MAX_ATOMIC_NUMBER,
+    NOTE,
     POTENTIAL,
     PREDICTION,
     REASON,
@@ -68,7 +69,7 @@ EDGES_PER_ATOM = 16
 
 PREDICTED_SCHEMA = pa.schema(
     [
-        *(pa.field(name, pa.string()) for name in (MATERIAL_ID, SOURCE, REASON, DETAIL)),
+        *(pa.field(name, pa.string()) for name in (MATERIAL_ID, SOURCE, REASON, DETAIL, NOTE)),
         pa.field(PREDICTION, pa.list_(pa.float64()), metadata={"layout": "one number for each model"}),
         pa.field(UNTRAINED_ELEMENTS, pa.string()),
         pa.field(FLAGS, pa.string()),
@@ -232,7 +233,7 @@ class Ensemble:
 
     def predict(self, examined: pa.Table) -> pa.Table:
         """Predict what :func:`~crysatom.crystals.examine.examine_batch` accepted, one row for each of its rows."""
-        columns = {name: examined[name].to_pylist() for name in (MATERIAL_ID, SOURCE, REASON, DETAIL)}
+        columns = {name: examined[name].to_pylist() for name in (MATERIAL_ID, SOURCE, REASON, DETAIL, NOTE)}
         rows = np.flatnonzero([reason is None for reason in columns[REASON]])
         crystals = examined.take(pa.array(rows)).select(GRAPH_COLUMNS)
         values, raised, verdicts = self._predict(crystals)

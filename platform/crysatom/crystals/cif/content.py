@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pymatgen.core import Composition
 
 from crysatom.crystals.cif.numbers import number
-from crysatom.crystals.cif.text import DENSITY_TAG, FORMULA_TAG, UNITS_TAG, VOLUME_TAG, Block
+from crysatom.crystals.cif.text import DENSITY_TAG, FORMULA_TAG, UNITS_TAG, VOLUME_TAG, Block, spelled
 from crysatom.crystals.computed import GRAMS_PER_CM3, atomic_masses
 from crysatom.crystals.elements import ATOMIC_NUMBER
 from crysatom.crystals.quarantine import Reason, Rejection, short
@@ -58,6 +58,12 @@ class Content:
     units: float | None
     volume: float | None
     density: float | None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of it could not be compared."""
+        unread = self.said and self.formula is None
+        return (f"the formula could not be read and was not compared: {short(self.said, 60)!r}",) if unread else ()
 
     def require_volume(self, volume: float) -> None:
         """Raise if the cell has another volume than is stated.
@@ -105,8 +111,9 @@ class Content:
         expected = [self.units] + [1.0] * (_units_by_pymatgen(self.said) == self.units)
         if not any(all(abs(n * formula[z] - counts[z]) <= ATOM_TOLERANCE for z in formula) for n in expected):
             message = (
-                f"{UNITS_TAG} {self.units:g} and the formula {short(self.said)!r} mean {self.units * total:g} atoms, "
-                f"the sites and their symmetry operations give {num_atoms}; add the missing operations, or correct them"
+                f"{spelled(UNITS_TAG)} {self.units:g} and the formula {short(self.said)!r} mean "
+                f"{self.units * total:g} atoms, the sites and their symmetry operations give {num_atoms}; add the missing "
+                "operations, or correct them"
             )
             raise Rejection(Reason.FORMULA_MISMATCH, message)
 
@@ -127,9 +134,9 @@ def _positive(block: Block, tag: str) -> float | None:
     text = block.text(tag)
     if text is None:
         return None
-    value = number(text, tag).value
+    value = number(text, spelled(tag)).value
     if value <= 0:
-        raise Rejection(Reason.CONTRADICTION, f"{tag} is {short(text)}; correct it, or remove it")
+        raise Rejection(Reason.CONTRADICTION, f"{spelled(tag)} is {short(text)}; correct it, or remove it")
     return value
 
 

@@ -24,6 +24,7 @@ from crysatom.crystals.cif.text import (
     UNITS_TAG,
     Block,
     decode,
+    spelled,
     structure_block,
 )
 from crysatom.crystals.closest_pair import closest_pair
@@ -94,7 +95,7 @@ def parse_cif(content: bytes, limits: Limits) -> CifCrystal:
         lattice=lattice,
         frac_coords=atoms.frac_coords,
         atomic_numbers=atoms.atomic_numbers,
-        notes=(*notes, *sites.notes, *said),
+        notes=(*notes, *sites.notes, *reading.content.notes, *said),
     )
 
 
@@ -141,8 +142,8 @@ class _Reading:
         others = [setting.name for setting, other in agreeing[1:] if not self._are_one_crystal(atoms, other)]
         if others:
             message = (
-                f"the space group may be {' or '.join([chosen.name, *others[:5]])}, and {UNITS_TAG} and {FORMULA_TAG} "
-                "do not decide; add the symmetry operations, or the setting to the name"
+                f"the space group may be {' or '.join([chosen.name, *others[:5]])}, and {spelled(UNITS_TAG)} and "
+                f"{FORMULA_TAG} do not decide; add the symmetry operations, or the setting to the name"
             )
             raise Rejection(Reason.SYMMETRY, message)
         return atoms, (f"Z and formula decided the setting of the space group: {chosen.name}",) if refused else ()
@@ -154,8 +155,8 @@ class _Reading:
         is_confirmed = self.content.confirm(atoms.atomic_numbers, self.volume)
         if self.sites.unknown_occupancy and not is_confirmed:
             message = (
-                f"an occupancy is unknown ('?'), and {UNITS_TAG} and {FORMULA_TAG} do not confirm that it is 1; "
-                "complete the file"
+                f"an occupancy is unknown ('?'), and {spelled(UNITS_TAG)} and {FORMULA_TAG} do not confirm that it "
+                "is 1; complete the file"
             )
             raise Rejection(Reason.DISORDERED, message)
         if self.sites.heavy_labels and 1 not in (self.content.formula or {}):

@@ -125,7 +125,8 @@ class _SiteTable:
 
     def require_no_alternatives(self, rows: list[int]) -> None:
         """Raise if a site is one of several alternatives, or stands for hydrogens beside itself."""
-        attached, groups = self.texts("attached_hydrogens"), self.texts("disorder_group")
+        attached = self.texts("attached_hydrogens")
+        alternatives = [self.texts("disorder_group"), self.texts("label_alt_id")]
         for row in rows:
             if attached[row] not in NULL and number(attached[row], f"attached hydrogens of site {row + 1}").value != 0:
                 message = (
@@ -133,9 +134,9 @@ class _SiteTable:
                     "give them positions"
                 )
                 raise Rejection(Reason.IMPLICIT_HYDROGENS, message)
-            if groups[row] not in (*NULL, "0"):
+            if group := next((names[row] for names in alternatives if names[row] not in (*NULL, "0")), None):
                 message = (
-                    f"site {row + 1} is in disorder group {short(groups[row])}, one of several alternatives; only "
+                    f"site {row + 1} is in disorder group {short(group)}, one of several alternatives; only "
                     "ordered crystals can be used: keep one alternative, without its group"
                 )
                 raise Rejection(Reason.DISORDERED, message)

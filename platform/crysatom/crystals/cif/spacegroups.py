@@ -23,6 +23,7 @@ from crysatom.crystals.cif.text import (
     NUMBER_TAGS,
     SCHOENFLIES_TAGS,
     Block,
+    spelled,
 )
 from crysatom.crystals.quarantine import Reason, Rejection, short
 
@@ -30,6 +31,9 @@ SETTINGS = 530
 """Of spglib's table."""
 
 _MARKUP = re.compile(r"</?su[bp]>|[~_'\"{}$\\]|\s")
+_NUMBER = re.compile(r"(?<!\d)\((?:no\.?|#)?\s*\d{1,3}\)", re.IGNORECASE)
+"""Of International Tables, behind a name."""
+
 _SCREW = re.compile(r"(\d)\((\d)\)")
 _MONOCLINIC = re.compile(r"(?P<lattice>[A-Z]) (?:1 (?P<b>\S+) 1|1 1 (?P<c>\S+)|(?P<a>\S+) 1 1)")
 _MONOCLINIC_NUMBERS, _CUBIC = range(3, 16), range(195, 231)
@@ -101,7 +105,7 @@ def named_settings(block: Block, lattice: NDArray[np.float64]) -> list[Setting] 
     if not given:
         return None
     meant = [settings for tag, text in given.items() if (settings := _meant(tag, text)) is not None]
-    said = ", ".join(f"{tag} {short(text, 40)!r}" for tag, text in given.items())
+    said = ", ".join(f"{spelled(tag)} {short(text, 40)!r}" for tag, text in given.items())
     if not meant:
         raise Rejection(Reason.SYMMETRY, f"{said} alone does not say the symmetry operations; add them")
     common = [setting for setting in meant[0] if all(setting in settings for settings in meant[1:])]
@@ -133,7 +137,8 @@ def _meant(tag: str, text: str) -> list[Setting] | None:
         found = [_table()[i] for i in _by_name().get(_key(text), ())]
     if not found:
         raise Rejection(
-            Reason.SYMMETRY, f"{tag} {short(text)!r} is no space group that is known; add the symmetry operations"
+            Reason.SYMMETRY,
+            f"{spelled(tag)} {short(text)!r} is no space group that is known; add the symmetry operations",
         )
     return found
 
@@ -174,7 +179,7 @@ def _by_name() -> dict[str, tuple[int, ...]]:
     place = {_fingerprint(setting.hall): i for i, setting in enumerate(_table())}
     found: dict[str, set[int]] = defaultdict(set)
     for group in gemmi.spacegroup_table():
-        extension = "" if group.ext == "\0" else group.ext
+        extension = group.qualifier if group.ext == "\0" else group.ext
         short = {group.short_name()} if group.number not in _MONOCLINIC_NUMBERS else set()
         for name in _spellings(group.hm, group.number, extension) | short:
             found[_key(name)].add(place[_fingerprint(group.hall)])
@@ -211,4 +216,4 @@ def _spellings(name: str, number: int, extension: str) -> set[str]:
 
 def _key(name: str) -> str:
     """Return what equal names have in common, however they are typeset: ``P 2(1)/c``, ``P2_1/c``, ``p 21/c``."""
-    return _SCREW.sub(r"\1\2", _MARKUP.sub("", name)).lower()
+    return _SCREW.sub(r"\1\2", _NUMBER.sub("", _MARKUP.sub("", name))).lower()

@@ -38,7 +38,7 @@ SITE_TAGS = tuple(
     f"_atom_site_{name}"
     for name in (
         *("label", "type_symbol", "occupancy", "calc_flag", "attached_hydrogens"),
-        *("disorder_group", "disorder_assembly"),
+        *("disorder_group", "label_alt_id"),
     )
 )
 FORMULA_TAG, UNITS_TAG = "_chemical_formula_sum", "_cell_formula_units_z"
@@ -64,6 +64,9 @@ _PLACE = re.compile(r"^string:(\d+):\d+\(\d+\): ")
 """How gemmi's messages begin: line, column, byte."""
 
 _HEADING = re.compile(rb"^[ \t]*data_", re.IGNORECASE | re.MULTILINE)
+
+_CAPITALS = {"h-m": "H-M", "hall": "Hall", "_it_": "_IT_", "int_tables": "Int_Tables", "units_z": "units_Z"}
+"""Of names of core CIF."""
 
 NULL = ("", ".", "?")
 """Values that say nothing: not given, inapplicable, unknown."""
@@ -145,6 +148,13 @@ class Block:
     def has_cell(self) -> bool:
         """Whether the block has a cell length."""
         return any(name in self._columns for name in LENGTHS)
+
+
+def spelled(name: str) -> str:
+    """Return the name of a tag as core CIF spells it, for messages."""
+    for small, large in _CAPITALS.items():
+        name = name.replace(small, large)
+    return name
 
 
 def _core_name(tag: str) -> str:
