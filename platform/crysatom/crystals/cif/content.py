@@ -112,8 +112,8 @@ class Content:
         if not any(all(abs(n * formula[z] - counts[z]) <= ATOM_TOLERANCE for z in formula) for n in expected):
             message = (
                 f"{spelled(UNITS_TAG)} {self.units:g} and the formula {short(self.said)!r} mean "
-                f"{self.units * total:g} atoms, the sites and their symmetry operations give {num_atoms}; add the missing "
-                "operations, or correct them"
+                f"{self.units * total:g} atoms, the sites and their symmetry operations give {num_atoms}; "
+                "add the missing operations, or correct them"
             )
             raise Rejection(Reason.FORMULA_MISMATCH, message)
 
