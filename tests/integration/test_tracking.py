@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import pickle
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +32,7 @@ from crysatom.vectors.files import write_vectors
 from crysatom.vectors.given import given_vectors
 from crysatom.vectors.table import AtomVectors
 from tests.full_disk import files_no_larger_than
+from tests.mlflow_server import LOST, LosesAnswers, closed_port, serve
 from tests.saved_models import write_model
 
 # MLflow uses a loader option that SQLAlchemy 2.1 deprecates
@@ -78,12 +73,6 @@ def started(folder: Path, uri: str = "", *, resume: bool = False) -> Tracker:
 def points(tracker: Tracker, name: str) -> list[tuple[int, float]]:
     found = client(tracker.uri).get_metric_history(tracker.run_id, name)
     return sorted((metric.step, metric.value) for metric in found)
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_run_from_start_to_finish(directory: Path) -> None:
@@ -323,43 +312,6 @@ def test_one_at_a_time_tells_mlflow(
     assert all_runs(here) == [here.run_id]
 
 
-class LosesAnswers(ThreadingHTTPServer):
-    """Passes requests on to a server, and the answers back but for some: those are cut off."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__(("127.0.0.1", 0), _PassOn)
-        self.port, self.lost = port, dict.fromkeys(LOST, 1)
-
-
-LOST = ("/runs/create", "/model-versions/create")
-
-
-class _PassOn(BaseHTTPRequestHandler):
-    server: LosesAnswers
-
-    def do_GET(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        with closing(http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)) as there:
-            there.request(self.command, self.path, body, dict(self.headers))
-            answer = there.getresponse()
-            content = answer.read()
-        for end in LOST:
-            if self.path.endswith(end) and self.server.lost[end]:
-                self.server.lost[end] -= 1
-                self.connection.shutdown(socket.SHUT_RDWR)
-                return
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.headers["Content-Type"])
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - called so
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
 def server_port(directory: Path) -> Iterator[tuple[int, list[subprocess.Popen[bytes]]]]:
     processes: list[subprocess.Popen[bytes]] = []
@@ -368,26 +320,6 @@ def server_port(directory: Path) -> Iterator[tuple[int, list[subprocess.Popen[by
     for process in processes:
         os.killpg(process.pid, signal.SIGKILL)  # with its workers, and without its ten seconds of grace
         process.wait(timeout=30)
-
-
-def serve(directory: Path, port: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{directory}/mlflow.db",
-        "--artifacts-destination",
-        str(directory / "a"),
-    ]
-    with (directory / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    for _ in range(240):
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                return process
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    os.killpg(process.pid, signal.SIGKILL)
-    raise AssertionError((directory / "server.log").read_text())
 
 
 def test_server_that_comes_late_gets_everything(
@@ -406,6 +338,20 @@ def test_server_that_comes_late_gets_everything(
     assert points(tracker, "train/loss") == [(0, 2.0), (1, 1.0)]
     for name in ("models:/crysatom-vectors/1", f"runs:/{tracker.run_id}"):
         np.testing.assert_array_equal(load_vectors(name, uri).vectors, TABLE.vectors)
+
+
+def all_runs(tracker: Tracker, view: int = ViewType.ACTIVE_ONLY) -> list[str]:
+    found = client(tracker.uri).search_runs([known.experiment_id for known in experiments(tracker)], run_view_type=view)
+    return [run.info.run_id for run in found]
+
+
+def experiments(tracker: Tracker) -> list[Experiment]:
+    return list(client(tracker.uri).search_experiments(view_type=ViewType.ALL))
+
+
+def delete_for_good(tracker: Tracker) -> None:
+    """As ``mlflow gc`` does, which takes half a minute to start."""
+    client(tracker.uri)._tracking_client.store._hard_delete_run(tracker.run_id)
 
 
 @pytest.mark.slow
@@ -429,20 +375,6 @@ def test_answers_that_are_lost_make_no_second_run_and_no_second_version(
     assert all_runs(direct, ViewType.ALL) == [direct.run_id]
     assert len(client(direct.uri).search_model_versions("name = 'crysatom-vectors'")) == 1
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "3"
-
-
-def all_runs(tracker: Tracker, view: int = ViewType.ACTIVE_ONLY) -> list[str]:
-    found = client(tracker.uri).search_runs([known.experiment_id for known in experiments(tracker)], run_view_type=view)
-    return [run.info.run_id for run in found]
-
-
-def experiments(tracker: Tracker) -> list[Experiment]:
-    return list(client(tracker.uri).search_experiments(view_type=ViewType.ALL))
-
-
-def delete_for_good(tracker: Tracker) -> None:
-    """As ``mlflow gc`` does, which takes half a minute to start."""
-    client(tracker.uri)._tracking_client.store._hard_delete_run(tracker.run_id)
 
 
 @pytest.mark.parametrize("next_record", ["metrics", "artifact", "vectors", "resume"])
