@@ -59,5 +59,6 @@ def _in_text(text: str) -> BaseException:
     first = text.partition("\n\nThe above exception was")[0].rstrip()
     name, _, message = first.rpartition("\n")[2].partition(": ")
     kind = getattr(builtins, name, None)
-    known = isinstance(kind, type) and issubclass(kind, Exception)
-    return kind(message) if known else RuntimeError(f"{name}: {message}")
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        return kind(message)
+    return RuntimeError(f"{name}: {message}")
