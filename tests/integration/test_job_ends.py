@@ -135,8 +135,8 @@ def test_a_dead_address_of_ray_is_told_within_a_minute(silent: bool, tmp_path: P
         )
         took = time.monotonic() - begun
     assert done.returncode == 1
-    why = "no answer" if silent else "Connection refused"
-    assert done.stderr.startswith(f"error: no Ray answers at RAY_ADDRESS={address} ({address}: {why}"), done.stderr
+    assert done.stderr.startswith(f"error: no Ray answers at RAY_ADDRESS={address} ({address}: "), done.stderr
+    assert ("Connection refused" in done.stderr) is not silent
     assert len(done.stderr.splitlines()) == 1
     assert took < 60
     assert not list(tmp_path.rglob("*.parquet")), "before anything was read"
