@@ -1,4 +1,4 @@
-"""An address where no Ray answers is told in seconds; Ray itself would try for a quarter of an hour."""
+"""An address where no Ray answers is told in seconds; Ray itself would make 20 attempts of 41 seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether anybody answers at the address of a cluster. Ray itself tries for 14 minutes, and cannot be interrupted."""
+"""Whether anybody answers at the address of a cluster. Ray 2.60 itself makes 20 attempts of 41 seconds."""
 
 from __future__ import annotations
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any, TextIO
+
+_COLOR = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
 def one_line(text: object) -> str:
@@ -25,11 +28,16 @@ def printable(text: object) -> str:
     return "\n".join(map("\t".join, lines))
 
 
+def colored(text: str) -> str:
+    """Return a text as :func:`printable` does, but for changes of its color, which stay, too."""
+    return "".join(part if _COLOR.fullmatch(part) else printable(part) for part in _COLOR.split(text))
+
+
 class Terminal:
-    """A stream of the process, of text alone once it is :attr:`plain`, whose reader may go away, as ``head`` does.
+    """A stream of the process, of text alone, whose reader may go away, as ``head`` does.
 
     Attributes:
-        plain: Whether control characters are shown instead of sent. Off for the help of a job, which has colors.
+        plain: Whether colors are shown instead of sent, too. Off for the help of a job, which has some.
 
     Args:
         stream: What is written to.
@@ -44,7 +52,7 @@ class Terminal:
 
     def write(self, text: str) -> int:
         """Write a text; return its length."""
-        self._try(lambda: self._stream.write(printable(text) if self.plain else text))
+        self._try(lambda: self._stream.write(printable(text) if self.plain else colored(text)))
         return len(text)
 
     def flush(self) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 HOME_VARIABLE = "CRYSATOM_HOME"
@@ -48,7 +50,7 @@ def default_tracking_uri(given: str) -> str:
 
 
 def require_folder(out: Path, names: Sequence[str] = ()) -> None:
-    """Make the folder of results, and return if files can be made in it: permissions alone do not tell.
+    """Return if a folder of results can be made and written. It is tried, since permissions alone do not tell.
 
     Args:
         out: Absolute.
@@ -67,7 +69,7 @@ def require_folder(out: Path, names: Sequence[str] = ()) -> None:
 
 
 def require_file(out: Path) -> None:
-    """Make the folder of a file of results, and return if files can be made in it.
+    """Return if a file of results can be made; see :func:`require_folder`.
 
     Args:
         out: Absolute.
@@ -82,11 +84,15 @@ def require_file(out: Path) -> None:
 
 
 def _try_to_write(folder: Path, out: Path) -> None:
+    """Make a file without a name in a folder, or where it is to be made: of a job that is refused nothing is left."""
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "it is a file")
+        with tempfile.TemporaryFile(dir=there):
             pass
+        for part in folder.relative_to(there).parts:  # which may be longer than names can be
+            with suppress(FileNotFoundError):
+                os.lstat(there / part)
     except OSError as error:
-        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-        why = f"{error.strerror}: {there}" if there.is_dir() else f"{there} is a file"
-        raise ValueError(f"--out {out} cannot be written ({why}); name another place") from error
+        raise ValueError(f"--out {out} cannot be written ({there}: {error.strerror}); name another place") from error
