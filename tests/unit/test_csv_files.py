@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crysatom.crystals.csv_files import as_it_was, csv_line, csv_text, harmless, read_predictions, write_csv
+from crysatom.crystals.csv_files import as_it_was, csv_line, csv_text, harmless, read_written, write_csv
 from crysatom.report.text_tables import latex_text, markdown_text
 from tests.conftest import REPOSITORY
 
@@ -90,7 +90,7 @@ def test_ordinary_tables_are_written_as_pandas_does() -> None:
 def test_ids_come_back_as_they_were(tmp_path: Path) -> None:
     ids = [text for text in (*FORMULAS, *PLAIN) if text]
     write_csv(pd.DataFrame({"material_id": ids, "prediction": np.arange(len(ids)) - 0.5}), tmp_path / "p.csv")
-    read = read_predictions(tmp_path / "p.csv")
+    read = read_written(tmp_path / "p.csv")
     assert read["material_id"].tolist() == ids
     assert read["prediction"].tolist() == [k - 0.5 for k in range(len(ids))]
 
