@@ -72,6 +72,7 @@ def read_written(path: Path) -> pd.DataFrame:
         ValueError: If it is no table.
 
     """
-    frame = pd.read_csv(path, dtype={MATERIAL_ID: str}, keep_default_na=False, na_values=[""])
+    missing = {name: ["", "nan"] for name in pd.read_csv(path, nrows=0).columns if name != MATERIAL_ID}
+    frame = pd.read_csv(path, dtype={MATERIAL_ID: str}, keep_default_na=False, na_values=missing)
     ids = {MATERIAL_ID: frame[MATERIAL_ID].map(as_it_was)} if MATERIAL_ID in frame else {}
     return frame.assign(**ids)
