@@ -44,6 +44,10 @@ lint: $(INSTALLED)  ## Check format, style, types and the direction of imports
 	$(BIN)/mypy
 	PYTHONPATH=platform:. $(BIN)/lint-imports
 
+.PHONY: mutants
+mutants: $(INSTALLED)  ## Make known bugs on purpose and see that tests notice; ARGS="--only WORD" selects
+	$(BIN)/python tools/mutants.py $(ARGS)
+
 # pip-audit has an environment of its own: it is no dependency, and should not see ours. Without PyPI's advisories (a mirror
 # of packages has none): make audit ADVISORIES=folder, a clone of https://github.com/pypa/advisory-database
 ADVISORIES ?=

@@ -57,7 +57,7 @@ def by_pymatgen(crystal: Arrays) -> Written:
 
 
 def by_pymatgen_symmetrized(crystal: Arrays) -> Written:
-    """Write the sites of the conventional cell that pymatgen finds, and its operations; the refined cell is the truth."""
+    """Write sites and operations of the conventional cell that pymatgen finds; the refined cell is the truth."""
     refined: list[Structure] = []
 
     class Remembering(pymatgen_cif.SpacegroupAnalyzer):

@@ -1,18 +1,106 @@
-"""What every job does first: make ``crysatom`` importable here and in Ray's workers, and speak plainly.
+"""What every job does first and last: make ``crysatom`` importable, speak plainly, end in one sentence.
 
 Jobs import what is heavy after their flags were read: --help and a wrong flag answer in a third of a second, not ten.
 """
 
+import io
 import logging
+import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
 PLATFORM = Path(__file__).resolve().parents[1] / "platform"
 SEARCH_SPACES = PLATFORM.parent / "tune_spaces"
 sys.path.insert(0, str(PLATFORM))
+
+DEBUG = "--debug"
+
+
+def run(main: Callable[[], int | None], kept: str = "nothing", *, resumes: bool = False) -> NoReturn:
+    """Do a job and end with its exit code; what stops it is told in one sentence, and what a signal ended says so.
+
+    Where Ray waits, and in others' code, what a handler of signals raises becomes something else; so it is noted.
+
+    Args:
+        main: The job; returns its exit code.
+        kept: What of its work outlives Ctrl-C.
+        resumes: Whether ``--resume`` goes on from there.
+
+    """
+    from crysatom.pipelines.ending import INTERRUPTED, UNREAD, how_to_go_on, say, told
+
+    debug = DEBUG in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != DEBUG]
+    ended: list[int] = []
+
+    def end(number: int, _: object) -> NoReturn:
+        ended.append(128 + number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(ended[0])
+
+    def nobody_reads() -> None:
+        ended.append(UNREAD)
+        _terminate()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    sys.stdout, sys.stderr = (_terminal(stream, nobody_reads) for stream in (sys.stdout, sys.stderr))
+    code: int | None
+    try:
+        code = main()
+    except BaseException as error:  # noqa: BLE001 - all end here
+        if isinstance(error, KeyboardInterrupt):  # of a training that has saved
+            ended.append(INTERRUPTED)
+        code = ended[0] if ended else told(error, debug=debug)
+        if code == INTERRUPTED:
+            say(how_to_go_on(error, kept, resumes=resumes))
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))  # Ray takes seconds to end
+    print(end="", flush=True)
+    sys.exit(code)
+
+
+def begin(config: Any, *, names: Sequence[str] = (), out_is_file: bool = False) -> None:
+    """Set up the process, and refuse at once, not after ten seconds of imports, what cannot be done.
+
+    Args:
+        config: Of the job.
+        names: Of the folders in ``out`` that it will use, where they are known.
+        out_is_file: Whether ``out`` is a file, rather than a folder.
+
+    Raises:
+        ValueError: If there are no such data, or results cannot be written.
+
+    """
+    set_up_process()
+    from crysatom.crystals.sources import require_source
+    from crysatom.pipelines.places import find, require_file, require_folder, resolve
+
+    given = [getattr(config, name, "") for name in ("source", "data", "measured")]
+    for source in (*given, *getattr(config, "inputs", ())):
+        if source:
+            require_source(str(find(source)))
+    out = resolve(config.out)
+    if out_is_file:
+        require_file(out)
+    else:
+        require_folder(out, names)
+
+
+def set_up_process() -> None:
+    """Show what ``crysatom`` says it is doing, and all warnings, as plain lines."""
+    stream: Any
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.plain = True
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_PlainFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("crysatom").setLevel(logging.INFO)
 
 
 def start_ray() -> None:
@@ -22,48 +110,31 @@ def start_ray() -> None:
     start_ray()
 
 
-def run(main: Callable[[], int | None]) -> NoReturn:
-    """Do a job and end with its exit code; with that of a process that SIGTERM has ended, if it was.
+def _terminal(stream: TextIO, nobody_reads: Callable[[], None]) -> TextIO:
+    """Return a stream of the process for people to read; a closed one, which is None, as it is."""
+    from crysatom.config.terminal import Terminal
 
-    Where Ray waits, the end that a handler of signals asks for becomes another one, of code 1.
-    """
-    told: list[int] = []
-
-    def end(number: int, _: object) -> NoReturn:
-        told.append(128 + number)
-        sys.exit(told[0])
-
-    signal.signal(signal.SIGTERM, end)
-    try:
-        code = main()
-    except SystemExit:
-        if told:
-            sys.exit(told[0])
-        raise
-    sys.exit(code)
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")  # in a locale that lacks a character of somebody's name
+    return cast(TextIO, stream and Terminal(stream, nobody_reads))
 
 
-def set_up_process() -> None:
-    """Show what ``crysatom`` says it is doing, and all warnings, as plain lines."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_PlainFormatter())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("crysatom").setLevel(logging.INFO)
-
-
-def require_data(data: str) -> None:
-    """End the job if there is no such data: at once, not after ten seconds of imports and ten of starting Ray."""
-    from crysatom.crystals.sources import require_source
-    from crysatom.pipelines.places import find
-
-    try:
-        require_source(str(find(data)))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+def _terminate() -> None:
+    """End as SIGTERM would, with a checkpoint where there is a training, from whatever thread."""
+    if threading.current_thread() is threading.main_thread():
+        signal.raise_signal(signal.SIGTERM)
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _PlainFormatter(logging.Formatter):
-    """The message; its level in front where it is a warning or worse."""
+    """The message, on one line if it is ours; its level in front where it is a warning or worse."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's
+        from crysatom.config.terminal import one_line
+
+        text = super().formatMessage(record)  # a stranger's id in it may hold a line break
+        return one_line(text) if record.name.startswith("crysatom") else text
 
     def format(self, record: logging.LogRecord) -> str:
         from crysatom.config.secrets import scrubbed

@@ -1,24 +1,18 @@
 """Train a property predictor: ``python jobs/downstream.py --data crystals.parquet --property bulk_modulus_kv``."""
 
-import sys
-
 import bootstrap  # makes crysatom importable
-from crysatom.config import DownstreamConfig, parse
 
 
 def main() -> None:
     """Run the job."""
+    from crysatom.config import DownstreamConfig, parse
+
     config = parse(DownstreamConfig)
-    bootstrap.require_data(config.data)
-    bootstrap.set_up_process()
+    bootstrap.begin(config, names=[f"{config.name}-seed{seed}" for seed in config.seeds if config.name])
     from crysatom.pipelines.downstream import describe, run
 
-    try:
-        finished = run(config)
-    except (ValueError, RuntimeError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(describe(finished))
+    print(describe(run(config)))
 
 
 if __name__ == "__main__":
-    bootstrap.run(main)
+    bootstrap.run(main, kept="finished seeds, graphs and the newest checkpoints", resumes=True)

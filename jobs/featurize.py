@@ -1,27 +1,22 @@
 """Turn crystals into graph shards: ``python jobs/featurize.py --data crystals.parquet --out data/graphs``."""
 
 import dataclasses
-import logging
-import sys
 
 import bootstrap  # makes crysatom importable
-from crysatom.config import FeaturizeConfig, parse
 
 
 def main() -> None:
     """Run the job."""
+    from crysatom.config import FeaturizeConfig, parse
+
     config = parse(FeaturizeConfig)
-    bootstrap.require_data(config.data)
+    bootstrap.begin(config)
     from crysatom.cluster.featurize import featurize
     from crysatom.pipelines.places import find, resolve
 
     config = dataclasses.replace(config, data=str(find(config.data)), out=str(resolve(config.out)))
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     bootstrap.start_ray()
-    try:
-        report = featurize(config)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    report = featurize(config)
     print(f"read {report.read:,} = accepted {report.accepted:,} + rejected {report.rejected:,}")
     print(f"graphs: {report.atoms:,} atoms, {report.edges:,} edges")
     print(f"shards: {report.out} ({report.num_shards} files, {report.num_bytes:,} bytes)")
@@ -34,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    bootstrap.run(main)
+    bootstrap.run(main, kept="finished shards", resumes=True)

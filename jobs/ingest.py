@@ -1,35 +1,33 @@
 """Bring crystals from any source to a crystal table: ``python jobs/ingest.py --source my_cifs --out data/mine``."""
 
 import dataclasses
-import logging
 import sys
 
 import bootstrap  # makes crysatom importable
-from crysatom.config import IngestConfig, parse
 
 NOTHING_ACCEPTED = 2
 
 
 def main() -> int:
     """Run the job; return its exit code: 0, or 2 if no crystal was accepted."""
+    from crysatom.config import IngestConfig, parse
+
     config = parse(IngestConfig)
-    bootstrap.require_data(config.source)
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("crysatom").setLevel(logging.INFO)
+    bootstrap.begin(config)
     from crysatom.cluster.ingest import ingest
     from crysatom.crystals.quarantine import describe_reasons
     from crysatom.pipelines.places import find, resolve
 
     config = dataclasses.replace(config, source=str(find(config.source)), out=str(resolve(config.out)))
-    try:
-        report = ingest(config, bootstrap.start_ray)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    report = ingest(config, bootstrap.start_ray)
     print(f"read {report.read:,} = accepted {report.accepted:,} + rejected {report.rejected:,}")
     print(f"crystals:   {report.table}")
     if report.rejected:
         print(f"quarantine: {report.quarantine} (id, source, reason and advice for each)")
         print(describe_reasons(report.reasons))
+    if report.notes_file:
+        print(f"notes:      {report.notes_file} (id, source, and what was decided when the crystal was read)")
+        print(describe_reasons(report.notes))
     if report.accepted:
         return 0
     print("error: no crystal was accepted; see the quarantine", file=sys.stderr)
@@ -37,4 +35,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    bootstrap.run(main)
+    bootstrap.run(main, kept="nothing; a table appears whole, at the end")

@@ -3,7 +3,6 @@
 import sys
 
 import bootstrap  # makes crysatom importable
-from crysatom.config import PredictConfig, parse
 
 NOTHING_PREDICTED = 2
 SOME_REJECTED = 3
@@ -11,14 +10,13 @@ SOME_REJECTED = 3
 
 def main() -> int:
     """Run the job; return its exit code: 0, 3 if some crystals were rejected, or 2 if none was predicted."""
+    from crysatom.config import PredictConfig, parse
+
     config = parse(PredictConfig)
-    bootstrap.set_up_process()
+    bootstrap.begin(config, out_is_file=True)
     from crysatom.pipelines.predicting import describe, run
 
-    try:
-        report = run(config)
-    except (ValueError, RuntimeError, OSError) as error:
-        sys.exit(f"error: {error}")
+    report = run(config)
     print(describe(report))
     if report.predicted:
         return SOME_REJECTED if report.rejected else 0
@@ -28,4 +26,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    bootstrap.run(main)
+    bootstrap.run(main, kept="the predictions that were there before; new ones appear whole, at the end")

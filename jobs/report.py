@@ -1,23 +1,18 @@
 """One HTML page of what MLflow holds: ``python jobs/report.py --experiment crysatom-pretrain --out report.html``."""
 
-import sys
-
 import bootstrap  # makes crysatom importable
-from crysatom.config import ReportConfig, parse
 
 
 def main() -> None:
     """Run the job."""
+    from crysatom.config import ReportConfig, parse
+
     config = parse(ReportConfig)
-    bootstrap.set_up_process()
+    bootstrap.begin(config, out_is_file=True)
     from crysatom.pipelines.report import describe, run
 
-    try:
-        finished = run(config)
-    except (ValueError, RuntimeError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(describe(finished))
+    print(describe(run(config)))
 
 
 if __name__ == "__main__":
-    bootstrap.run(main)
+    bootstrap.run(main, kept="the page that was there before; a new one appears whole, at the end")

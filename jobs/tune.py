@@ -1,9 +1,6 @@
 """Search settings of a pretraining or a predictor: ``python jobs/tune.py --space ssl_loss``."""
 
-import sys
-
 import bootstrap  # makes crysatom importable
-from crysatom.config import TuneConfig, load_space, parse
 
 NOTHING_FINISHED = 2
 SOME_FAILED = 3
@@ -11,16 +8,14 @@ SOME_FAILED = 3
 
 def main() -> int:
     """Run the job; return its exit code: 0, 3 if some trials failed, or 2 if none finished."""
+    from crysatom.config import TuneConfig, load_space, parse
+
     config = parse(TuneConfig)
-    bootstrap.require_data(config.data)
-    bootstrap.set_up_process()
+    bootstrap.begin(config, names=[config.name])
     from crysatom.pipelines.trial_record import FAILED_TRIAL, FINISHED
     from crysatom.pipelines.tuning import describe, run
 
-    try:
-        sweep = run(config, load_space(config.space, bootstrap.SEARCH_SPACES))
-    except (ValueError, RuntimeError, OSError) as error:
-        sys.exit(f"error: {error}")
+    sweep = run(config, load_space(config.space, bootstrap.SEARCH_SPACES))
     print(describe(sweep))
     if not sweep.count(FINISHED):
         return NOTHING_FINISHED
@@ -28,4 +23,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    bootstrap.run(main)
+    bootstrap.run(main, kept="graphs, finished trials, and the newest checkpoints of others", resumes=True)

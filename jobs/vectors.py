@@ -1,24 +1,18 @@
 """Make element vectors by older methods: ``python jobs/vectors.py --method skipatom --data crystals.parquet``."""
 
-import sys
-
 import bootstrap  # makes crysatom importable
-from crysatom.config import VectorsConfig, parse
 
 
 def main() -> None:
     """Run the job."""
+    from crysatom.config import VectorsConfig, parse
+
     config = parse(VectorsConfig)
-    bootstrap.require_data(config.data)
-    bootstrap.set_up_process()
+    bootstrap.begin(config, names=[config.name])
     from crysatom.pipelines.vectors import describe, run
 
-    try:
-        finished = run(config)
-    except (ValueError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
-    print(describe(finished))
+    print(describe(run(config)))
 
 
 if __name__ == "__main__":
-    bootstrap.run(main)
+    bootstrap.run(main, kept="graphs; vectors are made anew, in minutes")

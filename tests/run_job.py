@@ -23,7 +23,7 @@ def run_here(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     file = str(REPOSITORY / "jobs" / f"{name}.py")
     root, out, err = logging.getLogger(), io.StringIO(), io.StringIO()
     handlers, levels = root.handlers[:], (root.level, logging.getLogger("crysatom").level)
-    terminated = signal.getsignal(signal.SIGTERM)
+    answers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", [file, *arguments])
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -32,18 +32,11 @@ def run_here(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
             runpy.run_path(file, run_name="__main__")
             code = 0
         except SystemExit as end:
-            code = _code(end, err)
+            code = int(end.code or 0)
         finally:
             root.handlers[:] = handlers
             root.setLevel(levels[0])
             logging.getLogger("crysatom").setLevel(levels[1])
-            signal.signal(signal.SIGTERM, terminated)
+            for number, answer in answers.items():
+                signal.signal(number, answer)
     return subprocess.CompletedProcess([file, *arguments], code, out.getvalue(), err.getvalue())
-
-
-def _code(end: SystemExit, err: io.StringIO) -> int:
-    """Return the exit code, as Python's own end has it: a text is printed, and the code is 1."""
-    if end.code is None or isinstance(end.code, int):
-        return end.code or 0
-    err.write(f"{end.code}\n")
-    return 1

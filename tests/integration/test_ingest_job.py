@@ -5,14 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from crysatom.cluster import ingest as cluster
 from crysatom.config import IngestConfig
-from crysatom.crystals.ingest import ingest_plain
+from crysatom.crystals.checks import Limits
+from crysatom.crystals.examine import examine_batch
+from crysatom.crystals.ingest import BATCH_RECORDS, ReadCount, ingest_plain
+from crysatom.crystals.sources import open_source
+from crysatom.names import MATERIAL_ID
 from tests.conftest import REPOSITORY
 from tests.run_job import run_here
 from tests.unit.broken_inputs import cif
@@ -42,6 +49,39 @@ def test_cluster_writes_what_one_process_writes(folder: Path, tmp_path: Path, mo
     assert (ray.read, ray.accepted, ray.rejected) == (plain.read, plain.accepted, plain.rejected) == (301, 269, 32)
     assert ray.reasons == plain.reasons == {"disordered": 30, "duplicate_id": 1, "unlisted_file": 1}
     assert pq.read_table(ray.table).equals(pq.read_table(plain.table), check_metadata=True)
+    assert pq.read_table(ray.quarantine).equals(pq.read_table(plain.quarantine))
+
+
+def finished_last(batch: pa.Table, limits: Limits, done: Path) -> pa.Table:
+    """Examine a batch; the first one of all waits for the second."""
+    first, second = "c0", f"c{BATCH_RECORDS}"
+    names = batch[MATERIAL_ID].to_pylist()
+    deadline = time.monotonic() + 20
+    while first in names and not done.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    outcome = examine_batch(batch, limits)
+    if second in names:
+        done.touch()
+    return outcome
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("windows", [1, 2])
+def test_the_order_is_that_of_the_source_whichever_batch_is_finished_first(
+    windows: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one window of three batches, and with one of two and one of one."""
+    source = str(folder)
+    plain = ingest_plain(IngestConfig(source=source, out=str(tmp_path / "plain")))
+    if windows == 2:
+        first = next(ReadCount().batches(open_source(source)))
+        monkeypatch.setattr(cluster, "WINDOW_BYTES", first.nbytes + 1)
+    done = tmp_path / "done"
+    monkeypatch.setattr(cluster, "examine_batch", partial(finished_last, done=done))
+    ray = cluster.ingest(IngestConfig(source=source, out=str(tmp_path / "ray")))
+    assert done.exists(), "the second batch was examined"
+    assert pq.read_table(ray.table).equals(pq.read_table(plain.table))
     assert pq.read_table(ray.quarantine).equals(pq.read_table(plain.quarantine))
 
 

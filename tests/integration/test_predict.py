@@ -9,6 +9,7 @@ import re
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from crysatom.crystals.csv_files import as_it_was, csv_line
 from crysatom.crystals.ingest import ingest_plain
 from crysatom.crystals.table import read_table
 from crysatom.crystals.targets import targets_from_csv
+from crysatom.names import MATERIAL_ID
 from crysatom.pipelines import predicting
 from crysatom.pipelines.predicting import describe, run
 from crysatom.training.inference import Ensemble
@@ -84,6 +86,31 @@ def test_two_workers_write_the_bytes_of_one_process(place: Path) -> None:
     assert (two.read, two.predicted, two.rejected) == (plain.read, plain.predicted, plain.rejected)
     for kind in ("", ".quarantine"):
         assert (place / f"two{kind}.csv").read_bytes() == (place / f"plain{kind}.csv").read_bytes()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_order_is_that_of_the_input_whichever_batch_is_finished_first(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = place / "done"
+
+    class LastFirst(Ensemble):  # in here, so that workers are sent it with the path
+        """Predicts the first batch after the second one."""
+
+        def predict_records(self, records: pa.Table) -> pa.Table:
+            names, deadline = records[MATERIAL_ID].to_pylist(), time.monotonic() + 20
+            while "a000" in names and not done.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            if "a200" in names:
+                done.touch()
+            return super().predict_records(records)
+
+    plain = predict("cifs", out="plain.csv")
+    monkeypatch.setattr(predicting, "Ensemble", LastFirst)
+    two = predict("cifs", out="two.csv", num_workers=2)
+    assert done.exists(), "the second batch was predicted"
+    assert two.predicted == plain.predicted
+    assert (place / "two.csv").read_bytes() == (place / "plain.csv").read_bytes()
 
 
 class Deadly(Ensemble):

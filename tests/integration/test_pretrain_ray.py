@@ -214,7 +214,9 @@ def interrupt(process: subprocess.Popen[str], folder: Path, number: int, *, afte
     return output
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGKILL))]
+)
 def test_a_killed_job_is_resumed_and_nothing_else_takes_its_folder(
     number: signal.Signals, place: Path, tmp_path: Path, undisturbed: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,13 +225,14 @@ def test_a_killed_job_is_resumed_and_nothing_else_takes_its_folder(
     output = interrupt(job(place, name, cwd=tmp_path), folder, number, after="")
     assert "Traceback" not in output
     assert "*** SIGTERM" not in output, "a user who stops a job needs no stack trace of Ray"
-    if number == signal.SIGTERM:
-        assert "SIGTERM: saving after this step, then ending\n" in output
+    if number != signal.SIGKILL:
+        assert f"{number.name}: saving after this step, then ending; a second one ends at once\n" in output
         assert re.search(r"stopped after (step \d of )?epoch \d, as asked; go on with --resume\n", output)
         in_the_midst = "stopped after step" in output  # else it saw the request at the last step of an epoch
         assert bool(list((folder / CHECKPOINTS).glob("step-*"))) >= in_the_midst
     run_id = json.loads((folder / "tracking" / "state.json").read_text())["run_id"]
-    status = "KILLED" if number == signal.SIGTERM else "RUNNING"
+    assert ("\nto go on: " in output) == (number == signal.SIGINT)
+    status = "RUNNING" if number == signal.SIGKILL else "KILLED"
     assert client(store(place)).get_run(run_id).info.status == status
 
     with pytest.raises(ValueError, match="unfinished run of this configuration; continue it with --resume"):

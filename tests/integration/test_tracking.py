@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import pickle
 import shutil
@@ -9,18 +10,23 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import matplotlib.figure
 import numpy as np
 import pytest
+from filelock import FileLock
 from mlflow.entities import Experiment, ViewType
 
-from crysatom.tracking import send
+from crysatom.tracking import runs, send
 from crysatom.tracking.environment import environment_tags
 from crysatom.tracking.journal import Journal
 from crysatom.tracking.models import fetch_model
@@ -97,6 +103,8 @@ def test_a_run_from_start_to_finish(directory: Path) -> None:
     assert run.info.run_name == "r"
     assert run.data.params == {"epochs": "2", "data": "aflow:prototypes"}
     assert run.data.tags["data_digest"] == "abc"
+    [used] = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("prototypes", "abc")
     assert run.data.tags["version.torch"]
     assert run.data.tags["hardware"] == "8 x A100"
     assert points(tracker, "train/loss") == [(0, 2.0), (1, 1.0)]
@@ -280,6 +288,78 @@ def test_absent_server_costs_little_and_loses_nothing(directory: Path, caplog: p
     assert client(caught_up.uri).get_run(caught_up.run_id).info.status == "FINISHED"
 
 
+def test_a_run_whose_making_was_not_answered_is_found_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = client(resolve_uri("", directory))
+    create_run = mlflow.create_run
+
+    def unanswered(*args: Any, **kwargs: Any) -> None:
+        create_run(*args, **kwargs)
+        raise ConnectionResetError("the answer was lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow, "create_run", unanswered)
+        tracker = started(directory / "runs" / "a")
+        assert tracker.run_id == ""
+    tracker.log_metrics({"train/loss": 1.0}, 0)
+    assert tracker.finish()
+    other = started(directory / "runs" / "b")  # of the same name and settings
+    assert sorted(all_runs(tracker)) == sorted([tracker.run_id, other.run_id])
+    assert points(tracker, "train/loss") == [(0, 1.0)]
+    assert mlflow.get_run(tracker.run_id).data.params == {"epochs": "2", "data": "aflow:prototypes"}
+
+
+def test_one_at_a_time_tells_mlflow(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(runs, "LOCK_SECONDS", 0.1)
+    tracker = started(directory / "runs" / "a", f"http://127.0.0.1:{closed_port()}")
+    caplog.clear()
+    here = Tracker.at(tracker.folder)
+    with FileLock(tracker.folder / "tracking" / ".lock"):  # as another who flushes
+        assert not here.flush()
+    [said] = caplog.messages
+    assert "cannot be told (another process is sending this journal)" in said
+    assert here.flush()
+    assert all_runs(here) == [here.run_id]
+
+
+class LosesAnswers(ThreadingHTTPServer):
+    """Passes requests on to a server, and the answers back but for some: those are cut off."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", 0), _PassOn)
+        self.port, self.lost = port, dict.fromkeys(LOST, 1)
+
+
+LOST = ("/runs/create", "/model-versions/create")
+
+
+class _PassOn(BaseHTTPRequestHandler):
+    server: LosesAnswers
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        with closing(http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)) as there:
+            there.request(self.command, self.path, body, dict(self.headers))
+            answer = there.getresponse()
+            content = answer.read()
+        for end in LOST:
+            if self.path.endswith(end) and self.server.lost[end]:
+                self.server.lost[end] -= 1
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.headers["Content-Type"])
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - called so
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
 @pytest.fixture
 def server_port(directory: Path) -> Iterator[tuple[int, list[subprocess.Popen[bytes]]]]:
     processes: list[subprocess.Popen[bytes]] = []
@@ -326,6 +406,29 @@ def test_server_that_comes_late_gets_everything(
     assert points(tracker, "train/loss") == [(0, 2.0), (1, 1.0)]
     for name in ("models:/crysatom-vectors/1", f"runs:/{tracker.run_id}"):
         np.testing.assert_array_equal(load_vectors(name, uri).vectors, TABLE.vectors)
+
+
+@pytest.mark.slow
+def test_answers_that_are_lost_make_no_second_run_and_no_second_version(
+    directory: Path, server_port: tuple[int, list[subprocess.Popen[bytes]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, processes = server_port
+    processes.append(serve(directory, port))
+    monkeypatch.setattr(runs, "RETRY_SECONDS", 0.0)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # as by default, times 7
+    with LosesAnswers(port) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        tracker = started(directory / "runs" / "a", f"http://127.0.0.1:{proxy.server_port}")
+        assert tracker.run_id == ""
+        write_vectors(TABLE, directory / "vectors")
+        tracker.register("crysatom-vectors", {}, directory / "vectors", to="vectors")
+        assert tracker.finish()
+        assert proxy.lost == dict.fromkeys(LOST, 0)
+        proxy.shutdown()
+    direct = Tracker.at(tracker.folder, f"http://127.0.0.1:{port}")
+    assert all_runs(direct, ViewType.ALL) == [direct.run_id]
+    assert len(client(direct.uri).search_model_versions("name = 'crysatom-vectors'")) == 1
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "3"
 
 
 def all_runs(tracker: Tracker, view: int = ViewType.ACTIVE_ONLY) -> list[str]:

@@ -1,12 +1,21 @@
-"""How the workers share a stream of crystals; Ray Data itself is in tests/integration/test_pretrain_ray.py."""
+"""How workers share a stream of crystals, in which order; trainings by it: tests/integration/test_pretrain_ray.py."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray.data
+from ray.data import DataContext
 
-from crysatom.cluster.data import recut, shares
+from crysatom.cluster.data import recut, shares, streamed_data
+from crysatom.cluster.ingest import windows
+from crysatom.cluster.shard_source import GraphShards
+from crysatom.graphs.shards import TRAINING_COLUMNS, iter_tables
+from crysatom.names import MATERIAL_KEY
+from tests.small_runs import CPU, make_shards, one_thread, tiny  # noqa: F401
 
 
 @pytest.mark.parametrize(
@@ -33,6 +42,55 @@ def test_a_stream_is_cut_into_shares(num_rows: int, rows_per_table: int) -> None
     parts = [part["row"].to_pylist() for part in recut(pieces, sizes[:-1])]
     assert [len(part) for part in parts] == sizes
     assert [row for part in parts for row in part] == list(range(num_rows))
+
+
+def in_order(source: GraphShards, epoch: int) -> list[int]:
+    """Return the keys of the crystals that an epoch reads, by Ray's own read tasks."""
+    context = DataContext()
+    context._execution_idx = epoch
+    tables = [table for task in source.get_read_tasks(1, data_context=context) for table in task()]
+    return [key for table in tables for key in table[MATERIAL_KEY].to_pylist()]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Data uses options that it deprecates
+def test_a_stream_is_shuffled_by_seed_and_epoch(tmp_path: Path) -> None:
+    folder = make_shards(tmp_path, crystals_per_shard=2)
+    seen = [in_order(GraphShards(folder, 0.0, seed), epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert all(sorted(order) == sorted(seen[0]) for order in seen)
+    assert len(seen[0]) == 20
+    assert len(set(map(tuple, seen))) == 4
+    assert in_order(GraphShards(folder, 0.0, 1), 1) == seen[3]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_comes_through_a_stream_is_shuffled_by_seed_and_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_shards(tmp_path)
+    [table] = iter_tables(folder, TRAINING_COLUMNS)
+    stream = ray.data.from_arrow(table).iterator()
+    monkeypatch.setattr("ray.train.get_dataset_shard", lambda _: stream)  # which only a worker has
+
+    def order(seed: int, epoch: int) -> tuple[int, ...]:
+        config = tiny(seed=seed, holdout_fraction=0.0)
+        loader = streamed_data(config, folder, CPU).train
+        return tuple(key for batch in loader.epoch(epoch) for key in batch.material_key.tolist())
+
+    seen = [order(seed, epoch) for seed in (0, 10) for epoch in (0, 1)]
+    assert all(sorted(keys) == sorted(table[MATERIAL_KEY].to_pylist()) for keys in seen)
+    assert len(set(seen)) == 4
+    assert order(10, 1) == seen[3]
+
+
+@pytest.mark.parametrize("least", [1, 100, 1_000_000])
+def test_windows_keep_all_batches_in_order(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crysatom.cluster.ingest.WINDOW_BYTES", least)
+    batches = [pa.table({"row": range(k, k + 5)}) for k in range(0, 60, 5)]
+    found = list(windows(iter(batches)))
+    assert [batch for window in found for batch in window] == batches
+    sizes = [sum(batch.nbytes for batch in window) for window in found]
+    assert all(least <= size < least + batches[0].nbytes for size in sizes[:-1])
 
 
 def test_a_stream_that_is_too_short_still_steps_as_often() -> None:

@@ -281,7 +281,8 @@ def test_output_is_replaced_only_on_request(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--overwrite"):
         ingest(tmp_path / "a.cif", tmp_path)
     ingest(tmp_path / "a.cif", tmp_path, overwrite=True)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["crystals.parquet", "quarantine.parquet"]
+    files = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert files == ["crystals.parquet", "notes.parquet", "quarantine.parquet"]
 
 
 def test_terminal_is_not_spammed(

@@ -81,7 +81,11 @@ def test_unit_is_that_of_the_table_then_of_the_vocabulary(table: pa.Table) -> No
     ("name", "ids", "message"),
     [
         ("nothing", ["a"], "no column 'nothing'.*gap, stable, count, wild, volume_per_atom, density"),
-        ("label", ["a"], "column label has type string"),
+        (
+            "label",
+            ["b"],
+            "column label has type string.*the first value that is none is 'y' of b; columns of numbers are",
+        ),
         ("gap", ["a", "e", "f"], "no row for 2 of 3 crystals, the first of them 'e'"),
         ("gap", ["b", "d"], "none of the 2 crystals has a value of gap"),
         ("wild", ["b", "c"], "infinite for 1 crystals, the first of them 'c'"),

@@ -45,6 +45,29 @@ def test_tie_tolerance(difference: float, degree: int) -> None:
     assert neighbor_graph(lattice, ORIGIN, GraphSpec(num_neighbors=2)).degree.tolist() == [degree]
 
 
+RADIUS = 4.0
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "tolerance"),
+    [(-0.0004, 0.0004, 0.001), (-2e-7, 2e-7, 0.0), (-0.04, 0.04, 0.1), (0.05, 0.14, 0.1)],
+    ids=["a tie within the tolerance", "a tie by rounding", "a wide shell", "a shell that begins in the margin"],
+)
+def test_a_shell_that_the_search_radius_cuts_is_found_whole(inner: float, outer: float, tolerance: float) -> None:
+    """The first radius, which is to hold 2.2 times the wanted neighbors, is 4 angstrom in this cell.
+
+    Its edges along a and b end a little within or beyond it. Along c two neighbors are at 2.5 angstrom, and the next
+    ones of all are at 4.7.
+    """
+    volume = 4 / 3 * np.pi * RADIUS**3 / (2.2 * 3)
+    a, b = RADIUS + inner, RADIUS + outer
+    graph = neighbor_graph(
+        np.diag([a, b, volume / (a * b)]), ORIGIN, GraphSpec(num_neighbors=3, tie_tolerance=tolerance)
+    )
+    assert graph.degree.tolist() == [6]
+    assert graph.distance[2:].tolist() == pytest.approx([a, a, b, b])
+
+
 def test_isolated_atom_has_no_edges() -> None:
     graph = neighbor_graph(30.0 * np.eye(3), ORIGIN, GraphSpec())
     assert graph.degree.tolist() == [0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from crysatom.config import FeaturizeConfig
+from crysatom.crystals.ingest import ingest_plain
 from crysatom.crystals.table import Crystal
-from crysatom.graphs.featurize import featurize_plain
+from crysatom.graphs.featurize import featurize_plain, run
 from crysatom.graphs.graph import material_keys
 from crysatom.graphs.neighbors import neighbor_graph
+from crysatom.graphs.shard_task import ShardRecord, ShardTask, make_shard
 from crysatom.graphs.shards import SCHEMA, iter_tables, load, read_manifest
 from crysatom.names import EMBEDDED_SOURCE, IMAGE
 from tests.graph_crystals import prototypes, write_table
@@ -102,6 +105,20 @@ def test_second_run_does_nothing(config: FeaturizeConfig, caplog: pytest.LogCapt
     assert "nothing to do" in caplog.text
     assert replace(second, made=first.made, seconds=first.seconds) == first
     assert {p: p.stat().st_mtime_ns for p in Path(config.out).iterdir()} == before
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shards_made_in_any_order_leave_the_same_bytes(config: FeaturizeConfig, tmp_path: Path, seed: int) -> None:
+    featurize_plain(config)
+    other = replace(config, out=str(tmp_path / "other"))
+
+    def in_another_order(tasks: list[ShardTask]) -> Iterator[ShardRecord]:
+        assert len(tasks) > 3
+        for k in np.random.default_rng(seed).permutation(len(tasks)):
+            yield make_shard(tasks[k])
+
+    run(other, ingest_plain, in_another_order)
+    assert _content(other.out) == _content(config.out)
 
 
 def test_another_spec_is_refused(config: FeaturizeConfig) -> None:

@@ -22,6 +22,7 @@ from crysatom.pipelines.preparing import crystal_table, prepare
 from crysatom.vectors.files import write_vectors
 from crysatom.vectors.given import given_vectors
 from tests.small_regressions import tiny, volumes
+from tests.small_runs import make_shards
 
 
 @pytest.fixture(scope="module", name="folder")
@@ -136,6 +137,27 @@ def test_targets_of_a_file(folder: Path, tmp_path: Path) -> None:
     used = np.concatenate([data.split.train, data.split.val, data.split.test])
     assert sorted(used) == [k for k in range(len(ids)) if k % 7]
     assert np.array_equal(data.task.labels[used], used.astype(float) ** 2)
+
+
+def test_the_digest_is_of_graphs_labels_and_split_and_of_nothing_else(folder: Path, tmp_path: Path) -> None:
+    known = volumes(folder, tiny()).data_digest
+    same = [{"seeds": (3,)}, {"lr": 0.5}, {"vectors": "random:0"}, {"width": 4}, {"composition_reference": True}]
+    assert {volumes(folder, tiny(**options)).data_digest for options in same} == {known}
+    other = [{"split_seed": 1}, {"train_fraction": 0.5}, {"property": "density"}, {"split": "composition"}]
+    assert len({known, *(volumes(folder, tiny(**options)).data_digest for options in other)}) == 1 + len(other)
+    make_shards(tmp_path, count=50, num_neighbors=5)
+    assert volumes(tmp_path, tiny()).data_digest != known, "the same crystals, other graphs"
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_the_digest_is_of_the_labels_of_each_part(folder: Path, tmp_path: Path, part: str) -> None:
+    count = pq.read_metadata(folder / "crystals.parquet").num_rows
+    energies: list[Any] = [float(k) for k in range(count)]
+    one = with_columns(folder, tmp_path, energy=energies)
+    energies[getattr(one.split, part)[-1]] += 1e-9
+    other = with_columns(folder, tmp_path, energy=energies)
+    assert one.split.digest() == other.split.digest()
+    assert one.data_digest != other.data_digest
 
 
 def test_fewer_training_crystals_and_the_same_test(folder: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from crysatom.pipelines.places import base_folder, default_tracking_uri, find, resolve
+from crysatom.pipelines.places import base_folder, default_tracking_uri, find, require_file, require_folder, resolve
+from tests.full_disk import can_mount, small_disk
 
 
 @pytest.fixture
@@ -59,3 +61,42 @@ def test_data_that_git_ignores_are_found_beside_the_results(copy: Path, home: Pa
     (copy / "data").mkdir()
     assert find("data") == Path("data"), "what came with the job goes first"
     assert find("aflow:prototypes") == Path("aflow:prototypes")
+
+
+def test_a_place_that_can_be_written_is_made_and_left_empty(tmp_path: Path) -> None:
+    require_folder(tmp_path / "a" / "b", ["c"])
+    require_folder(tmp_path / "a" / "b", ["c"])
+    require_file(tmp_path / "d" / "x.csv")
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert found == {"a", "a/b", "d"}
+
+
+def test_what_is_in_the_way_of_results_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to(tmp_path / "absent" / "folder" / "of" / "somebody")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for way in ("file", "loop"):
+        with pytest.raises(ValueError, match=f"{way} is a file; --out must name a folder"):
+            require_folder(tmp_path / way)
+        with pytest.raises(ValueError, match=f"^--out .*/x.csv cannot be written .*{way} is a file.; name another"):
+            require_file(tmp_path / way / "x.csv")
+    with pytest.raises(ValueError, match="file is a file; --name has to name a folder"):
+        require_folder(tmp_path, ["file"])
+    with pytest.raises(ValueError, match=r"^--out .*/file/a/b cannot be written \(.*/file is a file\)"):
+        require_folder(tmp_path / "file" / "a" / "b")
+    with pytest.raises(ValueError, match="is a folder; --out must name a file"):
+        require_file(tmp_path)
+    with pytest.raises(ValueError, match="File name too long"):
+        require_folder(tmp_path / ("x" * 300))
+    with pytest.raises(ValueError, match="No such file or directory: /proc"):
+        require_folder(Path("/proc/x"))
+
+
+def test_a_folder_that_may_only_be_read_is_refused_though_we_are_root(tmp_path: Path) -> None:
+    if not can_mount(tmp_path / "disk"):
+        pytest.skip("may not mount a file system here")
+    with small_disk(tmp_path / "disk", 100_000) as disk:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        for refuse in (require_folder, require_file):
+            with pytest.raises(ValueError, match="Read-only file system: "):
+                refuse(disk / "results")

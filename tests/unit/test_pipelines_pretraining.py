@@ -40,6 +40,16 @@ def test_other_data_or_settings_are_another_run(shards: Path, tmp_path: Path) ->
     assert digest(fewer) == digest(config), "the same settings, to compare data sets by"
 
 
+def test_the_digest_is_of_all_shards_and_of_no_settings(tmp_path: Path) -> None:
+    folder = make_shards(tmp_path, count=6, crystals_per_shard=3)
+    config, manifest = PretrainConfig(data=str(folder)), read_manifest(folder)
+    known = input_digest(config, manifest)
+    assert input_digest(dataclasses.replace(config, lr=0.01, seed=5, embedding_dim=8), manifest) == known
+    for shard in manifest["shards"]:
+        other = {**manifest, "shards": [{**s, "sha256": "0" * 64} if s is shard else s for s in manifest["shards"]]}
+        assert input_digest(config, other) != known
+
+
 def features_file(folder: Path, symbols: str, rows: np.ndarray) -> str:
     numbers = np.array([SYMBOLS.index(symbol) + 1 for symbol in symbols.split()])
     write_vectors(AtomVectors(atomic_numbers=numbers, vectors=rows.astype(np.float32)), folder)

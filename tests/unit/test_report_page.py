@@ -144,10 +144,12 @@ def test_a_study_shows_its_table_and_its_figure() -> None:
         "verdict": float("nan"),
         "verdict_holm": float("nan"),
     }
-    study = StudyDetails(table=pd.DataFrame([first, cell]), figure=b"\x89PNG")
+    few = {**cell, "column": "few", "test_mae_low": float("nan"), "test_mae_high": float("nan")}
+    study = StudyDetails(table=pd.DataFrame([first, cell, few]), figure=b"\x89PNG")
     text = made([run], Details(studies={run.run_id: study}))
     for said in (
         "3 runs left to do", "2 of 3", "0.25 ± 0.013 [0.125, 0.5] g/cm^3",
+        "0.25 ± 0.013 [too few for an interval] g/cm^3",
         "-0.5 [-0.75, -0.25], better", "not resolved", "data:image/png;base64,iVBORw==", "<b>1</b> studies",
     ):  # fmt: skip
         assert said in text, said

@@ -115,7 +115,7 @@ def said_before_anything_heavy_is_loaded(name: str, *arguments: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "jobs")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stderr + done.stdout
 
 
 @pytest.mark.parametrize("name", sorted({path.stem for path in (ROOT / "jobs").glob("[!_]*.py")} - {"bootstrap"}))
@@ -138,4 +138,31 @@ def test_help_loads_nothing_heavy(name: str) -> None:
 )
 def test_data_that_are_not_there_are_missed_at_once(command: str) -> None:
     name, *arguments = command.split()
-    assert "error: source 'absent." in said_before_anything_heavy_is_loaded(name, *arguments)
+    assert said_before_anything_heavy_is_loaded(name, *arguments).startswith("error: source 'absent.")
+
+
+@pytest.mark.parametrize(
+    ("command", "out"),
+    [
+        ("ingest", "file"),
+        ("ingest", "/proc/x"),
+        ("featurize --data .", "file/below"),
+        ("pretrain", "file/below/it"),
+        ("downstream --property density --seeds 3 --name file", "."),
+        ("vectors --name file", "."),
+        ("tune --space embedding_dim", "file"),
+        ("study --table 9", "file"),
+        ("study --study chemistry --vectors onehot", "/proc/x"),
+        ("predict --model x .", "file/below.csv"),
+        ("predict --model x .", "/proc/x/below.csv"),
+        ("report --experiment x", "file/below.html"),
+    ],
+)
+def test_results_that_cannot_be_written_are_told_before_any_work(command: str, out: str, tmp_path: Path) -> None:
+    for name in ("file", "file-seed3"):
+        (tmp_path / name).touch()
+    job, *arguments = command.split()
+    said, code = said_before_anything_heavy_is_loaded(job, *arguments, "--out", str(tmp_path / out)).splitlines()
+    assert re.match(r"error: (.*/file(-seed3)? is a file; --(out|name) |--out .* cannot be written \()", said), said
+    assert "/file" in said or "No such file or directory: /proc" in said
+    assert code == "1"

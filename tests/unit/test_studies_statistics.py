@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from crysatom.config import DownstreamConfig
+from crysatom.report.study_files import _cell_text
 from crysatom.studies.cells import Cell, Planned, judge
 from crysatom.studies.grids import Column, Grid, Row
 from crysatom.studies.runs import Identity, JudgedRun
@@ -131,6 +132,18 @@ def judged(runs: dict[str, list[JudgedRun]], row: Row) -> dict[str, Cell]:
     ]
     found = {run.identity: run for some in runs.values() for run in some}
     return {cell.column: cell for cell in judge(grid, planned, found)}
+
+
+def test_a_table_says_where_crystals_are_too_few(tmp_path: Path) -> None:
+    names = ("a", "b")
+    runs = {
+        name: [replace(made(tmp_path / name, {"x": 1.0 + k, "y": 2.0}), metrics={"test/mae": 1.5 + k / 2})]
+        for k, name in enumerate(names)
+    }
+    for name, [run] in runs.items():
+        runs[name] = [replace(run, identity=run.identity._replace(vectors=name, data="fold 0"))]
+    text = _cell_text(judged(runs, Row(property="density"))["b"])
+    assert text == "2 [too few for an interval]<br>+0.5 [too few for an interval], +33.3%, not resolved"
 
 
 def test_each_crystal_of_all_folds_counts_once(tmp_path: Path) -> None:

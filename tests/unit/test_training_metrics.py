@@ -1,13 +1,11 @@
-"""Metrics against scikit-learn, intervals against theory and against scipy's bootstrap."""
+"""Metrics against scikit-learn; intervals of means and R2 are in test_training_intervals.py."""
 
 from __future__ import annotations
 
 import math
-import tracemalloc
 
 import numpy as np
 import pytest
-from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from crysatom import names
@@ -96,29 +94,6 @@ def test_gap_accuracy_is_scikit_learns(target: np.ndarray, prediction: np.ndarra
     assert metrics.gap_accuracy(target, prediction - 1) == pytest.approx(expected)
 
 
-def test_interval_is_that_of_scipy(target: np.ndarray, prediction: np.ndarray) -> None:
-    """End points of two runs of 20,000 differ by a few hundredths of a standard error."""
-    absolute = np.abs(prediction - target)
-    ours = metrics.mae_interval(target, prediction, resamples=20_000)
-    theirs = stats.bootstrap((absolute,), np.mean, n_resamples=20_000, method="percentile", rng=1)
-    assert ours.estimate == pytest.approx(absolute.mean(), rel=1e-13)
-    tolerance = 0.06 * theirs.standard_error
-    assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=tolerance)
-    assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=tolerance)
-
-
-def test_interval_holds_the_truth_as_often_as_it_says() -> None:
-    """Of 300 samples 95 % with a standard deviation of 1.3 %, and a bootstrap of 200 crystals loses about 1 %."""
-    truth = math.sqrt(2 / math.pi)
-    generator = np.random.default_rng(0)
-    held = 0
-    for seed in range(300):
-        error = generator.normal(size=200)
-        interval = metrics.mae_interval(np.zeros(200), error, seed=seed, resamples=400)
-        held += interval.low <= truth <= interval.high
-    assert 0.89 < held / 300 < 0.985
-
-
 def test_wider_level_wider_interval(target: np.ndarray, prediction: np.ndarray) -> None:
     narrow, wide = (metrics.mae_interval(target, prediction, level=level) for level in (0.5, 0.99))
     assert wide.low < narrow.low < narrow.estimate < narrow.high < wide.high
@@ -143,37 +118,6 @@ def test_pairs_resolve_what_single_intervals_do_not(target: np.ndarray) -> None:
     swapped = metrics.paired_difference(target, second, first)
     assert swapped.estimate == pytest.approx(-difference.estimate, abs=1e-15)
     assert metrics.paired_difference(target, first, first) == (0, 0, 0)
-
-
-def test_pairs_are_those_of_scipy(target: np.ndarray, prediction: np.ndarray) -> None:
-    other = target + np.random.default_rng(2).normal(size=len(target)) * 0.25
-
-    def difference(y: np.ndarray, a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
-        return np.mean(np.abs(a - y), axis=axis) - np.mean(np.abs(b - y), axis=axis)
-
-    theirs = stats.bootstrap(
-        (target, prediction, other), difference, paired=True, n_resamples=20_000, method="percentile", rng=1
-    )
-    ours = metrics.paired_difference(target, prediction, other, resamples=20_000)
-    tolerance = 0.06 * theirs.standard_error
-    assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=tolerance)
-    assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=tolerance)
-
-
-def test_memory_of_a_bootstrap_is_bounded() -> None:
-    """5,572 test crystals and 5,000 resamples would be 223 MB of indices at once."""
-    values = np.random.default_rng(0).gamma(1.0, size=5572)
-    tracemalloc.start()
-    metrics.bootstrap_mean(values, resamples=5000)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 80e6
-
-
-@pytest.mark.parametrize(("size", "level", "resamples"), [(0, 0.95, 10), (3, 1.0, 10), (3, 0.95, 0)])
-def test_impossible_bootstraps_are_refused(size: int, level: float, resamples: int) -> None:
-    with pytest.raises(ValueError, match="a bootstrap needs values"):
-        metrics.bootstrap_mean(np.ones(size), level=level, resamples=resamples)
 
 
 def test_summary(target: np.ndarray, prediction: np.ndarray) -> None:

@@ -15,9 +15,13 @@ from torch import nn
 from crysatom.graphs.graph import material_keys
 from crysatom.graphs.shards import is_held_out
 from crysatom.training.averaging import MovingAverage
-from crysatom.training.loaders import global_batches
+from crysatom.training.loaders import Loader, global_batches
+from crysatom.training.pretrain import build
+from crysatom.training.regression import build_regression, labeled_data
 from crysatom.training.schedules import learning_rate
-from tests.small_runs import data_of, make_shards, one_thread, tiny  # noqa: F401
+from crysatom.vectors.elements import element_features
+from tests import small_regressions
+from tests.small_runs import CPU, data_of, make_shards, one_thread, tiny  # noqa: F401
 
 
 def test_a_constant_rate_is_constant() -> None:
@@ -83,6 +87,36 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
     # Pinned, since a resumed run must meet the order of the run it continues, whatever numpy it meets it with.
     assert order(0, 0)[:8] == [1099, 1014, 1007, 1015, 1086, 1070, 1045, 1053]
+
+
+def orders(loader: Loader) -> list[list[int]]:
+    """Return the crystals of two epochs, in their order."""
+    return [torch.cat([batch.material_key for batch in loader.epoch(epoch)]).tolist() for epoch in (0, 1)]
+
+
+def test_a_run_shuffles_and_begins_by_its_seed(tmp_path: Path) -> None:
+    """Twice the same, and another order for each seed and epoch; also of labeled crystals."""
+    shards = make_shards(tmp_path)
+    trained = [orders(data_of(tiny(seed=seed), shards).train) for seed in (0, 0, 1)]
+    assert trained[0] == trained[1]
+    assert len({tuple(order) for of_seed in trained for order in of_seed}) == 4
+    assert all(sorted(order) == sorted(trained[0][0]) for of_seed in trained for order in of_seed)
+    features = element_features("elements")
+    weights = [build(tiny(seed=seed), features).encoder.embedding.weight for seed in (0, 0, 1)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_predictor_shuffles_and_begins_by_its_seed(tmp_path: Path) -> None:
+    configs = [small_regressions.tiny(seeds=(seed,)) for seed in (0, 0, 1)]
+    data = small_regressions.volumes(tmp_path, configs[0])
+    trained = [orders(labeled_data(config, data.task, CPU)["train"]) for config in configs]
+    assert trained[0] == trained[1]
+    assert len({tuple(order) for of_seed in trained for order in of_seed}) == 4
+    states = [build_regression(config, data.task).state_dict() for config in configs]
+    changed = [name for name in states[0] if not torch.equal(states[0][name], states[2][name])]
+    assert changed
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_the_held_out_set_is_stable_nested_and_of_the_asked_size() -> None:

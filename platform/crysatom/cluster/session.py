@@ -15,6 +15,7 @@ import ray
 
 import crysatom
 from crysatom.cluster import is_alone
+from crysatom.cluster.reach import require_answer
 
 SOURCE_ROOT = Path(crysatom.__file__).resolve().parents[1]
 """The folder that holds the package: ``platform/`` of a checkout, or site-packages."""
@@ -40,12 +41,19 @@ def start_ray() -> None:
 
     ``ray job submit --working-dir .`` puts the working folder, but not its ``platform/``, on the workers'
     path; the environment variable set here does, and merges with the job's own runtime environment.
+
+    Raises:
+        ValueError: If ``RAY_ADDRESS`` cannot be the address of a cluster.
+        ConnectionError: If nothing answers there.
+
     """
     if ray.is_initialized():
         return
     if is_alone():
         for name, value in OWN_RAY.items():
             os.environ.setdefault(name, value)
+    else:
+        require_answer(os.environ["RAY_ADDRESS"])
     handler = signal.getsignal(signal.SIGTERM)
     pool = "jemalloc" if "jemalloc" in pa.supported_memory_backends() else pa.default_memory_pool().backend_name
     ray.init(

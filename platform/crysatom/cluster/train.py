@@ -240,7 +240,7 @@ def train_on_cluster(
     ):
         arguments = {"work": ray.put(work), "threads": workers.threads_per_worker, "streamed": streamed, "news": news}
         arguments["care"] = care
-        trainer = TorchTrainer(
+        trainer = _Trainer(
             _worker,
             train_loop_config={"checkpoints": str(checkpoints), **arguments},
             torch_config=TorchConfig(backend=backend, timeout_s=math.ceil(workers.hang_timeout)),
@@ -268,6 +268,13 @@ def _environment(settings: dict[str, str]) -> Iterator[None]:
     finally:
         for name in ours:
             os.environ.pop(name, None)
+
+
+class _Trainer(TorchTrainer):
+    """Leaves Ctrl-C to the job: Ray's own handler ends it without a checkpoint, and with code 0."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
 
 
 def _fit(trainer: TorchTrainer, max_failures: int) -> Any:

@@ -60,7 +60,10 @@ RECIPES: Mapping[type, Mapping[str, Callable[..., Any]]] = {
 TRACKING_URI = "tracking_uri"
 """The field that may hold a password, of a database."""
 
-CONFIG_HELP = "\n\n--config FILE: JSON or TOML whose keys are names of the options below; flags override it."
+CONFIG_HELP = (
+    "\n\n--config FILE: JSON or TOML whose keys are names of the options below; flags override it."
+    "\n--debug: show Python's traceback of an error, not its sentence alone."
+)
 
 
 def recorded(config: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,8 +59,3 @@ def writing_notes(path: Path) -> Iterator[Notes]:
         yield notes
     if not notes.kinds:
         path.unlink()
-
-
-def describe_notes(kinds: Mapping[str, int]) -> str:
-    """Return the counts as aligned lines of text, one kind each."""
-    return "\n".join(f"  {count:>8,}  {kind}" for kind, count in kinds.items())

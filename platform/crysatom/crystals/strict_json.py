@@ -27,6 +27,6 @@ def loads(text: str | bytes) -> Any:
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise RepeatedKeyError(f"the key {short(twice)!r} is twice in one object; keep one of them")
     return found

@@ -174,11 +174,20 @@ def _require_numbers(path: Path, lines: Sequence[Line]) -> None:
 def _numbers(crystals: pa.Table, name: str) -> Array:
     column = crystals[name]
     if not _is_number(column.type):
-        raise ValueError(f"column {name} has type {column.type}, a target is a number; {_choices(crystals)}")
+        first = _first_word(crystals, name) if pa.types.is_string(column.type) else ""
+        raise ValueError(f"column {name} has type {column.type}, a target is a number; {first}{_choices(crystals)}")
     if pa.types.is_boolean(column.type):
         logger.info(_TRUTH_TRAINS.format(name))
         column = column.cast(pa.uint8())
     return np.asarray(column.cast(pa.float64()).to_numpy())
+
+
+def _first_word(crystals: pa.Table, name: str) -> str:
+    """Say which value is the first that keeps a column of text from being one of numbers."""
+    for material_id, value in zip(crystals[MATERIAL_ID].to_pylist(), crystals[name].to_pylist(), strict=True):
+        if value is not None and not is_missing(value) and number(value) is None:
+            return f"the first value that is none is {short(value)!r} of {short(material_id)}; "
+    return ""
 
 
 def _is_number(dtype: pa.DataType) -> bool:

@@ -9,7 +9,8 @@ import csv
 import io
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,9 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 """Which are read, and how they are called."""
 
 _REFUSED_SEPARATORS = {"|": "vertical bars", " ": "spaces"}
+_EXCEL = "sep="
+"""How the line begins by which Excel tells itself the separator."""
+
 _TRUTH = {"true": True, "false": False}
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
@@ -108,11 +112,22 @@ def _split(path: Path, text: str, separator: str) -> list[Line]:
         rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except csv.Error as error:
         raise _no_table(path, f"line {reader.line_num}: {error}") from error
-    return [(line, cells) for line, cells in rows if any(cells)]
+    return [(line, cells) for line, cells in rows if any(cells) and not (line == 1 and cells[0].startswith(_EXCEL))]
 
 
 def _no_table(path: Path, why: object) -> ValueError:
     return ValueError(f"{path}: not a text file of comma-separated values ({why}); save it as CSV in UTF-8")
+
+
+def require_distinct(names: Iterable[str]) -> None:
+    """Return if no two columns have one name.
+
+    Raises:
+        ValueError: Naming those that several have.
+
+    """
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"several columns are called {short(', '.join(map(repr, twice)))}; rename all but one of them")
 
 
 def number(cell: str) -> float | None:

@@ -17,7 +17,7 @@ from crysatom.crystals.checks import Limits
 from crysatom.crystals.ingest import IngestReport, ingest_plain
 from crysatom.crystals.rejections import require_few
 from crysatom.graphs.duplicates import duplicate_rows
-from crysatom.graphs.folder import INGESTED, PROGRESS, enter, finish, is_finished, make_plan, require_ours
+from crysatom.graphs.folder import INGESTED, PROGRESS, enter, finish, held, is_finished, make_plan
 from crysatom.graphs.shard_task import ShardRecord, ShardTask, make_shard
 from crysatom.graphs.shards import read_manifest
 from crysatom.names import DETAIL
@@ -85,11 +85,17 @@ def run(config: FeaturizeConfig, ingest: Ingest, map_shards: MapShards) -> Featu
         map_shards: Makes the shards.
 
     Raises:
-        ValueError: If the crystals cannot be read, or the folder holds something else.
+        ValueError: If the crystals cannot be read, or the folder holds something else, or another process is at work
+            in it.
 
     """
-    start, out = time.perf_counter(), Path(config.out).expanduser()
-    require_ours(out)
+    out = Path(config.out).expanduser()
+    with held(out):
+        return _run(config, out, ingest, map_shards)
+
+
+def _run(config: FeaturizeConfig, out: Path, ingest: Ingest, map_shards: MapShards) -> FeaturizeReport:
+    start = time.perf_counter()
     table = _crystal_table(config, out, ingest)
     plan = make_plan(config, table)
     if is_finished(out, plan):

@@ -11,12 +11,14 @@ import importlib.metadata
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from crysatom.config import FeaturizeConfig
 from crysatom.crystals.quarantine import QUARANTINE_SCHEMA, Rejected
@@ -32,6 +34,7 @@ INGESTED = "source_crystals"
 """Where the crystal table and its quarantine go when the source is not a table already."""
 
 _PLAN = "plan.json"
+_LOCK = ".lock"
 _PACKAGES = ("numpy", "pyarrow", "pymatgen")
 
 Plan = dict[str, Any]
@@ -64,7 +67,7 @@ def is_finished(out: Path, plan: Plan) -> bool:
         return False
     _require_same(plan, read_manifest(out)["plan"], out)
     shard_files(out, verify=True)
-    shutil.rmtree(out / PROGRESS, ignore_errors=True)
+    _forget_progress(out)
     return True
 
 
@@ -80,6 +83,29 @@ def require_ours(out: Path) -> None:
     ours = (out / MANIFEST).is_file() or (out / PROGRESS / _PLAN).is_file()
     if not ours and out.exists() and any(entry.name not in {PROGRESS, INGESTED} for entry in out.iterdir()):
         raise ValueError(f"{out} is not an empty folder, and holds no graph shards; choose another --out")
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Hold a folder, absent or of this module, which has one writer; a process that dies lets it go.
+
+    The lock lies in ``.progress``, and goes with it when the folder is finished.
+
+    Raises:
+        ValueError: If it holds anything else, or another process holds it.
+
+    """
+    require_ours(out)
+    (out / PROGRESS).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / PROGRESS / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, FileNotFoundError) as error:  # the latter: the other has finished just now
+        raise ValueError(f"another process is making graphs in {out}; wait for it, or choose another --out") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def enter(out: Path, plan: Plan, *, resume: bool) -> None:
@@ -135,7 +161,11 @@ def finish(out: Path, plan: Plan, source: str, records: Iterable[ShardRecord]) -
         "versions": _versions(),
     }
     write_json(out / MANIFEST, manifest, out / PROGRESS)
-    shutil.rmtree(out / PROGRESS)
+    _forget_progress(out)
+
+
+def _forget_progress(out: Path) -> None:
+    shutil.rmtree(out / PROGRESS, ignore_errors=True)  # NFS keeps the name of an open file, of the lock's here
 
 
 def _counts(records: list[ShardRecord], rejected: int) -> dict[str, Any]:

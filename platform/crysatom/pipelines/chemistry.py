@@ -58,8 +58,17 @@ def run(config: ChemistryConfig) -> str:
     identity = _identity(given)
     folder = RunFolder(resolve(config.out) / (config.name or f"{config.study}-{digest(config)}-{identity[:8]}"))
     tracker = Tracker.at(folder.path, uri)
-    if folder.claim(config, identity):
-        return f"Nothing to do: this study is finished.\n{_describe(folder.path, tracker)}"
+    finished = folder.claim(config, identity)
+    with folder.held():
+        if not finished:
+            _study(config, given, identity, folder, tracker)
+    said = "Nothing to do: this study is finished.\n" if finished else ""
+    return said + _describe(folder.path, tracker)
+
+
+def _study(
+    config: ChemistryConfig, given: dict[str, AtomVectors], identity: str, folder: RunFolder, tracker: Tracker
+) -> None:
     tracker.start(
         experiment=config.experiment,
         run_name=folder.path.name,
@@ -84,7 +93,6 @@ def run(config: ChemistryConfig) -> str:
         _draw(config, found, tracker)
     folder.finish(run_id=tracker.run_id)
     tracker.finish()
-    return _describe(folder.path, tracker)
 
 
 def _require_distinct_files(given: dict[str, AtomVectors]) -> None:
@@ -138,11 +146,11 @@ def _shown(found: Chemistry) -> dict[str, tuple[str, pd.DataFrame]]:
     counted = f"{len(found.symbols)} elements"
     return {
         "ridge": (
-            f"Ridge regression to elements left out ({counted}): R2, for the group accuracy; 95 % bootstrap interval",
+            f"Ridge regression to elements left out ({counted}): R2, for the group accuracy; 95 % interval",
             tables.probe_table(found, "ridge"),
         ),
         "neighbors": (
-            f"Nearest neighbors to elements left out ({counted}): R2, for the group accuracy; 95 % bootstrap interval",
+            f"Nearest neighbors to elements left out ({counted}): R2, for the group accuracy; 95 % interval",
             tables.probe_table(found, "neighbors"),
         ),
         "silhouettes": (f"Mean silhouette ({counted})", tables.silhouette_table(found)),

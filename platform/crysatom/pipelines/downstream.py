@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import re
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +49,7 @@ from crysatom.pipelines.labeled import Labeled, labeled, tracking_uri
 from crysatom.pipelines.places import resolve
 from crysatom.pipelines.preparing import crystal_table, prepare
 from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
-from crysatom.pipelines.stopping import saved_on_sigterm
+from crysatom.pipelines.stopping import saved_when_told
 from crysatom.pipelines.tracked import Publish, log_epochs, plain_context, progress, require_gpu, tracked, where_to_look
 from crysatom.predictors.registry import build_predictor
 from crysatom.report.prediction_figures import learning_curve, parity_plot
@@ -57,6 +59,7 @@ from crysatom.tracking.environment import environment_tags
 from crysatom.tracking.models import describe_to_mlflow
 from crysatom.tracking.runs import Tracker
 from crysatom.training.inference import MODEL_FOLDER as MODEL
+from crysatom.training.intervals import Interval
 from crysatom.training.metrics import mae_by_element, summary
 from crysatom.training.model_files import ModelInfo, save_model
 from crysatom.training.regression import RegressionOutcome, spec_of, train_predictor
@@ -152,20 +155,26 @@ def _check_encoders(config: DownstreamConfig, data: Labeled) -> None:
 
 def _run(config: DownstreamConfig, data: Labeled, folder: RunFolder) -> FinishedRun:
     tracker = Tracker.at(folder.path, tracking_uri(config))
-    if folder.claim(config, _identity(data)):
-        tracker.settle()
-        return dataclasses.replace(_finished(config, data, folder, tracker), again=True)
+    finished = folder.claim(config, _identity(data))
+    with folder.held():
+        if finished:
+            tracker.settle()
+        else:
+            _learn(config, data, folder, tracker)
+        return dataclasses.replace(_finished(config, data, folder, tracker), again=finished)
+
+
+def _learn(config: DownstreamConfig, data: Labeled, folder: RunFolder, tracker: Tracker) -> None:
     done = f"continuing after epoch {folder.epochs_done()} of " if folder.epochs_done() else ""
     with tracked(folder, tracker, config, experiment=experiment(config), tags=_tags(config, data)):
         logger.info("%s: %s%d epochs, %d workers ...", folder.path, done, config.epochs, config.num_workers)
         publish = Publish(tracker, partial(epoch_line, epochs=config.epochs, unit=data.targets.unit))
-        with saved_on_sigterm(folder.path / CHECKPOINTS):
+        with saved_when_told(folder.path / CHECKPOINTS):
             outcome = _train(config, data, folder.path, publish)
         log_epochs(tracker, outcome.history)  # those of an epoch after whose checkpoint the run was killed
         _write_results(config, data, folder, tracker, outcome)
     folder.finish(run_id=tracker.run_id, seconds=sum(epoch["seconds"] for epoch in outcome.history))
     tracker.finish()
-    return _finished(config, data, folder, tracker)
 
 
 def _train(config: DownstreamConfig, data: Labeled, folder: Path, publish: Publish) -> RegressionOutcome:
@@ -205,15 +214,17 @@ def _describe_one(finished: FinishedRun) -> list[str]:
     lines = [f"{finished.property}, seed {finished.seed}: {best} {kept}"]
     for part, who in ((TEST, "test MAE"), (TEST_TWIN_FREE, "of crystals without a twin in training:")):
         if f"{part}/{MAE}" in metrics:
-            interval = f"[{metrics[f'{part}/{MAE_LOW}']:.4g}, {metrics[f'{part}/{MAE_HIGH}']:.4g}]"
+            error = Interval(*(metrics.get(f"{part}/{name}", math.nan) for name in (MAE, MAE_LOW, MAE_HIGH)))
+            share = metrics.get(f"{part}/{MAE_OVER_MAD}", math.nan)
             lines.append(
-                f"  {who} {metrics[f'{part}/{MAE}']:.4g} {unit}, 95 % interval {interval}, "
-                f"MAE/MAD {metrics[f'{part}/{MAE_OVER_MAD}']:.3f}, {metrics[f'{part}/num_crystals']:,.0f} crystals"
+                f"  {who} {error.estimate:.4g} {unit}, 95 % interval {error.ends()}, "
+                f"MAE/MAD {share:.3f}, {metrics[f'{part}/num_crystals']:,.0f} crystals"
             )
     lines.append(f"  predictions: {finished.folder / PREDICTIONS[TEST]}")
     registered = f", registered as {finished.registered}" if finished.registered else ""
     lines.append(f"  model: {finished.folder / MODEL}{registered}")
-    lines.append(f"  to predict: python jobs/predict.py --model {finished.folder} CIFS")
+    command = shlex.join(["python", "jobs/predict.py", "--model", str(finished.folder), "CIFS"])
+    lines.append(f"  to predict: {command}")
     return lines
 
 

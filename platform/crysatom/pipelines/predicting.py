@@ -17,6 +17,7 @@ import pyarrow as pa
 import torch
 
 from crysatom.config import PredictConfig
+from crysatom.config.terminal import one_line
 from crysatom.crystals.checks import Limits
 from crysatom.crystals.csv_files import csv_line
 from crysatom.crystals.ingest import PROGRESS_SECONDS, ReadCount
@@ -144,7 +145,7 @@ def describe(report: PredictReport) -> str:
         lines.append(describe_reasons(report.reasons))
         named = report.first_rejected
         lines.append("rejected:" if len(named) == report.rejected else f"the first {len(named)} rejected:")
-        lines += [f"  {rejected.material_id}: {rejected.detail}" for rejected in named]
+        lines += [f"  {one_line(rejected.material_id)}: {one_line(rejected.detail)}" for rejected in named]
     return "\n".join(lines)
 
 

@@ -25,7 +25,7 @@ from crysatom.names import ALL_LOSS_TERMS, ATOMIC_NUMBERS, HELD_OUT, LOSS, MAX_A
 from crysatom.pipelines.places import default_tracking_uri, resolve
 from crysatom.pipelines.preparing import prepare
 from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
-from crysatom.pipelines.stopping import saved_on_sigterm
+from crysatom.pipelines.stopping import saved_when_told
 from crysatom.pipelines.tracked import Publish, log_epochs, plain_context, progress, require_gpu, tracked, where_to_look
 from crysatom.report.figures import cross_correlation, has_map, loss_curves, vector_map
 from crysatom.tracking.environment import environment_tags
@@ -93,21 +93,27 @@ def run(config: PretrainConfig) -> FinishedRun:
     tracker = Tracker.at(folder.path, default_tracking_uri(config.tracking_uri))
     streamed = folder.read().get("streamed", _is_streamed(config, manifest))
     _check_resources(config, streamed=streamed)
-    if folder.claim(config, data_digest):
-        tracker.settle()
-        return _finished(folder, tracker, again=True)
-    folder.note(streamed=streamed)
+    finished = folder.claim(config, data_digest)
+    with folder.held():
+        if finished:
+            tracker.settle()
+        else:
+            folder.note(streamed=streamed)
+            _pretrain(config, shards, folder, tracker, streamed=streamed)
+        return _finished(folder, tracker, again=finished)
+
+
+def _pretrain(config: PretrainConfig, shards: Path, folder: RunFolder, tracker: Tracker, *, streamed: bool) -> None:
     done = f"continuing after epoch {folder.epochs_done()} of " if folder.epochs_done() else ""
     with tracked(folder, tracker, config, experiment=config.experiment, tags={}):
         logger.info("%s: %s%d epochs, %d workers ...", folder.path, done, config.epochs, config.num_workers)
         publish = Publish(tracker, partial(epoch_line, epochs=config.epochs))
-        with saved_on_sigterm(folder.path / CHECKPOINTS):
+        with saved_when_told(folder.path / CHECKPOINTS):
             outcome = _train(config, shards, folder.path, publish, streamed=streamed)
         log_epochs(tracker, outcome.history)  # those of an epoch after whose checkpoint the run was killed
         _write_results(config, shards, folder, tracker, outcome)
     folder.finish(run_id=tracker.run_id, seconds=sum(epoch["seconds"] for epoch in outcome.history))
     tracker.finish()
-    return _finished(folder, tracker)
 
 
 def epoch_line(metrics: Mapping[str, float], epochs: int) -> str:

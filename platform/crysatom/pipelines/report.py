@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import shlex
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import pandas as pd
 
 from crysatom.config import ReportConfig
 from crysatom.crystals.csv_files import read_written
+from crysatom.graphs.atomic import replacing
 from crysatom.names import (
     ALL_LOSS_TERMS,
     ELEMENT,
@@ -84,15 +86,14 @@ def run(config: ReportConfig) -> FinishedReport:
         experiments=config.experiment,
         store=store.shown,
         address=store.address or LOCAL_UI,
-        command="" if store.address else f"mlflow ui --backend-store-uri {store.shown}",
+        command="" if store.address else shlex.join(["mlflow", "ui", "--backend-store-uri", store.shown]),
         made=datetime.now(UTC),
         version=__version__,
     )
     path = resolve(config.out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = path.with_name(f".{path.name}.partial")
-    partial_file.write_text(page(about, runs, overview, details, config.figures), encoding="utf-8")
-    partial_file.replace(path)
+    with replacing(path, path.parent) as temporary:
+        temporary.write_text(page(about, runs, overview, details, config.figures), encoding="utf-8")
     return FinishedReport(path=path, runs=len(runs), problems=tuple(details.problems))
 
 

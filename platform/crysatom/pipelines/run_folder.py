@@ -20,6 +20,11 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
+FINISHED_SECONDS = 60.0
+"""How long a finished run is waited for: who holds it tells MLflow what it missed, which ends soon."""
+
+_CLAIMED: dict[Path, FileLock] = {}
+"""Locks of the folders that this process has claimed, until :meth:`RunFolder.held` takes them over."""
 
 
 class Resumable(Protocol):
@@ -46,10 +51,24 @@ class RunFolder:
     def claim(self, config: Resumable, data_digest: str) -> bool:
         """Make the folder this run's own; return whether the run in it is finished already.
 
+        The folder is locked before anything in it is read or written, and stays so for this process until it leaves
+        :meth:`held`, or ends.
+
         Raises:
-            ValueError: If another configuration or data set, or an unfinished run not to be resumed, is there.
+            ValueError: If another process holds it, or another configuration or data set, or an unfinished run not to
+                be resumed, is there.
 
         """
+        lock = _CLAIMED.pop(self.path, None) or self._locked()
+        try:
+            finished = self._claim(config, data_digest)
+        except BaseException:
+            lock.release()
+            raise
+        _CLAIMED[self.path] = lock
+        return finished
+
+    def _claim(self, config: Resumable, data_digest: str) -> bool:
         wanted = {"config_digest": digest(config), "data_digest": data_digest}
         found = self.read()
         if found:
@@ -63,29 +82,33 @@ class RunFolder:
                 )
         if config.resume and not self.has_checkpoint():
             logger.info("%s holds no checkpoint to continue from: starting with the first epoch", self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
         self.write({**found, **wanted, "finished": False, "config": recorded(config)})
         return False
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the folder, whose checkpoints and journal have one writer; a process that dies lets it go.
+        """Hold the folder, claimed or not; it has one writer, and a process that dies lets it go.
 
         Raises:
             ValueError: If another process holds it.
 
         """
-        lock = FileLock(self.path / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ValueError(
-                f"another process is at work in {self.path}; wait for it, or give this run another --name"
-            ) from error
+        lock = _CLAIMED.pop(self.path, None) or self._locked()
         try:
             yield
         finally:
             lock.release()
+
+    def _locked(self) -> FileLock:
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=FINISHED_SECONDS if self.read().get("finished") else 0)
+        except Timeout as error:
+            raise ValueError(
+                f"another process is at work in {self.path}; wait for it, or give this run another --name"
+            ) from error
+        return lock
 
     def has_checkpoint(self) -> bool:
         """Tell whether there is a checkpoint, of a whole epoch or from within one."""

@@ -1,4 +1,4 @@
-"""A training that is told to end, by SIGTERM, ends after the step at hand, with a checkpoint."""
+"""A training that is told to end, by SIGTERM or Ctrl-C, ends after the step at hand, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 GRACE_S = 20.0
 """After which the job ends without a checkpoint: Slurm and Kubernetes kill 30 seconds after SIGTERM."""
 
-EXIT_CODE = 128 + signal.SIGTERM
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def saved_on_sigterm(checkpoints: Path) -> Iterator[None]:
-    """Let SIGTERM ask a training for a checkpoint and its end; a second one, or :data:`GRACE_S`, end it at once.
+def saved_when_told(checkpoints: Path) -> Iterator[None]:
+    """Let a signal ask a training for a checkpoint and its end; a second one, or :data:`GRACE_S`, end it at once.
 
     The workers may be on other machines, so they are asked by a file beside the checkpoints, which anybody may write.
 
@@ -33,32 +33,39 @@ def saved_on_sigterm(checkpoints: Path) -> Iterator[None]:
 
     Raises:
         SystemExit: With the code of a process that SIGTERM ended, when the training has ended as asked.
+        KeyboardInterrupt: Likewise, if Ctrl-C asked.
 
     """
     request = checkpoints / STOP
     request.unlink(missing_ok=True)  # of a training that was killed before it saw it
-    timer = threading.Timer(GRACE_S, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.daemon = True
+    asked: list[int] = []
+    timers: list[threading.Timer] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
         if request.exists():
-            if callable(before):  # which knows more of how this process is to end
+            if callable(before := befores[signal.Signals(number)]):  # which knows more of how this process is to end
                 before(number, frame)
             sys.exit(128 + number)
-        logger.info("SIGTERM: saving after this step, then ending")
+        logger.info("%s: saving after this step, then ending; a second one ends at once", signal.Signals(number).name)
+        asked.append(number)
         request.parent.mkdir(parents=True, exist_ok=True)
         request.touch()
-        timer.start()
+        timers.append(threading.Timer(GRACE_S, os.kill, (os.getpid(), number)))
+        timers[-1].daemon = True
+        timers[-1].start()
 
     main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, ask) if main else None
+    befores = {number: signal.signal(number, ask) for number in SIGNALS if main}
     try:
         yield
     except StoppedError as error:
         logger.info("%s; go on with --resume", error)
-        raise SystemExit(EXIT_CODE) from None
+        if signal.SIGINT in asked:
+            raise KeyboardInterrupt from None
+        raise SystemExit(128 + signal.SIGTERM) from None
     finally:
-        timer.cancel()
-        if main:
-            signal.signal(signal.SIGTERM, before)
+        for timer in timers:
+            timer.cancel()
+        for number, before in befores.items():
+            signal.signal(number, before)
         request.unlink(missing_ok=True)

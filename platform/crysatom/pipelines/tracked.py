@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
 from crysatom.tracking.environment import environment_tags, source_tags
 from crysatom.tracking.fields import CONFIG_DIGEST, DATA, DATA_DIGEST, HARDWARE, REASON
 from crysatom.tracking.runs import Tracker
+from crysatom.training import checkpoints
 from crysatom.training.context import Metrics, PlainContext
 from crysatom.training.full_disk import said_if_full
 from crysatom.training.machine import hardware
@@ -73,33 +75,44 @@ def plain_context(config: Any, folder: Path, on_report: Callable[[Metrics], None
 def tracked(
     folder: RunFolder, tracker: Tracker, config: Any, *, experiment: str, tags: Mapping[str, str]
 ) -> Iterator[None]:
-    """Begin the run in MLflow, or go on with it; should what is done meanwhile fail, end it so. One process at a time.
+    """Begin the run in MLflow, or go on with it; should what is done meanwhile fail, end it so.
 
     Args:
-        folder: Of the run, claimed.
+        folder: Of the run, claimed and held.
         tracker: Of the run.
         config: Of the job.
         experiment: In MLflow.
         tags: Beside those that every run has.
 
     Raises:
-        ValueError: If another process is at work in the folder.
         FullDiskError: If results do not fit on the disk.
 
     """
     note = folder.read()
     identity = {DATA: config.data, DATA_DIGEST: note["data_digest"], CONFIG_DIGEST: digest(config)}
     here = "" if config.num_workers else hardware()  # workers will tell of theirs
-    with folder.held():
-        tracker.start(
-            experiment=experiment,
-            run_name=folder.path.name,
-            params=recorded(config),
-            tags=identity | dict(tags) | environment_tags(here) | source_tags(),
-            resume=True,  # whether it may be is decided: the folder was claimed
+    tracker.start(
+        experiment=experiment,
+        run_name=folder.path.name,
+        params=recorded(config),
+        tags=identity | dict(tags) | environment_tags(here) | source_tags(),
+        resume=True,  # whether it may be is decided: the folder was claimed
+    )
+    with saying_what_is_kept(folder), ending_as_it_does(tracker), said_if_full(folder.path):
+        yield
+
+
+@contextmanager
+def saying_what_is_kept(folder: RunFolder) -> Iterator[None]:
+    """Note on Ctrl-C where the run is and how far it got, for the last words of the job."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        newest = checkpoints.newest(folder.path / CHECKPOINTS)
+        interrupt.add_note(
+            f"the run is in {folder.path}" + (f", its newest checkpoint {newest.name}" if newest else "")
         )
-        with ending_as_it_does(tracker), said_if_full(folder.path):
-            yield
+        raise
 
 
 @contextmanager
@@ -135,7 +148,7 @@ def where_to_look(tracking_uri: str, run_id: str) -> str:
     shown = without_password(tracking_uri)
     if shown.startswith(("http://", "https://")):
         return f"MLflow run {run}; compare runs at {shown}"
-    return f"MLflow run {run}; compare runs with: mlflow ui --backend-store-uri {shown}"
+    return f"MLflow run {run}; compare runs with: {shlex.join(['mlflow', 'ui', '--backend-store-uri', shown])}"
 
 
 def require_gpu() -> None:

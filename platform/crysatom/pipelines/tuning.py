@@ -7,13 +7,14 @@ import hashlib
 import json
 import logging
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, takewhile
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -40,9 +41,13 @@ from crysatom.pipelines.trial import (
 from crysatom.pipelines.trial_record import FAILED_TRIAL, FINISHED, REASON_WIDTH, Record, Trial
 from crysatom.tracking import fields
 from crysatom.tracking.runs import Tracker
-from crysatom.training.metrics import Interval, bootstrap_mean, mad
+from crysatom.training.intervals import Interval, bootstrap_mean
+from crysatom.training.metrics import mad
 from crysatom.training.probe import CRYSTAL, PROBE_CSV, Probe
 from crysatom.training.regression import RegressionTask
+
+if TYPE_CHECKING:
+    from crysatom.cluster.tune import Halving
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +96,7 @@ def run(config: TuneConfig, space: SearchSpace) -> FinishedSweep:
 
     """
     from crysatom.cluster.session import start_ray
-    from crysatom.cluster.tune import Halving, concurrent_trials, run_trials
+    from crysatom.cluster.tune import concurrent_trials, run_trials
 
     base = base_config(config, space)
     settings = space.trials(config.num_trials, config.seed)
@@ -108,43 +113,51 @@ def run(config: TuneConfig, space: SearchSpace) -> FinishedSweep:
     objective = _objective(config, space, base, shards, data)
     identity = _identity(config, space, base, shards, data)
     folder = RunFolder(out / (config.name or f"tune-{Path(config.space).stem}-{identity}"))
-    names = zip(configs, settings, strict=True)
-    trials = {name: Trial.at(folder.path / TRIALS / name, values) for name, values in names}
     tracker = Tracker.at(folder.path, default_tracking_uri(config.tracking_uri))
     _require_resume(config, folder)
-    if folder.claim(dataclasses.replace(config, resume=False), identity):  # trials have the checkpoints
-        finished = _finished(folder, tracker, base, trials, space, again=True)
+    again = folder.claim(dataclasses.replace(config, resume=False), identity)  # trials have the checkpoints
+    with folder.held():
+        names = zip(configs, settings, strict=True)
+        trials = {name: Trial.at(folder.path / TRIALS / name, values) for name, values in names}
+        if again:
+            finished = _finished(folder, tracker, base, trials, space, again=True)
+            _catch_up(finished, tracker)
+            return finished
+        open_trials = [name for name, trial in trials.items() if not trial.ended]
+        done = f"{len(trials) - len(open_trials)} are done, " if len(open_trials) < len(trials) else ""
+        tags = {fields.SPACE: config.space, fields.OBJECTIVE_OF_SWEEP: space.objective}
+        with tracked(folder, tracker, config, experiment=config.experiment, tags=tags):
+            logger.info("%s: %d trials, %s%d at a time ...", folder.path, len(trials), done, concurrent)
+            record = Record(trials, tracker, config, base.epochs)
+            try:
+                run_trials(
+                    open_trials,  # none, if it was killed when all had ended
+                    partial(run_trial, objective, configs, folder.path / TRIALS),
+                    record,
+                    workers=config,
+                    concurrent=concurrent,
+                    halving=_halving(config, space, base, trials) if space.halving else None,
+                    folder=folder.path,
+                )
+            finally:
+                record.interrupted()
+            finished = _finished(folder, tracker, base, trials, space)
+            _tell(finished, tracker)
+        if not finished.count(FAILED_TRIAL):
+            folder.finish(run_id=tracker.run_id)
+        tracker.finish("FINISHED" if finished.count(FINISHED) else "FAILED")
         _catch_up(finished, tracker)
-        return finished
-    open_trials = [name for name, trial in trials.items() if not trial.ended]
-    done = f"{len(trials) - len(open_trials)} are done, " if len(open_trials) < len(trials) else ""
-    tags = {fields.SPACE: config.space, fields.OBJECTIVE_OF_SWEEP: space.objective}
-    with tracked(folder, tracker, config, experiment=config.experiment, tags=tags):
-        logger.info("%s: %d trials, %s%d at a time ...", folder.path, len(trials), done, concurrent)
-        record = Record(trials, tracker, config, base.epochs)
-        known = [(trial.name, int(p["epoch"]) + 1, p[PROBE]) for trial in trials.values() for p in trial.probes]
-        first = min(probe_epochs(base.epochs, config.probes, space.halving))
-        try:
-            run_trials(
-                open_trials,  # none, if it was killed when all had ended
-                partial(run_trial, objective, configs, folder.path / TRIALS),
-                record,
-                workers=config,
-                concurrent=concurrent,
-                halving=Halving(metric=PROBE, first=first, factor=space.halving, epochs=base.epochs, known=known)
-                if space.halving
-                else None,
-                folder=folder.path,
-            )
-        finally:
-            record.interrupted()
-        finished = _finished(folder, tracker, base, trials, space)
-        _tell(finished, tracker)
-    if not finished.count(FAILED_TRIAL):
-        folder.finish(run_id=tracker.run_id)
-    tracker.finish("FINISHED" if finished.count(FINISHED) else "FAILED")
-    _catch_up(finished, tracker)
-    return dataclasses.replace(finished, run_id=tracker.run_id)
+        return dataclasses.replace(finished, run_id=tracker.run_id)
+
+
+def _halving(
+    config: TuneConfig, space: SearchSpace, base: PretrainConfig | DownstreamConfig, trials: Mapping[str, Trial]
+) -> Halving:
+    from crysatom.cluster.tune import Halving
+
+    known = [(trial.name, int(p["epoch"]) + 1, p[PROBE]) for trial in trials.values() for p in trial.probes]
+    first = min(probe_epochs(base.epochs, config.probes, space.halving))
+    return Halving(metric=PROBE, first=first, factor=space.halving, epochs=base.epochs, known=known)
 
 
 def base_config(config: TuneConfig, space: SearchSpace) -> PretrainConfig | DownstreamConfig:
@@ -240,7 +253,8 @@ def describe(sweep: FinishedSweep) -> str:
     lines.append("difference: from the best, [95 % interval] of a paired bootstrap over the crystals; 0 in it: a tie")
     if sweep.count(FINISHED):
         lines.append(f"best: {sweep.trials[0].label}")
-        lines.append(f"  python jobs/{sweep.objective}.py --data {sweep.data} --config {sweep.folder / BEST_JSON}")
+        job, preset_file = f"jobs/{sweep.objective}.py", str(sweep.folder / BEST_JSON)
+        lines.append(f"  {shlex.join(['python', job, '--data', sweep.data, '--config', preset_file])}")
     lines.append(f"table: {sweep.folder / RESULTS_CSV}")
     if sweep.count(FAILED_TRIAL):
         lines.append("to try the failed trials again: the same command with --resume")
@@ -273,7 +287,7 @@ def results(sweep: FinishedSweep) -> pd.DataFrame:
 
 
 def _interval(difference: Interval | None) -> str:
-    return "" if difference is None else f"{difference[0]:+.4f} [{difference[1]:+.4f}, {difference[2]:+.4f}]"
+    return "" if difference is None else f"{difference.estimate:+.4f} {difference.ends('+.4f')}"
 
 
 def _changed(base: Any, values: Mapping[str, Any]) -> Any:
@@ -377,7 +391,7 @@ def _finished(
         objective=space.objective,
         data=base.data,
         trials=order,
-        differences={name: bootstrap_mean((mine - best).to_numpy()) for name, mine in errors.items()},
+        differences={name: bootstrap_mean((mine - best).to_numpy(), symmetric=True) for name, mine in errors.items()},
         num_validation=len(best),
         tracking_uri=tracker.uri,
         run_id=tracker.run_id,

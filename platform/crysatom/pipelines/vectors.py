@@ -82,9 +82,16 @@ def run(config: VectorsConfig) -> FinishedVectors:
     data_digest = _data_digest(shards)
     folder = RunFolder(out / (config.name or f"{config.method}-{digest(config)}-{data_digest[:8]}"))
     tracker = Tracker.at(folder.path, default_tracking_uri(config.tracking_uri))
-    if folder.claim(config, data_digest):
-        tracker.settle()
-        return _finished(folder, tracker, again=True)
+    finished = folder.claim(config, data_digest)
+    with folder.held():
+        if finished:
+            tracker.settle()
+        else:
+            _learn(config, shards, folder, tracker)
+        return _finished(folder, tracker, again=finished)
+
+
+def _learn(config: VectorsConfig, shards: Path, folder: RunFolder, tracker: Tracker) -> None:
     torch.set_num_threads(1)  # the matrices are small: on a busy machine threads wait for each other, 15 times as long
     with tracked(folder, tracker, config, experiment=config.experiment, tags={}):
         start = time.perf_counter()
@@ -94,7 +101,6 @@ def run(config: VectorsConfig) -> FinishedVectors:
         _write(config, folder, tracker, counts, vectors, facts)
     folder.finish(run_id=tracker.run_id, facts=facts)
     tracker.finish()
-    return _finished(folder, tracker)
 
 
 def learned(config: VectorsConfig, counts: Counts) -> tuple[AtomVectors, dict[str, float]]:

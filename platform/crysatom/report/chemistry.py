@@ -12,6 +12,7 @@ from crysatom.studies.chemistry import CLASSES, SPACES, Chemistry
 from crysatom.studies.leave_one_out import METHODS
 from crysatom.studies.probes import GROUP, NUMBERS
 from crysatom.studies.significance import ALPHA
+from crysatom.training.intervals import Interval
 
 LABELS = {**{name: label for name, (label, _) in NUMBERS.items()}, GROUP: "Group"}
 
@@ -25,12 +26,10 @@ SIGNS = {"supported": "+", "not supported": "o", "contradicted": "-", "not teste
 def probe_table(chemistry: Chemistry, method: str) -> pd.DataFrame:
     """Return R2 of numbers and accuracy of groups with 95 % intervals: a row per table, a column per fact."""
     rows = chemistry.probes[chemistry.probes["method"] == method]
-    cells = {
-        (row["table"], LABELS[row["property"]]): (
-            f"{row['score']:.2f} [{row['score_low']:.2f}, {row['score_high']:.2f}]{_mark(row['p'])}"
-        )
-        for row in rows.to_dict("records")
-    }
+    cells = {}
+    for row in rows.to_dict("records"):
+        score = Interval(row["score"], row["score_low"], row["score_high"])
+        cells[row["table"], LABELS[row["property"]]] = f"{score.estimate:.2f} {score.ends('.2f')}{_mark(row['p'])}"
     return _arranged(cells, list(chemistry.tables), list(LABELS.values()))
 
 

@@ -41,6 +41,7 @@ from crysatom.report.style import FAMILY_STYLES
 from crysatom.studies.overview import Group, Overview, Sweep, Table, dataset, is_ranked
 from crysatom.tracking import fields
 from crysatom.tracking.reading import TrackedRun
+from crysatom.training.intervals import Interval
 from crysatom.vectors.elements import element_table
 from crysatom.vectors.files import VECTORS_SAFETENSORS
 from crysatom.vectors.geometry import principal_components
@@ -313,7 +314,7 @@ def _with_interval(cell: Mapping[Any, Any], name: str, sign: str = "") -> str:
         return ""
     deviation = cell.get(f"{name}_sd", math.nan)
     spread = "" if math.isnan(deviation) else f" ± {deviation:#.2g}".removesuffix(".")
-    return f"{value:{sign}.4g}{spread} [{low:{sign}.4g}, {high:{sign}.4g}]"
+    return f"{value:{sign}.4g}{spread} {Interval(value, low, high).ends(f'{sign}.4g')}"
 
 
 def _text(value: Any) -> str:

@@ -182,13 +182,13 @@ def _cell_text(cell: Cell | None) -> str:
     if cell is None:
         return "-"
     spread = "" if math.isnan(cell.deviation) else f" ± {cell.deviation:.2g}"
-    text = f"{cell.mean:.4g}{spread} [{cell.interval.low:.4g}, {cell.interval.high:.4g}]"
+    text = f"{cell.mean:.4g}{spread} {cell.interval.ends()}"
     text += "" if cell.complete else f", {len(cell.runs)} of {cell.wanted} runs"
     text += "" if math.isnan(cell.paper) else f" (paper {cell.paper:.4g})"
     if (c := cell.comparison) is not None:
         d = c.difference
         holm = "" if cell.verdict_corrected == c.verdict else f" (Holm: {cell.verdict_corrected})"
-        text += f"<br>{d.estimate:+.3g} [{d.low:+.3g}, {d.high:+.3g}], {-c.gain:+.1%}, {c.verdict}{holm}"
+        text += f"<br>{d.estimate:+.3g} {d.ends('+.3g')}, {-c.gain:+.1%}, {c.verdict}{holm}"
     return text
 
 

@@ -107,16 +107,19 @@ class NodeLevelObjective(nn.Module):
             As :meth:`crysatom.ssl.objective.Objective.forward`.
 
         """
-        stream = mix(mix(batch.material_key, self.config.seed), epoch)
-        hidden = mask_atoms(batch, mix(stream, 0), self.config.atom_mask_fraction)
+        hidden, center = self.masks(batch, epoch)
         unmasked, masked = self.encode(batch, hidden)
         terms = {}
         if self.masking:
             terms[MASKING] = masked_element_loss(self.element(masked[hidden]), batch.atomic_numbers[hidden].long())
         if self.context:
-            center = one_atom(batch, mix(stream, 1))
             terms[CONTEXT] = context_loss(unmasked[center], self.context_map(self.surroundings(batch, center)))
         return {LOSS: torch.stack(list(terms.values())).sum(), **terms, "atoms": unmasked.detach()}
+
+    def masks(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return the masked atoms and the centers of contexts, ``(N,)`` bool each."""
+        stream = mix(mix(batch.material_key, self.config.seed), epoch)
+        return mask_atoms(batch, mix(stream, 0), self.config.atom_mask_fraction), one_atom(batch, mix(stream, 1))
 
     def encode(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return the atoms' vectors in the crystals as they are and with some masked, ``(N, D)`` each.

@@ -101,15 +101,21 @@ class Objective(nn.Module):
         unmasked = self.encoder.unmasked(batch, features)
         if config.ssl_loss == "none":
             return unmasked[None]
+        atoms, edges = self.masks(batch, epoch)
+        numbers, stacked = stack_views(batch, features, atoms, edges, reroute=config.masked_edges == "rerouted")
+        h: Tensor = self.encoder(numbers, stacked, track=False)
+        return torch.cat([unmasked[None], h.view(VIEWS, batch.num_nodes, config.embedding_dim)])
+
+    def masks(self, batch: Batch, epoch: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Return what is masked in each of two views: atoms ``(N,)`` and edges ``(E,)``, bool."""
+        config = self.config
         padding_from = config.cutoff if config.pad_short_lists else math.inf
         atoms, edges = [], []
         for view in range(VIEWS):
             stream = mix(mix(mix(batch.material_key, config.seed), epoch), view)
             atoms.append(mask_atoms(batch, stream, config.atom_mask_fraction))
             edges.append(mask_edges(batch, mix(stream, 1), config.edge_mask_fraction, padding_from))
-        numbers, stacked = stack_views(batch, features, atoms, edges, reroute=config.masked_edges == "rerouted")
-        h: Tensor = self.encoder(numbers, stacked, track=False)
-        return torch.cat([unmasked[None], h.view(VIEWS, batch.num_nodes, config.embedding_dim)])
+        return atoms, edges
 
     def project(self, h: Tensor, batch: Batch) -> Tensor:
         """Return the projections ``(B, d)`` of a view's atom vectors ``(N, D)``."""

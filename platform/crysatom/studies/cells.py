@@ -22,7 +22,7 @@ from crysatom.studies.statistics import (
     errors_of,
     mean_and_deviation,
 )
-from crysatom.training.metrics import Interval, bootstrap_mean
+from crysatom.training.intervals import Interval, bootstrap_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Cell:
         wanted: How many there are to be, over seeds, draws and folds.
         mean: Test MAE, mean over seeds and draws; of folds together, each crystal counted once.
         deviation: Sample standard deviation over seeds and draws; NaN for a single one.
-        interval: Bootstrap over test crystals of the errors averaged over seeds and draws.
+        interval: Bootstrap over test crystals of the errors averaged over seeds and draws; NaN for too few crystals.
         num_crystals: Test crystals of all folds.
         twin_free: Test MAE on crystals without a twin among the training crystals, likewise; NaN if there is none.
         comparison: With the baseline's cell; None: it is the baseline, or the baseline has no run.

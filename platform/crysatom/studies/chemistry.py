@@ -19,7 +19,7 @@ from crysatom.studies.probes import GROUP, Probe, Target, classes_of, probe, tar
 from crysatom.studies.significance import p_above, relabelings
 from crysatom.studies.silhouettes import silhouette
 from crysatom.studies.statements import NOT_TESTED, STATEMENTS, Finding, examine, verdicts
-from crysatom.training.metrics import bootstrap_mean
+from crysatom.training.intervals import bootstrap_mean
 from crysatom.vectors.elements import element_table
 from crysatom.vectors.geometry import distances, principal_components
 from crysatom.vectors.scale import scaled
@@ -128,7 +128,7 @@ def on_common_elements(
 def _probe_rows(name: str, probes: Mapping[str, list[Probe]]) -> list[dict[str, Any]]:
     rows = []
     for mine, reference in zip(probes[name], next(iter(probes.values())), strict=True):
-        difference = bootstrap_mean(mine.errors - reference.errors)
+        difference = bootstrap_mean(mine.errors - reference.errors, symmetric=True)
         rows.append(
             {
                 "table": name,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from crysatom.studies.leave_one_out import METHODS, hits, predict_left_out, scores
 from crysatom.studies.significance import p_above, relabelings
-from crysatom.training.metrics import RESAMPLES, Interval, bootstrap_mean
+from crysatom.training.intervals import Interval, bootstrap_mean, bootstrap_r2, wilson
 from crysatom.vectors.elements import element_table
 
 Array = NDArray[Any]
@@ -58,7 +58,7 @@ class Probe:
     Attributes:
         target: What.
         method: Of :data:`crysatom.studies.leave_one_out.METHODS`.
-        score: R2 or accuracy, with a 95 % bootstrap interval over elements.
+        score: R2 or accuracy, with a 95 % interval over elements, of predictions as they are (not learned anew).
         p: Chance that relabeled elements score as high.
         chance: The score that 95 % of relabelings stay below.
         errors: ``(n,)``: absolute error of each element, or 1 - its hit.
@@ -76,8 +76,8 @@ class Probe:
 
     @property
     def error(self) -> Interval:
-        """Mean absolute error, or share of wrong classes, with a 95 % bootstrap interval over elements."""
-        return bootstrap_mean(self.errors)
+        """Mean absolute error, or share of wrong classes, with a 95 % interval over elements."""
+        return wilson(self.errors) if self.target.metric == "accuracy" else bootstrap_mean(self.errors)
 
 
 def targets_of(atomic_numbers: Array) -> list[Target]:
@@ -127,22 +127,16 @@ def probe(vectors: Array, target: Target, method: str, *, draws: int, seed: int,
     mine = predicted[:, :1]
     if target.metric == "accuracy":
         errors, predictions = 1 - hits(values[:, :1], mine)[:, 0], mine[:, 0].argmax(axis=1)
+        score = wilson(1 - errors)
     else:
         errors, predictions = np.abs(values[:, 0, 0] - mine[:, 0, 0]), mine[:, 0, 0]
+        score = bootstrap_r2(values[:, 0, 0], predictions, seed=seed)
     return Probe(
         target=target,
         method=method,
-        score=_interval(target.values, mine[:, 0], seed),
+        score=score,
         p=p_above(float(all_scores[0]), all_scores[1:]),
         chance=float(np.quantile(all_scores[1:], 0.95)),
         errors=errors,
         predictions=predictions,
     )
-
-
-def _interval(values: Array, predicted: Array, seed: int) -> Interval:
-    """Return the score with a percentile interval over elements, the predictions as they are (not learned anew)."""
-    estimate = float(scores(values[:, None], predicted[:, None])[0])
-    chosen = np.random.default_rng(seed).integers(len(values), size=(len(values), RESAMPLES))
-    low, high = np.nanquantile(scores(values[chosen], predicted[chosen]), [0.025, 0.975])
-    return Interval(estimate, float(low), float(high))

@@ -16,7 +16,7 @@ import pandas as pd
 
 from crysatom.studies.runs import JudgedRun
 from crysatom.studies.significance import ALPHA, holm
-from crysatom.training.metrics import Interval, bootstrap_mean
+from crysatom.training.intervals import Interval, bootstrap_mean
 
 Verdict = Literal["resolved better", "not resolved", "resolved worse"]
 BETTER: Verdict = "resolved better"
@@ -33,7 +33,7 @@ class Comparison:
         baseline: Mean error of the baseline on the crystals that both judge.
         gain: Share of the baseline's error that is saved; below 0 the side is worse.
         p_value: Two-sided, of no difference, see :func:`p_value`.
-        verdict: Whether the interval of the difference holds 0.
+        verdict: Whether the interval of the difference is on one side of 0.
 
     """
 
@@ -129,8 +129,9 @@ def require_comparable(runs: Sequence[JudgedRun]) -> None:
 def compare(mine: pd.Series, theirs: pd.Series) -> Comparison:
     """Return how a side's errors differ from its baseline's, paired by crystal.
 
-    The interval is a percentile bootstrap over crystals (:func:`crysatom.training.metrics.bootstrap_mean`): of the
-    crystals, not of seeds, whose spread is beside it.
+    The interval is a symmetric studentized bootstrap over crystals
+    (:func:`crysatom.training.intervals.bootstrap_mean`): of the crystals, not of seeds, whose spread is beside it.
+    Too few crystals for one resolve nothing.
 
     Args:
         mine: Errors by id, mean over runs.
@@ -139,8 +140,8 @@ def compare(mine: pd.Series, theirs: pd.Series) -> Comparison:
     """
     assert set(mine.index) == set(theirs.index), "sides are checked to have the same crystals"
     paired = (mine - theirs.loc[mine.index]).to_numpy()
-    difference = bootstrap_mean(paired)
-    verdict = TIE if difference.low <= 0 <= difference.high else BETTER if difference.high < 0 else WORSE
+    difference = bootstrap_mean(paired, symmetric=True)
+    verdict = BETTER if difference.high < 0 else WORSE if difference.low > 0 else TIE
     gain = 1 - float(mine.mean()) / float(theirs.mean()) if theirs.mean() > 0 else float("nan")
     return Comparison(
         difference=difference, baseline=float(theirs.mean()), gain=gain, p_value=p_value(paired), verdict=verdict

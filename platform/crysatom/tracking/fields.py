@@ -33,6 +33,9 @@ FILLED = "vectors_filled"
 LEFT_OUT = "crystals_left_out"
 """Elements whose vectors were predicted from element properties; number of crystals that have elements without one."""
 
+RUN_KEY = "run_key"
+"""Tag by which a run is found again whose making was not answered."""
+
 PARENT = "mlflow.parentRunId"
 SPACE = "search_space"
 OBJECTIVE_OF_SWEEP = "search_objective"

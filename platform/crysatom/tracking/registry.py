@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from crysatom.config.secrets import scrubbed, without_password
 from crysatom.names import MODELS_URI, RUNS_URI
-from crysatom.tracking.store import client, missing_file, resolve_uri
+from crysatom.tracking.store import client, missing_file, resolve_uri, sent_once
 
 
 def register(uri: str, name: str, run_id: str, folder: str | Path, to: str, tags: Mapping[str, str]) -> str:
@@ -44,7 +44,8 @@ def register(uri: str, name: str, run_id: str, folder: str | Path, to: str, tags
     if known := version_of(uri, name, run_id):
         return known
     source = f"{mlflow.get_run(run_id).info.artifact_uri}/{to}"
-    return str(mlflow.create_model_version(name, source, run_id=run_id, tags=dict(tags)).version)
+    with sent_once():
+        return str(mlflow.create_model_version(name, source, run_id=run_id, tags=dict(tags)).version)
 
 
 def version_of(uri: str, name: str, run_id: str) -> str:

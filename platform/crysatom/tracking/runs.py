@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
+import shlex
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from crysatom.config.secrets import scrubbed, without_password
 from crysatom.names import MODELS_URI
 from crysatom.tracking import send
+from crysatom.tracking.database import StoreError
 from crysatom.tracking.fields import FIGURES
+from crysatom.tracking.homes import MovedHomeError
 from crysatom.tracking.journal import Journal, Record
 from crysatom.tracking.registry import version_of
 from crysatom.tracking.store import DeletedExperimentError, resolve_uri
@@ -25,8 +33,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 JOURNAL_FOLDER = "tracking"
+LOCK = ".lock"
+LOCK_SECONDS = 60.0
+"""How long one who sends the journal waits for another who does."""
+
 RETRY_SECONDS = 30.0
 """Pause after a failure before the store is tried again: an absent server must not slow training down."""
+
+
+class BusyJournalError(RuntimeError):
+    """Another process is sending the journal of the run."""
+
+
+_ANSWERS = (DeletedExperimentError, send.UnknownRunError, StoreError, MovedHomeError, BusyJournalError)
+"""What is wrong though the store is not away."""
 
 
 @dataclass(kw_only=True)
@@ -94,8 +114,10 @@ class Tracker:
             run = self.run_id or "(not yet in MLflow)"
             raise ValueError(f"{self.folder} already holds run {run}; resume it, or choose another folder")
         texts = {name: str(value) for name, value in params.items()}
-        above = {} if parent is None else {"parent": str(parent.resolve() / JOURNAL_FOLDER)}
-        self._tell(op=send.START, experiment=experiment, run_name=run_name, params=texts, tags=dict(tags), **above)
+        more = {"key": uuid.uuid4().hex}
+        if parent is not None:
+            more["parent"] = os.path.relpath(parent.resolve() / JOURNAL_FOLDER, self.folder)
+        self._tell(op=send.START, experiment=experiment, run_name=run_name, params=texts, tags=dict(tags), **more)
         return self
 
     @property
@@ -116,7 +138,7 @@ class Tracker:
 
     def log_artifact(self, path: str | Path, to: str = "") -> None:
         """Upload a file, or all files of a folder, to the folder ``to`` among the run's artifacts."""
-        self._tell(op=send.ARTIFACT, path=str(Path(path).resolve()), to=to)
+        self._tell(op=send.ARTIFACT, path=self._place(path), to=to)
 
     def log_figure(self, figure: Figure, name: str) -> Path:
         """Save a figure as ``figures/NAME.png`` in the run's folder, upload it, and return its path."""
@@ -128,7 +150,7 @@ class Tracker:
 
     def register(self, name: str, tags: Mapping[str, str], folder: str | Path, to: str) -> None:
         """Upload a folder to ``to`` among the run's artifacts, and make it the next version of a registered model."""
-        self._tell(op=send.REGISTER, name=name, tags=dict(tags), folder=str(Path(folder).resolve()), to=to)
+        self._tell(op=send.REGISTER, name=name, tags=dict(tags), folder=self._place(folder), to=to)
 
     def registered(self, name: str) -> str:
         """Return ``models:/NAME/VERSION`` of this run's version of a registered model; empty if MLflow has none yet."""
@@ -178,14 +200,14 @@ class Tracker:
         """Send what MLflow does not have yet, in order; return whether it now has everything.
 
         Args:
-            new_run: Make a new run, and tell it everything, if the store has no run of that id. Without it nothing
-                is sent then: it may be another store than the one that has the run.
+            new_run: Make a new run, and tell it everything, if the store has no run of that id, though nothing is
+                left to send. Without it nothing is sent then: it may be another store than the one that has the run.
 
         """
         replaced = (send.DeletedRunError, send.UnknownRunError) if new_run else send.DeletedRunError
         try:
             try:
-                self._send_pending()
+                self._send_pending(check=new_run)
             except replaced as error:
                 logger.warning(
                     "MLflow at %s: %s. A new run is made, and told everything", without_password(self.uri), error
@@ -199,10 +221,39 @@ class Tracker:
         self._retry_at = 0.0
         return True
 
-    def _send_pending(self) -> None:
-        for record, end in self._journal.pending():
-            send.send(self.uri, self._journal, record)
-            self._journal.mark_sent(end)
+    def _send_pending(self, *, check: bool = False) -> None:
+        journal = self._journal
+        if not journal.path.exists():
+            return
+        with self._sending():
+            if check and journal.run_id:
+                send.require_run(self.uri, journal.run_id)
+            for record, end in journal.pending():
+                send.send(self.uri, journal, record)
+                journal.mark_sent(end)
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        """Keep others, like the command ``flush``, from sending the journal meanwhile: each would make a run.
+
+        Raises:
+            BusyJournalError: If another does.
+
+        """
+        lock = FileLock(self._journal.folder / LOCK)
+        try:
+            lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout as error:
+            raise BusyJournalError("another process is sending this journal") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _place(self, path: str | Path) -> str:
+        """Return a path as the journal has it: from the run's folder on, if it is in there, which may be moved."""
+        whole = Path(path).resolve()
+        return str(whole.relative_to(self.folder) if whole.is_relative_to(self.folder) else whole)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"uri": self.uri, "folder": self.folder, "_retry_at": 0.0, "_seen": None, "_unwritten": []}
@@ -237,16 +288,15 @@ class Tracker:
 
     def _warn(self, error: Exception) -> None:
         level = logging.WARNING if self._retry_at == 0.0 else logging.DEBUG
-        answers = isinstance(error, DeletedExperimentError | send.UnknownRunError) or is_full(error)
+        answers = isinstance(error, _ANSWERS) or is_full(error)
+        flush = ["python", "-m", "crysatom.tracking.flush", str(self.folder)]
         logger.log(
             level,
-            "MLflow at %s %s (%s). Training goes on; what it should know is kept in %s and sent "
-            "when %s, or by: python -m crysatom.tracking.flush %s --tracking-uri '%s'",
+            "MLflow at %s %s (%s). Training goes on; what it should know is kept in %s and sent when %s, or by: %s",
             without_password(self.uri),
             "cannot be told" if answers else "does not answer",
             scrubbed(error, self.uri).partition("\n")[0],
             self._journal.path,
             "that is mended" if answers else "it is back",
-            self.folder,
-            without_password(self.uri),
+            shlex.join([*flush, "--tracking-uri", without_password(self.uri)]),
         )

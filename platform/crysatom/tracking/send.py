@@ -13,14 +13,17 @@ from mlflow.exceptions import MlflowException
 
 from crysatom.config.secrets import scrubbed
 from crysatom.tracking.datasets import log_dataset
-from crysatom.tracking.fields import PARENT, REASON, VECTORS
+from crysatom.tracking.fields import PARENT, REASON, RUN_KEY, VECTORS
 from crysatom.tracking.journal import Journal, Record
 from crysatom.tracking.registry import register
-from crysatom.tracking.store import client, experiment_id, require_active
+from crysatom.tracking.store import client, experiment_id, require_active, sent_once
 
 logger = logging.getLogger(__name__)
 
 START, METRICS, TAGS, ARTIFACT, REGISTER, FINISH = "start", "metrics", "tags", "artifact", "register", "finish"
+
+_PATHS = ("path", "folder", "parent")
+"""What is a path in a record: whole, or from the run's folder on."""
 
 _NOT_THERE = "RESOURCE_DOES_NOT_EXIST"
 _REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", _NOT_THERE}
@@ -51,11 +54,12 @@ def send(uri: str, journal: Journal, record: Record) -> None:
         Exception: Whatever MLflow raises when the store cannot be reached; try again later.
 
     """
+    record = _with_whole_paths(record, journal.folder.parent)
     if record["op"] == START:
         _start(uri, journal, record)
         return
     if record["op"] in {ARTIFACT, REGISTER}:  # which MLflow takes for a deleted run, too
-        _require_run(uri, journal.run_id)
+        require_run(uri, journal.run_id)
     try:
         _CALLS[record["op"]](uri, journal.run_id, record)
     except FileNotFoundError as error:
@@ -63,20 +67,24 @@ def send(uri: str, journal: Journal, record: Record) -> None:
     except MlflowException as error:
         if error.error_code not in _REFUSED:
             raise
-        _require_run(uri, journal.run_id)
+        require_run(uri, journal.run_id)
         logger.warning("MLflow refused %r of run %s: %s", record["op"], journal.run_id, scrubbed(error, uri))
+
+
+def _with_whole_paths(record: Record, folder: Path) -> Record:
+    """Return a record whose paths may count from the run's folder with whole ones."""
+    return {**record, **{name: str(folder / record[name]) for name in _PATHS if name in record}}
 
 
 def _start(uri: str, journal: Journal, record: Record) -> None:
     mlflow = client(uri)
     tags = {**record["tags"], **_parent(record)}
     if journal.run_id:
-        _require_run(uri, journal.run_id)
+        require_run(uri, journal.run_id)
         mlflow.update_run(journal.run_id, status="RUNNING")
     else:
         experiment = experiment_id(uri, record["experiment"])
-        run = mlflow.create_run(experiment, start_time=record["time"], run_name=record["run_name"])
-        journal.remember_run(run.info.run_id)
+        journal.remember_run(_made(mlflow, experiment, record))
     # MLflow refuses to change a parameter, and a resumed run may differ in where and how it runs
     known = mlflow.get_run(journal.run_id).data
     if known.tags.get(REASON):  # of a failure that this resumption is to mend
@@ -84,6 +92,18 @@ def _start(uri: str, journal: Journal, record: Record) -> None:
     _log_params(mlflow, journal.run_id, {k: v for k, v in record["params"].items() if k not in known.params})
     _log_tags(mlflow, journal.run_id, tags)
     log_dataset(mlflow, journal.run_id, tags)
+
+
+def _made(mlflow: MlflowClient, experiment: str, record: Record) -> str:
+    """Return the id of a new run, or of the one that was made by an earlier call whose answer was lost."""
+    key = record.get("key", "")  # journals of the time when runs had none do not say
+    if key and (known := mlflow.search_runs([experiment], f"tags.{RUN_KEY} = '{key}'")):
+        return str(known[0].info.run_id)
+    with sent_once():
+        made = mlflow.create_run(
+            experiment, start_time=record["time"], tags={RUN_KEY: key} if key else {}, run_name=record["run_name"]
+        )
+    return str(made.info.run_id)
 
 
 def _parent(record: Record) -> dict[str, str]:
@@ -95,7 +115,15 @@ def _parent(record: Record) -> dict[str, str]:
     return {PARENT: parent.run_id}
 
 
-def _require_run(uri: str, run_id: str) -> None:
+def require_run(uri: str, run_id: str) -> None:
+    """Raise unless the store has a run, not deleted.
+
+    Raises:
+        DeletedRunError: If it was deleted.
+        DeletedExperimentError: If its experiment was.
+        UnknownRunError: If there is none.
+
+    """
     try:
         run = client(uri).get_run(run_id)
     except MlflowException as error:

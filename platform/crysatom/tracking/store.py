@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -12,9 +14,11 @@ from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from crysatom.config.secrets import without_password
+from crysatom.tracking.database import SQLITE, file_of, make_ready
+from crysatom.tracking.homes import artifact_root, require_at_home
 
-SQLITE = "sqlite:///"
 TRACKING_URI_VARIABLE = "MLFLOW_TRACKING_URI"
+_RETRIES_VARIABLE = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
 
@@ -31,10 +35,10 @@ def resolve_uri(uri: str, directory: str | Path) -> str:
             Ray worker, which is scratch space.
 
     Raises:
-        ValueError: If it names a folder: MLflow no longer keeps runs in plain files.
+        ValueError: If it names a folder: MLflow no longer keeps runs in plain files. If it is sqlite without a file.
 
     """
-    uri = uri or os.environ.get(TRACKING_URI_VARIABLE, "") or f"{SQLITE}mlflow.db"
+    uri = uri or os.environ.get(TRACKING_URI_VARIABLE, "") or "sqlite:///mlflow.db"
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme not in _SCHEMES:
         raise ValueError(
@@ -42,22 +46,51 @@ def resolve_uri(uri: str, directory: str | Path) -> str:
             "is no longer maintained. Use sqlite:///mlflow.db or a server (http://host:5000); known kinds: "
             f"{', '.join(_SCHEMES)}"
         )
-    if uri.startswith(SQLITE):
-        return SQLITE + str(Path(directory).resolve() / uri.removeprefix(SQLITE))
-    return uri
+    return _with_whole_path(uri, directory) if scheme == SQLITE else uri
+
+
+def _with_whole_path(uri: str, directory: str | Path) -> str:
+    scheme, _, rest = uri.partition(":///")
+    path, mark, options = rest.partition("?")
+    if path in {"", ":memory:"} or path.startswith("file:"):
+        raise ValueError(f"tracking URI {uri!r} names no file that would last; write sqlite:///PATH")
+    return f"{scheme}:///{Path(directory).resolve() / path}{mark}{options}"
 
 
 def missing_file(uri: str) -> bool:
     """Tell whether a store, as :func:`resolve_uri` returns it, is a database file that is not there yet."""
-    return uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE).partition("?")[0]).exists()
+    file = file_of(uri)
+    return file is not None and not file.exists()
 
 
 @functools.cache
 def client(uri: str) -> MlflowClient:
-    """Return a client of a store, for runs and for registered models alike."""
+    """Return a client of a store, for runs and for registered models alike; an sqlite store is made if missing.
+
+    Raises:
+        StoreError: If it is a sqlite store that cannot be used as it is.
+        MovedHomeError: If it is one that was moved without telling it.
+
+    """
     for name in ("alembic", "mlflow.store.db.utils"):  # the migrations of a new store are no news to a user
         logging.getLogger(name).setLevel(logging.WARNING)
+    if (file := file_of(uri)) is not None:
+        make_ready(file)
+        require_at_home(file)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def sent_once() -> Iterator[None]:
+    """Keep MLflow from repeating a request that makes something: when only its answer was lost, that makes two."""
+    before = os.environ.get(_RETRIES_VARIABLE)
+    os.environ[_RETRIES_VARIABLE] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[_RETRIES_VARIABLE]
+        if before is not None:
+            os.environ[_RETRIES_VARIABLE] = before
 
 
 def experiment_id(uri: str, name: str) -> str:
@@ -97,6 +130,5 @@ def require_active(uri: str, experiment: Experiment) -> None:
 
 
 def _artifact_root(uri: str) -> str | None:
-    if not uri.startswith(SQLITE):
-        return None
-    return (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri()
+    file = file_of(uri)
+    return None if file is None else artifact_root(file)

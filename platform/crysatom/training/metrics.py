@@ -5,7 +5,7 @@ Errors have the unit of the property. Where a formula is undefined (targets that
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,26 +25,13 @@ from crysatom.names import (
     R2,
     RMSE,
 )
+from crysatom.training.intervals import RESAMPLES, Interval, bootstrap_mean
 
 Array = NDArray[Any]
-
-RESAMPLES = 2000
-"""Of a bootstrap; the end points of a 95 % interval then vary by a hundredth of its width from seed to seed."""
 
 GAP_THRESHOLD = 0.1
 """Electronvolt from which a predicted gap counts as one. A regression does not hit zero: the best public one errs by
 0.05 eV on metals (reference/science.md section 7), so that a smaller threshold would take its noise for gaps."""
-
-_MAX_DRAWS = 2**22
-"""Numbers drawn at a time: 32 MiB."""
-
-
-class Interval(NamedTuple):
-    """An estimate and the ends of its confidence interval."""
-
-    estimate: float
-    low: float
-    high: float
 
 
 def summary(target: Array, prediction: Array, name: str, *, seed: int = 0) -> dict[str, float]:
@@ -133,45 +120,20 @@ def gap_accuracy(target: Array, prediction: Array, *, threshold: float = GAP_THR
 def mae_interval(
     target: Array, prediction: Array, *, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95
 ) -> Interval:
-    """Return the MAE with a bootstrap interval over the crystals."""
+    """Return the MAE with an interval over the crystals, see :func:`crysatom.training.intervals.bootstrap_mean`."""
     return bootstrap_mean(np.abs(errors(target, prediction)), seed=seed, resamples=resamples, level=level)
 
 
 def paired_difference(
     target: Array, first: Array, second: Array, *, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95
 ) -> Interval:
-    """Return the MAE of ``first`` minus that of ``second`` on the same crystals, with a paired bootstrap interval.
+    """Return the MAE of ``first`` minus that of ``second`` on the same crystals, with a paired interval.
 
     Each resample takes both models' errors of a crystal together, so what makes a crystal hard for both cancels.
     Below zero, ``first`` is better; an interval that holds zero is a tie.
     """
     difference = np.abs(errors(target, first)) - np.abs(errors(target, second))
-    return bootstrap_mean(difference, seed=seed, resamples=resamples, level=level)
-
-
-def bootstrap_mean(values: Array, *, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95) -> Interval:
-    """Return the mean of ``(n,)`` values with a percentile interval.
-
-    Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
-
-    Memory does not grow with ``resamples``; equal seeds give equal intervals.
-
-    Raises:
-        ValueError: If there are no values, or the level does not lie in (0, 1).
-
-    """
-    if not len(values) or not 0 < level < 1 or resamples < 1:
-        raise ValueError(
-            f"a bootstrap needs values, resamples and a level in (0, 1); got {len(values)}, {resamples} and {level}"
-        )
-    generator = np.random.default_rng(seed)
-    size = max(1, _MAX_DRAWS // len(values))
-    means = [
-        values[generator.integers(len(values), size=(min(size, resamples - start), len(values)))].mean(axis=1)
-        for start in range(0, resamples, size)
-    ]
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(np.mean(values)), float(low), float(high))
+    return bootstrap_mean(difference, seed=seed, resamples=resamples, level=level, symmetric=True)
 
 
 def mae_by_element(target: Array, prediction: Array, holds: Array) -> dict[int, tuple[int, float]]:

@@ -145,7 +145,7 @@ class _Reading:
                 "do not decide; add the symmetry operations, or the setting to the name"
             )
             raise Rejection(Reason.SYMMETRY, message)
-        return atoms, (f"the space group was taken for {chosen.name}, by Z and formula",) if refused else ()
+        return atoms, (f"Z and formula decided the setting of the space group: {chosen.name}",) if refused else ()
 
     def _confirmed(self, operations: Operations, *, is_named: bool = False) -> tuple[Atoms, bool]:
         """Return the atoms under operations, and whether Z and formula confirm them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 from crysatom.crystals.quarantine import short
@@ -24,8 +25,7 @@ def comment_line(text: str) -> dict[str, Any]:
     from ase.io.extxyz import key_val_str_to_dict
 
     pairs = _PAIR.findall(text)
-    keys = [key for key, _ in pairs]
-    if twice := next((key for key in keys if keys.count(key) > 1), None):
+    if twice := next((key for key, count in Counter(key for key, _ in pairs).items() if count > 1), None):
         raise ValueError(f"the key {short(twice)!r} is twice in the comment line; keep one of them")
     found: dict[str, Any] = key_val_str_to_dict(text)  # type: ignore[no-untyped-call]
     if _REAL_NUMBERS.search(str(found.get("Properties", ""))):

@@ -124,7 +124,7 @@ def _listed_files(folder: Path, by_name: dict[str, Path], rows: list[Row]) -> It
                 source=where,
             )
         elif file is None:
-            message = no_such_file(row.material_id, shapes)
+            message = no_such_file(folder, row.material_id, shapes)
             yield rejected(Reason.MISSING_FILE, message, material_id=row.material_id, source=where)
         else:
             record = _read_structure(file, _stem(file), row.properties)

@@ -17,6 +17,7 @@ from crysatom.crystals.text_table import (
     is_missing,
     number,
     read_text_table,
+    require_distinct,
     says_missing,
     says_odd,
     typed,
@@ -136,10 +137,10 @@ def _names(path: Path, header: list[str], lines: list[Line]) -> list[str]:
 
     """
     names = header[1:]
-    if twice := sorted({name for name in names if name and names.count(name) > 1}):
-        raise ValueError(
-            f"{path}: several columns are called {', '.join(map(repr, twice))}; rename all but one of them"
-        )
+    try:
+        require_distinct(filter(None, names))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     for i, name in enumerate(names, start=1):
         if not name and any(cells[i] for _, cells in lines):
             raise ValueError(f"{path}: column {i + 1} has values but no name; name it, or remove it")

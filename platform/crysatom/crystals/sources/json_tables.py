@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from crysatom.crystals.quarantine import short
+from crysatom.crystals.text_table import require_distinct
 
 STRUCTURE_KEYS = ("structure", "atoms", "snl", "cif", "cif_string", "cif_str", "poscar")
 """Where a record may hold its structure, in order of preference."""
@@ -55,7 +56,7 @@ def _split(document: dict[str, Any], stem: str) -> Entries:
     columns, rows = document["columns"], document["data"]
     if not isinstance(columns, list) or any(isinstance(name, list | dict) for name in columns):
         raise ValueError("the names of the table's columns are no list of words; flatten them")
-    _require_distinct([str(name) for name in columns], "columns")
+    require_distinct(map(str, columns))
     for number, row in enumerate(rows):
         if not isinstance(row, list) or len(row) != len(columns):
             cells = len(row) if isinstance(row, list) else "no list of"
@@ -100,8 +101,3 @@ def _columns(document: dict[str, Any], key: str, stem: str) -> Entries:
 def _row_names(column: Any) -> Collection[Any]:
     """Return the names or numbers of a column's rows; names compare in any order."""
     return column.keys() if isinstance(column, dict) else range(len(column))
-
-
-def _require_distinct(names: list[str], what: str) -> None:
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"several {what} are called {short(', '.join(map(repr, twice)))}; rename all but one of them")

@@ -12,6 +12,9 @@ _COMPRESSED = r"(?:\.(?:gz|bz2|xz))?"
 _POSCAR = re.compile(rf"(?:(?:POSCAR|CONTCAR)[^.]*|.+\.(?:vasp|poscar)){_COMPRESSED}", re.IGNORECASE)
 _POSCAR_ENDING = re.compile(rf"(?:\.(?:vasp|poscar))?{_COMPRESSED}$", re.IGNORECASE)
 
+_LONGEST_NAME = 255
+"""Bytes of a file's name, in usual file systems."""
+
 
 def is_poscar(file: Path) -> bool:
     """Return whether a file is called like a POSCAR of VASP: ``POSCAR``, ``CONTCAR_1``, ``x.vasp``, ``x.vasp.gz``."""
@@ -28,10 +31,11 @@ def by_shape(by_name: Mapping[str, Path]) -> dict[str, str]:
     return {_shape(name): file.name for name, file in by_name.items()}
 
 
-def no_such_file(name: str, shapes: Mapping[str, str]) -> str:
+def no_such_file(folder: Path, name: str, shapes: Mapping[str, str]) -> str:
     """Return a sentence on an id that names no file, with the likely cause.
 
     Args:
+        folder: That of the list.
         name: The id.
         shapes: Of the names that would have been found; see :func:`by_shape`.
 
@@ -39,6 +43,8 @@ def no_such_file(name: str, shapes: Mapping[str, str]) -> str:
     told, meant = short(name), shapes.get(_shape(name))
     if meant is not None:
         return f"there is no {told}.cif beside it, but {short(meant)}: {_cause(name, meant)}; write the id as its file"
+    if Path(name).name == name and len(name.encode()) <= _LONGEST_NAME and (folder / name).is_file():
+        return f"{told} is neither a CIF nor a POSCAR, and other files cannot be listed; convert it"
     what = told if Path(name).suffix else f"{told}.cif"
     return f"there is no {what} beside it; add the file, or remove the row"
 

@@ -17,7 +17,7 @@ from crysatom.crystals.quarantine import Reason, Rejected, short
 from crysatom.crystals.raw import Format, Raw
 from crysatom.crystals.sources.ase_files import is_ase_database, open_ase_json
 from crysatom.crystals.sources.base import Source, plain_properties, pop_id, rejected
-from crysatom.crystals.sources.json_tables import entries, structure_key
+from crysatom.crystals.sources.json_tables import STRUCTURE_KEYS, entries, structure_key
 
 JARVIS_MISSING = ("na",)
 """What JARVIS writes where there is no value."""
@@ -65,17 +65,17 @@ def open_json(path: str) -> Source:
         document = _loads(text)
     except _UNREADABLE as error:
         raise ValueError(f"{path}: cannot be read ({error}); restore the file") from error
-    except _NoStructuresError as error:
-        raise ValueError(f"{path}: holds no structures: {error}; give the file that holds the structures") from error
     except strict_json.RepeatedKeyError as error:
         raise ValueError(f"{path}: {error}") from None
+    except _NoStructuresError as error:
+        raise ValueError(f"{path}: holds no structures: {error}; give the file that holds the structures") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: not valid JSON ({error}); a file with one record per line must be called .jsonl"
         ) from error
-    _require_few_entries(document, len(text), path)
     if is_ase_database(document):
         return open_ase_json(path, document)
+    _require_few_entries(document, len(text), path)
     try:
         found = entries(document, Path(path).name.split(".")[0])
     except ValueError as error:
@@ -174,10 +174,10 @@ def _loads(text: str) -> Any:
 
 def _require_few_entries(document: Any, num_bytes: int, path: str) -> None:
     """Raise if a document has more entries than structures fit into its bytes, before records are made of them."""
-    if isinstance(document, dict) and {"columns", "data"} <= document.keys():
-        document = document["data"]
-    if isinstance(document, list | dict):
-        _require_few(len(document), num_bytes, path)
+    columns = ("data", *STRUCTURE_KEYS) if isinstance(document, dict) else ()
+    for entries_of in (document, *(document[name] for name in columns if name in document)):
+        if isinstance(entries_of, list | dict):
+            _require_few(len(entries_of), num_bytes, path)
 
 
 def _require_few(records: int, num_bytes: int, path: str) -> None:
@@ -231,11 +231,11 @@ def _lines(path: str) -> Iterator[Raw | Rejected]:
 def _line(line: bytes, default_id: str, where: str) -> Raw | Rejected:
     try:
         return to_raw(_loads(line.decode("utf-8-sig")), default_id, where)
+    except strict_json.RepeatedKeyError as error:
+        return rejected(Reason.UNREADABLE, str(error), material_id=default_id, source=where)
     except _NoStructuresError as error:
         message = f"the line holds no structure: {error}; remove it"
         return rejected(Reason.UNREADABLE, message, material_id=default_id, source=where)
-    except strict_json.RepeatedKeyError as error:
-        return rejected(Reason.UNREADABLE, str(error), material_id=default_id, source=where)
     except (ValueError, RecursionError) as error:
         message = f"the line is not valid JSON ({error}); write one structure or record per line"
         return rejected(Reason.UNREADABLE, message, material_id=default_id, source=where)
