@@ -100,6 +100,19 @@ def test_the_shortest_crystals_are_no_bomb(
     assert len(list(open_source(str(tmp_path / name)).records())) == 50
 
 
+def test_lines_of_nothing_are_refused_before_anything_is_started_or_when_they_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "FEW", 5)
+    (tmp_path / "a.jsonl").write_text("{}\n" * 10)
+    with pytest.raises(ValueError, match=r"a\.jsonl: holds no structures: there are 10 entries in 30 bytes"):
+        open_source(str(tmp_path / "a.jsonl"))
+    monkeypatch.setattr(reader, "LOOKED_AT", 4)
+    records = open_source(str(tmp_path / "a.jsonl")).records()
+    with pytest.raises(ValueError, match=r"a\.jsonl: holds no structures: there are 6 entries in 18 bytes"):
+        list(records)
+
+
 def lines(folder: Path, *, sound: int, broken: int) -> str:
     path = folder / "a.jsonl"
     path.write_text("\n".join([ATOMS] * sound + ["{}"] * broken))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crysatom.crystals.csv_files import as_it_was, csv_line, csv_text, harmless, read_predictions, write_csv
+from crysatom.crystals.csv_files import as_it_was, csv_line, csv_text, harmless, read_written, write_csv
 from crysatom.report.text_tables import latex_text, markdown_text
 from tests.conftest import REPOSITORY
 
@@ -88,14 +88,23 @@ def test_ordinary_tables_are_written_as_pandas_does() -> None:
 
 
 def test_ids_come_back_as_they_were(tmp_path: Path) -> None:
-    ids = [text for text in (*FORMULAS, *PLAIN) if text]
+    ids = [*FORMULAS, *PLAIN, "nan"]
     write_csv(pd.DataFrame({"material_id": ids, "prediction": np.arange(len(ids)) - 0.5}), tmp_path / "p.csv")
-    read = read_predictions(tmp_path / "p.csv")
+    read = read_written(tmp_path / "p.csv")
     assert read["material_id"].tolist() == ids
+    assert pd.read_csv(tmp_path / "p.csv")["material_id"].isna().sum() == 3, "else it would not matter"
     assert read["prediction"].tolist() == [k - 0.5 for k in range(len(ids))]
 
 
 NOT_TEXT_OF_USERS = {"vectors/files.py": "symbols of elements and numbers", "crystals/csv_files.py": "the writer"}
+
+
+@pytest.mark.parametrize("nothing", ["", "nan"])
+def test_numbers_that_are_missing_are_nan(nothing: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"row,mean\nNA,{nothing}\n'=a,-0.5\n")
+    read = read_written(tmp_path / "t.csv")
+    assert read["mean"].isna().tolist() == [True, False]
+    assert read["row"][0] == "NA"
 
 
 def test_nothing_else_writes_csv() -> None:

@@ -65,13 +65,14 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     path.write_text(csv_text(frame), encoding="utf-8", newline="")
 
 
-def read_predictions(path: Path) -> pd.DataFrame:
-    """Read a table with a column of ids, which are the text that was written: ``NA`` and ``007``, too.
+def read_written(path: Path) -> pd.DataFrame:
+    """Read a table whose ids, if it has some, are the text that was written: ``NA`` and ``007``, too.
 
     Raises:
-        ValueError: If it is no table of numbers beside ids.
-        KeyError: If it has no ids.
+        ValueError: If it is no table.
 
     """
-    frame = pd.read_csv(path, dtype={MATERIAL_ID: str}, keep_default_na=False, na_values=[""])
-    return frame.assign(**{MATERIAL_ID: frame[MATERIAL_ID].map(as_it_was)})
+    missing = {name: ["", "nan"] for name in pd.read_csv(path, nrows=0).columns if name != MATERIAL_ID}
+    frame = pd.read_csv(path, dtype={MATERIAL_ID: str}, keep_default_na=False, na_values=missing)
+    ids = {MATERIAL_ID: frame[MATERIAL_ID].map(as_it_was)} if MATERIAL_ID in frame else {}
+    return frame.assign(**ids)

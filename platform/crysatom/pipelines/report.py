@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from crysatom.config import ReportConfig
+from crysatom.crystals.csv_files import read_written
 from crysatom.graphs.atomic import replacing
 from crysatom.names import (
     ALL_LOSS_TERMS,
@@ -166,7 +167,7 @@ class _Reader:
     def _csv(self, run: TrackedRun, name: str, columns: set[str]) -> pd.DataFrame | None:
         path = self._artifact(run, name)
         try:
-            frame = None if path is None else pd.read_csv(path)
+            frame = None if path is None else read_written(path)
             if frame is not None and (lacking := columns - set(frame.columns)):
                 raise ValueError(f"it has no column {', '.join(sorted(lacking))}")  # noqa: TRY301 - as any other damage
         except ValueError as error:

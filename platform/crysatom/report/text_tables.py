@@ -41,7 +41,7 @@ def _rows(frame: pd.DataFrame) -> list[tuple[object, list[object]]]:
 
 def markdown_text(text: str) -> str:
     """Return a text as a cell of a table in Markdown: on one line, without bars and without HTML."""
-    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", r"\|")
+    return " ".join(text.split()).replace("<", "&lt;").replace("|", r"\|")
 
 
 def latex_text(text: str) -> str:

@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from crysatom.config.data import require_name
-from crysatom.crystals.csv_files import read_predictions
+from crysatom.crystals.csv_files import read_written
 from crysatom.crystals.splits import ids_digest
 from crysatom.names import MATERIAL_ID, PREDICTION, PREDICTIONS_CSV, RESULTS_JSON, RUN_JSON, TARGET
 
@@ -126,7 +126,7 @@ def of_run(folder: str | Path) -> tuple[Predictions, dict[str, float]]:
     folder = Path(folder)
     try:
         run, results = (json.loads((folder / file).read_text()) for file in (RUN_JSON, RESULTS_JSON))
-        rows = read_predictions(folder / PREDICTIONS_CSV)
+        rows = read_written(folder / PREDICTIONS_CSV)
         seconds = float(run["seconds"])
     except (OSError, KeyError) as error:
         raise ValueError(f"{folder} holds no finished run of jobs/downstream.py ({error})") from error

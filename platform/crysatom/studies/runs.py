@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from crysatom.config import DownstreamConfig, digest
-from crysatom.crystals.csv_files import read_predictions
+from crysatom.crystals.csv_files import read_written
 from crysatom.names import MATERIAL_ID, PREDICTION, PREDICTIONS_CSV, RESULTS_JSON, RUN_JSON, TARGET
 from crysatom.tracking.fields import DATA_DIGEST, DISTILL_DIGEST, INIT_DIGEST, INIT_MODEL_DIGEST, SPLIT_DIGEST
 from crysatom.training.inference import MODEL_FOLDER
@@ -77,7 +77,7 @@ class JudgedRun:
 
     def errors(self) -> pd.Series:
         """Return the absolute error of each test crystal, by id, in the unit of the property."""
-        rows = read_predictions(self.folder / PREDICTIONS_CSV).set_index(MATERIAL_ID)
+        rows = read_written(self.folder / PREDICTIONS_CSV).set_index(MATERIAL_ID)
         return (rows[PREDICTION] - rows[TARGET]).abs()
 
 

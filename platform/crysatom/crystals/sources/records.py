@@ -7,6 +7,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
@@ -41,6 +42,9 @@ LEAST_RECORD_BYTES = 64
 
 LEAST_OBJECT_BYTES, LEAST_LIST_BYTES = 12, 5
 """For each ``{``, and for each ``{`` or ``[``, on average: a site takes 94 bytes for six, coordinates 8 for one."""
+
+LOOKED_AT = 1_000_000
+"""Bytes of JSON Lines that are looked at before anything is started."""
 
 FEW = 10_000
 """So many of a kind are no burden, whatever they are."""
@@ -88,7 +92,15 @@ def open_json(path: str) -> Source:
 
 
 def open_json_lines(path: str) -> Source:
-    """Open a file with one structure or record per line; it is read line by line."""
+    """Open a file with one structure or record per line; it is read line by line.
+
+    Raises:
+        ValueError: If it begins with more lines than structures fit into their bytes.
+
+    """
+    with suppress(*_UNREADABLE), _open(path) as stream:  # what cannot be read is said when its place is known
+        head = stream.read(LOOKED_AT)
+        _require_few(head.count(b"\n"), len(head), path)
     return Source(name=path, records=partial(_lines, path))
 
 
