@@ -56,7 +56,7 @@ def finished_last(batch: pa.Table, limits: Limits, done: Path) -> pa.Table:
     """Examine a batch; the first one of all waits for the second."""
     first, second = "c0", f"c{BATCH_RECORDS}"
     names = batch[MATERIAL_ID].to_pylist()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while first in names and not done.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     outcome = examine_batch(batch, limits)

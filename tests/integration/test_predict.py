@@ -98,7 +98,7 @@ def test_the_order_is_that_of_the_input_whichever_batch_is_finished_first(
         """Predicts the first batch after the second one."""
 
         def predict_records(self, records: pa.Table) -> pa.Table:
-            names, deadline = records[MATERIAL_ID].to_pylist(), time.monotonic() + 20
+            names, deadline = records[MATERIAL_ID].to_pylist(), time.monotonic() + 60
             while "a000" in names and not done.exists() and time.monotonic() < deadline:
                 time.sleep(0.01)
             if "a200" in names:

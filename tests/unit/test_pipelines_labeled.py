@@ -160,6 +160,20 @@ def test_the_digest_is_of_the_labels_of_each_part(folder: Path, tmp_path: Path, 
     assert one.data_digest != other.data_digest
 
 
+def test_the_digest_is_of_the_split_though_labels_are_alike(folder: Path, tmp_path: Path) -> None:
+    """Two neighbors with equal labels change their parts: the labels of all parts are the same, in the same order."""
+    count = pq.read_metadata(folder / "crystals.parquet").num_rows
+    energies: list[Any] = [float(k % 5 == 0) for k in range(count)]
+    parts = (["train", "test", "val", "train", "train"] * count)[:count]
+    one = with_columns(folder, tmp_path, energy=energies, split_energy=parts)
+    parts[1], parts[2] = parts[2], parts[1]
+    other = with_columns(folder, tmp_path, energy=energies, split_energy=parts)
+    for part in ("train", "val", "test"):
+        labels = [data.task.labels[getattr(data.split, part)].tolist() for data in (one, other)]
+        assert labels[0] == labels[1]
+    assert one.data_digest != other.data_digest
+
+
 def test_fewer_training_crystals_and_the_same_test(folder: Path) -> None:
     whole, half = volumes(folder, tiny()), volumes(folder, tiny(train_fraction=0.5))
     assert set(half.split.train) < set(whole.split.train)
