@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 from ase.db import connect
 from ase.io import write as ase_write
+from filelock import FileLock
 from pymatgen.core import Element, Lattice, Species, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from crysatom.config import IngestConfig
 from crysatom.crystals.checks import DEFAULT_LIMITS
 from crysatom.crystals.examine import examine
-from crysatom.crystals.ingest import IngestReport, ingest_plain
+from crysatom.crystals.ingest import LOCK_FILE, IngestReport, ingest_plain
 from crysatom.crystals.raw import Raw
 from crysatom.crystals.sources import open_source, read_source
 from crysatom.crystals.table import Crystal, read_table
@@ -281,8 +282,16 @@ def test_output_is_replaced_only_on_request(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--overwrite"):
         ingest(tmp_path / "a.cif", tmp_path)
     ingest(tmp_path / "a.cif", tmp_path, overwrite=True)
-    files = sorted(p.name for p in (tmp_path / "out").iterdir())
+    files = sorted(p.name for p in (tmp_path / "out").glob("[!.]*"))
     assert files == ["crystals.parquet", "notes.parquet", "quarantine.parquet"]
+
+
+def test_a_folder_has_one_ingest_at_a_time(tmp_path: Path) -> None:
+    (tmp_path / "a.cif").write_text(cif())
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / LOCK_FILE), pytest.raises(ValueError, match="another process is reading crystals"):
+        ingest(tmp_path / "a.cif", tmp_path)
+    assert ingest(tmp_path / "a.cif", tmp_path)[0].accepted == 1
 
 
 def test_terminal_is_not_spammed(

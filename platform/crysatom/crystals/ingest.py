@@ -10,11 +10,13 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from crysatom.config import IngestConfig
 from crysatom.crystals.checks import Limits
@@ -34,6 +36,7 @@ logger = logging.getLogger(__name__)
 TABLE_FILE = "crystals.parquet"
 QUARANTINE_FILE = "quarantine.parquet"
 NOTES_FILE = "notes.parquet"
+LOCK_FILE = ".ingest.lock"
 
 BATCH_RECORDS = 128
 """Records parsed at a time; half a second of CIFs."""
@@ -95,8 +98,9 @@ def run_ingest(config: IngestConfig, examine_all: ExamineAll) -> IngestReport:
     source = open_source(config.source)
     read = ReadCount()
     limits = Limits(max_atoms=config.max_atoms, min_distance=config.min_distance)
-    outcomes = examine_all(read.batches(source), limits)
-    report = _collect(outcomes, source, read, out)
+    with _held(out):
+        _require_free(out, overwrite=config.overwrite)  # another ingest may have ended just now
+        report = _collect(examine_all(read.batches(source), limits), source, read, out)
     assert report.read == report.accepted + report.rejected, f"a record was lost: {report}"
     return report
 
@@ -110,6 +114,28 @@ def _require_free(out: Path, *, overwrite: bool) -> None:
             f"{out} already holds {' and '.join(present)}; choose another --out, or pass --overwrite to replace them"
         )
     out.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """Hold a folder, which has one writer; a process that dies lets it go.
+
+    Raises:
+        ValueError: If another process holds it.
+
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(
+            f"another process is reading crystals into {out}; wait for it, or choose another --out"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class ReadCount:
