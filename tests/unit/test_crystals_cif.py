@@ -217,6 +217,7 @@ HELD = (
         "moved by at most 0.0007",
     ),
     Read("pymatgen's Z of the formula of a whole cell", cif(extra=units("Na1 Cl1", 1)), 2, 0.541),
+    Read("pymatgen's Z of a cell of one nitrogen", cif("N1 N 0 0 0", units("N1", 0)), 1, 0.130),
     Read(
         "pymatgen's Z of a peroxide",
         cif("Li1 Li 0 0 0\nLi2 Li 0.5 0 0\nO1 O 0 0.5 0\nO2 O 0 0 0.5", units("Li2 O2", 1)),
@@ -302,6 +303,18 @@ REFUSED = (
     ),
     Refused("scaling", cif(extra=operations("x,y,z", "2x,y,z")), Reason.SYMMETRY, "2x"),
     Refused("half rotation", cif(extra=operations("x,y,z", "1/2*x,y,z")), Reason.SYMMETRY, "1/2*x"),
+    Refused(
+        "translation of no space group",
+        cif(extra=operations("x,y,z", "-x+123/662,y,z")),
+        Reason.SYMMETRY,
+        "within a tolerance",
+    ),
+    Refused(
+        "images nearly at one place",
+        cif("U1 U 0 0 0.00440000", operations("x,y,z", "x,y,-z")),
+        Reason.OVERLAPPING_ATOMS,
+        "nearer than atoms can be",
+    ),
     Refused("two components", cif(extra=operations("x,y")), Reason.SYMMETRY, "x,y"),
     Refused("division by zero", cif(extra=operations("x+1/0,y,z")), Reason.SYMMETRY, "1/0"),
     Refused("missing product", cif(extra=operations("x,y,z", "-x,y,z", "x,-y,z")), Reason.SYMMETRY, "no group"),
@@ -326,7 +339,7 @@ REFUSED = (
         Reason.CONTRADICTION,
         "g/cm^3, more than",
     ),
-    Refused("Z of zero", cif(extra=units("Na Cl", 0)), Reason.CONTRADICTION, "_cell_formula_units_Z is 0"),
+    Refused("negative Z", cif(extra=units("Na Cl", -1)), Reason.CONTRADICTION, "_cell_formula_units_Z is -1"),
     Refused("dot in a coordinate", cif("Na1 Na . 0 0"), Reason.UNREADABLE, "_atom_site_fract_x of site 1 is '.'"),
     Refused(
         "question mark in a coordinate", cif("Na1 Na 0 ? 0"), Reason.UNREADABLE, "_atom_site_fract_y of site 1 is '?'"

@@ -135,6 +135,8 @@ def _positive(block: Block, tag: str) -> float | None:
     if text is None:
         return None
     value = number(text, spelled(tag)).value
+    if value == 0 and tag == UNITS_TAG:  # pymatgen cuts off one half, for cells of one atom of H, N, O, F or Cl
+        return None
     if value <= 0:
         raise Rejection(Reason.CONTRADICTION, f"{spelled(tag)} is {short(text)}; correct it, or remove it")
     return value

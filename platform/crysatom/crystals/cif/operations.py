@@ -24,6 +24,9 @@ _TERM = re.compile(r"([+-]?)(?:(?:(\d{1,2})\*?)?([xyz])|(\d{1,3})/(\d{1,3})|(\d{
 _LONGEST_OPERATION = 100
 """Characters; 'x-y+1/3, -y+2/3, z+1/6' has 24."""
 
+LARGEST_DENOMINATOR = 24
+"""Of translations. Space groups have no larger one; programs that find symmetry within a tolerance write 123/662."""
+
 _DENOMINATORS = (2, 3, 4, 6, 8, 12)
 """Of the translations of space groups, in which decimals such as 0.3333 are understood."""
 
@@ -116,6 +119,12 @@ def _exact(text: str, parts: int = 3) -> Exact:
     rotation = tuple(coefficient for row, _ in rows for coefficient in row)
     if abs(round(float(np.linalg.det(np.array(rotation).reshape(3, 3))))) != 1:
         raise _no_operation(text)
+    if any(shift.denominator > LARGEST_DENOMINATOR for _, shift in rows):
+        message = (
+            f"{short(text)!r} has a translation that no space group has; was the symmetry found within a tolerance? "
+            "Write the file again with a smaller tolerance, or with all atoms (P 1)"
+        )
+        raise Rejection(Reason.SYMMETRY, message)
     return rotation, tuple(shift % 1 for _, shift in rows)
 
 
@@ -168,7 +177,7 @@ def _group(operations: list[Exact]) -> Operations:
     if len(distinct) > MOST_OPERATIONS:
         raise Rejection(Reason.TOO_LARGE, f"{len(distinct)} symmetry operations are more than {MOST_OPERATIONS}")
     denominator = math.lcm(*(shift.denominator for _, shifts in distinct for shift in shifts))
-    if identity not in distinct or denominator > 10**6 or not _is_closed(distinct, denominator):
+    if identity not in distinct or not _is_closed(distinct, denominator):
         message = (
             f"the {len(distinct)} symmetry operations form no group, so that some are wrong or missing; "
             "write the file again from its source"

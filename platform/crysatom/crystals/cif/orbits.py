@@ -14,6 +14,9 @@ from crysatom.crystals.quarantine import Reason, Rejection, short
 LEAST_TOLERANCE, LARGEST_TOLERANCE = 1e-3, 0.1
 """Angstrom. Images of a whole atom that are closer than rounding can put them are one: no two atoms are so near."""
 
+NEAR = 0.3
+"""Angstrom: no two whole atoms are so near; images that are, and are not one, contradict the operations."""
+
 LAST_DIGITS = 4
 """How far apart rounding may put images of a site, in units of its last digit: 2/3 may be cut off to 0.666."""
 
@@ -83,10 +86,12 @@ def _special_positions(
 ) -> tuple[Array, NDArray[np.int64]]:
     """Return ``(M, 3)`` places that nearly coinciding images of sites mean, and by how many operations each is kept."""
     offsets = _offsets(sites.frac_coords, operations)
-    kept = np.linalg.norm(offsets @ lattice, axis=2) < tolerances[:, None]
+    distances = np.linalg.norm(offsets @ lattice, axis=2)
+    kept = distances < tolerances[:, None]
     number = kept.sum(axis=1)
     special = sites.frac_coords + (offsets * kept[..., None]).sum(axis=1) / number[:, None]
     agree = ((np.abs(_offsets(special, operations)).max(axis=2) < _EXACT) == kept).all(axis=1)
+    agree &= (kept == (distances < NEAR)).all(axis=1)
     if not agree.all():
         raise _nearly_special(sites.labels[int(np.flatnonzero(~agree)[0])])
     return special, number
@@ -114,7 +119,7 @@ def _distinct(images: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def _nearly_special(label: str) -> Rejection:
     message = (
-        f"images of site {short(label, 40)} are nearly at one place, which its digits do not explain; give its "
-        "coordinates with more digits"
+        f"images of site {short(label, 40)} are nearly at one place, nearer than atoms can be, which rounding of "
+        "its digits does not explain; correct its coordinates, or the symmetry operations"
     )
     return Rejection(Reason.OVERLAPPING_ATOMS, message)
