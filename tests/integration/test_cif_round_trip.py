@@ -20,7 +20,7 @@ from crysatom.config import IngestConfig
 from crysatom.crystals.ingest import IngestReport, ingest_plain
 from crysatom.crystals.table import write_table
 from tests.conftest import REPOSITORY
-from tests.unit.test_crystals_cif import SI, cif, named, units
+from tests.unit.cif_cases import SI, cif, named, units
 
 
 @pytest.mark.slow
