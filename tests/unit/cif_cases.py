@@ -101,6 +101,12 @@ HELD = (
     Read("name without spaces", cif(extra=named("Fm-3m")), 8, 2.164),
     Read("name in capitals", cif(extra=named("FM-3M")), 8, 2.164),
     Read("name with an overline", cif(extra=named("F m 3\u0305 m")), 8, 2.164),
+    Read(
+        "short name of a cell with right angles",
+        cif("Na1 Na 0.1 0.2 0.3", named("P 21/c"), cell=(5, 6, 7, 90, 90, 90)),
+        4,
+        0.727,
+    ),
     Read("name with its number", cif(extra=named("F m -3 m (No. 225)")), 8, 2.164),
     Read(
         "name with the choice of a cell",
