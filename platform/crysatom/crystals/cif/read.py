@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Lattice
 
-from crysatom.crystals.checks import Limits, check_volume
+from crysatom.crystals.checks import MAX_VOLUME_PER_ATOM, Limits, check_volume
 from crysatom.crystals.cif.content import LARGEST_DENSITY, Content, stated_content
 from crysatom.crystals.cif.numbers import number
 from crysatom.crystals.cif.operations import IDENTITY, METRIC_TOLERANCE, Operations, listed_operations
@@ -39,6 +39,9 @@ COINCIDENT = 0.01
 
 SAME_DISTANCE = 1e-3
 """Angstrom, between the distances in two readings of a CIF that are the same crystal."""
+
+BY_CONTENT = (Reason.FORMULA_MISMATCH, Reason.CONTRADICTION)
+"""Reasons that Z, formula and density have."""
 
 Array = NDArray[np.float64]
 
@@ -129,17 +132,19 @@ class _Reading:
 
     def one_of(self, settings: list[Setting]) -> tuple[Atoms, tuple[str, ...]]:
         """Return the atoms under the one setting that agrees with Z and formula."""
-        agreeing: list[tuple[Setting, Atoms]] = []
-        refused: list[Rejection] = []
+        agreeing: list[tuple[Setting, Atoms, bool]] = []
+        refused: list[tuple[Setting, Rejection]] = []
         for setting in settings:
             try:
-                agreeing.append((setting, self._confirmed(setting.operations, is_named=True)[0]))
+                agreeing.append((setting, *self._confirmed(setting.operations, is_named=True)))
             except Rejection as rejection:
-                refused.append(rejection)
+                refused.append((setting, rejection))
         if not agreeing:
-            raise refused[0]
-        chosen, atoms = agreeing[0]
-        others = [setting.name for setting, other in agreeing[1:] if not self._are_one_crystal(atoms, other)]
+            raise refused[0][1]
+        chosen, atoms, is_confirmed = agreeing[0]
+        others = [setting.name for setting, other, _ in agreeing[1:] if not self._are_one_crystal(atoms, other)]
+        if not is_confirmed:  # what else is wrong with another setting does not make this one right
+            others += [setting.name for setting, rejection in refused if rejection.reason not in BY_CONTENT]
         if others:
             message = (
                 f"the space group may be {' or '.join([chosen.name, *others[:5]])}, and {spelled(UNITS_TAG)} and "
@@ -235,5 +240,5 @@ def _cell(block: Block) -> Array:
     if min(values[:3]) <= 0 or squared <= 1e-9:
         message = f"the cell {' '.join(texts.values())} (lengths, angles) has no volume; correct its parameters"
         raise Rejection(Reason.ZERO_VOLUME, message)
-    check_volume(math.prod(values[:3]) * math.sqrt(squared))
+    check_volume(min(math.prod(values[:3]) * math.sqrt(squared), MAX_VOLUME_PER_ATOM))  # a large cell has many atoms
     return np.array(Lattice.from_parameters(*values).matrix)
