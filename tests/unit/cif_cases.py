@@ -107,6 +107,18 @@ HELD = (
         4,
         0.727,
     ),
+    Read(
+        "full name from before the glide plane e",
+        cif("Na1 Na 0.1 0.2 0.3", named("C 2/m 2/c 21/a"), cell=(5, 6, 7, 90, 90, 90)),
+        16,
+        2.909,
+    ),
+    Read(
+        "name with the glide plane e",
+        cif("Na1 Na 0.1 0.2 0.3", named("C m c e"), cell=(5, 6, 7, 90, 90, 90)),
+        16,
+        2.909,
+    ),
     Read("name with its number", cif(extra=named("F m -3 m (No. 225)")), 8, 2.164),
     Read(
         "name with the choice of a cell",

@@ -186,7 +186,8 @@ def _by_name() -> dict[str, tuple[int, ...]]:
     for kind in _full_names():
         if (i := place.get(_fingerprint(kind.hall_symbol))) is not None:
             extension = kind.choice if kind.choice in {"1", "2", "H", "R"} else ""
-            for name in {kind.international_full, _short_name(kind)}:
+            full = kind.international_full
+            for name in {full, _without_e(full, _table()[i].name), _short_name(kind)}:
                 for spelling in _spellings(name, kind.number, extension):
                     found[_key(spelling)].add(i)
     return {name: tuple(sorted(places)) for name, places in found.items()}
@@ -196,6 +197,12 @@ def _full_names() -> list[spglib.SpaceGroupType]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of how spglib will tell errors from version 3 on
         return [kind for i in range(1, SETTINGS + 1) if (kind := spglib.get_spacegroup_type(i)) is not None]
+
+
+def _without_e(full: str, name: str) -> str:
+    """Return a full name as it was written before the glide plane e had its letter, which is that of another name."""
+    parts = list(zip(full.split(), name.partition(":")[0].split(), strict=False))
+    return " ".join(new[:-1] + old[-1] if new.endswith("e") else new for new, old in parts)
 
 
 def _short_name(kind: spglib.SpaceGroupType) -> str:
