@@ -33,7 +33,7 @@ STILL = 300.0
 MEGABYTES = 2048
 """Of address space that one process may take beyond what it has when all is imported."""
 
-PACKAGES = ("ase", "hypothesis", "numpy", "pyarrow", "pymatgen-core", "safetensors", "torch", "tyro")
+PACKAGES = ("ase", "gemmi", "hypothesis", "numpy", "pyarrow", "pymatgen-core", "safetensors", "torch", "tyro")
 KINDS = ("inputs", "accepted", "rejected", "unexpected", "hangs", "crashes")
 DOCUMENT = REPOSITORY / "docs" / "reliability.md"
 BEGIN = "<!-- fuzzing: python -m tests.fuzz.run --document benchmarks/results/fuzzing.json -->"

@@ -170,3 +170,12 @@ def test_rejected_inputs_are_written_while_they_come(monkeypatch: pytest.MonkeyP
         assert [len(some) for some in written] == [4, 4]
     assert [row for some in written for row in some] == rows
     assert (kept.count, kept.reasons, kept.first) == (10, {"r0": 4, "r1": 3, "r2": 3}, rows[:5])
+
+
+def test_a_small_table_of_a_million_empty_rows_is_refused_at_once(tmp_path: Path) -> None:
+    nothing = pa.nulls(1_200_000, pa.list_(pa.float64()))
+    columns = {"material_id": pa.nulls(len(nothing), pa.string()), "lattice": nothing, "frac_coords": nothing}
+    pq.write_table(pa.table({**columns, "atomic_numbers": nothing}), tmp_path / "a.parquet", compression="zstd")
+    assert (tmp_path / "a.parquet").stat().st_size < 100_000
+    with pytest.raises(ValueError, match="holds no crystals: there are 1,200,000 rows in"):
+        open_source(str(tmp_path / "a.parquet"))

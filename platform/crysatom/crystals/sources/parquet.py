@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,12 @@ _BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError)
 _EXACT_DIGITS = 15
 """Decimals of so many digits are floats without loss; longer ones stay text."""
 
+LEAST_ROW_BYTES = 4
+"""Of a row on average, however well it is compressed: ids differ from row to row. JARVIS has 173."""
+
+FEW = 10_000
+"""So many rows are no burden, whatever they are."""
+
 _TEXTS = 16
 """Rows with a CIF of up to 5 MB that are held at a time."""
 
@@ -37,10 +44,11 @@ def open_parquet(path: str) -> Source:
     have a column of CIFs (:data:`crysatom.crystals.sources.json_tables.STRUCTURE_KEYS`) instead.
 
     Raises:
-        ValueError: If it is no Parquet file or lacks a structure column.
+        ValueError: If it is no Parquet file or lacks a structure column, or has more rows than crystals fit into it.
 
     """
     columns = open_columns(path)
+    _require_few_rows(columns.metadata.num_rows, path)
     if texts := _column_of_texts(columns.schema_arrow):
         return _open_texts(columns, path, texts)
     file = open_table(path)
@@ -51,6 +59,15 @@ def open_parquet(path: str) -> Source:
         total=file.metadata.num_rows,
         fields=tuple(map(_storable, fields)),
     )
+
+
+def _require_few_rows(rows: int, path: str) -> None:
+    num_bytes = Path(path).stat().st_size
+    if rows > FEW + num_bytes // LEAST_ROW_BYTES:
+        raise ValueError(
+            f"{path}: holds no crystals: there are {rows:,} rows in {num_bytes:,} bytes, and a row takes "
+            f"{LEAST_ROW_BYTES} or more; give the file that holds the crystals"
+        )
 
 
 def _column_of_texts(schema: pa.Schema) -> str | None:
