@@ -225,7 +225,7 @@ def readable(place: Path, *run_ids: str) -> bool:
 
 def test_a_home_that_was_moved_keeps_working(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = track(home, "a")
-    moved = tmp_path / "another place" / "of mine"
+    moved = tmp_path / "another place" / "that's mine"
     moved.parent.mkdir()
     shutil.move(home, moved)
     with pytest.raises(MovedHomeError, match=r"was moved or copied. Make them right by: python -m") as caught:
@@ -241,6 +241,14 @@ def test_a_home_that_was_moved_keeps_working(home: Path, tmp_path: Path, monkeyp
         Store.at(uri(third)).runs(["homes"])
     repaired(again.value, monkeypatch)
     assert readable(third, first, second)
+
+
+def test_a_home_with_an_apostrophe_is_made(tmp_path: Path) -> None:
+    """MLflow itself puts the place of its first experiment into a statement as it is."""
+    home = tmp_path / "it's"
+    home.mkdir()
+    first = track(home, "a")
+    assert readable(home, first)
 
 
 def test_a_home_that_was_copied_has_artifacts_of_its_own(

@@ -40,7 +40,8 @@ def connect(file: Path) -> sqlite3.Connection:
 
 def artifact_root(file: Path) -> str:
     """Return the location of the artifacts of a store, as MLflow takes it."""
-    return (file.absolute().parent / ARTIFACTS).as_uri()
+    uri = (file.absolute().parent / ARTIFACTS).as_uri()
+    return uri.replace("'", "%27")  # MLflow puts it between apostrophes in a statement of its own
 
 
 def require_at_home(file: Path) -> None:
