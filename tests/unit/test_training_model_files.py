@@ -77,6 +77,14 @@ def test_what_is_no_model_is_refused(saved: Path, tmp_path: Path) -> None:
         load_model(saved)
 
 
+def test_what_a_file_holds_makes_no_long_message(saved: Path) -> None:
+    header = json.dumps("x" * 100_000).encode()
+    (saved / MODEL_SAFETENSORS).write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ValueError, match="holds a damaged model") as caught:
+        load_model(saved)
+    assert len(str(caught.value)) < 1000
+
+
 def test_another_format_is_refused(saved: Path) -> None:
     change(saved, format_version=2)
     with pytest.raises(ValueError, match="a model of format 2, this code reads 1; use the version of crysatom"):

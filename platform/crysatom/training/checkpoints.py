@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -190,7 +191,7 @@ def _read(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         try:
             groups[Path(name).stem] = parse(content)
         except SafetensorError as error:
-            raise ValueError(f"{name} is broken: {error}") from error
+            raise ValueError(f"{name} is broken: {shorten(str(error), 300)}") from error
     return groups, state
 
 

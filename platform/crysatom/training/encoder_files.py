@@ -157,7 +157,7 @@ def load_encoder(folder: str | Path) -> PretrainedEncoder:
             "give the folder of a finished pretraining run, or pretrain again if its version kept no encoders"
         ) from error
     except (ValueError, RecursionError, SafetensorError) as error:
-        raise ValueError(f"{folder} holds a damaged encoder ({error}); copy it again") from error
+        raise ValueError(f"{folder} holds a damaged encoder ({shorten(str(error), 300)}); copy it again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{folder} holds a damaged encoder ({ENCODER_JSON} is no JSON object); copy it again")  # noqa: TRY004 - a user's file
     if content.get("format_version") != FORMAT_VERSION:

@@ -110,7 +110,7 @@ def load_model(folder: str | Path) -> tuple[Regression, ModelInfo]:
     except OSError as error:
         raise ValueError(f"{folder} holds no model: {MODEL_JSON} and {MODEL_SAFETENSORS} must be there") from error
     except (ValueError, RecursionError, SafetensorError) as error:
-        raise ValueError(f"{folder} holds a damaged model ({error}); copy it again") from error
+        raise ValueError(f"{folder} holds a damaged model ({shorten(str(error), 300)}); copy it again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{folder} holds a damaged model ({MODEL_JSON} is no JSON object); copy it again")  # noqa: TRY004 - a user's file
     if content.get("format_version") != FORMAT_VERSION:
