@@ -43,8 +43,7 @@ GROUPS = list(gemmi.spacegroup_table())
 def test_every_setting_by_name_is_what_gemmi_makes_of_it(group: gemmi.SpaceGroup) -> None:
     """Independent: gemmi expands the sites of its own small structure, with its own operations."""
     cell = cell_of(group)
-    if not parse_operations(tuple(op.triplet() for op in group.operations())).fit(_lattice(cell)):
-        pytest.skip("monoclinic or rhombohedral setting of a qualifier that names no axis")
+    assert parse_operations(tuple(op.triplet() for op in group.operations())).fit(_lattice(cell))
     places = [(0.113, 0.297, 0.045), (0.0, 0.0, 0.0)]
     sites = "".join(
         f"X{i} {e} {x} {y} {z}\n" for i, (e, (x, y, z)) in enumerate(zip(("Na", "Cl"), places, strict=True))
