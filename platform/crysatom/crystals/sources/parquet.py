@@ -18,7 +18,7 @@ from crysatom.crystals.quarantine import Reason, Rejected, short
 from crysatom.crystals.raw import Raw, pack_arrays
 from crysatom.crystals.sources.base import ID_KEYS, Source, rejected
 from crysatom.crystals.sources.json_tables import STRUCTURE_KEYS
-from crysatom.crystals.sources.records import to_raw
+from crysatom.crystals.sources.records import FEW, to_raw
 from crysatom.crystals.table import STRUCTURE_COLUMNS, open_columns, open_table
 from crysatom.names import ATOMIC_NUMBERS, FORMULA, FRAC_COORDS, LATTICE, MATERIAL_ID
 
@@ -29,9 +29,6 @@ _EXACT_DIGITS = 15
 
 LEAST_ROW_BYTES = 4
 """Of a row on average, however well it is compressed: ids differ from row to row. JARVIS has 173."""
-
-FEW = 10_000
-"""So many rows are no burden, whatever they are."""
 
 _TEXTS = 16
 """Rows with a CIF of up to 5 MB that are held at a time."""
