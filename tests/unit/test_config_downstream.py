@@ -110,7 +110,7 @@ def test_a_recipe_sets_the_defaults_and_flags_override_them(recipe: Any) -> None
 
 
 def test_the_published_settings() -> None:
-    """CrysAtom, arXiv 2409.04737, section 4, and the released code (reference/science.md section 3, row 9)."""
+    """CrysAtom, arXiv 2409.04737, section 4, and the released code."""
     config = paper()
     assert (config.epochs, config.batch_size, config.lr, config.optimizer) == (1000, 64, 0.01, "adam")
     assert (config.schedule, config.milestones, config.criterion, config.weight_decay) == ("step", (100,), "mse", 0)

@@ -240,7 +240,7 @@ class PretrainConfig:
 
 
 def default() -> PretrainConfig:
-    """Return the recipe that the evidence recommends (reference/science.md section 3)."""
+    """Return the published method without the flaws of its code (docs/how_it_works.md lists the differences)."""
     return PretrainConfig()
 
 
