@@ -201,7 +201,7 @@ def pauli(eta: float, rate: float) -> Kernel:
     """Return the kernel of exp(-a r): w(t) = a / (2 sqrt(pi)) t^(-3/2) exp(-a^2 / 4t).
 
     Near: (exp(-a r) erfc(eta r - a / 2 eta) - exp(a r) erfc(eta r + a / 2 eta)) / 2. Far: pi a / 2 exp(-q / eta^2)
-    (1 / (q eta^2) + 1 / q^2) with q = (a^2 + G^2) / 4; for large eta it tends to 8 pi a / (a^2 + G^2)^2, the whole.
+    (1 / (q eta^2) + 1 / q^2) with q = (a^2 + G^2) / 4; for large eta it tends to 8 pi a / (a^2 + G^2)^2.
 
     Args:
         eta: Boundary between the parts, in 1/angstrom.
