@@ -80,9 +80,9 @@ def test_dictionary_of_lists(tmp_path: Path) -> None:
         ({"columns": ["structure"], "data": [SALT]}, "row 0 of the table has no list of cells"),
         ({"columns": ["structure"], "data": [[SALT]], "index": [0, 1]}, "2 names of rows for 1 rows"),
         ({"columns": [["structure", "x"]], "data": [[SALT]]}, "no list of words; flatten them"),
-        ({"structure": {"a": SALT, "b": SALT}, "gap": {"a": 1}}, "'gap' is none of the same rows"),
-        ({"structure": {"a": SALT}, "gap": 1.5}, "'gap' is none of the same rows"),
-        ({"structure": [SALT, SALT], "gap": [1]}, "'gap' is none of the same rows"),
+        ({"structure": {"a": SALT, "b": SALT}, "gap": {"a": 1}}, "'gap' has other rows"),
+        ({"structure": {"a": SALT}, "gap": 1.5}, "'gap' has other rows"),
+        ({"structure": [SALT, SALT], "gap": [1]}, "'gap' has other rows"),
     ],
 )
 def test_table_that_would_lose_a_cell_is_refused(document: Any, message: str, tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_plain_numbers(text: str) -> None:
         (
             "12",
             "00012.cif",
-            "there is no 12.cif beside it, but 00012.cif: a spreadsheet probably took the zeros in front",
+            "there is no 12.cif beside it, but 00012.cif: a spreadsheet probably removed the leading zeros",
         ),
         ("12.0", "12.cif", "but 12.cif: a spreadsheet probably took it for a number"),
         ("nacl", "NaCl.cif", "but NaCl.cif: capital letters count"),

@@ -1,4 +1,4 @@
-"""The digest of a crystal table's content, whatever its file looks like."""
+"""Digest of a crystal table's content, independent of the file layout."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from crysatom.crystals.table import STRUCTURE_COLUMNS, iter_crystal_batches, ope
 
 
 def table_digest(source: pa.Table | str | Path, *, columns: Sequence[str] | None = None) -> str:
-    """Return the sha256, in hex, of names, types and values of the columns, row by row.
+    """Return the hexadecimal SHA-256 of names, types and values of the columns, row by row.
 
-    Independent of compression, row groups, chunks and file metadata; and since structure columns are read
-    with the types of the contract, of whether a file holds float32 or float64, int16 or uint8. A file is
-    streamed.
+    It is independent of compression, row groups, chunks and file metadata. Structure columns are read with the types of
+    the contract, so it does not depend on float32 or float64, int16 or uint8 in the file either. A file is streamed.
 
     Args:
         source: Crystal table, as :func:`~crysatom.crystals.table.read_table` returns it, or its file.
@@ -52,7 +51,7 @@ def _batches(source: pa.Table | str | Path, names: list[str]) -> Iterator[pa.Rec
 
 
 def _content(array: pa.Array) -> Iterator[bytes]:
-    """Yield bytes such that equal rows, however they are cut into arrays, make equal streams."""
+    """Yield bytes such that equal rows give equal streams, however they are split into arrays."""
     for row_bytes in _rows(array):
         yield len(row_bytes).to_bytes(8, "little")
         yield row_bytes

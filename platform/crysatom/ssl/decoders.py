@@ -70,7 +70,7 @@ def connectivity_loss(logits: Tensor, target: Tensor, ptr: Tensor, *, per_crysta
 
 
 class ConnectivityDecoder(nn.Module):
-    r"""Predict the number of edges between two atoms from their vectors (paper eq. 4), :math:`W_1 (a_i^T W_c a_j + b) + b_1`.
+    r"""Number of edges between two atoms from their vectors (paper eq. 4), :math:`W_1 (a_i^T W_c a_j + b) + b_1`.
 
     The published code evaluates the bilinear form on every materialized pair, 12 D^2 operations each. Here the 6x6 map
     is folded into it, :math:`a_i^T W'_c` is computed once per atom, and crystals of similar size are multiplied

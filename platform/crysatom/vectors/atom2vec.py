@@ -21,7 +21,7 @@ Array = NDArray[Any]
 def decompose(compounds: Array) -> tuple[Array, Array]:
     """Return atomic numbers ``(M,)``, ascending, and vectors ``(M, M)`` float64, the largest component first.
 
-    The sign of a component is that of its largest value.
+    The sign of a component makes its value of largest magnitude positive.
 
     Args:
         compounds: ``(C, 118)`` distinct reduced compositions.
@@ -29,7 +29,7 @@ def decompose(compounds: Array) -> tuple[Array, Array]:
     """
     element, environment, number = environments(compounds)
     rows, row = np.unique(element, return_inverse=True)
-    length = np.sqrt(np.bincount(row))  # of rows of ones
+    length = np.sqrt(np.bincount(row))  # a row has ones only
     found = sparse.csr_matrix((1 / length[row], (row, environment)), shape=(len(rows), number))
     squares, vectors = np.linalg.eigh((found @ found.T).toarray())
     scaled = vectors[:, ::-1] * np.sqrt(np.clip(squares[::-1], 0, None))
