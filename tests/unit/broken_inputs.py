@@ -1,6 +1,6 @@
-"""Broken inputs, how to make each, and the message a user gets.
+"""Broken inputs, how to make each, and the message for the user.
 
-``python -m tests.unit.broken_inputs`` renews the table in docs/ingest.md.
+``python -m tests.unit.broken_inputs`` updates the table in docs/ingest.md.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "ingest.md"
 BEGIN = "<!-- broken inputs: python -m tests.unit.broken_inputs -->"
 END = "<!-- end of broken inputs -->"
 REFUSED = "refused"
-"""In place of a reason, where the source as a whole is an error."""
+"""Used as reason if the source as a whole is an error."""
 
 
 class Broken(NamedTuple):
-    """A broken input: what it is, the reason it must get, and a function that writes it and returns the source."""
+    """Broken input: title, expected reason, and a function that writes it and returns the source."""
 
     title: str
     reason: str
@@ -299,7 +299,7 @@ BROKEN: tuple[Broken, ...] = (
 
 
 def message(broken: Broken, folder: Path) -> tuple[str, str]:
-    """Return the reason and message that the broken input gets, paths relative to its folder."""
+    """Return reason and message for the broken input, with paths relative to its folder."""
     data = folder / "data"
     data.mkdir()
     source = broken.write(data)
@@ -327,7 +327,7 @@ def table() -> str:
 
 
 def document_with_table(text: str) -> str:
-    """Return the document with its table renewed."""
+    """Return the document with an updated table."""
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
 

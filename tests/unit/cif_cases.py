@@ -1,4 +1,4 @@
-"""CIFs that readers get wrong, with the right values, or why they are refused."""
+"""CIFs that some readers get wrong, with the correct values or the reason of their rejection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POSCARs: read as pymatgen and ASE read sound ones, and refused where they would guess."""
+"""POSCARs: valid ones are read as by pymatgen and ASE; those where they guess are rejected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CUBE = ("NaCl", "1.0", "4 0 0", "0 4 0", "0 0 4", "Na Cl", "1 1", "Direct", "0 0
 
 
 def poscar(**lines: str) -> str:
-    """Return a POSCAR with other lines: ``line_2="-64"``, the first one is 1."""
+    """Return a POSCAR with changed lines, such as ``line_2="-64"``, counted from 1."""
     text = list(CUBE)
     for name, line in lines.items():
         text[int(name.removeprefix("line_")) - 1] = line
@@ -118,7 +118,7 @@ def test_files_called_like_poscars(name: str, tmp_path: Path) -> None:
 
 
 def test_id_prop_names_poscars(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As in the folders of JARVIS; by one reader, and a file that is not listed is in the account."""
+    """As in the folders of JARVIS; the reader is the same, and an unlisted file is reported."""
     folder = tmp_path / "data"
     folder.mkdir()
     for name in ("POSCAR-JVASP-1.vasp", "POSCAR-JVASP-2.vasp", "POSCAR-3.vasp"):

@@ -1,4 +1,4 @@
-"""The crystal table: reading what others wrote, writing atomically, digests that see content only."""
+"""Crystal table: foreign files, atomic writes, and digests of the content only."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_seeds_decide(target: np.ndarray, prediction: np.ndarray) -> None:
 
 
 def test_pairs_resolve_what_single_intervals_do_not(target: np.ndarray) -> None:
-    """Two models that fail on the same crystals: their difference is much surer than either's error."""
+    """Two models that fail on the same crystals: their difference is much more certain than either error."""
     generator = np.random.default_rng(3)
     hard = generator.gamma(0.5, size=len(target))
     first, second = target + hard, target + 1.05 * hard + generator.normal(scale=0.001, size=len(target))
