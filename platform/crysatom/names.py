@@ -1,7 +1,7 @@
 """Names shared by modules, file formats or the MLflow UI.
 
-Each thing has one name, defined here. Column and metric names are part of the data contract
-(DESIGN section 3): changing one is a breaking change and belongs in the CHANGELOG.
+One thing has one name, here. Column and metric names are part of the file formats: changing one is a breaking
+change and belongs in the CHANGELOG.
 """
 
 from typing import Literal, NamedTuple, get_args

@@ -1,4 +1,4 @@
-"""Contract of every self-supervised loss: symmetry, order invariance, values at the extremes, gradients."""
+"""What every self-supervised loss promises: symmetry, indifference to order, sense at the extremes, gradients."""
 
 from __future__ import annotations
 

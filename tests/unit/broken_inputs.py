@@ -1,6 +1,6 @@
 """Broken inputs, how to make each, and the message for the user.
 
-``python -m tests.unit.broken_inputs`` updates the table in docs/ingest.md.
+``python -m tests.unit.broken_inputs`` rewrites the table in docs/ingest.md.
 """
 
 from __future__ import annotations
@@ -327,7 +327,7 @@ def table() -> str:
 
 
 def document_with_table(text: str) -> str:
-    """Return the document with an updated table."""
+    """Return the document with a new table."""
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
 

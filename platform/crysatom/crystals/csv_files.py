@@ -61,7 +61,7 @@ def _values(column: pd.Series) -> Iterator[object]:
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV, without its index."""
+    """Write a table without its index."""
     path.write_text(csv_text(frame), encoding="utf-8", newline="")
 
 

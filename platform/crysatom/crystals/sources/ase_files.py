@@ -28,7 +28,7 @@ def open_ase(path: str) -> Source:
     """Open a file in any format ASE recognizes; every frame or row is a crystal.
 
     Raises:
-        ValueError: If ASE is not installed, does not know the format, or would unpickle the file.
+        ValueError: If ASE is absent, does not know the format, or would unpickle it.
 
     """
     try:
@@ -44,7 +44,9 @@ def open_ase(path: str) -> Source:
     if kind == "vasp":
         return open_poscar(path)
     if kind not in ioformats:
-        raise ValueError(f"{path}: neither ASE nor any other reader knows this kind of file; known are {KNOWN_SOURCES}")
+        raise ValueError(
+            f"{path}: neither ASE nor anything else here reads this kind of file; known are {KNOWN_SOURCES}"
+        )
     if kind in _PICKLED:
         raise ValueError(f"{path}: ASE format {kind} holds pickles, which are not read; convert it to .xyz or .db")
     return Source(name=path, records=partial(confined, __name__, path, kind))
