@@ -1,4 +1,4 @@
-"""No broken input ends otherwise than promised: the short run, and the inputs that once did."""
+"""Every broken input has a documented outcome: a short fuzzing run, and inputs that once failed."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from tests.fuzz.targets import TARGETS, UNEXPECTED, Target, outcome, write
 from tests.unit.broken_inputs import cif
 
 
-@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")  # of what a failing input looks like
+@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")  # on the display of a failing input
 @pytest.mark.parametrize("target", TARGETS.values(), ids=lambda target: target.name)
 def test_a_reader_takes_an_input_or_says_what_is_wrong(
     target: Target, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of ASE, when it writes what is to be damaged
+        warnings.simplefilter("ignore")  # ASE's, when it writes the files to damage
         strategy = target.inputs()
 
     @settings(

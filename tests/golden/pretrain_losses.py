@@ -1,7 +1,7 @@
-"""The first 20 steps of a small pretraining in float64, which no refactoring may change.
+"""Golden losses: the first 20 steps of a small pretraining in float64, which no refactoring may change.
 
-After a change that is meant to change them (or a new pymatgen with other crystals), write them again and say
-why in the commit:
+After an intended change (or with a new pymatgen with other crystals), write them again and give the reason in the
+commit:
 
     PYTHONPATH=platform python -m tests.golden.pretrain_losses
 """
@@ -54,14 +54,14 @@ def losses() -> list[list[float]]:
 
 
 def read() -> list[list[float]]:
-    """Return the kept losses."""
+    """Return the golden losses."""
     lines = FILE.read_text().splitlines()
     assert lines[0] == HEADER
     return [[float(value) for value in line.split()[1:]] for line in lines[1:]]
 
 
 def write() -> None:
-    """Keep the losses of the code as it is."""
+    """Write the losses of the current code."""
     lines = [" ".join([str(step), *(f"{value:.12g}" for value in row)]) for step, row in enumerate(losses())]
     FILE.write_text("\n".join([HEADER, *lines]) + "\n")
 

@@ -1,4 +1,4 @@
-"""The benchmark of CIFs that other programs wrote, small; and what an ingest says of what it decided."""
+"""Small version of the benchmark of CIFs by other programs, and the notes of an ingest."""
 
 from __future__ import annotations
 

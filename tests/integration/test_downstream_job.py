@@ -1,4 +1,4 @@
-"""``jobs/downstream.py`` from the crystals that pymatgen carries to an error in MLflow, as users run it."""
+"""``jobs/downstream.py`` from the crystals in pymatgen to an error in MLflow, as users run it."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_mlflow_has_everything(place: Path, plain: FinishedRun) -> None:
 
 
 def test_the_model_is_registered_once_for_each_run(place: Path, plain: FinishedRun) -> None:
-    """Also of the run that another test kills and resumes, whose registration is repeated here."""
+    """This includes the run that another test kills and resumes; its registration is repeated here."""
     store = client(f"sqlite:///{place}/mlflow.db")
     name, version = plain.registered.removeprefix("models:/").split("/")
     assert name == "crysatom-volume_per_atom-cgcnn"
@@ -146,7 +146,7 @@ def test_the_model_is_registered_once_for_each_run(place: Path, plain: FinishedR
         pytest.approx(plain.metrics["test/mae"], rel=1e-5),
     )
     journal = Journal(plain.folder / "tracking")
-    journal.mark_sent(0)  # as if MLflow had been away all the time
+    journal.mark_sent(0)  # as if MLflow had been unavailable all the time
     assert Tracker.at(plain.folder, plain.tracking_uri).flush()
     found = store.search_model_versions(f"name = '{name}' and run_id = '{plain.run_id}'")
     assert [str(found_version.version) for found_version in found] == [version]
@@ -167,7 +167,7 @@ def test_mlflow_loads_the_model_without_unpickling_and_it_says_what_it_cannot_pr
     place: Path, plain: FinishedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", plain.tracking_uri)  # which MLflow sets too, for good
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", plain.tracking_uri)  # MLflow sets it too, permanently
     mlflow.set_tracking_uri(plain.tracking_uri)
     mlflow.set_registry_uri(plain.tracking_uri)
     inner, info = load_model(plain.folder / "model")
@@ -275,7 +275,7 @@ def test_a_job_killed_after_its_work_is_ended_and_registered_by_the_next(
 def test_two_workers_predict_what_a_process_does(
     place: Path, plain: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Sums over crystals are taken in another order: float32 rounding, grown over the steps."""
+    """Sums over crystals have another order: differences are float32 rounding, amplified over the steps."""
     [finished] = run(config(place, "two", num_workers=2))
     shown = capsys.readouterr().out
     assert "training on 2 x cpu, graphs in memory" in shown

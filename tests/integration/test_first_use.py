@@ -1,4 +1,4 @@
-"""What several processes begin at once on a fresh machine: one begins it, and nothing is destroyed."""
+"""Several processes start at once on a fresh machine: one wins, and nothing is destroyed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WON = "won"
 
 
 def claim(number: int, folder: Path) -> str:
-    """Claim a run with a configuration of one's own; it is held until the process ends."""
+    """Claim a run with a configuration of its own; the lock is held until the process ends."""
     try:
         RunFolder(folder / "run").claim(PretrainConfig(seed=number), "data")
     except ValueError as error:
@@ -31,7 +31,7 @@ def claim(number: int, folder: Path) -> str:
 
 
 def resume(number: int, folder: Path) -> str:
-    """Resume a featurization; its shards take a while, so that both processes are at it."""
+    """Resume a featurization; its shards take a while, so that both processes overlap."""
 
     def map_shards(tasks: list[ShardTask]) -> Iterator[ShardRecord]:
         (folder / f"maker-{number}").touch()
@@ -52,7 +52,7 @@ Answers = dict[Path, list[str]]
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
-    """What two processes said of each folder; the same two for all, since a process imports for seconds."""
+    """Answers of two processes for each folder; the same two for all, since imports take seconds."""
     claimed = [tmp_path_factory.mktemp("claimed") for _ in range(60)]
     resumed = [tmp_path_factory.mktemp("resumed") for _ in range(3)]
     for folder in resumed:
@@ -63,7 +63,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
 
 
 def winners(answers: Answers, kind: str, refusal: str) -> Iterator[tuple[Path, int]]:
-    """Yield each folder of a kind with who won; the other must have been refused."""
+    """Yield each folder of a kind with its winner; the other process must have been rejected."""
     for folder, said in answers.items():
         if folder.name.startswith(kind):
             assert said.count(WON) == 1, said

@@ -1,4 +1,4 @@
-"""Ingest on a cluster: the same rows as in one process, and the job as a user runs it."""
+"""Ingest on a cluster writes the rows of one process; and the job as a user runs it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.unit.broken_inputs import cif
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """300 listed CIFs, more than two batches, of which every tenth is disordered, and one without row."""
+    """300 listed CIFs (more than two batches), every tenth disordered, and one without a row."""
     cifs = tmp_path / "cifs"
     cifs.mkdir()
     for i in range(300):
@@ -53,7 +53,7 @@ def test_cluster_writes_what_one_process_writes(folder: Path, tmp_path: Path, mo
 
 
 def finished_last(batch: pa.Table, limits: Limits, done: Path) -> pa.Table:
-    """Examine a batch; the first one of all waits for the second."""
+    """Examine a batch; the first batch waits for the second."""
     first, second = "c0", f"c{BATCH_RECORDS}"
     names = batch[MATERIAL_ID].to_pylist()
     deadline = time.monotonic() + 60
@@ -71,7 +71,7 @@ def finished_last(batch: pa.Table, limits: Limits, done: Path) -> pa.Table:
 def test_the_order_is_that_of_the_source_whichever_batch_is_finished_first(
     windows: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With one window of three batches, and with one of two and one of one."""
+    """Test one window of three batches, and windows of two batches and of one."""
     source = str(folder)
     plain = ingest_plain(IngestConfig(source=source, out=str(tmp_path / "plain")))
     if windows == 2:

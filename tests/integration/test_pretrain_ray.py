@@ -1,4 +1,4 @@
-"""Pretraining on real Ray workers: the same vectors on any number of them, whoever is killed on the way."""
+"""Pretraining on real Ray workers: the same vectors on any number of workers, even if some are killed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from tests.faults.world import wait_for
 pytestmark = [
     pytest.mark.usefixtures("ray_cluster"),
     pytest.mark.timeout(900),
-    # Ray Data and MLflow use options that they or SQLAlchemy deprecate
+    # Ray Data and MLflow use options deprecated by themselves or by SQLAlchemy
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
@@ -50,7 +50,7 @@ pytestmark = [
 EPOCHS = 6
 SMALL: dict[str, Any] = {"embedding_dim": 16, "projection_dim": 16, "batch_size": 64, "epochs": EPOCHS, "register": ""}
 WAIT_S = 300.0
-"""For things that take ten seconds on an idle machine."""
+"""Timeout of operations that take ten seconds on an idle machine."""
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +102,8 @@ def test_no_worker_one_and_two_give_the_same_vectors(place: Path, undisturbed: F
     plain = run(config(place, "plain", num_workers=0))
     one = run(config(place, "one", num_workers=1))
     assert difference(one, plain) == 0, "Ray must not change what a process computes"
-    # Sums over crystals are taken in another order: float32 rounding, grown over the steps. Initial weights changed
-    # by 1e-7 of themselves change these vectors by 4e-4 and the loss of the second epoch by 1.1e-4.
+    # Sums over crystals have another order: float32 rounding, amplified over the steps. A relative change of 1e-7 of
+    # the initial weights changes these vectors by 4e-4 and the loss of the second epoch by 1.1e-4.
     assert difference(undisturbed, one) < 1e-3
     drift = (undisturbed.history["train/loss"] / one.history["train/loss"] - 1).abs()
     assert drift[1] < 5e-4
@@ -208,7 +208,7 @@ def interrupt(process: subprocess.Popen[str], folder: Path, number: int, *, afte
         assert len(workers) == 2
         assert not psutil.wait_procs(workers, timeout=60)[1], "they would go on writing checkpoints"
         for process_of_ray in psutil.wait_procs(descendants, timeout=5)[1]:
-            process_of_ray.kill()  # its agents take a while to see that they are alone
+            process_of_ray.kill()  # its agents take a while to notice
     finally:
         process.kill()
     return output
@@ -228,7 +228,7 @@ def test_a_killed_job_is_resumed_and_nothing_else_takes_its_folder(
     if number != signal.SIGKILL:
         assert f"{number.name}: saving after this step, then ending; a second one ends at once\n" in output
         assert re.search(r"stopped after (step \d of )?epoch \d, as asked; go on with --resume\n", output)
-        in_the_midst = "stopped after step" in output  # else it saw the request at the last step of an epoch
+        in_the_midst = "stopped after step" in output  # otherwise the request came at the last step of an epoch
         assert bool(list((folder / CHECKPOINTS).glob("step-*"))) >= in_the_midst
     run_id = json.loads((folder / "tracking" / "state.json").read_text())["run_id"]
     assert ("\nto go on: " in output) == (number == signal.SIGINT)
@@ -271,7 +271,7 @@ def rewrite(place: Path, name: str, change: Callable[[pa.Table], pa.Table]) -> P
 
 @contextmanager
 def other_crystals(graphs: Path) -> Iterator[None]:
-    """Put other graphs into a folder for a while."""
+    """Temporarily replace the graphs in a folder."""
     fewer = rewrite(graphs.parent, "fewer", lambda table: table.slice(0, 200))
     aside = graphs.rename(graphs.parent / "aside")
     fewer.rename(graphs)
@@ -303,7 +303,7 @@ def test_streamed_batches_reach_all_crystals(
     assert state["step"] == 2 * (count // 55)
     assert count // 55 < count // (2 * (55 // 2)), "batches of twice 27 would have been more"
     assert finished.history["data_wait_share"].between(0, 1).all()
-    # Other batches, so not the same run; but the same kind of run
+    # Other batches, hence another run of the same kind
     for term in ("connectivity", "features"):
         streamed, resident = (done.history[f"train/{term}"] for done in (finished, undisturbed))
         np.testing.assert_allclose(streamed[0], resident[0], rtol=0.02)
@@ -312,7 +312,7 @@ def test_streamed_batches_reach_all_crystals(
 
 
 def broken(place: Path) -> tuple[Path, str]:
-    """Return graphs with one distance that is not a number, and the id of the crystal."""
+    """Return graphs with one NaN distance, and the id of the crystal."""
     name = train_keys(place)[MATERIAL_ID][100].as_py()
 
     def spoil(table: pa.Table) -> pa.Table:

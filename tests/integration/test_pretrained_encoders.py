@@ -1,4 +1,4 @@
-"""From a pretraining, or a trained model, to predictors that start from it or are distilled by it, without Ray."""
+"""Predictors initialized or distilled from a pretraining or a trained model, without Ray."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_pretraining_leaves_its_encoder(place: Path, pretrained: pretraining.F
 
 
 def test_the_vectors_are_those_of_the_encoder(pretrained: pretraining.FinishedRun) -> None:
-    """Mean over all sites of what the kept encoder makes of them: weights and statistics are those of the end."""
+    """Mean over all sites of the saved encoder's output: its weights and statistics are the final ones."""
     encoder = load_encoder(pretrained.folder)
     batch, model = batch_of(small(8, 40), encoder.graph), encoder.build()
     atoms = model.unmasked(batch, model.basis(batch.distance))

@@ -1,4 +1,4 @@
-"""The README's way from crystals to predictions: exactly its commands, in an empty folder."""
+"""The README's commands from crystals to predictions, unchanged, in an empty folder."""
 
 from __future__ import annotations
 

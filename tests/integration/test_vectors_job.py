@@ -1,4 +1,4 @@
-"""Vectors by SkipAtom and Atom2Vec: the job from crystals to vectors that a predictor takes, and counts on Ray."""
+"""Vectors by SkipAtom and Atom2Vec: the job from crystals to vectors for a predictor, and counts on Ray."""
 
 from __future__ import annotations
 
