@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from pymatgen.analysis.local_env import CrystalNN
 from pymatgen.core import Lattice, Structure
 
-from crysatom.config import GraphSpec
-from crysatom.crystals.checks import Limits
+from crysatom.config import GraphSpec, Limits
 from crysatom.crystals.table import GRAPH_COLUMNS, read_table
 from crysatom.graphs.batch import collate
 from crysatom.graphs.shard_task import make_graphs

@@ -79,9 +79,9 @@ def main() -> None:
         table = read_table(arguments.table)
         rows = np.random.default_rng(0).choice(len(table), arguments.crystals, replace=False)
         write_table(table.take(np.sort(rows)), Path(folder) / "crystals.parquet")
-        featurize_plain(FeaturizeConfig(data=f"{folder}/crystals.parquet", out=f"{folder}/graphs"))
+        featurize_plain(FeaturizeConfig.of(data=f"{folder}/crystals.parquet", out=f"{folder}/graphs"))
         data = resident_data(config, Path(folder) / "graphs", torch.device("cpu"))
-    model = build(config, element_features(config.node_features))
+    model = build(config, element_features(config.encoder.node_features))
     loop = Loop(model, data.train, None, config, PlainContext(Path(folder)))
     loop._train_epoch(model, 0)  # noqa: SLF001 - without the checkpoint that run() writes
     start = time.process_time()

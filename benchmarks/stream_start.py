@@ -121,9 +121,9 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for way, dataset_of in WAYS.items():
             print(way, flush=True)
-            measured[way].append(epochs(dataset_of(PretrainConfig(), arguments.data), arguments.epochs))
+            measured[way].append(epochs(dataset_of(PretrainConfig.of(), arguments.data), arguments.epochs))
     shares = {
-        way: coordinator_share(dataset_of(PretrainConfig(), arguments.data), 10) for way, dataset_of in WAYS.items()
+        way: coordinator_share(dataset_of(PretrainConfig.of(), arguments.data), 10) for way, dataset_of in WAYS.items()
     }
     later = {way: [epoch for found in rounds for epoch in found[1:]] for way, rounds in measured.items()}
     crystals = {epoch["crystals"] for found in later.values() for epoch in found}

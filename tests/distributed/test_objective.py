@@ -31,7 +31,7 @@ def model_and_batch(config: dict[str, Any]) -> tuple[torch.nn.Module, Any]:
     torch.manual_seed(1)
     features = (torch.rand(100, 20) < 0.2).float()
     objective = NodeLevelObjective if "objective" in config else Objective
-    model = objective(PretrainConfig(**config), features, torch.arange(1, 101)).double()
+    model = objective(PretrainConfig.of(**config), features, torch.arange(1, 101)).double()
     return model, with_copies(random_batch(12, dtype=torch.float64, max_atoms=5))
 
 
@@ -53,7 +53,7 @@ def evaluate(config: dict[str, Any], split: list[int] | None) -> dict[str, Tenso
 def published() -> dict[str, Any]:
     config = paper()
     names = ("masked_atoms", "masked_edges", "normalize_projection", "barlow_divisor", "connectivity_mean")
-    return {name: getattr(config, name) for name in names}
+    return {name: config.flat()[name] for name in names}
 
 
 CONFIGS = {

@@ -56,7 +56,7 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("browser")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        ingest_plain(IngestConfig(source=EMBEDDED_SOURCE, out="data/first", max_atoms=12))
+        ingest_plain(IngestConfig.of(source=EMBEDDED_SOURCE, out="data/first", max_atoms=12))
         here = ["--data", CRYSTALS, "--num-workers", "0"]
         succeed("pretrain", *here, *PRETRAIN, "--name", "first", "--register", "")
         failed = run_here("pretrain", *here, *PRETRAIN, "--lr", "1e9", "--name", EVIL.replace("/", "-"))

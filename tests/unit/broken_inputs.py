@@ -304,7 +304,7 @@ def message(broken: Broken, folder: Path) -> tuple[str, str]:
     data.mkdir()
     source = broken.write(data)
     try:
-        report = ingest_plain(IngestConfig(source=source, out=str(folder / "out")))
+        report = ingest_plain(IngestConfig.of(source=source, out=str(folder / "out")))
     except ValueError as error:
         return REFUSED, _relative(str(error), data)
     [row] = pq.read_table(report.quarantine).to_pylist()

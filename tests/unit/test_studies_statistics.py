@@ -42,7 +42,7 @@ def made(folder: Path, errors: dict[str, float], **changes: str) -> JudgedRun:
     pd.DataFrame(rows, columns=["material_id", "target", "prediction"]).to_csv(folder / "predictions.csv", index=False)
     run = JudgedRun(
         folder=folder,
-        config=DownstreamConfig(),
+        config=DownstreamConfig.of(),
         identity=Identity("settings", "vectors", changes.pop("data", "data")),
         earlier=False,
         property="density",

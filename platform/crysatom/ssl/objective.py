@@ -56,15 +56,15 @@ class Objective(nn.Module):
         self.encoder = Encoder(
             features,
             atomic_numbers,
-            width=config.embedding_dim,
-            num_layers=config.num_layers,
-            cutoff=config.cutoff,
-            learned_mask=config.masked_atoms == "learned" and config.ssl_loss != "none",
+            width=config.encoder.embedding_dim,
+            num_layers=config.encoder.num_layers,
+            cutoff=config.graph.cutoff,
+            learned_mask=config.views.masked_atoms == "learned" and config.loss.ssl_loss != "none",
         )
-        self.connectivity = ConnectivityDecoder(config.embedding_dim)
-        self.features = FeatureDecoder(config.embedding_dim, features.shape[1])
-        if config.ssl_loss != "none":
-            self.projection = ProjectionHead(config.embedding_dim, config.projection_dim)
+        self.connectivity = ConnectivityDecoder(config.encoder.embedding_dim)
+        self.features = FeatureDecoder(config.encoder.embedding_dim, features.shape[1])
+        if config.loss.ssl_loss != "none":
+            self.projection = ProjectionHead(config.encoder.embedding_dim, config.encoder.projection_dim)
 
     def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """Evaluate the objective on this worker's share of a global batch.
@@ -83,15 +83,18 @@ class Objective(nn.Module):
         logits = self.connectivity(atoms, batch.ptr)
         terms = {
             CONNECTIVITY: connectivity_loss(
-                logits, edge_counts(batch), batch.ptr, per_crystal=self.config.connectivity_mean == "crystals"
+                logits, edge_counts(batch), batch.ptr, per_crystal=self.config.loss.connectivity_mean == "crystals"
             ),
             FEATURES: feature_loss(self.features(atoms), self.encoder.features[batch.atomic_numbers.long()]),
         }
-        loss = self.config.connectivity_weight * terms[CONNECTIVITY] + self.config.feature_weight * terms[FEATURES]
-        if self.config.ssl_loss != "none":
+        loss = (
+            self.config.loss.connectivity_weight * terms[CONNECTIVITY]
+            + self.config.loss.feature_weight * terms[FEATURES]
+        )
+        if self.config.loss.ssl_loss != "none":
             z_a, z_b = (self.project(view, batch) for view in views[1:])
             terms[SSL] = self.compare(z_a, z_b, batch)
-            loss = loss + self.config.ssl_weight * terms[SSL]
+            loss = loss + self.config.loss.ssl_weight * terms[SSL]
         return {LOSS: loss, **terms, "atoms": views[0].detach()}
 
     def encode(self, batch: Batch, epoch: int) -> Tensor:
@@ -99,40 +102,40 @@ class Objective(nn.Module):
         config = self.config
         features = self.encoder.basis(batch.distance)
         unmasked = self.encoder.unmasked(batch, features)
-        if config.ssl_loss == "none":
+        if config.loss.ssl_loss == "none":
             return unmasked[None]
         atoms, edges = self.masks(batch, epoch)
-        numbers, stacked = stack_views(batch, features, atoms, edges, reroute=config.masked_edges == "rerouted")
+        numbers, stacked = stack_views(batch, features, atoms, edges, reroute=config.views.masked_edges == "rerouted")
         h: Tensor = self.encoder(numbers, stacked, track=False)
-        return torch.cat([unmasked[None], h.view(VIEWS, batch.num_nodes, config.embedding_dim)])
+        return torch.cat([unmasked[None], h.view(VIEWS, batch.num_nodes, config.encoder.embedding_dim)])
 
     def masks(self, batch: Batch, epoch: int) -> tuple[list[Tensor], list[Tensor]]:
         """Return what is masked in each of two views: atoms ``(N,)`` and edges ``(E,)``, bool."""
         config = self.config
-        padding_from = config.cutoff if config.pad_short_lists else math.inf
+        padding_from = config.graph.cutoff if config.graph.pad_short_lists else math.inf
         atoms, edges = [], []
         for view in range(VIEWS):
             stream = mix(mix(mix(batch.material_key, config.seed), epoch), view)
-            atoms.append(mask_atoms(batch, stream, config.atom_mask_fraction))
-            edges.append(mask_edges(batch, mix(stream, 1), config.edge_mask_fraction, padding_from))
+            atoms.append(mask_atoms(batch, stream, config.views.atom_mask_fraction))
+            edges.append(mask_edges(batch, mix(stream, 1), config.views.edge_mask_fraction, padding_from))
         return atoms, edges
 
     def project(self, h: Tensor, batch: Batch) -> Tensor:
         """Return the projections ``(B, d)`` of a view's atom vectors ``(N, D)``."""
         z: Tensor = self.projection(pool(h, batch))
-        return F.normalize(z) if self.config.normalize_projection else z
+        return F.normalize(z) if self.config.loss.normalize_projection else z
 
     def compare(self, z_a: Tensor, z_b: Tensor, batch: Batch) -> Tensor:
         """Return the self-supervised loss between the projections of two views, ``(B, d)`` each."""
-        if self.config.ssl_loss == "barlow_twins":
-            return barlow_twins(z_a, z_b, self.config.barlow_lambda, self._barlow_divisor)
-        if self.config.ssl_loss == "vicreg":
+        if self.config.loss.ssl_loss == "barlow_twins":
+            return barlow_twins(z_a, z_b, self.config.loss.barlow_lambda, self._barlow_divisor)
+        if self.config.loss.ssl_loss == "vicreg":
             return vicreg(z_a, z_b)
-        return nt_xent(z_a, z_b, self.config.nt_xent_temperature, composition(batch))
+        return nt_xent(z_a, z_b, self.config.loss.nt_xent_temperature, composition(batch))
 
     @property
     def _barlow_divisor(self) -> int | None:
-        return self.config.batch_size if self.config.barlow_divisor == "nominal" else None
+        return self.config.optimization.batch_size if self.config.loss.barlow_divisor == "nominal" else None
 
     @torch.no_grad()
     def cross_correlation(self, batch: Batch, epoch: int) -> Tensor:

@@ -365,4 +365,4 @@ def rows_of(
 
 def pretraining(settings: Mapping[str, Any], recipe: Recipe) -> PretrainConfig:
     """Return the pretraining that has a recipe's settings but for some."""
-    return dataclasses.replace(RECIPES[recipe](), **settings)
+    return RECIPES[recipe]().replace(**settings)
