@@ -14,6 +14,7 @@ import re
 import resource
 import subprocess
 import sys
+import textwrap
 import time
 import warnings
 from collections import Counter
@@ -161,7 +162,7 @@ def main() -> None:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         *rows,
         "",
-        f"Rejected, each with the reason that fits what was done to it: {counted}.",
+        textwrap.fill(f"Rejected, each with the expected reason: {counted}.", 120, break_on_hyphens=False),
     ]
     before, rest = PAGE.read_text().split(BEGIN)
     PAGE.write_text("\n".join([before + BEGIN, *figures, END + rest.split(END)[1]]))

@@ -251,15 +251,15 @@ def summary(figures: dict[str, Any]) -> str:
     return f"""\
 {figures["date"]}; {made_by["hardware"]}; {versions}; commit {made_by["mlflow.source.git.commit"][:8]}.
 {figures["minutes"]:.0f} minutes, {figures["epochs"]} epochs (median {figures["crystals_per_second"]} crystals/s),
-{figures["samples"]} samples, {figures["missed_samples"]} of them without Ray's counts (while it starts and ends);
-{figures["spilled_mb"]:.0f} MB spilled. The first {figures["warm_up_minutes"]:.0f} minutes are left out of the slopes.
+{figures["samples"]} samples, {figures["missed_samples"]} of them without Ray's counts (during startup and shutdown);
+{figures["spilled_mb"]:.0f} MB spilled. The slopes exclude the first {figures["warm_up_minutes"]:.0f} minutes.
 
 ![Memory of each kind of process, open files and Ray objects against time]({PICTURE.name})
 
 {table(figures)}
 
-Left after the end: {len(left["processes"])} processes; {len(left["in_dev_shm"])} new entries in /dev/shm (by any
-program of the machine); {left["temporary_files"]} files ({left["temporary_mb"]} MB) in the temporary folder,
+Left after the end: {len(left["processes"])} processes; {len(left["in_dev_shm"])} new entries in /dev/shm (of any
+program on the machine); {left["temporary_files"]} files ({left["temporary_mb"]} MB) in the temporary folder,
 {logs} of them Ray's logs."""
 
 
