@@ -162,8 +162,9 @@ def main() -> None:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         *rows,
         "",
-        textwrap.fill(f"Rejected, each with the expected reason: {counted}.", 120, break_on_hyphens=False),
+        f"Rejected, each with the reason that fits what was done to it: {counted}.",
     ]
+    figures[-1] = textwrap.fill(figures[-1], 120, break_on_hyphens=False)
     before, rest = PAGE.read_text().split(BEGIN)
     PAGE.write_text("\n".join([before + BEGIN, *figures, END + rest.split(END)[1]]))
     print("\n".join(figures))
