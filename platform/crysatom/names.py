@@ -1,7 +1,7 @@
 """The vocabulary: every name that two modules, a file format or the MLflow UI share.
 
-One thing has one name, here. Column and metric names are part of the data contract
-(DESIGN section 3): changing one is a breaking change and belongs in the CHANGELOG.
+One thing has one name, here. Column and metric names are part of the file formats: changing one is a breaking
+change and belongs in the CHANGELOG.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -67,7 +67,7 @@ DISTANCES: tuple[Distance, ...] = get_args(Distance)
 MODELS_URI, RUNS_URI = "models:/", "runs:/"
 """How MLflow's names of a registered model and of a run begin."""
 
-# Columns of the crystal table (DESIGN section 3).
+# Columns of the crystal table.
 MATERIAL_ID = "material_id"
 LATTICE = "lattice"
 FRAC_COORDS = "frac_coords"

@@ -271,7 +271,7 @@ def test_the_graphs_of_the_recipes() -> None:
     ("name", "count"), [("cgcnn", 80_833), ("matformer", 2_782_849), ("alignn", 4_026_753), ("potnet", 1_751_809)]
 )
 def test_as_many_parameters_as_the_original(name: str, count: int) -> None:
-    """With CGCNN's 92 features of elements (reference/models.md 1 and 4); of Matformer those that it uses."""
+    """Counted in the released models, with CGCNN's 92 features of elements; of Matformer those that it uses."""
     model = build_predictor(spec_of(default(name)), VECTORS["onehot92"]())
     assert sum(p.numel() for p in model.parameters()) == count
 

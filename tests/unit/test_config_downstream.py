@@ -110,7 +110,7 @@ def test_a_recipe_sets_the_defaults_and_flags_override_them(recipe: Any) -> None
 
 
 def test_the_published_settings() -> None:
-    """CrysAtom, arXiv 2409.04737, section 4, and the released code (reference/science.md section 3, row 9)."""
+    """CrysAtom, arXiv 2409.04737, section 4, and the released code."""
     config = paper()
     steps, sizes = config.optimization, config.architecture
     assert (steps.epochs, steps.batch_size, steps.lr, steps.optimizer) == (1000, 64, 0.01, "adam")

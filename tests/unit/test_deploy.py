@@ -320,12 +320,3 @@ def test_a_job_that_is_too_large_is_seen() -> None:
     assert fits(parse(PretrainConfig, [*flags, "--num-workers", str(total)]), nodes_of(CLOUD))
     assert not fits(parse(PretrainConfig, [*flags, "--num-workers", f"1:{total + 1}"]), nodes_of(CLOUD))
     assert not fits(parse(PretrainConfig, ["--threads-per-worker", "97"]), nodes_of(CLOUD)), "no machine has so many"
-
-
-# -- sizes
-
-
-def test_the_sizes_in_the_docs_are_those_of_the_benchmark() -> None:
-    import sizing
-
-    assert sizing.page(sizing.measured("sizing")) in (ROOT / "docs" / "operations.md").read_text()

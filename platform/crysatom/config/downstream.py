@@ -262,7 +262,7 @@ def config_of(recorded: Mapping[str, Any]) -> DownstreamConfig:
 
 
 def default(predictor: str = Architecture.predictor) -> DownstreamConfig:
-    """Return the recipe that the evidence recommends (docs/property_prediction.md)."""
+    """Return our recipe: MAE loss and annealed rate, as the JARVIS-Leaderboard's best, selected on validation."""
     return DownstreamConfig.of(predictor=predictor, **SETTINGS.get(predictor, {}))
 
 

@@ -199,7 +199,7 @@ class PretrainConfig(Group):
 
 
 def default() -> PretrainConfig:
-    """Return the recipe that the evidence recommends (docs/how_it_works.md)."""
+    """Return the published method without the flaws of its code (docs/how_it_works.md lists the differences)."""
     return PretrainConfig()
 
 

@@ -30,8 +30,8 @@ from crysatom.training.intervals import RESAMPLES, Interval, bootstrap_mean
 Array = NDArray[Any]
 
 GAP_THRESHOLD = 0.1
-"""Electronvolt from which a predicted gap counts as one. A regression does not hit zero: the best public one errs by
-0.05 eV on metals (reference/science.md section 7), so that a smaller threshold would take its noise for gaps."""
+"""Electronvolt from which a predicted gap counts as one. A regression does not hit zero: the best on the
+JARVIS-Leaderboard (kgcnn_coGN) errs by 0.05 eV on metals, so that a smaller threshold would take its noise for gaps."""
 
 
 def summary(target: Array, prediction: Array, name: str, *, seed: int = 0) -> dict[str, float]:
