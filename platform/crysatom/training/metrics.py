@@ -124,18 +124,6 @@ def mae_interval(
     return bootstrap_mean(np.abs(errors(target, prediction)), seed=seed, resamples=resamples, level=level)
 
 
-def paired_difference(
-    target: Array, first: Array, second: Array, *, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95
-) -> Interval:
-    """Return the MAE of ``first`` minus that of ``second`` on the same crystals, with a paired interval.
-
-    Each resample takes both models' errors of a crystal together, so what makes a crystal hard for both cancels.
-    Below zero, ``first`` is better; an interval that holds zero is a tie.
-    """
-    difference = np.abs(errors(target, first)) - np.abs(errors(target, second))
-    return bootstrap_mean(difference, seed=seed, resamples=resamples, level=level, symmetric=True)
-
-
 def mae_by_element(target: Array, prediction: Array, holds: Array) -> dict[int, tuple[int, float]]:
     """Return number and MAE of the crystals that hold an element, by atomic number, for elements that any holds.
 
