@@ -51,7 +51,7 @@ CGCNN_BITS = "cgcnn92"
 
 PretrainObjective = Literal["crysatom", "masking", "context", "masking_context"]
 SSLLoss = Literal["barlow_twins", "vicreg", "nt_xent", "none"]
-"""Each but 'none' is the name of a file in ``crysatom/ssl/losses``; one more is one more loss to choose."""
+"""Each name but 'none' is a file and a function in ``crysatom/ssl/losses``."""
 
 Recipe = Literal["default", "paper"]
 Optimizer = Literal["adam", "adamw"]

@@ -1,4 +1,4 @@
-"""A small sound example of every kind of source, for the contract tests. A new kind needs one more."""
+"""A small valid example of every kind of source, for the contract tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from tests.unit.broken_inputs import NA, XYZ, cif, structure
 
 ONLINE = frozenset({"jarvis:DATASET", "mp:QUERY"})
-"""Kinds that need a server; ``tests/unit/test_crystals_online.py`` has one for each."""
+"""Kinds that need a server: ``tests/unit/test_crystals_online.py`` tests them."""
 
 
 def _file(name: str, content: str) -> Callable[[Path], str]:
@@ -53,4 +53,4 @@ EXAMPLES: dict[str, Callable[[Path], str]] = {
     "POSCAR": _file("POSCAR", "NaCl\n1.0\n4 0 0\n0 4 0\n0 0 4\nNa Cl\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n"),
     ".xyz": _file("a.xyz", XYZ.format(pbc="T T T") * 2),
 }
-"""By the name of the kind: writes a source of sound crystals into an empty folder and returns its name."""
+"""By kind: writes a source of valid crystals into an empty folder and returns its name."""

@@ -1,6 +1,6 @@
-"""What every kind of source promises: it loses no record, repeats none, and says in words what it cannot read.
+"""The contract of every kind of source: no record is lost or repeated, and errors name the file.
 
-The kinds are those of the registry; a new one is tested as soon as it has a line there and an example.
+The tests iterate over the registry; a new kind needs only an example.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LOCAL = [kind.name for kind in KINDS if kind.name not in ONLINE]
 FILES = [kind.name for kind in KINDS if kind.accepts is not None and kind.name != "folder"]
 DAMAGES = 12
-"""Of each sort, of each example."""
+"""Truncations, and changed bytes, per example."""
 
 every_kind = pytest.mark.parametrize("name", LOCAL)
 every_file = pytest.mark.parametrize("name", FILES)
@@ -32,7 +32,7 @@ every_file = pytest.mark.parametrize("name", FILES)
 
 @pytest.fixture
 def ase_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare the seconds that a process for each file that ASE reads takes to start."""
+    """Read ASE's formats without a process per file, which takes seconds to start."""
     monkeypatch.setattr(ase_files, "confined", lambda _, path, *arguments: ase_files.read(path, *arguments))
 
 
@@ -53,8 +53,7 @@ def test_every_kind_has_a_row_in_the_documentation() -> None:
         assert prefix + colon in cells, f"docs/ingest.md, section Sources, needs a row for {kind.name}"
 
 
-def test_every_kind_can_be_reached() -> None:
-    """A line behind one that accepts more would never be read."""
+def test_names_are_distinct_and_prefixes_are_found() -> None:
     assert len({kind.name for kind in KINDS}) == len(KINDS)
     for name in ONLINE:
         assert kind_of(name)[0].name == name
@@ -90,8 +89,8 @@ def test_a_source_can_be_read_again(name: str, tmp_path: Path) -> None:
 
 
 @every_file
-def test_a_file_that_vanishes_is_told(name: str, tmp_path: Path) -> None:
-    """It was opened, and is gone when it is read: its crystals were in memory, or the rest is in the quarantine."""
+def test_a_vanished_file_is_reported(name: str, tmp_path: Path) -> None:
+    """The file is deleted between opening and reading: either all crystals are in memory, or the rest is rejected."""
     path = EXAMPLES[name](tmp_path)
     source = open_source(path)
     there = list(source.records())
@@ -108,20 +107,20 @@ def test_a_file_that_vanishes_is_told(name: str, tmp_path: Path) -> None:
 def test_an_empty_file_has_no_crystals(name: str, tmp_path: Path) -> None:
     path = EXAMPLES[name](tmp_path)
     Path(path).write_bytes(b"")
-    assert read_or_told(path, tmp_path / "out") == 0
+    assert accepted_of(path, tmp_path / "out") == 0
 
 
 @pytest.mark.usefixtures("ase_in_this_process")
 @every_file
-def test_a_damaged_file_is_read_or_told(name: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_read_or_reported(name: str, tmp_path: Path) -> None:
     path = EXAMPLES[name](tmp_path)
     for content in damaged(Path(path).read_bytes()):
         Path(path).write_bytes(content)
-        read_or_told(path, tmp_path / "out")
+        accepted_of(path, tmp_path / "out")
 
 
-def read_or_told(path: str, out: Path) -> int:
-    """Ingest a file; return how many crystals were accepted. What was not is told on one line that names the file."""
+def accepted_of(path: str, out: Path) -> int:
+    """Ingest a file and return the number of accepted crystals. Each error must be one line that names the file."""
     try:
         report = ingest(path, out)
     except ValueError as error:
@@ -137,7 +136,7 @@ def read_or_told(path: str, out: Path) -> int:
 
 
 def damaged(content: bytes) -> Iterator[bytes]:
-    """Yield the content cut off, and with a byte changed, at places over its whole length."""
+    """Yield truncated content, and content with one changed byte, at positions over its whole length."""
     rng = np.random.default_rng(0)
     for place in np.linspace(1, len(content) - 1, DAMAGES).astype(int).tolist():
         yield content[:place]

@@ -25,7 +25,7 @@ _START_BYTES = 1 << 16
 
 
 def open_ase(path: str) -> Source | None:
-    """Open a file in any format ASE recognizes; every frame or row is a crystal. None: ASE does not know the format.
+    """Open a file in any format ASE recognizes; every frame or row is a crystal. None if ASE knows none.
 
     Raises:
         ValueError: If ASE is absent, or would unpickle the file.

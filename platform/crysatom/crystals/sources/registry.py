@@ -1,4 +1,4 @@
-"""The kinds of source, each with the function that opens it."""
+"""The table of source kinds: how each is recognized, and which function opens it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from crysatom.crystals.sources.listed import is_poscar
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A kind of source: of a file or folder if it says which, else of something that has no path.
+    """A kind of source: files or folders, or what is named by a prefix (``mp:SiO2``).
 
     Attributes:
-        name: As it is written in ``docs/ingest.md``; of what has no path it begins with its prefix and a colon.
-        opener: Module in this folder, and its function from a path, or from what follows the prefix, to a
-            :class:`Source`. The module is imported when the first source of the kind is opened: one may need a package
-            that others do not.
-        accepts: Whether a file or folder is of this kind; None: the source is no file or folder.
-        known: How messages name the kind; empty: another kind names it.
+        name: Its name in ``docs/ingest.md``. That of a prefix kind starts with the prefix and a colon.
+        opener: ``module:function``, a module of this folder. The function takes the path, or what follows the prefix,
+            and returns a :class:`Source`; None if it does not know the content. The module is imported on first use:
+            it may need a package that others do not.
+        accepts: Tells whether a file or folder is of this kind; None for a prefix kind.
+        known: Text for error messages that list what can be read; empty if another kind's text covers it.
 
     """
 
@@ -31,7 +31,7 @@ class Kind:
     known: str = ""
 
     def argument(self, source: str) -> str | None:
-        """Return what the opener is called with, or None if the source is not of this kind."""
+        """Return the argument of the opener; None if the source is not of this kind."""
         path = Path(source).expanduser()
         if self.accepts is None:
             prefix, colon, rest = source.partition(":")
@@ -39,7 +39,7 @@ class Kind:
         return str(path) if (path.is_file() or path.is_dir()) and self.accepts(path) else None
 
     def open(self, argument: str) -> Source | None:
-        """Open a source; None: its content is of no kind that the opener reads."""
+        """Open a source; None if the opener does not know the content."""
         module, _, function = self.opener.partition(":")
         opener: Callable[[str], Source | None] = getattr(import_module(f"{__package__}.{module}"), function)
         return opener(argument)
@@ -82,14 +82,14 @@ KINDS: tuple[Kind, ...] = (
         known="a file that ASE reads (.xyz, .db, .traj, POSCAR, ...)",
     ),
 )
-"""In order of precedence: a source is opened by the first kind that accepts it. The last one takes any file."""
+"""The first kind that accepts a source opens it. The last one accepts any file."""
 
 
 def kind_of(source: str) -> tuple[Kind, str]:
-    """Return the kind of a source, by its name alone, and what its opener is called with.
+    """Return the kind of a source and the argument of its opener, without opening anything.
 
     Raises:
-        ValueError: If it is no file, no folder, and has no prefix of a source that is not a file.
+        ValueError: If it is no file, no folder, and has no known prefix.
 
     """
     for kind in KINDS:
@@ -99,6 +99,6 @@ def kind_of(source: str) -> tuple[Kind, str]:
 
 
 def known_sources() -> str:
-    """Return the kinds of source, for messages."""
+    """Return the list of what can be read, for error messages."""
     *others, last = [kind.known for kind in KINDS if kind.known]
     return f"{', '.join(others)}, or {last}"

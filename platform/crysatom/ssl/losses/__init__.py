@@ -1,8 +1,8 @@
 """Self-supervised losses between two views, each exact over all workers; one formula per file.
 
-The loss NAME of :data:`crysatom.names.SSLLoss` is the function NAME of ``NAME.py`` in this folder. It takes the
-projections ``z_a`` and ``z_b``, ``(n, d)`` each, of the n crystals this worker holds and returns the loss of the global
-batch. If it takes more, the function ``options(config, batch)`` of its file returns the further arguments by name.
+Each NAME in :data:`crysatom.names.SSLLoss` is the function NAME of ``NAME.py`` in this folder. It takes the projections
+``z_a`` and ``z_b``, ``(n, d)`` each, of the n crystals this worker holds and returns the loss of the global batch. If
+it has options, ``options(config, batch)`` in the same file returns them as keyword arguments.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Loss:
     """A self-supervised loss as the objective calls it.
 
     Attributes:
-        formula: The pure function of two views and its options.
-        options: Further arguments of the formula, by name, for a configuration and a worker's batch.
+        formula: Pure function of the two views and its options.
+        options: Returns the options from the configuration and this worker's batch.
 
     """
 
@@ -49,4 +49,4 @@ def _load(name: str) -> Loss:
 
 
 LOSSES: dict[str, Loss] = {name: _load(name) for name in get_args(SSLLoss) if name != "none"}
-"""By name, every loss that ``--ssl-loss`` accepts; ``none`` trains without one."""
+"""Every loss that ``--ssl-loss`` accepts, by name; ``none`` trains without one."""

@@ -44,10 +44,10 @@ def barlow_twins(z_a: Tensor, z_b: Tensor, off_diagonal_weight: float = 0.0051, 
 
 
 def divisor_of(config: PretrainConfig) -> int | None:
-    """Return what the cross-correlation is divided by; None: the crystals in the batch."""
+    """Return the divisor of the cross-correlation; None means the number of crystals in the batch."""
     return config.batch_size if config.barlow_divisor == "nominal" else None
 
 
 def options(config: PretrainConfig, batch: Batch) -> dict[str, Any]:  # noqa: ARG001
-    """Return the arguments of :func:`barlow_twins` beside the views."""
+    """Return the options of :func:`barlow_twins`."""
     return {"off_diagonal_weight": config.barlow_lambda, "divisor": divisor_of(config)}

@@ -56,5 +56,5 @@ def composition(batch: Batch) -> Tensor:
 
 
 def options(config: PretrainConfig, batch: Batch) -> dict[str, Any]:
-    """Return the arguments of :func:`nt_xent` beside the views."""
+    """Return the options of :func:`nt_xent`."""
     return {"temperature": config.nt_xent_temperature, "composition": composition(batch)}
