@@ -51,6 +51,8 @@ CGCNN_BITS = "cgcnn92"
 
 PretrainObjective = Literal["crysatom", "masking", "context", "masking_context"]
 SSLLoss = Literal["barlow_twins", "vicreg", "nt_xent", "none"]
+"""Each name but 'none' is a file and a function in ``crysatom/ssl/losses``."""
+
 Recipe = Literal["default", "paper"]
 Optimizer = Literal["adam", "adamw"]
 Schedule = Literal["constant", "cosine", "step", "linear", "one_cycle"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from crysatom.crystals.table import Crystal
-from crysatom.names import CONNECTIVITY, FEATURES, LOSS, SSL
+from crysatom.names import CONNECTIVITY, FEATURES, LOSS, SSL, SSLLoss
 from crysatom.ssl.objective import Objective
 from crysatom.training import checkpoints
 from crysatom.training.pretrain import build
@@ -145,9 +146,7 @@ def test_a_model_survives_saving_and_loading(model: Objective, crystals: list[Cr
 
 OBJECTIVES = {
     "default": {},
-    "vicreg": {"ssl_loss": "vicreg"},
-    "nt_xent": {"ssl_loss": "nt_xent"},
-    "none": {"ssl_loss": "none"},
+    **{name: {"ssl_loss": name} for name in get_args(SSLLoss)},
     "published masks": {"masked_atoms": "zero", "masked_edges": "rerouted", "normalize_projection": True},
 }
 

@@ -17,6 +17,7 @@ from crysatom import distributed
 from crysatom.config import PretrainConfig, paper
 from crysatom.names import LOSS
 from crysatom.nn.equivalence import EquivalentAtoms
+from crysatom.ssl.losses import LOSSES
 from crysatom.ssl.node_level import NodeLevelObjective
 from crysatom.ssl.objective import Objective
 from tests.gloo import run_workers
@@ -57,9 +58,7 @@ def published() -> dict[str, Any]:
 
 
 CONFIGS = {
-    "barlow_twins": {"ssl_loss": "barlow_twins"},
-    "vicreg": {"ssl_loss": "vicreg"},
-    "nt_xent": {"ssl_loss": "nt_xent"},
+    **{name: {"ssl_loss": name} for name in LOSSES},
     "reconstruction only": {"ssl_loss": "none"},
     "pairs": {"ssl_loss": "none", "connectivity_mean": "pairs"},
     "published": published(),

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from crysatom.config import IngestConfig
 from crysatom.crystals.ingest import ingest_plain
+from crysatom.crystals.sources.registry import known_sources
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "ingest.md"
 BEGIN = "<!-- broken inputs: python -m tests.unit.broken_inputs -->"
@@ -317,7 +318,7 @@ def table() -> str:
     for broken in BROKEN:
         with TemporaryDirectory() as folder:
             reason, text = message(broken, Path(folder))
-        escaped = text.replace("|", "\\|").replace("<", "&lt;")
+        escaped = text.replace("|", "\\|").replace("<", "&lt;").replace(known_sources(), "[these](#sources)")
         lines.append(f"| {broken.title} | {'error' if reason == REFUSED else f'`{reason}`'} | {escaped} |")
     return "\n".join(lines)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from crysatom.config import PretrainConfig
-from crysatom.names import CONNECTIVITY, FEATURES, LOSS, MAX_ATOMIC_NUMBER, SSL
+from crysatom.names import CONNECTIVITY, FEATURES, LOSS, SSL
 from crysatom.nn.hashing import mix
 from crysatom.nn.pooling import pool
 from crysatom.ssl.decoders import (
@@ -22,19 +22,11 @@ from crysatom.ssl.decoders import (
     feature_loss,
 )
 from crysatom.ssl.encoder import Encoder
-from crysatom.ssl.losses.barlow_twins import barlow_twins, cross_correlation
-from crysatom.ssl.losses.nt_xent import nt_xent
-from crysatom.ssl.losses.vicreg import vicreg
+from crysatom.ssl.losses import LOSSES
+from crysatom.ssl.losses.barlow_twins import cross_correlation, divisor_of
 from crysatom.ssl.views import mask_atoms, mask_edges, stack_views
 
 VIEWS = 2
-
-
-def composition(batch: Batch) -> Tensor:
-    """Return a number per crystal that is equal for equal reduced formulas (and else differs), ``(B,)`` float64."""
-    elements = torch.arange(MAX_ATOMIC_NUMBER + 1, device=batch.ptr.device)
-    weights = torch.cos(elements.double().square())
-    return pool(weights[batch.atomic_numbers.long()][:, None], batch)[:, 0]
 
 
 class Objective(nn.Module):
@@ -127,21 +119,13 @@ class Objective(nn.Module):
 
     def compare(self, z_a: Tensor, z_b: Tensor, batch: Batch) -> Tensor:
         """Return the self-supervised loss between the projections of two views, ``(B, d)`` each."""
-        if self.config.loss.ssl_loss == "barlow_twins":
-            return barlow_twins(z_a, z_b, self.config.loss.barlow_lambda, self._barlow_divisor)
-        if self.config.loss.ssl_loss == "vicreg":
-            return vicreg(z_a, z_b)
-        return nt_xent(z_a, z_b, self.config.loss.nt_xent_temperature, composition(batch))
-
-    @property
-    def _barlow_divisor(self) -> int | None:
-        return self.config.optimization.batch_size if self.config.loss.barlow_divisor == "nominal" else None
+        return LOSSES[self.config.loss.ssl_loss](z_a, z_b, self.config, batch)
 
     @torch.no_grad()
     def cross_correlation(self, batch: Batch, epoch: int) -> Tensor:
         """Return the cross-correlation matrix ``(d, d)`` of the projections of two views, for a picture."""
         z_a, z_b = (self.project(view, batch) for view in self.encode(batch, epoch)[1:])
-        return cross_correlation(z_a, z_b, self._barlow_divisor)
+        return cross_correlation(z_a, z_b, divisor_of(self.config))
 
     @torch.no_grad()
     def atom_vectors(self, batch: Batch) -> Tensor:
