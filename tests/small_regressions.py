@@ -26,7 +26,7 @@ def tiny(**options: Any) -> DownstreamConfig:
 
 
 def volumes(folder: Path, config: DownstreamConfig, count: int = 50) -> Labeled:
-    """Return volumes per atom of some small crystals, as the job reads them."""
+    """Return volumes per atom of some small crystals, read as in the job."""
     if not (folder / "graphs").exists():
         make_shards(folder, count=count)
     return labeled(config, folder / "graphs", folder / "crystals.parquet", "")

@@ -1,10 +1,10 @@
-"""What the encoder promises for real crystals: the description of a crystal does not matter, only the crystal.
+"""Invariance of the encoder on real crystals: results depend on the crystal, not on its description.
 
 Evaluation mode, after some training steps (so that statistics and weights are not those of initialization).
 
-Tolerance 1e-5 absolute in float32, for vectors whose largest entries are 2 to 4: some ten times the rounding of
-matrix products of other shapes. Distances lie on a grid, so rotations, translations, cells and supercells were
-seen to differ by exactly nothing, other orders of sites by 1e-6, other batches by 3e-6.
+Tolerance 1e-5 absolute in float32, for vectors with largest entries of 2 to 4: about ten times the rounding of matrix
+products of other shapes. Distances are on a grid, so the observed difference is exactly zero for rotations,
+translations, cells and supercells, 1e-6 for other orders of sites, and 3e-6 for other batches.
 """
 
 from __future__ import annotations
@@ -114,13 +114,13 @@ def test_element_vectors_do_not_depend_on_descriptions(model: Objective, crystal
         return moments.update(model.atom_vectors(batch), batch.atomic_numbers).to_vectors({}).vectors
 
     expected = extracted(crystals)
-    # A supercell of every crystal, so that all weigh as before.
+    # A supercell of every crystal, so that relative weights are unchanged.
     others = [rotated(in_another_cell(supercell(c, (2, 1, 1)), rng), rng) for c in reversed(crystals)]
     assert np.abs(extracted(others) - expected).max() < TOLERANCE
 
 
 def test_different_crystals_have_different_vectors(model: Objective, crystals: list[Crystal]) -> None:
-    """Else all of the above would be easy."""
+    """Otherwise all of the above would be trivial."""
     strained = [with_lattice(c, c.lattice * 1.01, c.frac_coords) for c in crystals[:-1]]
     before, after = atom_vectors(model, crystals[:-1]), atom_vectors(model, strained)
     changes = [float((a - b).abs().max()) for a, b in zip(before, after, strict=True)]

@@ -1,4 +1,4 @@
-"""Our batches are those that PyG itself would make of the crystals, one by one."""
+"""Our batches equal those that PyG makes from the single crystals."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _data(arrays: GraphArrays, b: int) -> Data:
-    """One crystal, written out atom by atom."""
+    """One crystal, built atom by atom."""
     atoms = range(arrays.atom_ptr[b], arrays.atom_ptr[b + 1])
     degrees = [int(arrays.edge_ptr[i + 1] - arrays.edge_ptr[i]) for i in atoms]
     edges = [(i - atoms.start, k) for i in atoms for k in range(arrays.edge_ptr[i], arrays.edge_ptr[i + 1])]

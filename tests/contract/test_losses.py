@@ -50,7 +50,7 @@ CASES: dict[str, Loss] = {name: loss.formula for name, loss in LOSSES.items()} |
 }
 every_loss = pytest.mark.parametrize("loss", CASES.values(), ids=CASES.keys())
 ROUNDING = {"rtol": 1e-12, "atol": 1e-12}
-"""float64 sums of some hundred terms in another order."""
+"""For float64 sums of some hundred terms in another order."""
 
 
 def views(n: int = 12, d: int = 5) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,7 @@ def test_the_order_of_crystals_does_not_matter(loss: Loss) -> None:
 
 @every_loss
 def test_a_batch_of_one_crystal_has_a_finite_loss_and_gradient(loss: Loss) -> None:
-    """The rest of an epoch, or a held-out set, may be a single crystal."""
+    """The last batch of an epoch, or a held-out set, may be a single crystal."""
     z_a, z_b = (z.requires_grad_() for z in views(1))
     value = loss(z_a, z_b)
     assert torch.isfinite(value)
@@ -111,7 +111,7 @@ def test_options_of_the_configuration_reach_the_formula() -> None:
 
 
 def test_decorrelated_equal_views_have_no_barlow_twins_loss() -> None:
-    """Columns of a Hadamard matrix are orthogonal, of mean 0 and variance 1; what is left is the 1e-5 in the root."""
+    """Columns of a Hadamard matrix are orthogonal, with mean 0 and variance 1; only the 1e-5 in the root remains."""
     h = torch.tensor([[1.0, 1], [1, -1]], dtype=torch.float64)
     z = torch.kron(torch.kron(h, h), h)[:, 1:]
     assert barlow_twins(z, z) < 1e-8
@@ -127,7 +127,7 @@ def test_supercells_and_polymorphs_have_the_same_composition() -> None:
 
 
 def test_different_formulas_have_different_compositions() -> None:
-    """3,000 random crystals of 1 to 5 elements: the nearest two different ones are told apart."""
+    """3,000 random crystals of 1 to 5 elements: the closest two distinct ones are distinguished."""
     rng = np.random.default_rng(0)
     formulas = [
         np.repeat(rng.integers(1, 104, n), rng.integers(1, 5, n)).tolist() for n in rng.integers(1, 6, 3000).tolist()
@@ -138,5 +138,5 @@ def test_different_formulas_have_different_compositions() -> None:
     same = torch.tensor([names[a] == names[b] for a, b in pairwise(order.tolist())])
     gaps = labels[order].diff()
     assert gaps[same].max() < 1e-12
-    # One pair in some 1e9 is closer than 1e-9 by chance; here are 4.5e6 pairs.
+    # About one pair in 1e9 is closer than 1e-9 by chance; there are 4.5e6 pairs.
     assert gaps[~same].min() > 1e-9

@@ -1,7 +1,7 @@
-"""On any number of workers, with different crystals each, loss and gradient are those of one process.
+"""Loss and gradient on any number of workers, with different crystals each, equal those of one process.
 
 float64 and gloo; DistributedDataParallel as in training. Tolerance: 1e-9 relative to the largest entry,
-a thousand times what reordering sums of at most 1e4 float64 terms gives, a thousandth of what the issue asks.
+a thousand times the effect of reordering sums of at most 1e4 float64 terms, a thousandth of the requirement.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Broken inputs, how to make each, and the message a user gets.
+"""Broken inputs, how to make each, and the message for the user.
 
 ``python -m tests.unit.broken_inputs`` rewrites the table in docs/ingest.md.
 """
@@ -25,11 +25,11 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "ingest.md"
 BEGIN = "<!-- broken inputs: python -m tests.unit.broken_inputs -->"
 END = "<!-- end of broken inputs -->"
 REFUSED = "refused"
-"""In place of a reason, where the source as a whole is an error."""
+"""Used as reason if the source as a whole is an error."""
 
 
 class Broken(NamedTuple):
-    """A broken input: what it is, the reason it must get, and a function that writes it and returns the source."""
+    """Broken input: title, expected reason, and a function that writes it and returns the source."""
 
     title: str
     reason: str
@@ -296,7 +296,7 @@ BROKEN: tuple[Broken, ...] = (
 
 
 def message(broken: Broken, folder: Path) -> tuple[str, str]:
-    """Return the reason and message that the broken input gets, paths relative to its folder."""
+    """Return reason and message for the broken input, with paths relative to its folder."""
     data = folder / "data"
     data.mkdir()
     source = broken.write(data)

@@ -1,4 +1,4 @@
-"""How a job's process ends."""
+"""Exit of a job's process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def signaled(number: int) -> NoReturn:
 
 
 def signaled_while_ray_waits() -> NoReturn:
-    """Ray's Cython makes an end of code 1 of any other that a handler of signals raises."""
+    """Ray's Cython turns any SystemExit of a signal handler into exit code 1."""
     try:
         signaled(signal.SIGTERM)
     except SystemExit:

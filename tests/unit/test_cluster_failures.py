@@ -1,4 +1,4 @@
-"""Which failures of a worker are worth another attempt, and the line that a user reads about them."""
+"""Which failures of a worker are retried, and their one-line message for the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configurations: what is refused and how, what the digest covers, and flags for every field."""
+"""Configurations: rejected values and messages, coverage of the digest, and flags for every field."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HINTS = types_of(PretrainConfig)
 
 
 def other_value(name: str) -> Any:
-    """A value that the field accepts and that is not its default."""
+    """Return a valid value of the setting that is not its default."""
     was = FIELDS[name]
     if get_origin(HINTS[name]) is Literal:
         return next(v for v in get_args(HINTS[name]) if v != was)

@@ -1,4 +1,4 @@
-"""The configuration of property prediction: what is refused, what the digest covers, flags, recipes."""
+"""Configuration of property prediction: rejected values, coverage of the digest, flags, recipes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OTHERS: dict[str, Any] = {
 
 
 def other_value(name: str) -> Any:
-    """A value that the field accepts and that is not its default."""
+    """Return a valid value of the field that is not its default."""
     if name in OTHERS:
         return OTHERS[name]
     was = FIELDS[name]

@@ -1,4 +1,4 @@
-"""Flags of the predict job: inputs stand alone, and each ``--model`` takes one name."""
+"""Flags of the predict job: inputs are positional, and each ``--model`` takes one name."""
 
 from __future__ import annotations
 

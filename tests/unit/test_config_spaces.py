@@ -1,4 +1,4 @@
-"""Search spaces and preset files: what is drawn, what is refused, and what overrides what."""
+"""Search spaces and preset files: samples, rejected values, and precedence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small files of very many entries: refused, or listed in the quarantine, within bounds of memory, time and disk."""
+"""Small files with very many entries: rejected or quarantined within limits of memory, time and disk."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from crysatom.graphs.featurize import featurize_plain
 from crysatom.graphs.shards import QUARANTINE
 
 MEGABYTES = 500
-"""What a job may take of memory, with what it imports."""
+"""Memory limit of a job, including its imports."""
 
 SIZE = 3_000_000
-"""Of what unpacks from 3 KB: gzip makes at most 1,000 times the bytes."""
+"""Uncompressed size of 3 KB: gzip expands at most 1,000 times."""
 
 ATOMS = '{"lattice_mat":[[3,0,0],[0,3,0],[0,0,3]],"coords":[[0,0,0]],"elements":["H"]}'
-"""The shortest text of a crystal."""
+"""Shortest text of a crystal."""
 
 
 def filled(head: str, unit: str, tail: str, size: int = SIZE) -> bytes:
@@ -53,7 +53,7 @@ BOMBS: dict[str, tuple[bytes, str]] = {
     "objects.jsonl": (filled("", "{}\n", ""), "entries in"),
     "one_line.jsonl": (filled("[", "{},", "{}]\n"), ""),
 }
-"""What a compressed file holds, and the words of its refusal; none: it is one rejected record."""
+"""Content of a compressed file, and a part of its error message; empty: it is one rejected record."""
 
 READ_ALL = """
 import sys

@@ -1,4 +1,4 @@
-"""A reader that goes mad ends in a process of its own; what it gave before is kept, and the rest is on record."""
+"""A runaway reader ends in its own process; its previous records are kept, and the rest is quarantined."""
 
 from __future__ import annotations
 

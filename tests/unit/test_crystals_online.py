@@ -1,4 +1,4 @@
-"""JARVIS and the Materials Project through their own client libraries, from recorded responses of our making."""
+"""JARVIS and the Materials Project through their own client libraries, with responses written here."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def jarvis_record(jid: str, *, cartesian: bool) -> dict[str, Any]:
 
 
 def test_jarvis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """jarvis-tools finds the archive where it would have put its download."""
+    """jarvis-tools finds the archive in its download location."""
     records = [
         jarvis_record("JVASP-1", cartesian=False),
         jarvis_record("JVASP-2", cartesian=True),
@@ -72,7 +72,7 @@ def test_jarvis_names_its_datasets() -> None:
 
 
 class MaterialsProject(BaseHTTPRequestHandler):
-    """Answers as api.materialsproject.org does: a heartbeat, and pages of summaries to who has a key."""
+    """Server like api.materialsproject.org: a heartbeat, and pages of summaries for requests with a key."""
 
     queries: ClassVar[list[dict[str, list[str]]]] = []
 

@@ -1,4 +1,4 @@
-"""A target is the value of the row that the graph was made of, and never a value of something else."""
+"""A target is the value of the row from which the graph was made."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def crystal(material_id: str, atomic_number: int = 11, **properties: object) -> 
 
 @pytest.fixture
 def table() -> pa.Table:
-    """Four crystals in five rows: 'a' is there twice, with different atoms and values."""
+    """Four crystals in five rows: 'a' occurs twice, with different atoms and values."""
     return to_table(
         [
             crystal("a", 11, gap=1.0, stable=True, label="x", count=3),
@@ -52,7 +52,7 @@ def test_values_follow_the_ids_not_the_rows(table: pa.Table) -> None:
 
 
 def test_a_repeated_id_has_the_value_of_the_row_its_graph_was_made_of(table: pa.Table, tmp_path: Path) -> None:
-    """The atoms of the graph are those of the first row, so its target must be, too."""
+    """The atoms of the graph are those of the first row, so its target must also be."""
     write_table(table, tmp_path / "t.parquet")
     featurize_plain(FeaturizeConfig.of(data=str(tmp_path / "t.parquet"), out=str(tmp_path / "graphs")))
     graphs = load(tmp_path / "graphs")
@@ -170,7 +170,7 @@ def test_csv_that_is_none(table: pa.Table, tmp_path: Path) -> None:
 
 
 def test_computed_columns_are_pymatgens(prototypes: pa.Table) -> None:
-    """Every table that ingest writes has them; pymatgen computes the same."""
+    """Every table that ingest writes has them, with the values of pymatgen."""
     for row in prototypes.to_pylist():
         lattice, coords = np.reshape(row["lattice"], (3, 3)), np.reshape(row["frac_coords"], (-1, 3))
         structure = Structure(lattice, row["atomic_numbers"], coords)
@@ -205,7 +205,7 @@ def test_left_handed_cell_has_the_same_volume() -> None:
 
 
 def test_a_sources_own_density_is_kept_beside_ours(tmp_path: Path) -> None:
-    """And ingesting a table that was ingested changes nothing."""
+    """Ingesting an ingested table changes nothing either."""
     ours = next(f for f in COMPUTED_FIELDS if f.name == "density")
     pq.write_table(to_table([crystal("a", density=5000.0)]), tmp_path / "t.parquet")
     once = ingest_plain(IngestConfig.of(source=str(tmp_path / "t.parquet"), out=str(tmp_path / "once")))

@@ -1,4 +1,4 @@
-"""Figures hold what they should: a panel for each term, a label for each element, none over another."""
+"""Figures have a panel for each term and a label for each element; labels do not overlap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Of crystals with the same id the first usable one is kept, as by the ingest job."""
+"""The first usable crystal of each id is kept, as in the ingest job."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ DEFECTS: dict[str, Callable[[Crystal], Crystal]] = {
     "by its structure": lambda c: replace(c, lattice=np.full((3, 3), np.nan)),
     "by its neighbors": lambda c: replace(c, frac_coords=np.zeros((len(c.frac_coords), 3))),
 }
-"""Ways to be rejected, one per check of the featurize job."""
+"""Defects that are rejected, one per check of the featurize job."""
 
 
 def binary() -> list[Crystal]:
-    """Crystals of two sites, so that each differs from the others and all can be spoiled."""
+    """Crystals of two sites: all distinct, and each can be given any defect."""
     return [c for c in prototypes() if len(c.atomic_numbers) == 2]
 
 
 def many(path: Path) -> list[Crystal]:
-    """Crystals in seven row groups, ids several times: broken first, broken between, broken alone, and far apart."""
+    """Crystals in seven row groups with repeated ids: broken first, broken between, broken alone, and far apart."""
     good = small(8, 40)
     spoiled = [DEFECTS["by its neighbors"](c) for c in binary()[:6]]
     crystals = [

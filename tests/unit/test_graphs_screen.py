@@ -1,4 +1,4 @@
-"""The checks on whole batches give the verdicts of the ingest job's checks on single crystals."""
+"""The checks on whole batches agree with the ingest job's checks on single crystals."""
 
 from __future__ import annotations
 

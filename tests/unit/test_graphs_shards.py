@@ -1,4 +1,4 @@
-"""Graph shards: what is in them, how a folder is used again, and what is said when it cannot be."""
+"""Graph shards: content, reuse of a folder, and messages if it cannot be reused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.graph_crystals import prototypes, write_table
 
 
 def _crystals() -> list[Crystal]:
-    """60 real crystals, one id twice, and one with coincident atoms."""
+    """60 real crystals, with one repeated id and one crystal with coincident atoms."""
     crystals = prototypes()[::5][:58]
     broken = replace(crystals[3], material_id="broken", frac_coords=np.zeros_like(crystals[3].frac_coords))
     return [*crystals[:20], replace(crystals[40], material_id=crystals[2].material_id), broken, *crystals[20:]]

@@ -1,4 +1,4 @@
-"""What a predictor learns: targets, splits, and vectors that cover them, identified by content."""
+"""Data of a predictor: targets, splits, and vectors that cover them, identified by content."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_atoms_are_read_without_edges(folder: Path) -> None:
 
 
 def table_without(folder: Path, symbols: set[str]) -> str:
-    """Write a table of vectors that lacks some elements; returns its path."""
+    """Write a table of vectors that lacks some elements; return its path."""
     table = given_vectors("onehot92")
     kept = np.array([s not in symbols for s in table.symbols])
     lacking = dataclasses.replace(table, atomic_numbers=table.atomic_numbers[kept], vectors=table.vectors[kept])
@@ -75,7 +75,7 @@ def test_missing_vectors_are_refused_left_out_or_predicted(
 
     filled = volumes(folder, tiny(vectors=vectors, missing_vectors="ridge"))
     assert filled.split.digest() == whole.split.digest()
-    assert filled.task.vectors.provenance["filled"] == ["O"]  # no crystal here holds Cs
+    assert filled.task.vectors.provenance["filled"] == ["O"]  # no crystal here contains Cs
     assert not len(filled.left_out)
 
 
@@ -109,7 +109,7 @@ def test_a_part_without_crystals_is_refused(folder: Path, tmp_path: Path) -> Non
 
 
 def with_columns(folder: Path, tmp_path: Path, **columns: list[Any]) -> Labeled:
-    """Read a table with further columns, of which the graphs are the same."""
+    """Read a table with further columns but the same graphs."""
     table = pq.read_table(folder / "crystals.parquet")
     for name, values in columns.items():
         table = table.append_column(name, pa.array(values))
@@ -161,7 +161,7 @@ def test_the_digest_is_of_the_labels_of_each_part(folder: Path, tmp_path: Path, 
 
 
 def test_the_digest_is_of_the_split_though_labels_are_alike(folder: Path, tmp_path: Path) -> None:
-    """Two neighbors with equal labels change their parts: the labels of all parts are the same, in the same order."""
+    """Two neighbors with equal labels swap their parts, so the labels of all parts are unchanged, in the same order."""
     count = pq.read_metadata(folder / "crystals.parquet").num_rows
     energies: list[Any] = [float(k % 5 == 0) for k in range(count)]
     parts = (["train", "test", "val", "train", "train"] * count)[:count]

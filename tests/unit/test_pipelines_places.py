@@ -1,4 +1,4 @@
-"""Where results go and data are found, in a plain job and in one sent by ``ray job submit``."""
+"""Paths of results and data, in a plain job and in one submitted by ``ray job submit``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def copy(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory of a submitted job, as Ray names it."""
+    """Working directory of a submitted job, with Ray's name."""
     folder = tmp_path / "session_1" / "runtime_resources" / "working_dir_files" / "_ray_pkg_0123"
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)

@@ -1,4 +1,4 @@
-"""From what a user names as data to graph shards."""
+"""From the user's data source to graph shards."""
 
 from __future__ import annotations
 

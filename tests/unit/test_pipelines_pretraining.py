@@ -1,4 +1,4 @@
-"""What identifies a run: its settings, and what it learns from, wherever that lies."""
+"""Identity of a run: its settings and the content of its data, wherever it is stored."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What MLflow is told of a run's data: the digest of what was learned from, and how many crystals each part had.
+"""Data of a run in MLflow: the digest of the training data, and the number of crystals of each part.
 
-Read from the journal, which is written before anything is sent; the store itself is away here, for one takes seconds to
-make. That a journal arrives is tests/integration/test_tracking.py.
+They are read from the journal, which is written before anything is sent. There is no MLflow store here, since making
+one takes seconds; tests/integration/test_tracking.py tests that a journal arrives.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _away(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def told(folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the tags, and the last value of each metric."""
+    """Return the tags and the last value of each metric."""
     tags: dict[str, str] = {}
     metrics: dict[str, Any] = {}
     for record, _ in Journal(folder / "tracking").records():
@@ -76,7 +76,7 @@ def test_a_part_of_one_crystal_has_an_error_and_no_interval() -> None:
         seed=0,
         property="density",
         unit="g/cm^3",
-        metrics={"val_selected/mae": 1.0, "test/mae": 2.0, "test/num_crystals": 1.0},  # NaN is left out of these
+        metrics={"val_selected/mae": 1.0, "test/mae": 2.0, "test/num_crystals": 1.0},  # NaN is left out
         selected_epoch=0,
         epochs=1,
         tracking_uri="sqlite:///mlflow.db",
@@ -98,7 +98,7 @@ def test_a_pretraining_tells_its_data(place: Path, away: str) -> None:
 
 
 def test_vectors_of_older_methods_tell_their_data(place: Path, away: str) -> None:
-    """The digest changes with any shard, and with no setting."""
+    """The digest changes with any shard, but not with settings."""
     config = VectorsConfig.of(
         data=str(place / "graphs"), out=str(place), name="older", method="onehot", num_workers=0, tracking_uri=away
     )

@@ -1,4 +1,4 @@
-"""Figures of a trained predictor show what they are given."""
+"""Figures of a trained predictor show the given data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command that is printed can be copied into a shell, whatever the folders are called."""
+"""Printed commands can be copied into a shell, for any folder names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Maps and tables of the chemistry study show what they should."""
+"""Content of the maps and tables of the chemistry study."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_maps_name_every_element_in_each_panel_and_no_label_covers_another(fact:
         assert sum(len(points.get_offsets()) for points in axes.collections) == 89
 
 
-@pytest.mark.slow  # UMAP compiles itself when it is imported
+@pytest.mark.slow  # importing UMAP compiles it
 def test_neighbor_maps_repeat_themselves_and_keep_copies_together() -> None:
     pytest.importorskip("sklearn")
     pytest.importorskip("umap")

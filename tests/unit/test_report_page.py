@@ -1,4 +1,4 @@
-"""The page: its size, what it says where something is missing, and that nothing of a user's becomes markup."""
+"""Report page: its size, its text if something is missing, and escaping of the user's text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EVIL = "\"><script>alert(1)</script><img src=x onerror='alert(2)'>{{ 7 * 7 }}"
 
 
 class Elements(HTMLParser):
-    """What a browser would make of the page."""
+    """Elements of the page, as parsed by a browser."""
 
     def __init__(self) -> None:
         super().__init__()

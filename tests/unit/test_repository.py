@@ -1,4 +1,4 @@
-"""Promises that the repository as a whole makes."""
+"""Rules of the repository as a whole."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_platform_folder_is_no_package() -> None:
 
 
 def test_standard_platform_module_works_beside_crysatom() -> None:
-    # A fresh interpreter: here the module was imported long ago.
+    # A new interpreter: in this one the module is already imported.
     code = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'platform')!r}]\n"
         "import crysatom, platform\n"
@@ -106,7 +106,7 @@ def test_readme_names_only_targets_that_make_knows() -> None:
 
 
 def _code(markdown: str) -> list[str]:
-    """Return what stands in code blocks and between backquotes."""
+    """Return the content of code blocks and of backquotes."""
     return re.findall(r"```.*?```|`[^`\n]+`", markdown, re.DOTALL)
 
 
@@ -125,7 +125,7 @@ assert not loaded, f"loaded: {loaded}"
 
 
 def test_models_and_loops_need_neither_pymatgen_nor_ray_nor_mlflow() -> None:
-    """Shards made elsewhere are trained on where only torch, PyG, numpy, pandas and pyarrow are."""
+    """Training on existing shards needs only torch, PyG, numpy, pandas and pyarrow."""
     modules = ("training.pretrain", "training.regression", "predictors.registry", "graphs.shards")
     imports = "; ".join(f"import crysatom.{module}" for module in modules)
     code = (

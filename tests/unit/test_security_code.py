@@ -1,4 +1,4 @@
-"""No code of ours runs what stands in a file: the source is read for all that could."""
+"""Our code never executes the content of a file: scan the source for calls that could."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.conftest import REPOSITORY
 FOLDERS = ("platform", "jobs", "tune_spaces", "tools", "benchmarks")
 
 MODULES = frozenset({"pickle", "_pickle", "cloudpickle", "joblib", "dill", "marshal", "shelve", "runpy", "jsonpickle"})
-"""Never imported, under whatever name."""
+"""Modules that are never imported, under any name."""
 
 CALLS = frozenset(
     {
@@ -38,10 +38,10 @@ CALLS = frozenset(
 )
 
 METHODS = frozenset({"exec_module", "load_module", "read_pickle"})
-"""Of whatever object."""
+"""Methods that are never called, on any object."""
 
 ONLY_WITH = {"numpy.load": ("allow_pickle", "False"), "torch.load": ("weights_only", "True")}
-"""Said in words, so that no default of a version decides."""
+"""Explicit arguments, so that the result does not depend on defaults of a version."""
 
 ALLOWED = {
     "platform/crysatom/config/spaces.py: importlib.util.spec_from_file_location": "a search space is code of the user",
@@ -55,7 +55,7 @@ ALLOWED = {
 
 
 def unsafe(source: str) -> Iterator[str]:
-    """Yield what in a source may run code that it reads, by its full name, wherever it was imported as another."""
+    """Yield the full names of calls and imports that may execute loaded code, including aliases."""
     tree = ast.parse(source)
     names = dict(_imported(tree))
     for node in ast.walk(tree):

@@ -1,4 +1,4 @@
-"""Secrets do not show, and names do not lead out of the folder they are meant for."""
+"""Secrets are not shown, and names do not lead out of their folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from crysatom.config.flags import flags_of, recorded
 from crysatom.config.secrets import scrubbed, warn_of_passwords, without_password
 from crysatom.studies.leaderboard import csv_name
 
-SECRET = "Zq7-marker"  # noqa: S105 - of nothing
+SECRET = "Zq7-marker"  # noqa: S105 - not a real secret
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_messages_of_others_are_scrubbed_of_the_environments_secrets(
 
 def test_what_says_where_a_secret_is_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/home/me/token")
-    monkeypatch.setenv("MY_TOKEN", "abc")  # too short to be looked for
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://mlflow@db/runs")  # a user's name is no secret
+    monkeypatch.setenv("MY_TOKEN", "abc")  # too short to be masked
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://mlflow@db/runs")  # a user name is not a secret
     monkeypatch.setenv("PWD", "/home/me/work")
     said = "no /home/me/token, abc in /home/me/work; see mlflow ui"
     assert scrubbed(said) == said

@@ -1,4 +1,4 @@
-"""Masked elements and contexts: formulas against loops, what is masked, what is learned."""
+"""Masked elements and contexts: formulas against loops, masking, learning."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_terms_add_up_and_every_parameter_learns(objective: str, batch: Batch) -
 
 
 def test_what_is_masked_cannot_be_seen(batch: Batch) -> None:
-    """The masked pass is that of crystals whose masked atoms are any other elements."""
+    """The masked pass does not change if masked atoms are other elements."""
     model = model_of("masking").eval()
     hidden = one_atom(batch, batch.material_key)
     unmasked, masked = model.encode(batch, hidden)
@@ -118,7 +118,7 @@ def test_an_isolated_atom_has_an_empty_context(padded: bool) -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_few_crystals_are_learned_by_heart(objective: str) -> None:
-    """The same atoms are masked throughout; contexts of five different crystals can be told apart."""
+    """The same atoms are masked throughout; contexts of five different crystals can be distinguished."""
     batch = batch_of(small(8, 5), GraphSpec())
     model = model_of(objective, embedding_dim=16)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)

@@ -1,4 +1,4 @@
-"""Which runs of MLflow are one group, which may be compared, which count nowhere."""
+"""Which runs of MLflow form a group, which may be compared, and which are ignored."""
 
 from __future__ import annotations
 

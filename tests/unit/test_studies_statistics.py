@@ -1,4 +1,4 @@
-"""Verdicts of a study against theory, against scipy, and against what one can count by hand."""
+"""Statistics of a study against theory, scipy, and manual counts."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_mean_and_deviation_over_seeds() -> None:
 
 
 def test_the_interval_covers_the_true_difference_as_often_as_it_says() -> None:
-    """Errors that share what makes a crystal hard, and differ by 0.1 in the mean."""
+    """Errors with a common component per crystal, and means that differ by 0.1."""
     rng = np.random.default_rng(5)
     repetitions, crystals = 300, 150
     covered = resolved = 0
@@ -77,7 +77,7 @@ def test_the_interval_covers_the_true_difference_as_often_as_it_says() -> None:
         resolved += found.verdict == BETTER
     # 95 % +- 4 standard deviations of the count, less the 1 % that a percentile interval lacks at this size
     assert covered / repetitions == pytest.approx(0.94, abs=0.05)
-    # the power of a z test of 0.1 at the standard deviation sqrt(2 * 2) / 4 of a difference
+    # power of a z test of 0.1 with standard deviation sqrt(2 * 2) / 4 of a difference
     power = stats.norm.cdf(0.1 / (0.5 / np.sqrt(crystals)) - 1.96)
     assert resolved / repetitions == pytest.approx(power, abs=0.12)
 
@@ -96,11 +96,11 @@ def test_verdict_gain_and_order_of_crystals() -> None:
 
 
 SIZES = (6, 10, 10, 10, 14)
-"""Test crystals of five folds."""
+"""Number of test crystals of five folds."""
 
 
 def of_folds(folder: Path, column: str, offset: float, seeds: tuple[int, ...] = (0, 1, 2)) -> list[JudgedRun]:
-    """Runs of five unequal folds, whose crystals get harder from fold to fold."""
+    """Runs on five unequal folds with increasing errors."""
     rng, runs = np.random.default_rng(len(column)), []
     for fold, size in enumerate(SIZES):
         for seed in seeds:
@@ -186,12 +186,12 @@ def test_p_value_is_that_of_a_z_test() -> None:
     t = stats.ttest_1samp(values, 0.0)
     assert p_value(values) == pytest.approx(2 * stats.norm.sf(abs(t.statistic)))
     assert p_value(values) == pytest.approx(t.pvalue, rel=0.1)
-    few = stats.t.ppf(0.975, 29)  # what the docstring says of a few dozen crystals
+    few = stats.t.ppf(0.975, 29)  # the docstring's claim for a few dozen crystals
     assert 2 * stats.norm.sf(few) == pytest.approx(0.05 * 0.82, rel=0.02)
 
 
 def test_holm_has_the_known_answer() -> None:
-    """Worked by hand: 0.005 * 4, 0.01 * 3, 0.03 * 2, and no less than that for the last."""
+    """Computed by hand: 0.005 * 4, 0.01 * 3, 0.03 * 2, and at least that for the last."""
     assert holm(np.array([0.01, 0.04, 0.03, 0.005])).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm(np.array([])).tolist() == []
     assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
@@ -202,7 +202,7 @@ def test_holm_keeps_the_probability_of_any_false_verdict() -> None:
     p = rng.uniform(size=(2000, 20))
     false = np.mean([min(holm(row)) < 0.05 for row in p])
     assert false == pytest.approx(1 - (1 - 0.05 / 20) ** 20, abs=0.02)
-    assert np.mean(p.min(axis=1) < 0.05) > 0.6  # what would be if each cell were judged alone
+    assert np.mean(p.min(axis=1) < 0.05) > 0.6  # the rate without correction for multiple tests
 
 
 def test_correction_takes_back_what_one_of_many_shows() -> None:

@@ -1,4 +1,4 @@
-"""The grids have the shape of the paper's tables, and its figures."""
+"""The grids have the shape and the numbers of the paper's tables."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_figures_of_the_paper(study: str, column: str, name: str, value: float) 
 
 
 def test_the_paper_agrees_with_itself() -> None:
-    """CGCNN on CrysAtom's vectors stands in five of its tables, and its mean gains in the text."""
+    """CGCNN with CrysAtom's vectors is in five tables, and its mean gains are in the text."""
     columns = {study: GRIDS[study]().columns for study in GRIDS}
     ours = columns["table7"]["ours"].paper
     assert columns["table6"]["cgcnn_ours"].paper == ours
@@ -75,7 +75,7 @@ def test_the_paper_agrees_with_itself() -> None:
         gains = [100 * (1 - after[p] / before[p]) for p in MP + JARVIS]
         assert sum(gains) / len(gains) == pytest.approx(
             percent, abs=1.5
-        )  # of its text: from its table it is up to 1.4 more or less
+        )  # from the text; the table gives up to 1.4 more or less
 
 
 def test_table_11_shows_that_the_papers_seconds_are_minutes() -> None:
@@ -92,7 +92,7 @@ def test_rows_of_the_studies() -> None:
     held = rows_of("held_out_elements", ("ehull", "density"), (), ())
     assert len(held) == 2 * len(HELD_OUT_GROUPS)
     for row in held + curve + rows_of("table7", ("ehull",), (0.05,), ()):
-        DownstreamConfig.of(property=row.property, **row.settings)  # which checks them
+        DownstreamConfig.of(property=row.property, **row.settings)  # validates the settings
     keys = [row.key for row in held]
     assert len(set(keys)) == len(keys)
 
@@ -104,7 +104,7 @@ def test_all_settings_are_those_of_jobs() -> None:
             for settings in (column.init, column.distill, VECTORS[column.vectors].pretrain):
                 if settings is not None:
                     pretraining(settings, "default")
-            if column.init is not None:  # an encoder's width and depth are not changed behind anybody's back
+            if column.init is not None:  # the width and depth of an encoder are fixed
                 encoder = pretraining(column.init, "default")
                 spec = PredictorSpec(num_layers=column.settings.get("num_layers", PredictorSpec.num_layers))
                 assert (encoder.embedding_dim, encoder.num_layers) == (spec.width, spec.num_layers)

@@ -1,4 +1,4 @@
-"""What each worker gets of a batch, by its speed and its memory."""
+"""Share of a batch for each worker, by its speed and its memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_parts_go_by_speed() -> None:
 
 def test_what_a_worker_cannot_hold_goes_to_the_others_by_their_speeds() -> None:
     np.testing.assert_allclose(proportions([6.0, 2.0, 1.0], [0.4, 0.7, UNLIMITED]), [0.4, 0.4, 0.2])
-    # The second is filled up only by what the first leaves
+    # The second gets only what the first leaves
     np.testing.assert_allclose(proportions([6.0, 2.0, 1.0], [0.4, 0.3, UNLIMITED]), [0.4, 0.3, 0.3])
 
 

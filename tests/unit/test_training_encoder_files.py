@@ -1,4 +1,4 @@
-"""A pretrained encoder in a folder: read back it is the same, and a damaged one is refused."""
+"""A saved pretrained encoder is read back unchanged, and a damaged one is rejected."""
 
 from __future__ import annotations
 

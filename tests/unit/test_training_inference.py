@@ -1,4 +1,4 @@
-"""Saved models on new crystals, batch by batch."""
+"""Predictions of saved models for new crystals, batch by batch."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_crystal_is_predicted_as_the_model_itself_does(tmp_path: Path) -> None
 
 
 def test_a_prediction_depends_on_no_other_crystal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums are taken in other orders: float32 rounding, no more."""
+    """Sums have another order: differences are float32 rounding only."""
     models = ensemble(write_model(tmp_path / "model"))
     together = predictions(models.predict_records(records()))
     alone = np.concatenate([predictions(models.predict_records(records().slice(k, 1))) for k in range(40)])
@@ -117,7 +117,7 @@ def test_elements_that_do_not_exist_are_named(field: str, tmp_path: Path) -> Non
 
 
 def test_a_model_that_is_given_twice_is_refused(tmp_path: Path) -> None:
-    """By its weights: a run and the version that it registered have different names."""
+    """Models are compared by weights: a run and its registered version have different names."""
     first, copy, other = write_model(tmp_path / "a"), write_model(tmp_path / "b"), write_model(tmp_path / "c", 1)
     assert len(ensemble(first, other).models) == 2
     with pytest.raises(ValueError, match=r"\S+/a and \S+/b are the same model, .*; give each model once"):
@@ -128,7 +128,7 @@ def test_a_model_that_is_given_twice_is_refused(tmp_path: Path) -> None:
 def test_a_checkpoint_that_does_not_say_what_it_predicts_is_no_part_of_an_ensemble(
     options: list[str], tmp_path: Path
 ) -> None:
-    """CGCNN's main.py calls every best model the same: a gap and a density would be averaged."""
+    """CGCNN's main.py gives every best model the same name: a gap and a density would be averaged."""
     files = []
     for kind in ("gap", "density"):
         (tmp_path / kind).mkdir()

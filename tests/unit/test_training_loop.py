@@ -1,4 +1,4 @@
-"""The loop in a plain process, on real crystals: what it reports, keeps, resumes and refuses."""
+"""The loop in a plain process, on real crystals: reports, checkpoints, resuming and errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class InterruptedRunError(RuntimeError):
-    """What a test stops a run with."""
+    """Raised by a test to stop a run."""
 
 
 def interrupt_after(epoch: int) -> Any:
@@ -42,7 +42,7 @@ def interrupt_after(epoch: int) -> Any:
 
 @dataclasses.dataclass
 class Breaking:
-    """A loader that breaks off in the middle of an epoch."""
+    """Loader that raises in the middle of an epoch."""
 
     loader: Any
     epoch_to_break: int
@@ -61,7 +61,7 @@ class Breaking:
 
 
 def assert_same_outcome(one: PretrainOutcome, two: PretrainOutcome) -> None:
-    """Bit for bit."""
+    """Compare outcomes bit for bit."""
     assert comparable(one.history) == comparable(two.history)
     assert np.array_equal(one.vectors.atomic_numbers, two.vectors.atomic_numbers)
     assert np.array_equal(one.vectors.vectors, two.vectors.vectors)
@@ -83,7 +83,7 @@ def test_history_has_the_vocabulary_of_metrics(shards: Path, tmp_path: Path) -> 
         for split in (TRAIN, HELD_OUT):
             weighted = 0.25 * metrics[f"{split}/connectivity"] + 0.25 * metrics[f"{split}/features"]
             weighted += 0.5 * metrics[f"{split}/ssl"]
-            # Printed losses are means of float32 values: some 1e-7 each.
+            # Printed losses are means of float32 values: about 1e-7 each.
             assert metrics[f"{split}/{LOSS}"] == pytest.approx(weighted, rel=1e-5)
 
 
@@ -120,7 +120,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(options: dict[str, Any], shards
 
 
 class Asking(PlainContext):
-    """Asks for a checkpoint and the end after a step, or for a checkpoint only."""
+    """Requests a checkpoint, and optionally the end of the run, after a step."""
 
     def __init__(self, folder: Path, after: int, wish: Action) -> None:
         super().__init__(folder)
@@ -187,19 +187,19 @@ def test_a_checkpoint_within_an_epoch_changes_nothing(shards: Path, tmp_path: Pa
 
 
 def test_options_change_the_result(shards: Path, tmp_path: Path) -> None:
-    """Else the test above would compare eight equal runs."""
+    """Otherwise the test above would compare eight equal runs."""
     found = []
     for k, options in enumerate(RUNS.values()):
         config = tiny(**options)
         outcome = pretrain(config, data_of(config, shards), PlainContext(tmp_path / str(k)))
         found.append(outcome.vectors.vectors)
     distinct = {v.tobytes() for v in found}
-    # The last epoch may be the best one, too.
+    # The last epoch may also be the best.
     assert len(distinct) >= len(RUNS) - 2
 
 
 def test_the_selected_epoch_is_the_best_one(shards: Path, tmp_path: Path) -> None:
-    """With a rate that makes training diverge, the best epoch is an early one, whose weights are extracted."""
+    """With a learning rate that makes training diverge, the best epoch is an early one; its weights are extracted."""
     config = tiny(selection="held_out", lr=0.3, schedule="constant", epochs=5)
     outcome = pretrain(config, data_of(config, shards), PlainContext(tmp_path / "all"))
     losses = [m[f"{HELD_OUT}/{LOSS}"] for m in outcome.history]

@@ -1,4 +1,4 @@
-"""A model in a folder: read back it predicts the same numbers, and a damaged one is refused."""
+"""A saved model predicts the same numbers after reading, and a damaged one is rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The probe of a sweep: it changes nothing of the pretraining, and sees no test crystal."""
+"""The probe of a sweep does not change the pretraining, and uses no test crystal."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_probe_changes_nothing_of_the_pretraining(data: Labeled, tmp_path: Pat
     assert [PROBE in epoch for epoch in watched.history] == [False, True, False, True]
     losses = [{k: v for k, v in epoch.items() if "probe" not in k} for epoch in watched.history]
     assert comparable(losses) == comparable(alone.history)
-    # the last one is of the vectors that come out
+    # the last one is for the final vectors
     assert probe.measure(watched.vectors, CPU)[PROBE] == watched.history[-1][PROBE]
 
 

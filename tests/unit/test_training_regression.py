@@ -49,7 +49,7 @@ def test_targets_that_are_all_equal_are_refused() -> None:
 
 
 def test_the_reference_finds_what_each_element_contributes() -> None:
-    """Contributions that explain the targets exactly are found exactly: Na -1, Cl 3, Fe 10."""
+    """Contributions that explain the targets exactly are recovered: Na -1, Cl 3, Fe 10."""
     numbers = np.array([11, 17, 11, 11, 17, 26, 26, 11], np.uint8)
     ptr = np.array([0, 2, 5, 6, 8])
     contribution = np.zeros(119)
@@ -61,7 +61,7 @@ def test_the_reference_finds_what_each_element_contributes() -> None:
 
 
 def test_the_reference_leaves_a_residual_that_is_smaller(folder: Path, data: Labeled) -> None:
-    """Least squares: no smaller one is possible with a function linear in the composition."""
+    """Least squares: the smallest residual of a function linear in the composition."""
     with_reference = volumes(folder, tiny(composition_reference=True))
     assert with_reference.task.normalizer.std < 0.9 * data.task.normalizer.std
     assert with_reference.task.normalizer.mean == pytest.approx(0, abs=1e-9)
@@ -122,7 +122,7 @@ def test_batches_hold_the_targets_of_their_crystals(data: Labeled) -> None:
 
 
 def test_predictions_do_not_depend_on_the_batches(data: Labeled) -> None:
-    """Tolerance: float32 products of other shapes."""
+    """The tolerance is for float32 products of other shapes."""
     config = tiny()
     model = model_of(config, data)
     loader = labeled_data(config, data.task, CPU)[TRAIN]
@@ -151,7 +151,7 @@ def test_what_is_kept_is_the_epoch_with_the_least_validation_error(data: Labeled
 
 
 class InterruptedRunError(RuntimeError):
-    """What a test stops a run with."""
+    """Raised by a test to stop a run."""
 
 
 def interrupt_after(epoch: int) -> Any:
@@ -163,7 +163,7 @@ def interrupt_after(epoch: int) -> Any:
 
 
 def assert_same(one: RegressionOutcome, two: RegressionOutcome) -> None:
-    """Bit for bit."""
+    """Compare outcomes bit for bit."""
     assert comparable(one.history) == comparable(two.history)
     assert one.selected_epoch == two.selected_epoch
     for part in (VAL, TEST):
@@ -203,7 +203,7 @@ def test_patience_ends_a_training_and_a_resumed_one_at_the_same_epoch(data: Labe
 
 
 def test_seeds_and_options_change_the_result(folder: Path, tmp_path: Path) -> None:
-    """Else the tests above would compare equal runs."""
+    """Otherwise the tests above would compare equal runs."""
     options = [*RUNS.values(), {"seeds": (1,)}, {"optimizer": "adam", "weight_decay": 0.1}, {"weight_decay": 0.1}]
     found = set()
     for k, changed in enumerate(options):

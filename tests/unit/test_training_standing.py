@@ -1,4 +1,4 @@
-"""What predictions stand on: crystals unlike those of the training are flagged."""
+"""Flags of predictions: crystals unlike the training crystals are flagged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.unit.test_predictors_published import checkpoint, written
 
 RANGES = {"volume_per_atom": (20.0, 80.0), "num_atoms": (1, 4)}
 NEAR = "Na Na1 0 0 0 1\nCl Cl1 0.5 0.5 0.5 1\n"
-"""In a cell of 5 angstrom: 62.5 cubic angstrom per atom."""
+"""Sites in a cell of 5 angstrom: 62.5 cubic angstrom per atom."""
 
 
 def cube(length: float, sites: str = NEAR) -> str:
@@ -99,7 +99,7 @@ def test_what_a_model_does_not_record_is_unknown(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m", trained=["Na", "Cl"], trained_ranges=RANGES)
     assert flags(cube(5), folder) == ""
     content = json.loads((folder / "model.json").read_text())
-    del content["trained_ranges"]  # as models of before have none
+    del content["trained_ranges"]  # older models have none
     (folder / "model.json").write_text(json.dumps(content))
     assert flags(cube(5), folder) == "unknown_training"
     assert flags(cube(5, NEAR.replace("Cl", "Br")), folder) == "untrained_element;unknown_training"

@@ -1,4 +1,4 @@
-"""SkipAtom and Atom2Vec: counts against loops over real crystals, factorizations against what they must be."""
+"""SkipAtom and Atom2Vec: counts against loops over real crystals, factorizations against known results."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_counts_of_parts_add_up(crystals: list[Crystal], counts: Counts) -> None
 
 @pytest.mark.parametrize("pad", [False, True])
 def test_an_atom_out_of_reach_of_all_others_is_bonded_to_nothing(pad: bool) -> None:
-    """Its short list, padded, leads to the crystal's first atom."""
+    """Padding of its short list points at the crystal's first atom."""
     places = np.array([[0, 0, 0], [0.09, 0, 0], [0.5, 0.5, 0.5]])
     crystal = Crystal(
         material_id="far", lattice=30 * np.eye(3), frac_coords=places, atomic_numbers=np.array([11, 17, 10])
@@ -103,7 +103,7 @@ def compounds_of(*formulas: dict[str, int]) -> np.ndarray:
 
 
 def test_elements_with_the_same_environments_are_the_same_to_atom2vec() -> None:
-    """Bi and Sb are found in (2)Se3 and (2)Te3; Se and Te in Bi2(3) and Sb2(3); Na in something else."""
+    """Bi and Sb occur in (2)Se3 and (2)Te3; Se and Te in Bi2(3) and Sb2(3); Na in another environment."""
     compounds = compounds_of(
         {"Bi": 2, "Se": 3}, {"Sb": 2, "Se": 3}, {"Bi": 2, "Te": 3}, {"Sb": 2, "Te": 3}, {"Na": 1, "Cl": 1}
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Columns computed from the structure alone: what every table has a target in, labeled or not."""
+"""Columns computed from the structure alone: targets that every table has, labeled or not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMPUTED_FIELDS: tuple[pa.Field, ...] = tuple(
     .with_metadata({**property_field(name, pa.float64()).metadata, **_MARK})
     for name in COMPUTED_COLUMNS
 )
-"""Their metadata says that they were computed, so that a source's own density is not taken for ours."""
+"""Metadata marks these fields as computed, so that a source's own density is not mistaken for ours."""
 
 GRAMS_PER_CM3 = 1.66053906660
 """One dalton per cubic angstrom, CODATA 2018."""
@@ -48,26 +48,24 @@ def computed_column(table: pa.Table, name: str) -> Array:
     volume = cell_volumes(table)
     if name == VOLUME_PER_ATOM:
         return volume / num_atoms(table)
-    with np.errstate(divide="ignore"):  # a cell without volume is infinitely dense, which is refused as a target
+    with np.errstate(divide="ignore"):  # a cell without volume has infinite density, which is rejected as a target
         return GRAMS_PER_CM3 * (element_counts(table) @ atomic_masses()) / volume
 
 
 def cell_volumes(table: pa.Table) -> Array:
-    """Return the ``(M,)`` volumes of the cells, right- or left-handed, in cubic angstrom."""
+    """Return the volumes of the cells, right- or left-handed, ``(M,)`` in cubic angstrom."""
     lattices = _values(table[LATTICE]).reshape(-1, 3, 3)
-    with np.errstate(
-        over="ignore", invalid="ignore", divide="ignore"
-    ):  # infinite and no numbers are what such cells have
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # such cells give infinity or NaN
         return np.asarray(np.abs(np.linalg.det(lattices)))
 
 
 def num_atoms(table: pa.Table) -> Array:
-    """Return the ``(M,)`` numbers of atoms in the cells."""
+    """Return the number of atoms in each cell, ``(M,)``."""
     return np.asarray(pc.list_value_length(table[ATOMIC_NUMBERS]).to_numpy()).astype(np.int64)
 
 
 def element_counts(table: pa.Table) -> Array:
-    """Return ``(M, 118)`` int64: atoms of each element in each cell, hydrogen first."""
+    """Return the number of atoms of each element in each cell, ``(M, 118)`` int64, hydrogen first."""
     crystal = np.repeat(np.arange(table.num_rows), num_atoms(table))
     cell = crystal * MAX_ATOMIC_NUMBER + _values(table[ATOMIC_NUMBERS]).astype(np.int64) - 1
     counts = np.bincount(cell, minlength=table.num_rows * MAX_ATOMIC_NUMBER)
@@ -80,5 +78,5 @@ def _values(column: pa.ChunkedArray) -> Array:
 
 @lru_cache(maxsize=1)
 def atomic_masses() -> Array:
-    """Return ``(118,)`` atomic masses in dalton."""
+    """Return atomic masses, ``(118,)`` in dalton."""
     return np.array([float(Element(symbol).atomic_mass) for symbol in SYMBOLS])

@@ -1,4 +1,4 @@
-"""From a raw record to an accepted crystal or a row of the quarantine; never anything else."""
+"""Convert each raw record to an accepted crystal or a row of the quarantine."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def examine(raw: Raw | Rejected, limits: Limits) -> Crystal | Rejected:
 
 
 def parse(raw: Raw, limits: Limits) -> Crystal:
-    """Return the crystal of a record, unchecked; its atomic numbers are int64 and may be no elements.
+    """Return the unchecked crystal of a record; its atomic numbers are int64 and may be invalid.
 
     Raises:
         Rejection: If the record cannot be read.
@@ -75,7 +75,7 @@ def parse(raw: Raw, limits: Limits) -> Crystal:
 
 
 def examine_batch(batch: pa.Table, limits: Limits) -> pa.Table:
-    """Parse and check a batch of raw records; a table with :data:`OUTCOME_SCHEMA`, one row per record, in order."""
+    """Parse and check raw records; return a table with :data:`OUTCOME_SCHEMA`, one row per record, in order."""
     records = list(from_batch(batch))
     rows = [_row(examine(record, limits), record.source) for record in records]
     return pa.Table.from_pylist(rows, schema=OUTCOME_SCHEMA)

@@ -1,4 +1,4 @@
-"""A record as a source yields it, before anything in it is believed, and how records travel in batches."""
+"""Raw, unverified records of a source, and batches of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTENT = "content"
 PROPERTIES_JSON = "properties_json"
 
 _MOST_WHOLE = 2.0**53
-"""Floats below are whole or not without doubt."""
+"""Below this, a float represents every integer exactly."""
 
 RAW_SCHEMA = pa.schema(
     [
@@ -33,7 +33,7 @@ RAW_SCHEMA = pa.schema(
         pa.field(DETAIL, pa.string()),
     ]
 )
-"""Raw records in a batch; those a reader already rejected have a reason and no content."""
+"""Schema of a batch of raw records; those that a reader rejected have a reason and no content."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,8 @@ class Raw:
 
     Attributes:
         material_id: Identifier of the crystal.
-        source: File, or file and place in it, or database entry; shown to the user.
-        format: What ``content`` is: the text of a CIF or of a POSCAR, the JSON of a structure, or packed arrays.
+        source: File, or file and position in it, or database entry; shown to the user.
+        format: Format of ``content``: text of a CIF or a POSCAR, JSON of a structure, or packed arrays.
         content: The record's bytes.
         properties: JSON-representable values of further columns, by column name.
 
@@ -57,16 +57,16 @@ class Raw:
 
 
 def pack_arrays(lattice: np.ndarray, frac_coords: np.ndarray, atomic_numbers: np.ndarray) -> bytes:
-    """Return ``(3, 3)``, ``(N, 3)`` and ``(N,)`` numbers as one run of 9 + 4N float64 values."""
+    """Pack ``(3, 3)``, ``(N, 3)`` and ``(N,)`` numbers into 9 + 4N float64 values."""
     parts = [np.asarray(part, dtype=np.float64).ravel() for part in (lattice, frac_coords, atomic_numbers)]
     return np.concatenate(parts).tobytes()
 
 
 def unpack_arrays(content: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return what :func:`pack_arrays` packed; atomic numbers as int64.
+    """Return the arrays that :func:`pack_arrays` packed; atomic numbers as int64.
 
     Raises:
-        Rejection: If one is no whole number: 11.5 is not sodium.
+        Rejection: If an atomic number is not whole: 11.5 is not sodium.
 
     """
     values = np.frombuffer(content, dtype=np.float64)
@@ -97,12 +97,12 @@ def _row(record: Raw | Rejected) -> dict[str, Any]:
 
 
 def _unicode(text: str) -> str:
-    """Return the text with ``?`` for half characters (lone surrogates), which JSON can hold and UTF-8 cannot."""
+    """Replace lone surrogates, which JSON allows and UTF-8 does not, by ``?``."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def from_batch(batch: pa.Table) -> Iterator[Raw | Rejected]:
-    """Yield the records that :func:`to_batch` put in a table."""
+    """Yield the records of a table that :func:`to_batch` made."""
     for row in batch.to_pylist():
         if row[REASON] is not None:
             yield Rejected(material_id=row[MATERIAL_ID], source=row[SOURCE], reason=row[REASON], detail=row[DETAIL])

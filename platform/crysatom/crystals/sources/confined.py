@@ -1,4 +1,4 @@
-"""A reader of another library, in a process of its own: what it asks for beyond bounds ends there, not in the job."""
+"""Run a third-party reader in its own process, with limits: exceeding them ends that process, not the job."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from crysatom.crystals.raw import RAW_SCHEMA, Raw, from_batch, to_batch
 from crysatom.crystals.sources.base import rejected
 
 GIGABYTES = 6
-"""Of address space, of which libraries take one."""
+"""Limit of the address space; imported libraries take about 1 GB."""
 
 SECONDS = 120
-"""Of a processor, for one record; after twice as many the process ends, should the reader not notice."""
+"""CPU time limit for one record; after twice this time the process is killed if the reader has not stopped."""
 
 BATCH = 64
-"""Records that are handed over at a time, at most."""
+"""Maximum number of records transferred at a time."""
 
 Reader = Callable[[str], Iterator[Raw | Rejected]]
 
@@ -37,16 +37,16 @@ Reader = Callable[[str], Iterator[Raw | Rejected]]
 def confined(
     module: str, path: str, *arguments: str, seconds: int = SECONDS, gigabytes: int = GIGABYTES
 ) -> Iterator[Raw | Rejected]:
-    """Yield what the function ``read`` of a module yields of a file, from a process with bounds.
+    """Yield the records that a module's function ``read`` yields for a file, from a process with limits.
 
-    What exceeds them is a row of the quarantine, which says that the rest of the file was not read.
+    If a limit is exceeded, the last record is a row of the quarantine; it says that the rest was not read.
 
     Args:
-        module: Has ``read(path, *arguments)``.
-        path: Of the file.
-        arguments: Further ones.
-        seconds: Of a processor, for one record.
-        gigabytes: Of address space.
+        module: Module with ``read(path, *arguments)``.
+        path: Path of the file.
+        arguments: Further arguments.
+        seconds: CPU time limit for one record.
+        gigabytes: Limit of the address space.
 
     """
     root = str(Path(crysatom.__file__).parents[1])
@@ -67,7 +67,7 @@ def confined(
                         number += 1
                         yield record
                 ended_well = process.wait() == 0
-        except (pa.ArrowInvalid, OSError):  # the stream breaks off
+        except (pa.ArrowInvalid, OSError):  # the stream is truncated
             process.wait()
         if not ended_well:
             yield _cut_off(path, number, process.returncode, seconds)
@@ -86,16 +86,16 @@ def _cut_off(path: str, number: int, code: int, seconds: int) -> Rejected:
 
 
 def why(error: Exception) -> str:
-    """Return what an exception of a reader says; that of too little memory says nothing."""
+    """Return the message of a reader's exception; a MemoryError has none of its own."""
     if isinstance(error, MemoryError):
         return "it asks for more memory than a reader may have"
     return f"{type(error).__name__}: {error}"
 
 
 def _serve(read: Reader, path: str, seconds: int, gigabytes: int) -> None:
-    """Write all records to the standard output, which is nobody else's from here on."""
+    """Write all records to the standard output, which nothing else may use from here on."""
     output = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a reader prints
+    os.dup2(2, 1)  # redirect what a reader prints
     signal.signal(signal.SIGPROF, _too_slow)
     _limit(resource.RLIMIT_AS, gigabytes * 2**30)
     with pa.ipc.new_stream(output, RAW_SCHEMA) as stream:
@@ -106,7 +106,7 @@ def _serve(read: Reader, path: str, seconds: int, gigabytes: int) -> None:
 
 
 def _timed(records: Iterator[Raw | Rejected], seconds: int) -> Iterator[Raw | Rejected]:
-    """Yield records; the time of each is bounded, by an exception in the reader, or by the end of the process."""
+    """Yield records; the time of each is limited by an exception in the reader, or else by killing the process."""
     while True:
         _limit(resource.RLIMIT_CPU, math.ceil(time.process_time()) + 2 * seconds)
         signal.setitimer(signal.ITIMER_PROF, seconds)
@@ -122,7 +122,7 @@ def _too_slow(*_: object) -> NoReturn:
 
 
 def _limit(which: int, value: int) -> None:
-    """Set a limit, unless there is a lower one."""
+    """Set a limit unless a lower one is set."""
     _, most = resource.getrlimit(which)
     resource.setrlimit(which, (value if most == resource.RLIM_INFINITY else min(value, most), most))
 
