@@ -8,7 +8,7 @@ def main() -> int:
     from crysatom.config import parse_study
 
     config = parse_study()
-    bootstrap.begin(config, names=[config.name])
+    bootstrap.begin(config, names=[config.output.name])
     from crysatom.pipelines.studies import run
 
     said, code = run(config)

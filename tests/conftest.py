@@ -62,7 +62,7 @@ def prototypes(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
     from crysatom.crystals.ingest import ingest_plain
     from crysatom.crystals.table import read_table
 
-    report = ingest_plain(IngestConfig(source=EMBEDDED_SOURCE, out=str(tmp_path_factory.mktemp("prototypes"))))
+    report = ingest_plain(IngestConfig.of(source=EMBEDDED_SOURCE, out=str(tmp_path_factory.mktemp("prototypes"))))
     return read_table(report.table)
 
 

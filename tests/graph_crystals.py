@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch_geometric.data import Batch
 
-from crysatom.config import GraphSpec
-from crysatom.crystals.checks import Limits
+from crysatom.config import GraphSpec, Limits
 from crysatom.crystals.examine import examine
 from crysatom.crystals.sources import read_source
 from crysatom.crystals.table import STRUCTURE_FIELDS, Crystal, to_table

@@ -51,6 +51,8 @@ CGCNN_BITS = "cgcnn92"
 
 PretrainObjective = Literal["crysatom", "masking", "context", "masking_context"]
 SSLLoss = Literal["barlow_twins", "vicreg", "nt_xent", "none"]
+"""Each name but 'none' is a file and a function in ``crysatom/ssl/losses``."""
+
 Recipe = Literal["default", "paper"]
 Optimizer = Literal["adam", "adamw"]
 Schedule = Literal["constant", "cosine", "step", "linear", "one_cycle"]
@@ -67,7 +69,7 @@ DISTANCES: tuple[Distance, ...] = get_args(Distance)
 MODELS_URI, RUNS_URI = "models:/", "runs:/"
 """Prefixes of MLflow URIs of a registered model and of a run."""
 
-# Columns of the crystal table (DESIGN section 3).
+# Columns of the crystal table.
 MATERIAL_ID = "material_id"
 LATTICE = "lattice"
 FRAC_COORDS = "frac_coords"

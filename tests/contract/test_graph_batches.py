@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     single = next(c for c in prototypes()[1:] if len(c.atomic_numbers) == 1 and c not in crystals)
     crystals.insert(7, with_lattice(single, 50.0 * np.eye(3), single.frac_coords))
     write_table(out / "crystals.parquet", crystals)
-    config = FeaturizeConfig(data=str(out / "crystals.parquet"), out=str(out / "graphs"), crystals_per_shard=9)
+    config = FeaturizeConfig.of(data=str(out / "crystals.parquet"), out=str(out / "graphs"), crystals_per_shard=9)
     assert featurize_plain(config).accepted == len(crystals) == 49
     return out / "graphs"
 

@@ -35,7 +35,7 @@ def ingest(folder: Path, name: str, content: str | bytes) -> tuple[IngestReport,
 
 
 def ingest_file(path: Path) -> tuple[IngestReport, pa.Table]:
-    report = ingest_plain(IngestConfig(source=str(path), out=str(path.with_name("out"))))
+    report = ingest_plain(IngestConfig.of(source=str(path), out=str(path.with_name("out"))))
     return report, read_table(report.table)
 
 

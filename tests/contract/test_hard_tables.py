@@ -104,7 +104,7 @@ REFUSED = (
 
 
 def ingest(folder: Path) -> tuple[IngestReport, pa.Table]:
-    report = ingest_plain(IngestConfig(source=str(folder), out=str(folder.with_name("out"))))
+    report = ingest_plain(IngestConfig.of(source=str(folder), out=str(folder.with_name("out"))))
     return report, read_table(report.table)
 
 

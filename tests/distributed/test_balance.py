@@ -65,13 +65,20 @@ def run(shards: str, folder: str, balance: str) -> dict[str, Any]:
     config = tiny(batch_size=20, epochs=2, balance=balance, holdout_fraction=0.0)
     loader: Any = data_of(config, Path(shards)).train
     loader.tensors = dataclasses.replace(loader.tensors, distance=loader.tensors.distance.double())
-    model = build(config, element_features(config.node_features)).double()
+    model = build(config, element_features(config.encoder.node_features)).double()
     context = Telling(Path(folder) / balance)
     clock = [0.0]
     with pytest.MonkeyPatch.context() as patch:
         of_test = SimpleNamespace(perf_counter=lambda: clock[0], monotonic=time.monotonic)
         patch.setattr("crysatom.training.balance.time", of_test)
-        history = Loop(Timed(model, clock, 1 + distributed.rank()), loader, None, config, context).run()
+        history = Loop(
+            Timed(model, clock, 1 + distributed.rank()),
+            loader,
+            None,
+            config.optimization,
+            context,
+            balance=config.workers.balance,
+        ).run()
     return {
         "losses": np.array([epoch[f"{TRAIN}/{LOSS}"] for epoch in history]),
         "shares": [epoch.get("largest_share", 0.5) for epoch in history],

@@ -160,7 +160,7 @@ def inject(world: World, kind: Kind, fault: str, number: int, seed: int) -> Outc
             how="resumed" if job.starts > 1 else "went on",
             difference=difference,
             lost=lost,
-            notes=job.notes,
+            notes=[note.replace(f"{world.place}/", "") for note in job.notes],
             seconds=round(time.monotonic() - begin, 1),
             at=datetime.now(UTC).isoformat(timespec="seconds"),
             commit=git_commit(),

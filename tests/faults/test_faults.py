@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 from crysatom.config import PretrainConfig
-from crysatom.pipelines.preparing import prepare
 from crysatom.pipelines.pretraining import FinishedRun, run
-from crysatom.pipelines.run_folder import CHECKPOINTS
+from crysatom.runs.folder import CHECKPOINTS
 from crysatom.tracking.store import client
 from crysatom.training.full_disk import FullDiskError
 from tests.faults.harness import PLAN, Outcome
@@ -27,7 +26,7 @@ from tests.faults.kinds import different_metrics, kinds, newest_folder
 from tests.faults.report import MARKER, write
 from tests.faults.world import World, wait_for
 from tests.full_disk import can_mount, files_no_larger_than, small_disk
-from tests.small_runs import one_thread  # noqa: F401
+from tests.small_runs import one_thread, prepared  # noqa: F401
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -44,14 +43,14 @@ SMALL: dict[str, Any] = {"embedding_dim": 16, "projection_dim": 16, "batch_size"
 @pytest.fixture(scope="module", name="place")
 def _place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
-    prepare(PretrainConfig(num_workers=0), folder).rename(folder / "graphs")
+    prepared(PretrainConfig.of(num_workers=0), folder).rename(folder / "graphs")
     client(f"sqlite:///{folder}/mlflow.db").search_experiments()
     return folder
 
 
 def config(place: Path, name: str, **changes: Any) -> PretrainConfig:
     where = {"data": str(place / "graphs"), "out": str(place), "tracking_uri": f"sqlite:///{place}/mlflow.db"}
-    return PretrainConfig(**{**SMALL, **where, "name": name, "num_workers": 0, **changes})
+    return PretrainConfig.of(**{**SMALL, **where, "name": name, "num_workers": 0, **changes})
 
 
 @pytest.fixture(scope="module", name="undisturbed")

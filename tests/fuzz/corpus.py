@@ -44,7 +44,7 @@ ASE_FORMATS = {
 def table() -> pa.Table:
     """Return four real crystals of at most eight atoms, with a property and a split."""
     with TemporaryDirectory() as folder:
-        report = ingest_plain(IngestConfig(source=EMBEDDED_SOURCE, out=folder))
+        report = ingest_plain(IngestConfig.of(source=EMBEDDED_SOURCE, out=folder))
         every = read_table(report.table)
     small = [i for i, numbers in enumerate(every["atomic_numbers"].to_pylist()) if len(numbers) <= 8][:40:10]
     few = every.take(small).select(["material_id", "lattice", "frac_coords", "atomic_numbers", "formula"])
@@ -121,7 +121,7 @@ def shards() -> dict[str, bytes]:
         source = Path(folder) / "table.parquet"
         write_table(table(), source)
         out = Path(folder) / "shards"
-        featurize_plain(FeaturizeConfig(data=str(source), out=str(out), crystals_per_shard=2))
+        featurize_plain(FeaturizeConfig.of(data=str(source), out=str(out), crystals_per_shard=2))
         return files_of(out)
 
 

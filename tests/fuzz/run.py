@@ -15,6 +15,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections import Counter
 from importlib.metadata import version
@@ -109,7 +110,7 @@ def table(record: dict[str, Any]) -> str:
         f"`{record['command']}`, {record['date']}; {record['machine']}, load {record['load_average']}; "
         f"Python {record['python']}, {versions}; {record['inputs']:,} inputs in {record['seconds'] / 60:.0f} minutes."
     )
-    return "\n".join([*rows, "", about])
+    return "\n".join([*rows, "", textwrap.fill(about, 120, break_on_hyphens=False)])
 
 
 def document(record: dict[str, Any]) -> None:

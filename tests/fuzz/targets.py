@@ -126,7 +126,7 @@ def write(files: Files, folder: Path) -> None:
 
 
 def _ingest(source: Path, out: Path) -> list[str]:
-    report = ingest_plain(IngestConfig(source=str(source), out=str(out)))
+    report = ingest_plain(IngestConfig.of(source=str(source), out=str(out)))
     rows = pq.read_table(report.quarantine).to_pylist()
     assert report.read == report.accepted + report.rejected
     assert len(rows) == report.rejected
@@ -278,7 +278,7 @@ def _crystals() -> SearchStrategy[Files]:
 def _featurize(folder: Path) -> list[str]:
     how = json.loads((folder / "how.json").read_text())
     out = folder / "out"
-    report = featurize_plain(FeaturizeConfig(data=str(folder / "a.parquet"), out=str(out), **how))
+    report = featurize_plain(FeaturizeConfig.of(data=str(folder / "a.parquet"), out=str(out), **how))
     assert report.read == report.accepted + report.rejected
     shards.load(out, verify=True)
     return [row["detail"] for row in pq.read_table(out / shards.QUARANTINE).to_pylist()]

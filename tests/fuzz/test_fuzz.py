@@ -15,10 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from crysatom.config import GraphSpec, IngestConfig
+from crysatom.config import GraphSpec, IngestConfig, Limits
 from crysatom.config.flags import preset_flags
 from crysatom.config.predicting import PredictConfig
-from crysatom.crystals.checks import Limits
 from crysatom.crystals.cif import parse_cif
 from crysatom.crystals.closest_pair import closest_pair
 from crysatom.crystals.ingest import IngestReport, ingest_plain
@@ -66,7 +65,7 @@ def test_a_reader_takes_an_input_or_says_what_is_wrong(
 
 
 def ingested(source: Path, out: Path) -> tuple[IngestReport, list[str]]:
-    report = ingest_plain(IngestConfig(source=str(source), out=str(out)))
+    report = ingest_plain(IngestConfig.of(source=str(source), out=str(out)))
     return report, pq.read_table(report.quarantine)["detail"].to_pylist()
 
 

@@ -30,7 +30,7 @@ STEPS = 20
 FILE = Path(__file__).with_suffix(".txt")
 HEADER = "# step " + " ".join(LOSS_TERMS)
 
-CONFIG = PretrainConfig(
+CONFIG = PretrainConfig.of(
     embedding_dim=16, num_layers=3, projection_dim=8, batch_size=8, epochs=7, holdout_fraction=0.0, num_workers=0
 )
 
@@ -45,11 +45,11 @@ def losses() -> list[list[float]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_table(folder / "crystals.parquet", [c for c in prototypes() if len(c.atomic_numbers) <= 8][:24])
-        featurize_plain(FeaturizeConfig(data=str(folder / "crystals.parquet"), out=str(folder / "graphs")))
+        featurize_plain(FeaturizeConfig.of(data=str(folder / "crystals.parquet"), out=str(folder / "graphs")))
         data = data_of(CONFIG, folder / "graphs")
-        model: Any = build(CONFIG, element_features(CONFIG.node_features)).double()
-        model.encoder.centers = gaussian_centers(CONFIG.cutoff)
-        Loop(model, data.train, None, CONFIG, PlainContext(folder / "run"), after_step=record).run()
+        model: Any = build(CONFIG, element_features(CONFIG.encoder.node_features)).double()
+        model.encoder.centers = gaussian_centers(CONFIG.graph.cutoff)
+        Loop(model, data.train, None, CONFIG.optimization, PlainContext(folder / "run"), after_step=record).run()
     return steps[:STEPS]
 
 

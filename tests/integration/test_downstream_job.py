@@ -18,16 +18,15 @@ import pandas as pd
 import pytest
 import torch
 
-from crysatom.config import DownstreamConfig, GraphSpec
-from crysatom.crystals.checks import Limits
+from crysatom.config import DownstreamConfig, GraphSpec, Limits
 from crysatom.crystals.examine import examine
 from crysatom.crystals.sources import read_source
 from crysatom.crystals.table import read_table
 from crysatom.crystals.targets import targets_for
+from crysatom.inputs.graphs import crystal_table
 from crysatom.names import VOLUME_PER_ATOM
 from crysatom.pipelines.downstream import FinishedRun, describe, run
-from crysatom.pipelines.preparing import crystal_table, prepare
-from crysatom.pipelines.run_folder import CHECKPOINTS
+from crysatom.runs.folder import CHECKPOINTS
 from crysatom.tracking.journal import Journal
 from crysatom.tracking.models import fetch_model
 from crysatom.tracking.runs import Tracker
@@ -36,7 +35,7 @@ from crysatom.training import metrics
 from crysatom.training.model_files import load_model
 from tests.conftest import REPOSITORY
 from tests.graph_crystals import batch_of
-from tests.small_runs import one_thread  # noqa: F401
+from tests.small_runs import one_thread, prepared  # noqa: F401
 from tests.unit.broken_inputs import cif, structure
 
 pytestmark = [
@@ -58,7 +57,7 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(place: Path, name: str, **changes: Any) -> DownstreamConfig:
     settings = {"out": str(place), "name": name, "tracking_uri": f"sqlite:///{place}/mlflow.db", "num_workers": 0}
-    return DownstreamConfig(**{**SMALL, **settings, **changes})
+    return DownstreamConfig.of(**{**SMALL, **settings, **changes})
 
 
 @pytest.fixture(scope="module", name="plain")
@@ -96,7 +95,7 @@ def test_the_job_does_the_whole_way_for_each_seed(place: Path, plain: FinishedRu
     assert other["material_id"].tolist() == mine["material_id"].tolist()
     assert not np.allclose(other["prediction"], mine["prediction"])
 
-    table = read_table(crystal_table(config(place, "job"), prepare(config(place, "job"), place)))
+    table = read_table(crystal_table(config(place, "job").source, prepared(config(place, "job"), place)))
     volumes = targets_for(table, VOLUME_PER_ATOM, mine["material_id"].to_list())
     np.testing.assert_allclose(mine["target"], volumes.labels)
 

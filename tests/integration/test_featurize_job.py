@@ -50,7 +50,7 @@ def undisturbed(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _config(table: Path, out: Path) -> FeaturizeConfig:
-    return FeaturizeConfig(data=str(table), out=str(out), crystals_per_shard=64)
+    return FeaturizeConfig.of(data=str(table), out=str(out), crystals_per_shard=64)
 
 
 @pytest.mark.parametrize("shards_before_kill", [0, 7])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,18 @@ from crysatom.crystals.ingest import ingest_plain
 from crysatom.graphs.featurize import run
 from crysatom.graphs.shard_task import ShardRecord, ShardTask, make_shard
 from crysatom.graphs.shards import shard_files
-from crysatom.pipelines.run_folder import RunFolder
+from crysatom.runs.folder import RunFolder
 from tests.at_once import at_once
 
 WON = "won"
+held = ExitStack()
+"""Claims that last until the process ends."""
 
 
 def claim(number: int, folder: Path) -> str:
     """Claim a run with a configuration of its own; the lock is held until the process ends."""
     try:
-        RunFolder(folder / "run").claim(PretrainConfig(seed=number), "data")
+        held.enter_context(RunFolder(folder / "run").claimed(PretrainConfig.of(seed=number), "data"))
     except ValueError as error:
         return str(error)
     return WON
@@ -38,7 +41,7 @@ def resume(number: int, folder: Path) -> str:
         time.sleep(0.3)
         yield from map(make_shard, tasks)
 
-    config = FeaturizeConfig(data=str(folder / "cifs"), out=str(folder / "graphs"), resume=True)
+    config = FeaturizeConfig.of(data=str(folder / "cifs"), out=str(folder / "graphs"), resume=True)
     try:
         report = run(config, ingest_plain, map_shards)
     except ValueError as error:

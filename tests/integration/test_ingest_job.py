@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from crysatom.cluster import ingest as cluster
-from crysatom.config import IngestConfig
-from crysatom.crystals.checks import Limits
+from crysatom.config import IngestConfig, Limits
 from crysatom.crystals.examine import examine_batch
 from crysatom.crystals.ingest import BATCH_RECORDS, ReadCount, ingest_plain
 from crysatom.crystals.sources import open_source
@@ -44,8 +43,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.usefixtures("ray_cluster")
 def test_cluster_writes_what_one_process_writes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "WINDOW_BYTES", 150_000)  # several windows
-    plain = ingest_plain(IngestConfig(source=str(folder), out=str(tmp_path / "plain")))
-    ray = cluster.ingest(IngestConfig(source=str(folder), out=str(tmp_path / "ray")))
+    plain = ingest_plain(IngestConfig.of(source=str(folder), out=str(tmp_path / "plain")))
+    ray = cluster.ingest(IngestConfig.of(source=str(folder), out=str(tmp_path / "ray")))
     assert (ray.read, ray.accepted, ray.rejected) == (plain.read, plain.accepted, plain.rejected) == (301, 269, 32)
     assert ray.reasons == plain.reasons == {"disordered": 30, "duplicate_id": 1, "unlisted_file": 1}
     assert pq.read_table(ray.table).equals(pq.read_table(plain.table), check_metadata=True)
@@ -73,13 +72,13 @@ def test_the_order_is_that_of_the_source_whichever_batch_is_finished_first(
 ) -> None:
     """Test one window of three batches, and windows of two batches and of one."""
     source = str(folder)
-    plain = ingest_plain(IngestConfig(source=source, out=str(tmp_path / "plain")))
+    plain = ingest_plain(IngestConfig.of(source=source, out=str(tmp_path / "plain")))
     if windows == 2:
         first = next(ReadCount().batches(open_source(source)))
         monkeypatch.setattr(cluster, "WINDOW_BYTES", first.nbytes + 1)
     done = tmp_path / "done"
     monkeypatch.setattr(cluster, "examine_batch", partial(finished_last, done=done))
-    ray = cluster.ingest(IngestConfig(source=source, out=str(tmp_path / "ray")))
+    ray = cluster.ingest(IngestConfig.of(source=source, out=str(tmp_path / "ray")))
     assert done.exists(), "the second batch was examined"
     assert pq.read_table(ray.table).equals(pq.read_table(plain.table))
     assert pq.read_table(ray.quarantine).equals(pq.read_table(plain.quarantine))

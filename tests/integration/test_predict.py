@@ -74,7 +74,7 @@ def job(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def predict(*inputs: str, model: str | tuple[str, ...] = "model", **options: Any) -> Any:
     models = (model,) if isinstance(model, str) else model
-    return run(PredictConfig(inputs=inputs, model=models, **{"num_workers": 0, **options}))
+    return run(PredictConfig.of(inputs=inputs, model=models, **{"num_workers": 0, **options}))
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -304,7 +304,7 @@ def test_ids_are_no_formulas_for_a_spreadsheet_and_can_be_joined(place: Path) ->
         assert not [cell for cell in cells if cell[:1] in set("=+-@\t\r") and not re.fullmatch(r"[-+]?[\d.e+-]+", cell)]
         assert [as_it_was(row[0]) for row in rows] == EVIL
         assert '"a;=2"' in (place / file).read_text()
-    table = ingest_plain(IngestConfig(source="evil.jsonl", out="table")).table
+    table = ingest_plain(IngestConfig.of(source="evil.jsonl", out="table")).table
     (place / "targets.csv").write_text("material_id,gap\n" + "".join(csv_line([name, 1.5]) for name in EVIL))
     assert targets_from_csv(place / "targets.csv", read_table(table), EVIL).labels.tolist() == [1.5] * 10
 
@@ -358,4 +358,4 @@ def test_a_published_checkpoint_of_cgcnn(place: Path, caplog: pytest.LogCaptureF
 )
 def test_settings_that_cannot_be(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PredictConfig(**{"inputs": ("a.cif",), "model": ("model",), **options})
+        PredictConfig.of(**{"inputs": ("a.cif",), "model": ("model",), **options})

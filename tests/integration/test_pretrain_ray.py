@@ -28,15 +28,15 @@ from mlflow import MlflowClient
 from crysatom.config import PretrainConfig
 from crysatom.graphs.shards import MANIFEST, file_sha256, is_held_out
 from crysatom.names import DISTANCE, MATERIAL_ID, MATERIAL_KEY
-from crysatom.pipelines.preparing import prepare
 from crysatom.pipelines.pretraining import FinishedRun, run
-from crysatom.pipelines.run_folder import CHECKPOINTS
+from crysatom.runs.folder import CHECKPOINTS
 from crysatom.tracking.journal import Journal
 from crysatom.tracking.store import client
 from crysatom.training.loop import NonFiniteLossError
 from crysatom.training.machine import hardware
 from tests.conftest import REPOSITORY
 from tests.faults.world import wait_for
+from tests.small_runs import prepared
 
 pytestmark = [
     pytest.mark.usefixtures("ray_cluster"),
@@ -57,7 +57,7 @@ WAIT_S = 300.0
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of this file's runs, with graphs and a tracking store."""
     folder = tmp_path_factory.mktemp("pretrain")
-    shards = prepare(PretrainConfig(num_workers=0), folder)
+    shards = prepared(PretrainConfig.of(num_workers=0), folder)
     shards.rename(folder / "graphs")
     client(store(folder)).search_experiments()
     return folder
@@ -69,7 +69,7 @@ def store(place: Path) -> str:
 
 def config(place: Path, name: str, **changes: Any) -> PretrainConfig:
     settings = {"data": str(place / "graphs"), "out": str(place), "name": name, "tracking_uri": store(place)}
-    return PretrainConfig(**{**SMALL, **settings, "num_workers": 2, **changes})
+    return PretrainConfig.of(**{**SMALL, **settings, "num_workers": 2, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_no_worker_one_and_two_give_the_same_vectors(place: Path, undisturbed: F
 @pytest.mark.slow
 @pytest.mark.usefixtures("_threads")
 def test_a_process_and_two_workers_agree_at_the_default_width(place: Path) -> None:
-    settings = {**dataclasses.asdict(PretrainConfig()), "epochs": 2, "register": ""}
+    settings = {**dataclasses.asdict(PretrainConfig.of()), "epochs": 2, "register": ""}
     kept = {k: settings[k] for k in ("embedding_dim", "projection_dim", "batch_size", "epochs", "register")}
     plain = run(config(place, "wide-plain", **kept, num_workers=0))
     two = run(config(place, "wide-two", **kept))
@@ -283,7 +283,7 @@ def other_crystals(graphs: Path) -> Iterator[None]:
 def train_keys(place: Path) -> pa.Table:
     [path] = (place / "graphs").glob("shard-*.parquet")
     table = pq.read_table(path, columns=[MATERIAL_ID, MATERIAL_KEY])
-    return table.filter(pa.array(~is_held_out(table[MATERIAL_KEY].to_numpy(), PretrainConfig().holdout_fraction)))
+    return table.filter(pa.array(~is_held_out(table[MATERIAL_KEY].to_numpy(), PretrainConfig.of().holdout_fraction)))
 
 
 @pytest.mark.slow
@@ -351,4 +351,4 @@ def test_more_workers_than_the_machine_has_are_refused_at_once(place: Path) -> N
         run(config(place, "many", num_workers=16))
     assert time.monotonic() - start < 10
     with pytest.raises(ValueError, match="2 workers of 1 GPU need 2, this cluster has 0"):
-        run(dataclasses.replace(config(place, "gpu"), use_gpu=True))
+        run(config(place, "gpu").replace(use_gpu=True))

@@ -44,12 +44,12 @@ def settings(place: Path) -> dict[str, Any]:
 
 def pretrain(place: Path, **changes: Any) -> pretraining.FinishedRun:
     shape = {"embedding_dim": 8, "num_layers": 2, "projection_dim": 4, "batch_size": 20, "epochs": 1}
-    return pretraining.run(PretrainConfig(**{**settings(place), **shape, **changes}))
+    return pretraining.run(PretrainConfig.of(**{**settings(place), **shape, **changes}))
 
 
 def config(place: Path, **changes: Any) -> DownstreamConfig:
     shape = {"vectors": "onehot", "width": 8, "num_layers": 2, "hidden_dim": 8, "batch_size": 20, "epochs": 2}
-    return DownstreamConfig(**{**settings(place), **shape, **changes})
+    return DownstreamConfig.of(**{**settings(place), **shape, **changes})
 
 
 @pytest.fixture(scope="module", name="pretrained")

@@ -23,7 +23,7 @@ HEADING = "## From crystals to predictions"
 def commands() -> list[str]:
     section = (REPOSITORY / "README.md").read_text().split(HEADING)[1]
     [block, *_] = re.findall(r"```\n(.*?)```", section, re.DOTALL)
-    return block.splitlines()
+    return block.replace("\\\n", "").splitlines()
 
 
 @pytest.mark.timeout(900)

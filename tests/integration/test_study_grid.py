@@ -47,7 +47,7 @@ def config(place: Path, **changes: Any) -> GridConfig:
         "tracking_uri": f"sqlite:///{place}/mlflow.db",
         "num_workers": 0,
     }
-    return GridConfig(**{**settings, **changes})
+    return GridConfig.of(**{**settings, **changes})
 
 
 @pytest.fixture(scope="module", name="place")

@@ -22,9 +22,9 @@ from ray.util import placement_group_table
 from crysatom.config import Choice, PretrainConfig, SearchSpace, TuneConfig, load_space, parse
 from crysatom.names import PROBE
 from crysatom.pipelines.pretraining import run as pretrain
-from crysatom.pipelines.trial import TRIALS, VECTORS
-from crysatom.pipelines.trial_record import TRIAL_JSON
-from crysatom.pipelines.tuning import BEST_JSON, RESULTS_CSV, FinishedSweep, describe, run
+from crysatom.sweeps.record import TRIAL_JSON
+from crysatom.sweeps.sweep import BEST_JSON, RESULTS_CSV, FinishedSweep, describe, run
+from crysatom.sweeps.trial import TRIALS, VECTORS
 from crysatom.tracking.store import client
 from crysatom.vectors.files import read_vectors
 from tests.conftest import REPOSITORY
@@ -51,7 +51,7 @@ def space():
 
 def config(place: Path, name: str, **changes: Any) -> TuneConfig:
     where = {"space": "mine.py", "out": str(place), "name": name, "tracking_uri": f"sqlite:///{place}/mlflow.db"}
-    return TuneConfig(**{**where, "probes": 2, "probe_epochs": 2, "max_concurrent": 1, **changes})
+    return TuneConfig.of(**{**where, "probes": 2, "probe_epochs": 2, "max_concurrent": 1, **changes})
 
 
 def start(wanted: TuneConfig, cwd: Path) -> subprocess.Popen[str]:
@@ -124,7 +124,7 @@ def test_a_killed_sweep_repeats_no_finished_trial(
         run(wanted, space)
 
     capsys.readouterr()
-    finished = run(TuneConfig(**{**vars(wanted), "resume": True}), space)
+    finished = run(TuneConfig.of(**{**vars(wanted), "resume": True}), space)
     shown = capsys.readouterr().out
     assert (first / TRIAL_JSON).stat().st_mtime_ns == before
     assert f"trial {first.name}: started" not in shown

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from crysatom.crystals.checks import Limits
+from crysatom.config import Limits
 from crysatom.crystals.cif import parse_cif
 from crysatom.crystals.cif.operations import IDENTITY, parse_operations
 from crysatom.crystals.cif.spacegroups import _by_name, _fingerprint, _full_names, _key, _table

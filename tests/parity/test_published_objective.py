@@ -7,7 +7,6 @@ Tolerance: 1e-10 relative to the largest entry, a hundred times the observed rou
 
 from __future__ import annotations
 
-import dataclasses
 import re
 
 import published_procedure as published
@@ -72,8 +71,10 @@ def _their_batch(model: Objective, batch: Batch) -> published.Batch:
     views = []
     for view in range(2):
         stream = mix(mix(mix(batch.material_key, model.config.seed), EPOCH), view)
-        masked = mask_atoms(batch, stream, model.config.atom_mask_fraction)
-        dropped = mask_edges(batch, mix(stream, 1), model.config.edge_mask_fraction, model.config.cutoff).view(-1, 12)
+        masked = mask_atoms(batch, stream, model.config.views.atom_mask_fraction)
+        dropped = mask_edges(
+            batch, mix(stream, 1), model.config.views.edge_mask_fraction, model.config.graph.cutoff
+        ).view(-1, 12)
         views.append(
             published.Graph(
                 atoms.masked_fill(masked[:, None], 0.0),
@@ -97,7 +98,7 @@ def _their_name(name: str) -> str:
 
 
 def _config() -> PretrainConfig:
-    return dataclasses.replace(paper(), node_features="elements", embedding_dim=WIDTH)
+    return paper().replace(node_features="elements", embedding_dim=WIDTH)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crysatom.crystals.checks import Limits
+from crysatom.config import Limits
 from crysatom.crystals.cif import CifCrystal
 from crysatom.crystals.computed import GRAMS_PER_CM3, atomic_masses
 from crysatom.crystals.quarantine import Reason

@@ -125,7 +125,7 @@ def test_debug_shows_the_traceback_of_any_error_and_is_no_flag_of_the_job(
     monkeypatch.setattr(sys, "argv", ["jobs/ingest.py", "--debug", "--out", "x"])
 
     def main() -> None:
-        assert parse(IngestConfig) == IngestConfig(out="x")
+        assert parse(IngestConfig) == IngestConfig.of(out="x")
         raise ValueError("of the user")
 
     assert code_of(main) == 1

@@ -28,11 +28,11 @@ from crysatom.config import TuneConfig
     ],
 )
 def test_room_for_trials(nodes: list[dict[str, float]], workers: dict[str, Any], room: int) -> None:
-    config = TuneConfig(space="x", **workers)
-    assert room_for(config, nodes) == room
-    if config.num_workers:  # no trial waits for resources of others
+    config = TuneConfig.of(space="x", **workers)
+    assert room_for(config.workers, nodes) == room
+    if config.workers.num_workers:  # no trial waits for resources of others
         cpus = sum(node["CPU"] for node in nodes)
-        assert room * (0.01 + config.num_workers * config.threads_per_worker) <= cpus
+        assert room * (0.01 + config.workers.num_workers * config.workers.threads_per_worker) <= cpus
 
 
 class Told:

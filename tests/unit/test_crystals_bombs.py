@@ -63,7 +63,7 @@ from crysatom.crystals.ingest import ingest_plain
 
 for name in sys.argv[2:]:
     try:
-        report = ingest_plain(IngestConfig(source=f"{sys.argv[1]}/{name}.gz", out=f"{sys.argv[1]}/{name}.out"))
+        report = ingest_plain(IngestConfig.of(source=f"{sys.argv[1]}/{name}.gz", out=f"{sys.argv[1]}/{name}.out"))
         print(name, report.read, "=", report.accepted, "+", report.rejected)
     except ValueError as error:
         print(name, error)
@@ -135,14 +135,14 @@ def table(folder: Path, *, sound: int, broken: int) -> str:
 
 def ingest(folder: Path, *, sound: int, broken: int) -> Path:
     out = folder / "out"
-    ingest_plain(IngestConfig(source=lines(folder, sound=sound, broken=broken), out=str(out)))
+    ingest_plain(IngestConfig.of(source=lines(folder, sound=sound, broken=broken), out=str(out)))
     return out / "quarantine.parquet"
 
 
 def featurize(folder: Path, *, sound: int, broken: int) -> Path:
     out = folder / "out"
     data = table(folder, sound=sound, broken=broken)
-    featurize_plain(FeaturizeConfig(data=data, out=str(out), crystals_per_shard=2))
+    featurize_plain(FeaturizeConfig.of(data=data, out=str(out), crystals_per_shard=2))
     return out / QUARANTINE
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crysatom.crystals.checks import Limits, check
+from crysatom.config import Limits
+from crysatom.crystals.checks import check
 from crysatom.crystals.closest_pair import _with_cell_lists, closest_pair
 from crysatom.crystals.quarantine import Rejection
 from crysatom.crystals.table import Crystal

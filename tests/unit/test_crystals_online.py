@@ -53,7 +53,7 @@ def test_jarvis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     with zipfile.ZipFile(cache / f"{name}.zip", "w") as archive:
         archive.writestr(name, json.dumps(records))
     monkeypatch.setenv("ATOMGPTLAB_CACHE", str(tmp_path))
-    report = ingest_plain(IngestConfig(source="jarvis:dft_3d", out=str(tmp_path / "out")))
+    report = ingest_plain(IngestConfig.of(source="jarvis:dft_3d", out=str(tmp_path / "out")))
     assert (report.read, report.accepted, report.reasons) == (3, 2, {"duplicate_id": 1})
     table = read_table(report.table)
     assert table["material_id"].to_pylist() == ["JVASP-1", "JVASP-2"]
@@ -128,7 +128,7 @@ def materials_project(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str
 
 
 def test_materials_project(materials_project: list[dict[str, list[str]]], tmp_path: Path) -> None:
-    report = ingest_plain(IngestConfig(source="mp:Na-Cl", out=str(tmp_path / "out")))
+    report = ingest_plain(IngestConfig.of(source="mp:Na-Cl", out=str(tmp_path / "out")))
     table = read_table(report.table)
     assert table["material_id"].to_pylist() == ["mp-22862", "mp-149"]
     assert table["formula"].to_pylist() == ["NaCl", "NaCl"]

@@ -113,7 +113,7 @@ def test_as_pymatgen_and_ase_read_them(prototypes: pa.Table, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["POSCAR", "POSCAR_D", "CONTCAR-1", "x.vasp", "x.POSCAR", "my_POSCAR", "POSCAR.7"])
 def test_files_called_like_poscars(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(poscar(line_6="D Cl"))
-    report = ingest_plain(IngestConfig(source=str(tmp_path / name), out=str(tmp_path / "out")))
+    report = ingest_plain(IngestConfig.of(source=str(tmp_path / name), out=str(tmp_path / "out")))
     assert read_table(report.table)["atomic_numbers"].to_pylist() == [[1, 17]]
 
 
@@ -127,7 +127,7 @@ def test_id_prop_names_poscars(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     (folder / "a.cif").write_text(cif())
     (folder / "a.vasp").write_text(poscar())
     (folder / "id_prop.csv").write_text("POSCAR-JVASP-1.vasp,1\nPOSCAR-JVASP-2,2\na,3\nPOSCAR-4,4\nPOSCAR-5.vasp,5\n")
-    report = ingest_plain(IngestConfig(source=str(folder), out=str(tmp_path / "out")))
+    report = ingest_plain(IngestConfig.of(source=str(folder), out=str(tmp_path / "out")))
     table = read_table(report.table)
     assert table["material_id"].to_pylist() == ["POSCAR-JVASP-1", "POSCAR-JVASP-2", "a"]
     assert table["target"].to_pylist() == [1, 2, 3]
@@ -139,5 +139,5 @@ def test_id_prop_names_poscars(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 def test_id_prop_names_compressed_poscars(tmp_path: Path) -> None:
     (tmp_path / "x.vasp.gz").write_bytes(gzip.compress(poscar().encode()))
     (tmp_path / "id_prop.csv").write_text("x,1\n")
-    report = ingest_plain(IngestConfig(source=str(tmp_path), out=str(tmp_path / "out")))
+    report = ingest_plain(IngestConfig.of(source=str(tmp_path), out=str(tmp_path / "out")))
     assert (report.read, report.accepted) == (1, 1)

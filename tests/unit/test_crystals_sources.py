@@ -42,7 +42,7 @@ def structures() -> dict[str, Structure]:
 
 
 def ingest(source: Path | str, tmp_path: Path, **options: Any) -> tuple[IngestReport, pa.Table]:
-    report = ingest_plain(IngestConfig(source=str(source), out=str(tmp_path / "out"), **options))
+    report = ingest_plain(IngestConfig.of(source=str(source), out=str(tmp_path / "out"), **options))
     return report, read_table(report.table)
 
 

@@ -287,7 +287,7 @@ OFFICIAL_COUNTS = {
     "bulk_modulus_kv": (15744, 1968, 1968),
     "shear_modulus_gv": (15744, 1968, 1968),
 }
-"""Distinct ids in each part of the leaderboard's files (reference/science.md section 1.1)."""
+"""Distinct ids in each part of the JARVIS-Leaderboard's files dft_3d_<property>.json.zip."""
 
 IN_SEVERAL_PARTS = {
     "formation_energy_peratom": {"JVASP-113961": "test train", "JVASP-116461": "test train"},
@@ -340,7 +340,7 @@ def test_official_targets_are_those_of_the_test_rows(name: str, jarvis: pa.Table
 
 
 def test_share_of_twins_in_jarvis(jarvis: pa.Table) -> None:
-    """13.2 % of the formation-energy test crystals (reference/science.md section 7): 738 of 5,572 rows.
+    """13.2 % of the formation-energy test crystals, counted by hand: 738 of 5,572 rows.
 
     Two of them were their own twins, with ids in train and in test; here they are in test alone.
     """

@@ -54,7 +54,7 @@ def test_values_follow_the_ids_not_the_rows(table: pa.Table) -> None:
 def test_a_repeated_id_has_the_value_of_the_row_its_graph_was_made_of(table: pa.Table, tmp_path: Path) -> None:
     """The atoms of the graph are those of the first row, so its target must also be."""
     write_table(table, tmp_path / "t.parquet")
-    featurize_plain(FeaturizeConfig(data=str(tmp_path / "t.parquet"), out=str(tmp_path / "graphs")))
+    featurize_plain(FeaturizeConfig.of(data=str(tmp_path / "t.parquet"), out=str(tmp_path / "graphs")))
     graphs = load(tmp_path / "graphs")
     back = read_table(tmp_path / "t.parquet")
     rows = first_rows(back, graphs.material_ids)
@@ -208,8 +208,8 @@ def test_a_sources_own_density_is_kept_beside_ours(tmp_path: Path) -> None:
     """Ingesting an ingested table changes nothing either."""
     ours = next(f for f in COMPUTED_FIELDS if f.name == "density")
     pq.write_table(to_table([crystal("a", density=5000.0)]), tmp_path / "t.parquet")
-    once = ingest_plain(IngestConfig(source=str(tmp_path / "t.parquet"), out=str(tmp_path / "once")))
-    twice = ingest_plain(IngestConfig(source=str(once.table), out=str(tmp_path / "twice")))
+    once = ingest_plain(IngestConfig.of(source=str(tmp_path / "t.parquet"), out=str(tmp_path / "once")))
+    twice = ingest_plain(IngestConfig.of(source=str(once.table), out=str(tmp_path / "twice")))
     first, second = read_table(once.table), read_table(twice.table)
     assert first["source_density"].to_pylist() == [5000.0]
     assert first["density"].to_pylist() == [pytest.approx(58.4428 / 64 / 0.602214076, rel=1e-5)]
@@ -221,7 +221,7 @@ def test_a_sources_own_density_is_kept_beside_ours(tmp_path: Path) -> None:
 def test_two_properties_for_one_column_are_refused(tmp_path: Path) -> None:
     pq.write_table(to_table([crystal("a", density=1.0, source_density=2.0)]), tmp_path / "t.parquet")
     with pytest.raises(ValueError, match="'density', which the table would keep as 'source_density'"):
-        ingest_plain(IngestConfig(source=str(tmp_path / "t.parquet"), out=str(tmp_path / "out")))
+        ingest_plain(IngestConfig.of(source=str(tmp_path / "t.parquet"), out=str(tmp_path / "out")))
 
 
 def test_jarvis_ids_of_several_rows(test_data: Path) -> None:

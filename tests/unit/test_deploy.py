@@ -194,7 +194,7 @@ def test_slurm_has_one_ray_per_node_and_is_told_before_its_time_is_over() -> Non
     assert given["open-mode"] == "append"
     told = re.fullmatch(r"B:TERM@(\d+)", given["signal"])
     assert told is not None
-    from crysatom.pipelines.stopping import GRACE_S
+    from crysatom.runs.stop import GRACE_S
 
     assert int(told[1]) > GRACE_S + 60, "the checkpoint, and then the end of Ray"
 
@@ -291,9 +291,8 @@ def commands_of(text: str) -> list[tuple[str, list[str]]]:
 
 def fits(config: Any, nodes: Nodes) -> bool:
     if isinstance(config, TuneConfig):
-        return room_for(config, nodes) >= 1
-    most = max(config.num_workers, config.max_workers)
-    return slots(per_worker(config), nodes) >= most
+        return room_for(config.workers, nodes) >= 1
+    return slots(per_worker(config.workers), nodes) >= config.workers.most
 
 
 @pytest.mark.parametrize("file", [CLOUD, ON_PREM, KUBERAY, SLURM])
@@ -302,7 +301,7 @@ def test_jobs_that_a_file_names_fit_on_its_machines(file: str) -> None:
     assert named
     for name, flags in named:
         config = parse(JOBS[name], flags)
-        assert config.use_gpu, "it is a cluster of GPUs"
+        assert config.workers.use_gpu, "it is a cluster of GPUs"
         assert fits(config, nodes_of(file)), f"{file}: {name} {' '.join(flags)}"
 
 
@@ -321,12 +320,3 @@ def test_a_job_that_is_too_large_is_seen() -> None:
     assert fits(parse(PretrainConfig, [*flags, "--num-workers", str(total)]), nodes_of(CLOUD))
     assert not fits(parse(PretrainConfig, [*flags, "--num-workers", f"1:{total + 1}"]), nodes_of(CLOUD))
     assert not fits(parse(PretrainConfig, ["--threads-per-worker", "97"]), nodes_of(CLOUD)), "no machine has so many"
-
-
-# -- sizes
-
-
-def test_the_sizes_in_the_docs_are_those_of_the_benchmark() -> None:
-    import sizing
-
-    assert sizing.page(sizing.measured("sizing")) in (ROOT / "docs" / "operations.md").read_text()

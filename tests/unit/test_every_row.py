@@ -47,7 +47,7 @@ def everything(loader: str, config: PretrainConfig, shards: Path) -> Loader:
 def test_every_atom_is_extracted(loader: str, batch_size: int, shards: Path, sites: np.ndarray) -> None:
     config = tiny(batch_size=batch_size)
     torch.manual_seed(0)
-    model = build(config, element_features(config.node_features))
+    model = build(config, element_features(config.encoder.node_features))
     table = extract(model, everything(loader, config, shards))
     assert table.atomic_numbers.tolist() == np.flatnonzero(sites).tolist()
     assert table.site_counts is not None

@@ -59,7 +59,7 @@ def many(path: Path) -> list[Crystal]:
 def test_a_broken_crystal_takes_its_id_from_nobody(name: str, tmp_path: Path) -> None:
     first, second, third = (replace(c, material_id="x") for c in binary()[:3])
     write_table(tmp_path / "crystals.parquet", [DEFECTS[name](first), second, third])
-    config = FeaturizeConfig(data=str(tmp_path / "crystals.parquet"), out=str(tmp_path / "graphs"), max_atoms=90)
+    config = FeaturizeConfig.of(data=str(tmp_path / "crystals.parquet"), out=str(tmp_path / "graphs"), max_atoms=90)
     assert featurize_plain(config).accepted == 1
     np.testing.assert_array_equal(load(config.out).atomic_numbers, second.atomic_numbers)
     reasons = pq.read_table(tmp_path / "graphs" / "quarantine.parquet")["reason"].to_pylist()
@@ -71,8 +71,8 @@ def test_a_broken_crystal_takes_its_id_from_nobody(name: str, tmp_path: Path) ->
 def test_the_ingest_job_decides_likewise(per_shard: int, tmp_path: Path) -> None:
     table = tmp_path / "crystals.parquet"
     crystals = many(table)
-    ingested = ingest_plain(IngestConfig(source=str(table), out=str(tmp_path / "ingested")))
-    config = FeaturizeConfig(data=str(table), out=str(tmp_path / "graphs"), crystals_per_shard=per_shard)
+    ingested = ingest_plain(IngestConfig.of(source=str(table), out=str(tmp_path / "ingested")))
+    config = FeaturizeConfig.of(data=str(table), out=str(tmp_path / "graphs"), crystals_per_shard=per_shard)
     report = featurize_plain(config)
     kept, graphs = read_table(ingested.table), load(config.out)
     assert graphs.material_ids.tolist() == kept["material_id"].to_pylist()

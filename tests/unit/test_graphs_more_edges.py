@@ -56,7 +56,7 @@ def test_an_edge_is_kept_both_ways(crystals: list[Crystal]) -> None:
 
 
 def test_the_published_shells(crystals: list[Crystal]) -> None:
-    """Nearest shells without a cutoff, edges with i <= j in a set, each then both ways (reference/models.md 4)."""
+    """Nearest shells without a cutoff, edges with i <= j in a set, each then both ways (ALIGNN's released code)."""
     spec = paper("alignn").graph
     for crystal in crystals[::3]:
         shells = set()

@@ -66,7 +66,7 @@ def test_london_by_direct_summation() -> None:
 
 
 def test_the_published_decay() -> None:
-    """The routine divides the decay by the square root of V^(1/3), by V^(1/6) (reference/models.md 4.2)."""
+    """The routine divides the decay by the square root of V^(1/3), by V^(1/6) (PotNet's released code)."""
     lattice = np.diag([4.0, 5.0, 6.25])
     site = np.array([[0.0, 0.0, 0.0], [0.2, 0.3, 0.4]])
     rate = 3 / np.sqrt(np.prod([4.0, 5.0, 6.25]) ** (1 / 3))

@@ -33,7 +33,7 @@ def _crystals() -> list[Crystal]:
 @pytest.fixture
 def config(tmp_path: Path) -> FeaturizeConfig:
     write_table(tmp_path / "crystals.parquet", _crystals(), row_group_size=17)
-    return FeaturizeConfig(
+    return FeaturizeConfig.of(
         data=str(tmp_path / "crystals.parquet"), out=str(tmp_path / "graphs"), crystals_per_shard=13, max_atoms=30
     )
 
@@ -195,7 +195,7 @@ def test_every_crystal_can_be_rejected(config: FeaturizeConfig) -> None:
 
 
 def test_any_source_of_the_ingest_job_can_be_featurized(tmp_path: Path) -> None:
-    config = FeaturizeConfig(data=EMBEDDED_SOURCE, out=str(tmp_path / "graphs"))
+    config = FeaturizeConfig.of(data=EMBEDDED_SOURCE, out=str(tmp_path / "graphs"))
     assert featurize_plain(config).accepted == 288
     assert featurize_plain(config).made == 0
     assert read_manifest(config.out)["source"] == EMBEDDED_SOURCE

@@ -13,16 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crysatom.config import DownstreamConfig
 from crysatom.graphs.shards import load, load_atoms
-from crysatom.names import MATERIAL_ID, VOLUME_PER_ATOM
-from crysatom.pipelines.downstream import default_name, experiment
-from crysatom.pipelines.labeled import Labeled, labeled, where_found
-from crysatom.pipelines.preparing import crystal_table, prepare
+from crysatom.inputs.graphs import crystal_table
+from crysatom.inputs.labels import Labeled, labeled
+from crysatom.names import EMBEDDED_SOURCE, MATERIAL_ID, VOLUME_PER_ATOM
+from crysatom.pipelines.downstream import default_experiment, default_name
+from crysatom.runs.paths import find_vectors
 from crysatom.vectors.files import write_vectors
 from crysatom.vectors.given import given_vectors
 from tests.small_regressions import tiny, volumes
-from tests.small_runs import make_shards
+from tests.small_runs import make_shards, prepared
 
 
 @pytest.fixture(scope="module", name="folder")
@@ -113,8 +113,8 @@ def with_columns(folder: Path, tmp_path: Path, **columns: list[Any]) -> Labeled:
     table = pq.read_table(folder / "crystals.parquet")
     for name, values in columns.items():
         table = table.append_column(name, pa.array(values))
-    pq.write_table(table, tmp_path / "more.parquet")
-    return labeled(tiny(property="energy"), folder / "graphs", tmp_path / "more.parquet")
+    pq.write_table(table, tmp_path / "more.parquet", "")
+    return labeled(tiny(property="energy"), folder / "graphs", tmp_path / "more.parquet", "")
 
 
 def test_the_published_split_is_taken_where_there_is_one(folder: Path, tmp_path: Path) -> None:
@@ -198,21 +198,20 @@ def test_runs_are_named_by_what_they_compute(folder: Path, tmp_path: Path) -> No
 
 
 def test_one_experiment_for_a_data_set() -> None:
-    assert experiment(DownstreamConfig(data="/data/jarvis_dft_3d.parquet")) == "crysatom-jarvis_dft_3d"
-    assert experiment(DownstreamConfig()) == "crysatom-aflow-prototypes"
-    assert experiment(DownstreamConfig(experiment="mine")) == "mine"
+    assert default_experiment("/data/jarvis_dft_3d.parquet") == "crysatom-jarvis_dft_3d"
+    assert default_experiment(EMBEDDED_SOURCE) == "crysatom-aflow-prototypes"
 
 
 def test_the_table_of_graphs_is_found_by_its_content(folder: Path, tmp_path: Path) -> None:
     table = Path(shutil.copy(folder / "crystals.parquet", tmp_path / "crystals.parquet"))
     config = tiny(data=str(table))
-    shards = prepare(config, tmp_path / "runs")
-    assert crystal_table(config, shards) == table
-    assert crystal_table(tiny(data=str(shards)), shards) == table
+    shards = prepared(config, tmp_path / "runs")
+    assert crystal_table(config.source, shards) == table
+    assert crystal_table(tiny(data=str(shards)).source, shards) == table
     moved = table.rename(tmp_path / "moved.parquet")
     with pytest.raises(ValueError, match=r"is not at .*crystals\.parquet; name the table itself as --data"):
-        crystal_table(tiny(data=str(shards)), shards)
-    assert crystal_table(tiny(data=str(moved)), shards) == moved
+        crystal_table(tiny(data=str(shards)).source, shards)
+    assert crystal_table(tiny(data=str(moved)).source, shards) == moved
     assert volumes(folder, tiny()).targets.name == VOLUME_PER_ATOM
 
 
@@ -222,7 +221,7 @@ def test_vectors_are_found_in_the_home_folder_permuted_or_not(tmp_path: Path, mo
     monkeypatch.setenv("CRYSATOM_HOME", str(home))
     monkeypatch.chdir(tmp_path)
     for control in ("", "permuted:", "permuted:3:"):
-        assert where_found(f"{control}runs/a") == f"{control}{home}/runs/a"
-        assert given_vectors(where_found(f"{control}runs/a")).dim == 92
+        assert find_vectors(f"{control}runs/a") == f"{control}{home}/runs/a"
+        assert given_vectors(find_vectors(f"{control}runs/a")).dim == 92
     for name in ("mat2vec", "permuted:mat2vec", "permuted:3:runs/absent", "runs:/1234", "random:0:20"):
-        assert where_found(name) == name
+        assert find_vectors(name) == name

@@ -16,15 +16,14 @@ import pytest
 
 from crysatom.config import VectorsConfig, digest
 from crysatom.graphs.shards import read_manifest
+from crysatom.inputs.labels import labeled
 from crysatom.names import TEST, TRAIN, VAL
 from crysatom.pipelines import downstream, pretraining, vectors
-from crysatom.pipelines.labeled import labeled
-from crysatom.pipelines.preparing import prepare
 from crysatom.tracking.journal import Journal
 from crysatom.training.intervals import UNKNOWN
 from crysatom.vectors.card import CARD_MD
 from tests import small_regressions
-from tests.small_runs import make_shards, one_thread, tiny  # noqa: F401
+from tests.small_runs import make_shards, one_thread, prepared, tiny  # noqa: F401
 
 
 @pytest.fixture(scope="module", name="place")
@@ -57,7 +56,7 @@ def test_a_predictor_tells_its_data_and_how_many_crystals_each_part_has(place: P
     config = small_regressions.tiny(data=str(place / "crystals.parquet"), **run)
     [finished] = downstream.run(config)
     tags, metrics = told(finished.folder)
-    data = labeled(config, prepare(config, place), place / "crystals.parquet")
+    data = labeled(config, prepared(config, place), place / "crystals.parquet", "")
     assert tags["data_digest"] == data.data_digest
     assert tags["vectors_digest"] == data.vectors_digest
     assert tags["split_digest"] == data.split.digest()
@@ -93,14 +92,14 @@ def test_a_pretraining_tells_its_data(place: Path, away: str) -> None:
     finished = pretraining.run(config)
     tags, _ = told(finished.folder)
     known = pretraining.input_digest(config, read_manifest(place / "graphs"))
-    assert (tags["data"], tags["data_digest"], tags["config_digest"]) == (config.data, known, digest(config))
+    assert (tags["data"], tags["data_digest"], tags["config_digest"]) == (config.source.data, known, digest(config))
     assert finished.vectors.provenance["data_digest"] == known != digest(config)
     assert f"`{known}`" in (finished.folder / "vectors" / CARD_MD).read_text()
 
 
 def test_vectors_of_older_methods_tell_their_data(place: Path, away: str) -> None:
     """The digest changes with any shard, but not with settings."""
-    config = VectorsConfig(
+    config = VectorsConfig.of(
         data=str(place / "graphs"), out=str(place), name="older", method="onehot", num_workers=0, tracking_uri=away
     )
     finished = vectors.run(config)

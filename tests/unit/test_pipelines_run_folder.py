@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 
 from crysatom.config import PretrainConfig
-from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
+from crysatom.runs.folder import CHECKPOINTS, RunFolder
 from crysatom.training import checkpoints
 
-CONFIG = PretrainConfig(lr=0.01)
+CONFIG = PretrainConfig.of(lr=0.01)
+
+
+def claim(folder: RunFolder, config: PretrainConfig, data_digest: str) -> bool:
+    with folder.claimed(config, data_digest, resume=config.output.resume) as finished:
+        return finished
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "run")
-    assert not folder.claim(CONFIG, "data")
+    assert not claim(folder, CONFIG, "data")
     return folder
 
 
@@ -28,20 +32,20 @@ def checkpoint(folder: RunFolder, name: str, **state: int) -> None:
 
 
 def test_a_run_that_finished_no_epoch_may_be_started_again(folder: RunFolder) -> None:
-    assert not folder.claim(CONFIG, "data")
+    assert not claim(folder, CONFIG, "data")
 
 
 def test_an_unfinished_run_is_not_taken_over_silently(folder: RunFolder) -> None:
     checkpoint(folder, "epoch-000000", step=3, epoch=1)
     with pytest.raises(ValueError, match="unfinished run of this configuration; continue it with --resume"):
-        folder.claim(CONFIG, "data")
-    assert not folder.claim(dataclasses.replace(CONFIG, resume=True), "data")
+        claim(folder, CONFIG, "data")
+    assert not claim(folder, CONFIG.replace(resume=True), "data")
 
 
 def test_a_finished_run_is_finished_for_all_ways_to_run_it(folder: RunFolder) -> None:
     folder.finish(run_id="abc")
-    assert folder.claim(CONFIG, "data")
-    assert folder.claim(dataclasses.replace(CONFIG, resume=True, num_workers=8, use_gpu=True), "data")
+    assert claim(folder, CONFIG, "data")
+    assert claim(folder, CONFIG.replace(resume=True, num_workers=8, use_gpu=True), "data")
     assert folder.read()["run_id"] == "abc"
 
 
@@ -50,25 +54,25 @@ def test_a_finished_run_is_finished_for_all_ways_to_run_it(folder: RunFolder) ->
 def test_another_configuration_is_refused_and_named(folder: RunFolder, resume: bool, finished: bool) -> None:
     if finished:
         folder.finish()
-    other = dataclasses.replace(CONFIG, lr=0.02, ssl_loss="vicreg", resume=resume)
+    other = CONFIG.replace(lr=0.02, ssl_loss="vicreg", resume=resume)
     with pytest.raises(ValueError, match=r"\(.*lr 0\.01 -> 0\.02, .*ssl_loss 'barlow_twins' -> 'vicreg'\); give"):
-        folder.claim(other, "data")
+        claim(folder, other, "data")
 
 
 def test_only_settings_that_matter_are_named(folder: RunFolder) -> None:
-    other = dataclasses.replace(CONFIG, lr=0.02, data="/elsewhere/graphs", num_workers=3)
+    other = CONFIG.replace(lr=0.02, data="/elsewhere/graphs", num_workers=3)
     with pytest.raises(ValueError, match=r"another configuration \(lr 0\.01 -> 0\.02\); give"):
-        folder.claim(other, "data")
+        claim(folder, other, "data")
 
 
 def test_the_same_data_may_lie_elsewhere(folder: RunFolder) -> None:
     folder.finish()
-    assert folder.claim(dataclasses.replace(CONFIG, data="/elsewhere/graphs"), "data")
+    assert claim(folder, CONFIG.replace(data="/elsewhere/graphs"), "data")
 
 
 def test_other_data_are_refused(folder: RunFolder) -> None:
     with pytest.raises(ValueError, match="holds a run on other data; give this one another --name"):
-        folder.claim(dataclasses.replace(CONFIG, resume=True), "other")
+        claim(folder, CONFIG.replace(resume=True), "other")
 
 
 def test_how_far_it_got(folder: RunFolder) -> None:
@@ -88,7 +92,7 @@ def test_how_far_it_got(folder: RunFolder) -> None:
 def test_a_run_stopped_within_its_first_epoch_is_not_taken_over_silently(folder: RunFolder) -> None:
     checkpoint(folder, "step-0000000002", step=2, epoch=0)
     with pytest.raises(ValueError, match="unfinished run of this configuration; continue it with --resume"):
-        folder.claim(CONFIG, "data")
+        claim(folder, CONFIG, "data")
 
 
 def test_a_damaged_checkpoint_is_no_progress(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
@@ -105,7 +109,10 @@ def test_a_damaged_checkpoint_is_no_progress(folder: RunFolder, caplog: pytest.L
 
 
 def test_one_process_at_a_time(folder: RunFolder) -> None:
-    with folder.held(), pytest.raises(ValueError, match="another process is at work in"), folder.held():
+    with (
+        folder.claimed(CONFIG, "data"),
+        pytest.raises(ValueError, match="another process is at work in"),
+        folder.claimed(CONFIG, "data"),
+    ):
         pass
-    with folder.held():
-        pass
+    assert not claim(folder, CONFIG, "data")

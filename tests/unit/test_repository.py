@@ -15,6 +15,7 @@ from crysatom.names import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 500
+MAX_WIDTH = 120
 
 
 def _source_files() -> list[Path]:
@@ -25,6 +26,32 @@ def _source_files() -> list[Path]:
 def test_no_file_is_long() -> None:
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in _source_files()}
     assert {path: length for path, length in lengths.items() if length > MAX_LINES} == {}
+
+
+def test_prose_of_markdown_is_narrow() -> None:
+    """Outside code fences, tables and lines that are one link, which cannot be wrapped."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")]
+    assert len(pages) > 20
+    wide = {str(page.relative_to(ROOT)): _wide_prose(page.read_text(encoding="utf-8")) for page in sorted(pages)}
+    assert {page: lines for page, lines in wide.items() if lines} == {}
+
+
+def _wide_prose(markdown: str) -> list[int]:
+    """Return the numbers of lines that could be wrapped and were not."""
+    found, fenced = [], False
+    for number, line in enumerate(markdown.splitlines(), 1):
+        fenced ^= line.lstrip().startswith("```")
+        bare = line.startswith("|") or re.fullmatch(r"\s*([-*] )?<?(\[[^]]*\]\()?https?://\S+", line)
+        if len(line) > MAX_WIDTH and not fenced and not bare:
+            found.append(number)
+    return found
+
+
+def test_wide_prose_is_seen() -> None:
+    wide = "word " * 25
+    assert _wide_prose(
+        f"{wide}\n\n```\n{wide}\n```\n| {wide} |\n- https://x.org/{'y' * 120}\n- {wide}\n    {wide}"
+    ) == [1, 8, 9]
 
 
 def test_platform_folder_is_no_package() -> None:

@@ -165,7 +165,7 @@ def test_a_pickle_in_place_of_a_file_is_refused_by_name(name: str, form: str, tm
 def verdict(source: Path, out: Path) -> str:
     """Return why a source without usable content is rejected, or why its records or lines are quarantined."""
     try:
-        report = ingest_plain(IngestConfig(source=str(source), out=str(out)))
+        report = ingest_plain(IngestConfig.of(source=str(source), out=str(out)))
     except ValueError as error:
         return str(error)
     assert report.accepted == 0 < report.rejected
@@ -245,7 +245,7 @@ def test_columns_of_ray_datas_types_are_refused_whether_or_not_it_is_imported(tm
         with pytest.raises(ValueError, match=rf"{name}.parquet: column band_gap is of the extension type ray\.data\."):
             open_table(path)
         with pytest.raises(ValueError, match=rf"{name}.parquet: column band_gap"):
-            ingest_plain(IngestConfig(source=str(path), out=str(tmp_path / name)))
+            ingest_plain(IngestConfig.of(source=str(path), out=str(tmp_path / name)))
         note(graphs, path.read_bytes())
         with pytest.raises(ValueError, match=r"graphs/.*: column band_gap is of the extension type ray\.data\."):
             shard_files(graphs)

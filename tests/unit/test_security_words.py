@@ -116,7 +116,7 @@ def test_a_password_on_the_command_line_is_warned_of(
 
 
 def test_what_is_kept_of_a_configuration_has_no_password() -> None:
-    config = PretrainConfig(tracking_uri=f"http://u:{SECRET}@host")
+    config = PretrainConfig.of(tracking_uri=f"http://u:{SECRET}@host")
     assert SECRET not in str(recorded(config))
     assert SECRET not in " ".join(flags_of(config))
 
@@ -127,12 +127,12 @@ def test_what_is_kept_of_a_configuration_has_no_password() -> None:
 BAD_NAMES = ["../x", "/x", ".x", "..", "a/b", "a\\b", "a\0b", "a\nb", "\x1b[2J", " x", "x" * 300, "\N{SNOWMAN}" * 100]
 
 CONFIGS: dict[str, Callable[[str], Any]] = {
-    "pretrain": lambda name: PretrainConfig(name=name),
-    "downstream": lambda name: DownstreamConfig(name=name),
-    "vectors": lambda name: VectorsConfig(name=name),
-    "tune": lambda name: TuneConfig(name=name, space="pretrain"),
-    "study": lambda name: ChemistryConfig(name=name, vectors=("onehot",)),
-    "grid": lambda name: GridConfig(name=name),
+    "pretrain": lambda name: PretrainConfig.of(name=name),
+    "downstream": lambda name: DownstreamConfig.of(name=name),
+    "vectors": lambda name: VectorsConfig.of(name=name),
+    "tune": lambda name: TuneConfig.of(name=name, space="pretrain"),
+    "study": lambda name: ChemistryConfig.of(name=name, vectors=("onehot",)),
+    "grid": lambda name: GridConfig.of(name=name),
 }
 
 

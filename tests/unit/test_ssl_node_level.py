@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
@@ -24,7 +23,7 @@ OBJECTIVES = {"masking": {MASKING}, "context": {CONTEXT}, "masking_context": {MA
 
 def model_of(objective: str, **options: Any) -> NodeLevelObjective:
     config = tiny(objective=objective, **options)
-    model = build(config, element_features(config.node_features))
+    model = build(config, element_features(config.encoder.node_features))
     assert isinstance(model, NodeLevelObjective)
     return model
 
@@ -136,13 +135,13 @@ def test_masks_change_with_epoch_and_seed_only(batch: Batch) -> None:
     model = model_of("masking").eval()
     losses = [float(model(batch, epoch)[LOSS].detach()) for epoch in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]
-    model.config = dataclasses.replace(model.config, seed=5)
+    model.config = model.config.replace(seed=5)
     assert float(model(batch, 0)[LOSS].detach()) != losses[0]
 
 
 def test_nothing_to_predict_is_refused() -> None:
     with pytest.raises(ValueError, match="objective 'masking' predicts masked atoms: set atom_mask_fraction above 0"):
-        PretrainConfig(objective="masking", atom_mask_fraction=0.0)
-    PretrainConfig(objective="context", atom_mask_fraction=0.0)
+        PretrainConfig.of(objective="masking", atom_mask_fraction=0.0)
+    PretrainConfig.of(objective="context", atom_mask_fraction=0.0)
     with pytest.raises(ValueError, match=r"objective must be one of .*, got 'contexts'"):
-        PretrainConfig(objective="contexts")
+        PretrainConfig.of(objective="contexts")

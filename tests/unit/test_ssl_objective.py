@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import itertools
 from typing import Any
 
@@ -26,13 +25,13 @@ SEEDS, EPOCHS = (0, 1, 7), (-1, 0, 1, 2)
 
 def model_of(**options: Any) -> Objective | NodeLevelObjective:
     config = tiny(**options)
-    return build(config, element_features(config.node_features))
+    return build(config, element_features(config.encoder.node_features))
 
 
 def masks_of(model: Objective | NodeLevelObjective, batch: Batch, **changes: Any) -> list[Tensor]:
     """Return all masks of an epoch with changed settings, ``(CRYSTALS, ...)`` each."""
     epoch = changes.pop("epoch", 0)
-    model.config = dataclasses.replace(model.config, **changes)
+    model.config = model.config.replace(**changes)
     first, second = model.masks(batch, epoch)
     masks = [*first, *second] if isinstance(first, list) else [first, second]
     return [mask.view(batch.num_graphs, -1) for mask in masks]

@@ -159,7 +159,7 @@ def test_other_refusals(tmp_path: Path) -> None:
 
 
 def leaderboards_own(path: Path, test: dict[str, float]) -> float:
-    """Score as the leaderboard does, with its libraries (reference/science.md section 1.4)."""
+    """Score as jarvis_leaderboard/rebuild.py does, with its libraries."""
     table = pd.read_csv(path, sep=",")
     actual = pd.DataFrame({"id": list(test), "actual": list(test.values())})
     for frame in (table, actual):
@@ -200,7 +200,7 @@ def test_score_needs_predictions(tmp_path: Path) -> None:
 
 
 def test_contribution_to_all_seven(test_data: Path, tmp_path: Path) -> None:
-    """The medians of the train targets have the errors of reference/science.md section 1.1."""
+    """Predicting the median of the train targets has the errors counted from the JARVIS-Leaderboard's files."""
     table = read_table(test_data / "jarvis_dft_3d.parquet")
     ids = np.array(list(dict.fromkeys(table["material_id"].to_pylist())), dtype=object)
     splits = {name: official(table, name, ids) for name in leaderboard.BENCHMARKS}

@@ -42,7 +42,7 @@ def made(folder: Path, errors: dict[str, float], **changes: str) -> JudgedRun:
     pd.DataFrame(rows, columns=["material_id", "target", "prediction"]).to_csv(folder / "predictions.csv", index=False)
     run = JudgedRun(
         folder=folder,
-        config=DownstreamConfig(),
+        config=DownstreamConfig.of(),
         identity=Identity("settings", "vectors", changes.pop("data", "data")),
         earlier=False,
         property="density",
@@ -86,7 +86,9 @@ def test_verdict_gain_and_order_of_crystals() -> None:
     theirs = side(np.linspace(1, 2, 40))
     better = compare(theirs * 0.9, theirs.iloc[::-1])
     assert (better.verdict, better.gain) == (BETTER, pytest.approx(0.1))
-    assert better.difference.estimate == pytest.approx(-0.15)
+    estimate, low, high = better.difference
+    assert estimate == pytest.approx(-0.15)
+    assert high - estimate == pytest.approx(estimate - low), "a difference has a symmetric interval"
     worse = compare(theirs * 1.2, theirs)
     assert (worse.verdict, worse.gain) == (WORSE, pytest.approx(-0.2))
     same = compare(theirs, theirs)

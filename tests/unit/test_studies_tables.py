@@ -92,7 +92,7 @@ def test_rows_of_the_studies() -> None:
     held = rows_of("held_out_elements", ("ehull", "density"), (), ())
     assert len(held) == 2 * len(HELD_OUT_GROUPS)
     for row in held + curve + rows_of("table7", ("ehull",), (0.05,), ()):
-        DownstreamConfig(property=row.property, **row.settings)  # validates the settings
+        DownstreamConfig.of(property=row.property, **row.settings)  # validates the settings
     keys = [row.key for row in held]
     assert len(set(keys)) == len(keys)
 
@@ -100,7 +100,7 @@ def test_rows_of_the_studies() -> None:
 def test_all_settings_are_those_of_jobs() -> None:
     for grid in (make() for make in GRIDS.values()):
         for column in grid.columns.values():
-            DownstreamConfig(predictor=column.predictor, **column.settings)
+            DownstreamConfig.of(predictor=column.predictor, **column.settings)
             for settings in (column.init, column.distill, VECTORS[column.vectors].pretrain):
                 if settings is not None:
                     pretraining(settings, "default")

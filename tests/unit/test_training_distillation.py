@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from crysatom.inputs.labels import Labeled
 from crysatom.names import DISTILLATION, LOSS, MAE, TRAIN, VAL
-from crysatom.pipelines.labeled import Labeled
 from crysatom.predictors.cgcnn import CGCNN
 from crysatom.training.context import PlainContext
 from crysatom.training.distillation import Distillation, distillation_loss

@@ -26,7 +26,7 @@ from tests.small_runs import one_thread, tiny  # noqa: F401
 
 def encoder_of(**options: Any) -> PretrainedEncoder:
     config = tiny(**options)
-    features = element_features(config.node_features)
+    features = element_features(config.encoder.node_features)
     elements = torch.from_numpy(features.features), torch.from_numpy(features.atomic_numbers)
     return PretrainedEncoder.of(build(config, features).encoder, config.graph, *elements)
 

@@ -10,9 +10,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from crysatom.config import GraphSpec
+from crysatom.config import GraphSpec, Limits
 from crysatom.config.downstream import default
-from crysatom.crystals.checks import Limits
 from crysatom.crystals.raw import Raw, to_batch
 from crysatom.crystals.sources import read_source
 from crysatom.names import EMBEDDED_SOURCE, SYMBOLS

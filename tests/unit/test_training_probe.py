@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 
 from crysatom.config import DownstreamConfig
+from crysatom.inputs.labels import Labeled
 from crysatom.names import PROBE, TEST, VAL
-from crysatom.pipelines.labeled import Labeled
-from crysatom.pipelines.tuning import validation_errors
+from crysatom.sweeps.probe import CRYSTAL, PROBE_CSV, STOP, Probe
+from crysatom.sweeps.sweep import validation_errors
 from crysatom.training.context import Metrics, PlainContext
 from crysatom.training.metrics import mae_over_mad
 from crysatom.training.pretrain import PretrainOutcome, pretrain
-from crysatom.training.probe import CRYSTAL, PROBE_CSV, STOP, Probe
 from crysatom.vectors.table import AtomVectors
 from tests.small_regressions import tiny as tiny_predictor
 from tests.small_regressions import volumes
@@ -86,4 +86,4 @@ def test_a_trial_that_is_told_to_stop_ends_after_the_epoch(data: Labeled, tmp_pa
 
     outcome = trained(data, tmp_path, watch)
     assert [epoch["epoch"] for epoch in outcome.history] == [0, 1]
-    assert outcome.vectors.dim == CONFIG.embedding_dim
+    assert outcome.vectors.dim == CONFIG.encoder.embedding_dim

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ import pytest
 import torch
 
 from crysatom.config import DownstreamConfig
+from crysatom.inputs.labels import Labeled
 from crysatom.names import LOSS, MAE, TEST, TRAIN, VAL
-from crysatom.pipelines.labeled import Labeled
 from crysatom.training.context import Metrics, PlainContext
 from crysatom.training.normalizer import Normalizer, composition_reference
 from crysatom.training.regression import (
@@ -146,7 +145,7 @@ def test_what_is_kept_is_the_epoch_with_the_least_validation_error(data: Labeled
     assert outcome.selected_epoch == int(np.argmin(errors)) < 5
     kept = np.abs(outcome.predictions[VAL] - data.targets.labels[data.split.val]).mean()
     assert kept == pytest.approx(min(errors))
-    last = train(dataclasses.replace(config, selection="last"), data, tmp_path / "last")
+    last = train(config.replace(selection="last"), data, tmp_path / "last")
     assert last.selected_epoch == 5
     assert np.abs(last.predictions[VAL] - data.targets.labels[data.split.val]).mean() == pytest.approx(errors[-1])
 

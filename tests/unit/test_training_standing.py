@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crysatom.config import GraphSpec
+from crysatom.config import GraphSpec, Limits
 from crysatom.config.downstream import default
-from crysatom.crystals.checks import Limits
 from crysatom.crystals.raw import Raw, to_batch
 from crysatom.crystals.table import read_table
 from crysatom.names import TRAIN

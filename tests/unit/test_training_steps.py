@@ -106,4 +106,4 @@ def test_epochs_decide_masks_in_training_and_not_of_held_out_crystals(shards: Pa
     each = len(held_out) // 3
     assert held_out == held_out[:each] * 3, "the same crystals in the same batches"
     assert {epoch for epoch, _ in held_out} == {HELD_OUT_EPOCH}
-    assert HELD_OUT_EPOCH not in range(config.epochs), "no masks that are learned from"
+    assert HELD_OUT_EPOCH not in range(config.optimization.epochs), "no masks that are learned from"

@@ -12,8 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from crysatom.config import GraphSpec, VectorsConfig
-from crysatom.crystals.checks import Limits
+from crysatom.config import GraphSpec, Limits, VectorsConfig
 from crysatom.crystals.table import to_table
 from crysatom.graphs.shard_task import make_graphs
 from crysatom.names import SYMBOLS
@@ -90,9 +89,9 @@ def test_an_atom_out_of_reach_of_all_others_is_bonded_to_nothing(pad: bool) -> N
     )
     found = count(graphs_of([crystal], GraphSpec(pad_short_lists=pad)), TOLERANCE, GraphSpec.cutoff)
     assert np.argwhere(found.pairs).tolist() == [[10, 16], [16, 10]]
-    vectors, _ = learned(VectorsConfig(steps=5), found)
+    vectors, _ = learned(VectorsConfig.of(steps=5), found)
     assert vectors.symbols == ("Na", "Cl")
-    assert learned(VectorsConfig(method="atom2vec"), found)[0].symbols == ("Ne", "Na", "Cl")
+    assert learned(VectorsConfig.of(method="atom2vec"), found)[0].symbols == ("Ne", "Na", "Cl")
 
 
 def compounds_of(*formulas: dict[str, int]) -> np.ndarray:
@@ -179,13 +178,13 @@ def test_rare_elements_lean_on_those_like_them() -> None:
 
 def test_what_cannot_be_learned_is_refused(counts: Counts) -> None:
     with pytest.raises(ValueError, match="aflow:prototypes holds no crystal with a graph"):
-        learned(VectorsConfig(method="atom2vec"), Counts.total([]))
+        learned(VectorsConfig.of(method="atom2vec"), Counts.total([]))
     iron = Counts(**{**vars(Counts.total([])), "crystals": 1, "compounds": compounds_of({"Fe": 1})})
     with pytest.raises(ValueError, match="holds 1 elements, which atom2vec gives at most as many dimensions"):
-        learned(VectorsConfig(method="atom2vec", dim=2), iron)
+        learned(VectorsConfig.of(method="atom2vec", dim=2), iron)
     with pytest.raises(ValueError, match="no two atoms of aflow:prototypes are bonded within 8 angstrom"):
-        learned(VectorsConfig(), Counts(**{**vars(counts), "pairs": np.zeros_like(counts.pairs)}))
+        learned(VectorsConfig.of(), Counts(**{**vars(counts), "pairs": np.zeros_like(counts.pairs)}))
     with pytest.raises(ValueError, match="onehot vectors have 118 dimensions"):
-        VectorsConfig(method="onehot", dim=5)
+        VectorsConfig.of(method="onehot", dim=5)
     with pytest.raises(ValueError, match="bond_tolerance must lie between 0 and 1, got 15"):
-        VectorsConfig(bond_tolerance=15)
+        VectorsConfig.of(bond_tolerance=15)

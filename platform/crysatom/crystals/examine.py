@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from crysatom.crystals.checks import Limits, check
+from crysatom.config import Limits
+from crysatom.crystals.checks import check
 from crysatom.crystals.cif import parse_cif
 from crysatom.crystals.formula import reduced_formula
 from crysatom.crystals.poscar import parse_poscar

@@ -18,8 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from crysatom.config import IngestConfig
-from crysatom.crystals.checks import Limits
+from crysatom.config import IngestConfig, Limits
 from crysatom.crystals.computed import COMPUTED_COLUMNS, COMPUTED_FIELDS, computed_column
 from crysatom.crystals.examine import examine_batch
 from crysatom.crystals.notes import Notes, writing_notes
@@ -97,7 +96,7 @@ def run_ingest(config: IngestConfig, examine_all: ExamineAll) -> IngestReport:
     _require_free(out, overwrite=config.overwrite)
     source = open_source(config.source)
     read = ReadCount()
-    limits = Limits(max_atoms=config.max_atoms, min_distance=config.min_distance)
+    limits = config.limits
     with _held(out):
         _require_free(out, overwrite=config.overwrite)  # another ingest may have just finished
         report = _collect(examine_all(read.batches(source), limits), source, read, out)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crysatom.crystals.checks import Limits
+from crysatom.config import Limits
 from crysatom.crystals.cif import MAX_CIF_BYTES
 from crysatom.crystals.elements import ATOMIC_NUMBER, atomic_number
 from crysatom.crystals.quarantine import Reason, Rejection, short

@@ -19,8 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from crysatom.config import GraphSpec
-from crysatom.crystals.checks import Limits
+from crysatom.config import GraphSpec, Limits
 from crysatom.crystals.table import GRAPH_COLUMNS, readable
 from crysatom.graphs.graph import material_keys
 from crysatom.graphs.shard_task import ROW_GROUP_CRYSTALS, make_graphs

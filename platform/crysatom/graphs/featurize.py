@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crysatom.config import FeaturizeConfig, IngestConfig
-from crysatom.crystals.checks import Limits
 from crysatom.crystals.ingest import IngestReport, ingest_plain
 from crysatom.crystals.rejections import require_few
 from crysatom.graphs.duplicates import duplicate_rows
@@ -120,8 +119,7 @@ def _crystal_table(config: FeaturizeConfig, out: Path, ingest: Ingest) -> Path:
         IngestConfig(
             source=config.data,
             out=str(folder),
-            max_atoms=config.max_atoms,
-            min_distance=config.min_distance,
+            limits=config.limits,
             overwrite=True,
         )
     )
@@ -132,7 +130,7 @@ def _crystal_table(config: FeaturizeConfig, out: Path, ingest: Ingest) -> Path:
 
 
 def _tasks(config: FeaturizeConfig, table: Path, out: Path, num_rows: int) -> list[ShardTask]:
-    limits = Limits(max_atoms=config.max_atoms, min_distance=config.min_distance)
+    limits = config.limits
     duplicates = duplicate_rows(table, config.graph, limits)
     tasks = []
     for k, start in enumerate(range(0, num_rows, config.crystals_per_shard)):

@@ -50,8 +50,8 @@ def make_plan(config: FeaturizeConfig, table: Path) -> Plan:
     return {
         "source": {"rows": open_table(table).metadata.num_rows, "sha256": file_sha256(table)},
         "graph": config.graph.to_dict(),
-        "max_atoms": config.max_atoms,
-        "min_distance": config.min_distance,
+        "max_atoms": config.limits.max_atoms,
+        "min_distance": config.limits.min_distance,
         "crystals_per_shard": config.crystals_per_shard,
     }
 

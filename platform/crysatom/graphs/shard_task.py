@@ -11,8 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crysatom.config import GraphSpec
-from crysatom.crystals.checks import Limits
+from crysatom.config import GraphSpec, Limits
 from crysatom.crystals.quarantine import Reason, Rejected, Rejection
 from crysatom.crystals.table import GRAPH_COLUMNS, readable
 from crysatom.graphs.atomic import replacing, write_json

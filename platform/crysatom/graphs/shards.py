@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crysatom.config import GraphSpec
-from crysatom.config.data import require_name
+from crysatom.config.checks import require_name
 from crysatom.config.files import read_text
 from crysatom.crystals.plain_columns import require_plain
 from crysatom.graphs.columns import flat_values, list_lengths

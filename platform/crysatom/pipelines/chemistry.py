@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,16 @@ import pandas as pd
 
 from crysatom.config import ChemistryConfig, digest, recorded
 from crysatom.crystals.csv_files import csv_text
+from crysatom.inputs.labels import given_table
 from crysatom.names import NUM_ELEMENTS, RESULTS_JSON
-from crysatom.pipelines.labeled import where_found
-from crysatom.pipelines.places import default_tracking_uri, resolve
-from crysatom.pipelines.run_folder import RunFolder
-from crysatom.pipelines.tracked import ending_as_it_does, where_to_look
 from crysatom.report import chemistry as tables
 from crysatom.report.maps import Fact, component_panels, draw_maps, neighbor_panels, require_map_packages
 from crysatom.report.text_tables import latex, markdown
+from crysatom.runs.lifecycle import Run, opened, where_to_look
+from crysatom.runs.paths import Paths
 from crysatom.studies.chemistry import Chemistry, study
-from crysatom.tracking.environment import environment_tags
-from crysatom.tracking.fields import CONFIG_DIGEST, DATA_DIGEST, VECTORS
+from crysatom.tracking.fields import VECTORS
 from crysatom.tracking.runs import Tracker
-from crysatom.tracking.vectors import load_vectors
-from crysatom.training.machine import hardware
-from crysatom.vectors.given import given_vectors
 from crysatom.vectors.table import AtomVectors
 
 logger = logging.getLogger(__name__)
@@ -51,48 +45,34 @@ def run(config: ChemistryConfig) -> str:
     """
     if config.maps == "all":
         require_map_packages()
-    uri = default_tracking_uri(config.tracking_uri)
-    fetch = partial(load_vectors, tracking_uri=uri)
-    given = {name: given_vectors(where_found(vectors), fetch) for name, vectors in config.tables}
+    paths = Paths.of(config.output.out, config.tracking.tracking_uri)
+    given = {name: given_table(vectors, paths.tracking_uri) for name, vectors in config.tables}
     _require_distinct_files(given)
     identity = _identity(given)
-    folder = RunFolder(resolve(config.out) / (config.name or f"{config.study}-{digest(config)}-{identity[:8]}"))
-    tracker = Tracker.at(folder.path, uri)
-    finished = folder.claim(config, identity)
-    with folder.held():
-        if not finished:
-            _study(config, given, identity, folder, tracker)
-    said = "Nothing to do: this study is finished.\n" if finished else ""
-    return said + _describe(folder.path, tracker)
+    with opened(
+        config,
+        paths,
+        config.output.name or f"{config.study}-{digest(config)}-{identity[:8]}",
+        identity,
+        tags={"study": config.study, VECTORS: " ".join(given)},
+        experiment=config.tracking.experiment,
+    ) as run:
+        if not run.again:
+            _study(config, given, run)
+            run.finish()
+        said = "Nothing to do: this study is finished.\n" if run.again else ""
+        return said + _describe(run)
 
 
-def _study(
-    config: ChemistryConfig, given: dict[str, AtomVectors], identity: str, folder: RunFolder, tracker: Tracker
-) -> None:
-    tracker.start(
-        experiment=config.experiment,
-        run_name=folder.path.name,
-        params=recorded(config),
-        tags={
-            "study": config.study,
-            VECTORS: " ".join(given),
-            DATA_DIGEST: identity,
-            CONFIG_DIGEST: digest(config),
-            **environment_tags(hardware()),
-        },
-        resume=True,  # whether it may be is decided: the folder was claimed
+def _study(config: ChemistryConfig, given: dict[str, AtomVectors], run: Run) -> None:
+    found = study(
+        given, scale=config.vector_scale, draws=config.draws, probe_draws=config.probe_draws, seed=config.seed
     )
-    with ending_as_it_does(tracker):
-        found = study(
-            given, scale=config.vector_scale, draws=config.draws, probe_draws=config.probe_draws, seed=config.seed
-        )
-        files = _write(config, folder.path, found)
-        tracker.log_metrics(_metrics(found), 0)
-        for file in files:
-            tracker.log_artifact(file)
-        _draw(config, found, tracker)
-    folder.finish(run_id=tracker.run_id)
-    tracker.finish()
+    files = _write(config, run.path, found)
+    run.tracker.log_metrics(_metrics(found), 0)
+    for file in files:
+        run.tracker.log_artifact(file)
+    _draw(config, found, run.tracker)
 
 
 def _require_distinct_files(given: dict[str, AtomVectors]) -> None:
@@ -206,6 +186,6 @@ def _draw(config: ChemistryConfig, found: Chemistry, tracker: Tracker) -> None:
                 tracker.log_figure(draw_maps(f"{name}, by {fact}", panels, table, fact), f"{_slug(name)}-{kind}-{fact}")
 
 
-def _describe(folder: Path, tracker: Tracker) -> str:
-    report = (folder / REPORT).read_text(encoding="utf-8")
-    return "\n".join([report, f"report: {folder / REPORT}", where_to_look(tracker.uri, tracker.run_id)])
+def _describe(run: Run) -> str:
+    report = (run.path / REPORT).read_text(encoding="utf-8")
+    return "\n".join([report, f"report: {run.path / REPORT}", where_to_look(run.tracker.uri, run.tracker.run_id)])

@@ -14,23 +14,19 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from crysatom.config import GridConfig, recorded
+from crysatom.config import GridConfig, Role
 from crysatom.pipelines.grid_runs import Study
-from crysatom.pipelines.places import find, resolve
-from crysatom.pipelines.tracked import ending_as_it_does, where_to_look
 from crysatom.report.study_files import write_study
+from crysatom.runs.lifecycle import opened, start_ray, where_to_look
+from crysatom.runs.paths import Paths, find
 from crysatom.studies.cells import Cell, judge
 from crysatom.studies.grids import VECTORS, Column, Grid, Vectors
 from crysatom.studies.tables import GRIDS
 from crysatom.tracking.environment import environment_tags
 from crysatom.tracking.fields import DATA, REASON
-from crysatom.tracking.runs import Tracker
 from crysatom.training.machine import hardware
 
 logger = logging.getLogger(__name__)
-
-NOT_IN_NAME = frozenset({"out", "name", "finished", "budget", "num_workers", "use_gpu", "tracking_uri", "experiment"})
-"""Fields that do not change what a study's tables are to show, only where and how far it runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,67 +68,51 @@ def run(config: GridConfig) -> GridReport:
         ValueError: If data or flags are not usable as asked, or another study is running in the folder.
 
     """
-    out = resolve(config.out)
-    out.mkdir(parents=True, exist_ok=True)
+    paths = Paths.of(config.output.out, config.tracking.tracking_uri)
+    paths.out.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(out / ".study.lock", timeout=0):
-            return _run(config, out)
+        with FileLock(paths.out / ".study.lock", timeout=0):
+            return _run(config, paths)
     except Timeout as error:
-        raise ValueError(f"another study is running in {out}; wait for it, or give another --out") from error
+        raise ValueError(f"another study is running in {paths.out}; wait for it, or give another --out") from error
 
 
-def _run(config: GridConfig, out: Path) -> GridReport:
+def _run(config: GridConfig, paths: Paths) -> GridReport:
     started = time.monotonic()
     grid, sources, missing = _asked_for(config)
-    if config.num_workers > 0:
-        from crysatom.cluster.session import start_ray
-
-        logger.info("starting Ray ...")
-        start_ray()
-    study = Study(config=config, out=out, grid=grid, sources=sources, missing=missing, started=started)
+    start_ray(config.num_workers)
+    study = Study(config=config, paths=paths, grid=grid, sources=sources, missing=missing, started=started)
     study.read_data()  # what is wrong with the flags is said before there is a run in MLflow
-    folder = out / (config.name or _default_name(config))
-    tracker = Tracker.at(folder, study.tracking_uri)
-    environment = environment_tags(hardware())
-    tracker.start(
-        experiment=config.experiment,
-        run_name=folder.name,
-        params=recorded(config),
-        tags={DATA: config.data, **environment},
-        resume=True,
-    )
-    with ending_as_it_does(tracker):
-        planned = study.plan()
-        again = study.find_finished(planned)
-        study.train(planned)
-        if further := study.plan_further():
-            again += study.find_finished(further)
-            study.train(further)
-            planned += further
+    asked = _asked_digest(config)
+    name = config.output.name or f"study-{config.study}-{asked[:8]}"
+    tags = {DATA: config.source.data}
+    with opened(config, paths, name, asked, tags=tags, experiment=config.tracking.experiment, repeat=True) as run:
+        planned, again = study.do()
         cells = judge(grid, planned, study.found, config.baseline)
         gaps = {"missing": study.missing, "failed": study.failed}
-        made_by = {"date": f"{datetime.now(UTC):%Y-%m-%d}", **environment}
-        files, metrics = write_study(folder, grid, cells, gaps, config=config, made_by=made_by)
-    tracker.log_metrics(metrics, len(study.found))
-    for file in files:
-        tracker.log_artifact(file)
-    left = study.unplanned + sum(p.identity not in study.found and p.title not in study.failed for p in planned)
-    if left or study.failed:
-        tracker.log_tags({REASON: f"{left} runs left to do, {len(study.failed)} failed; the same command goes on"})
-    tracker.finish("FAILED" if study.failed else "KILLED" if left else "FINISHED")
-    return GridReport(
-        folder=folder,
-        title=grid.title,
-        cells=cells,
-        wanted=len(planned) + study.unplanned,
-        finished=sum(p.identity in study.found for p in planned),
-        again=again,
-        left=left,
-        missing=study.missing,
-        failed=study.failed,
-        tracking_uri=tracker.uri,
-        run_id=tracker.run_id,
-    )
+        made_by = {"date": f"{datetime.now(UTC):%Y-%m-%d}", **environment_tags(hardware())}
+        files, metrics = write_study(run.path, grid, cells, gaps, config=config, made_by=made_by)
+        run.tracker.log_metrics(metrics, len(study.found))
+        for file in files:
+            run.tracker.log_artifact(file)
+        left = study.unplanned + sum(p.identity not in study.found and p.title not in study.failed for p in planned)
+        if left or study.failed:
+            reason = f"{left} runs left to do, {len(study.failed)} failed; the same command goes on"
+            run.tracker.log_tags({REASON: reason})
+            run.leave("FAILED" if study.failed else "KILLED")
+        else:
+            run.finish()
+        return GridReport(
+            **run.address,
+            title=grid.title,
+            cells=cells,
+            wanted=len(planned) + study.unplanned,
+            finished=sum(p.identity in study.found for p in planned),
+            again=again,
+            left=left,
+            missing=study.missing,
+            failed=study.failed,
+        )
 
 
 def describe(report: GridReport) -> str:
@@ -148,9 +128,10 @@ def describe(report: GridReport) -> str:
     return "\n".join(lines)
 
 
-def _default_name(config: GridConfig) -> str:
-    content = {name: value for name, value in dataclasses.asdict(config).items() if name not in NOT_IN_NAME}
-    return f"study-{config.study}-{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]}"
+def _asked_digest(config: GridConfig) -> str:
+    """Return hex digits that change with what the tables are to show, not with where and how far the study runs."""
+    content = config.flat(Role.RESULT, Role.INPUT)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _asked_for(config: GridConfig) -> tuple[Grid, dict[str, Vectors], dict[str, str]]:

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from crysatom.config import DownstreamConfig, GraphSpec, GridConfig, PretrainConfig, digest
-from crysatom.config.downstream import RECIPES
+from crysatom.config.downstream import RECIPES, Architecture
 from crysatom.crystals.ingest import TABLE_FILE
 from crysatom.crystals.measured import with_measured
 from crysatom.crystals.table import read_table, write_table
 from crysatom.graphs.shards import file_sha256
+from crysatom.inputs.encoders import given_model, pretrained_encoders
+from crysatom.inputs.graphs import CACHE, crystal_table, prepare
+from crysatom.inputs.labels import given_table, labeled
 from crysatom.names import MAE, TEST
 from crysatom.pipelines import downstream, pretraining
-from crysatom.pipelines.encoders import given_encoder, given_model
-from crysatom.pipelines.labeled import labeled, where_found
-from crysatom.pipelines.places import default_tracking_uri, find
-from crysatom.pipelines.preparing import CACHE, crystal_table, prepare
+from crysatom.runs.paths import Paths, find
 from crysatom.studies.cells import Planned
 from crysatom.studies.grids import Column, Grid, Row, Vectors
 from crysatom.studies.runs import Identity, JudgedRun, find_runs, read_run
 from crysatom.studies.tables import pretraining as pretraining_settings
 from crysatom.studies.tables import rows_of
-from crysatom.tracking.vectors import load_vectors
-from crysatom.vectors.given import given_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +54,7 @@ class Study:
     """A study while it runs: what it plans, what it found, what failed."""
 
     config: GridConfig
-    out: Path
+    paths: Paths
     grid: Grid
     sources: dict[str, Vectors]
     missing: dict[str, str]
@@ -76,14 +72,9 @@ class Study:
     _sha256: dict[str, str] = field(default_factory=dict)
     _by_place: dict[tuple[str, str, str, tuple[int, ...]], Identity] = field(default_factory=dict)
 
-    @property
-    def tracking_uri(self) -> str:
-        """MLflow store of the study and of its runs."""
-        return default_tracking_uri(self.config.tracking_uri)
-
     def __post_init__(self) -> None:
-        given = find(self.config.data)
-        self.data = str(given.resolve()) if given.exists() else self.config.data
+        given = find(self.config.source.data)
+        self.data = str(given.resolve()) if given.exists() else self.config.source.data
 
     def read_data(self) -> None:
         """Find the rows that the data have labels for, and what the runs of their folds read.
@@ -101,9 +92,8 @@ class Study:
         if self.config.measured:
             self.data = str(self._join_measured())
         base = self._base()
-        # many CPUs make the graphs of many crystals; runs find them
-        shards = prepare(dataclasses.replace(base, num_workers=self.config.num_workers), self.out)
-        self._table = crystal_table(base, shards).resolve()
+        shards = self._prepare(base)
+        self._table = crystal_table(base.source, shards).resolve()
         self.data = self.data if shards == Path(self.data) else str(self._table)
         for row in rows:
             try:
@@ -113,12 +103,18 @@ class Study:
                     raise
                 self.missing[row.key] = str(error).partition("\n")[0]
         if not self.datasets:
-            raise ValueError(f"{self.config.data} has labels for no row of {self.config.study}: {self.missing}")
+            raise ValueError(f"{self.config.source.data} has labels for no row of {self.config.study}: {self.missing}")
+
+    def _prepare(self, config: DownstreamConfig) -> Path:
+        """Build the graphs that runs will find: many CPUs are quick with many crystals."""
+        num_workers = self.config.num_workers
+        return prepare(config.source, config.limits, config.graph, self.paths.out, num_workers=num_workers, resume=True)
 
     def _folds(self, base: DownstreamConfig, row: Row, shards: Path) -> list[Fold]:
         """Return what is known of a row's folds before any run."""
-        labels = dataclasses.replace(base, property=row.property, vectors="onehot", **row.settings)
-        read = [labeled(dataclasses.replace(labels, **fold), shards, self._table) for fold in row.folds]
+        labels = base.replace(property=row.property, vectors="onehot", **row.settings)
+        uri = self.paths.tracking_uri
+        read = [labeled(labels.replace(**fold), shards, self._table, uri) for fold in row.folds]
         return [Fold(fold.data_digest, len(fold.split.train)) for fold in read]
 
     def _join_measured(self) -> Path:
@@ -129,13 +125,23 @@ class Study:
         calculated, measured = find(self.data), find(self.config.measured)
         if not calculated.is_file():
             base = self._base()
-            calculated = crystal_table(base, prepare(base, self.out))
+            calculated = crystal_table(base.source, self._prepare(base))
         content = json.dumps([names[0], file_sha256(calculated), file_sha256(measured)])
-        table = self.out / CACHE / f"measured-{hashlib.sha256(content.encode()).hexdigest()[:12]}" / TABLE_FILE
+        table = self.paths.out / CACHE / f"measured-{hashlib.sha256(content.encode()).hexdigest()[:12]}" / TABLE_FILE
         if not table.is_file():
             table.parent.mkdir(parents=True, exist_ok=True)
             write_table(with_measured(read_table(calculated), read_table(measured), names[0]), table)
         return table
+
+    def do(self) -> tuple[list[Planned], int]:
+        """Do the runs that are not finished; return all planned runs, and how many were finished before."""
+        planned = self.plan()
+        again = self.find_finished(planned)
+        self.train(planned)
+        if further := self.plan_further():
+            again += self.find_finished(further)
+            self.train(further)
+        return planned + further, again
 
     def plan(self) -> list[Planned]:
         """Return the runs of the study that start from no other run, for which pretrainings are done first."""
@@ -153,29 +159,25 @@ class Study:
             for key, column in self.grid.columns.items()
             for run in self._of_cell(row, key, column, folds)
         ]
-        self._by_place |= {(p.row.key, p.column, p.config.vectors, p.config.seeds): p.identity for p in planned}
+        self._by_place |= {(p.row.key, p.column, p.config.vectors.vectors, p.config.seeds): p.identity for p in planned}
         return planned
 
-    def _base(self, predictor: str = DownstreamConfig.predictor) -> DownstreamConfig:
+    def _base(self, predictor: str = Architecture.predictor) -> DownstreamConfig:
         config = self.config
         changes: dict[str, Any] = {"epochs": config.epochs} if config.epochs else {}
-        return dataclasses.replace(
-            RECIPES[config.recipe](predictor),
-            experiment=downstream.experiment(DownstreamConfig(data=config.data)),
-            **self._everywhere,
-            **changes,
-        )
+        experiment = downstream.default_experiment(config.source.data)
+        return RECIPES[config.recipe](predictor).replace(experiment=experiment, **self._everywhere, **changes)
 
     @property
     def _everywhere(self) -> dict[str, Any]:
         """Settings of predictions and pretrainings alike."""
         return {
             "data": self.data,
-            "out": str(self.out),
+            "out": str(self.paths.out),
             "resume": True,
             "num_workers": 0,
             "use_gpu": self.config.use_gpu,
-            "tracking_uri": self.tracking_uri,
+            "tracking_uri": self.paths.tracking_uri,
             "register": "",  # hundreds of models, of which nobody asked for one
         }
 
@@ -186,9 +188,8 @@ class Study:
             return self.data, folds
         key = (config.graph, row.key)
         if key not in self._by_graph:
-            config = dataclasses.replace(config, data=str(self._table))
-            shards = prepare(dataclasses.replace(config, num_workers=self.config.num_workers), self.out)
-            self._by_graph[key] = self._folds(config, row, shards)
+            config = config.replace(data=str(self._table))
+            self._by_graph[key] = self._folds(config, row, self._prepare(config))
         return str(self._table), self._by_graph[key]
 
     def _pretrain(self) -> None:
@@ -209,11 +210,7 @@ class Study:
     def _pretraining(self, settings: Mapping[str, Any]) -> PretrainConfig:
         config = self.config
         changes: dict[str, Any] = {"epochs": config.pretrain_epochs} if config.pretrain_epochs else {}
-        return dataclasses.replace(
-            pretraining_settings(settings, config.recipe),
-            **self._everywhere,
-            **changes,
-        )
+        return pretraining_settings(settings, config.recipe).replace(**self._everywhere, **changes)
 
     def _source(self, name: str) -> Vectors:
         """Return vectors, or those whose rows they permute."""
@@ -249,7 +246,7 @@ class Study:
             **column.settings,
             **row.settings,
         }
-        base = dataclasses.replace(self._base(column.predictor), **settings)
+        base = self._base(column.predictor).replace(**settings)
         planned = []
         for name in names:
             try:
@@ -259,22 +256,21 @@ class Study:
                 self.unplanned += each
                 continue
             for seed in self.config.seeds:
-                config = dataclasses.replace(base, vectors=name, seeds=(seed,))
+                config = base.replace(vectors=name, seeds=(seed,))
                 if row.start:
                     wanted = self._by_place.get((row.start, key, name, (seed,)))
                     started = self.found.get(wanted) if wanted else None
                     if started is None:  # it failed, or the budget was over
                         self.unplanned += len(row.folds)
                         continue
-                    config = dataclasses.replace(
-                        config,
+                    config = config.replace(
                         init_encoder="",
                         distill="",
                         init_model=str(started.folder),
-                        epochs=self.config.further_epochs or config.epochs,
+                        epochs=self.config.further_epochs or config.optimization.epochs,
                     )
                 for number, (fold, changes) in enumerate(zip(folds, row.folds, strict=True)):
-                    of_fold = dataclasses.replace(config, **changes)
+                    of_fold = config.replace(**changes)
                     planned.append(
                         Planned(
                             row=row,
@@ -282,35 +278,33 @@ class Study:
                             fold=number,
                             config=of_fold,
                             identity=self._identity(of_fold, sha256, fold.data),
-                            work=fold.num_train * of_fold.epochs,
+                            work=fold.num_train * of_fold.optimization.epochs,
                         )
                     )
         return planned
 
-    @staticmethod
-    def _identity(config: DownstreamConfig, vectors: str, data: str) -> Identity:
-        encoder = given_encoder(config.init_encoder, config) if config.init_encoder else None
-        model = given_model(config)
+    def _identity(self, config: DownstreamConfig, vectors: str, data: str) -> Identity:
+        encoder, teacher = pretrained_encoders(config, self.paths.tracking_uri)
+        model = given_model(config, self.paths.tracking_uri)
         return Identity(
             settings=digest(config),
             vectors=vectors,
             data=data,
             init=encoder.digest if encoder else model.digest if model else "",
-            distill=given_encoder(config.distill, config).digest if config.distill else "",
+            distill=teacher.digest if teacher else "",
         )
 
     def _vectors_digest(self, name: str) -> str:
         if name not in self._sha256:
-            vectors = given_vectors(where_found(name), partial(load_vectors, tracking_uri=self.tracking_uri))
-            self._sha256[name] = str(vectors.provenance["sha256"])
+            self._sha256[name] = str(given_table(name, self.paths.tracking_uri).provenance["sha256"])
         return self._sha256[name]
 
     def find_finished(self, planned: Sequence[Planned]) -> int:
         """Take the finished runs that are there; return how many."""
         before = len(self.found)
         wanted = {p.identity for p in planned}
-        for folder in (str(self.out), *self.config.finished):
-            given = folder != str(self.out)
+        for folder in (str(self.paths.out), *self.config.finished):
+            given = folder != str(self.paths.out)
             runs, unreadable = find_runs(find(folder).resolve())
             for problem in unreadable:
                 logger.warning("%s", problem)

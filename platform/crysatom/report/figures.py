@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from crysatom.names import ALL_LOSS_TERMS, CONNECTIVITY, CONTEXT, FEATURES, HELD_OUT, LOSS, MASKING, SSL, TRAIN
@@ -18,8 +18,10 @@ from crysatom.report.style import (
     ORANGE,
     PAGE_INCHES,
     clean,
+    hover,
     ink,
     new_figure,
+    set_scale,
 )
 from crysatom.vectors.elements import element_table
 from crysatom.vectors.geometry import principal_components
@@ -115,6 +117,11 @@ def vector_map(vectors: AtomVectors) -> Figure:
     figure.legend(loc="outside lower center", ncols=5, fontsize=8, frameon=False, handletextpad=0.3, columnspacing=1.2)
     inks = [ink(FAMILY_STYLES[family][0]) for family in _families(vectors)]
     label_points(axes, scores, vectors.symbols, inks, fontsize=8)
+    for index, (text, z) in enumerate(zip(axes.texts, vectors.atomic_numbers, strict=True)):
+        facts = element_table()[int(z)]
+        sites = "" if vectors.site_counts is None else f", {vectors.site_counts[index]:,} sites"
+        place = f"group {facts['group'] or '(f block)'}, period {facts['period']}"
+        hover(text, f"{facts['symbol']}: {place}, {facts['family']}{sites}")
     return figure
 
 
@@ -125,21 +132,16 @@ def _draw_term(axes: Axes, history: pd.DataFrame, term: str) -> None:
         if f"{split}/{term}" in history:
             values = history[f"{split}/{term}"].dropna()
             marker = "o" if len(values) <= 20 else None
-            axes.plot(values.index, values, color=color, linestyle=style, marker=marker, ms=3, lw=1.4, label=label)
+            [line] = axes.plot(
+                values.index, values, color=color, linestyle=style, marker=marker, ms=3, lw=1.4, label=label
+            )
+            hover(line, label)
             drawn.append(values.to_numpy(dtype=float))
     clean(axes)
-    _set_scale(axes, np.concatenate(drawn))
+    set_scale(axes, np.concatenate(drawn))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
     axes.set_title(TITLES[term], fontsize=9, loc="left")
     axes.set_ylabel("Loss", fontsize=9)
-
-
-def _set_scale(axes: Axes, values: NDArray[np.float64]) -> None:
-    if len(values) and values.min() > 0 and values.max() > 10 * values.min():
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _families(vectors: AtomVectors) -> NDArray[np.str_]:

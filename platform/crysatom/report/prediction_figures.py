@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from crysatom.names import MAE, TRAIN, VAL
-from crysatom.report.style import BLUE, COLUMN_INCHES, GRAY, ORANGE, clean, new_figure
+from crysatom.report.style import BLUE, COLUMN_INCHES, GRAY, ORANGE, clean, hover, new_figure, set_scale
 
 MANY = 2000
 """Points from which a scatter plot is a blot, and a density is drawn instead."""
+
+WORST = 5
+"""Predictions that say on hover which crystal they are of."""
 
 
 def learning_curve(history: pd.DataFrame, selected_epoch: int, unit: str) -> Figure:
@@ -24,28 +30,53 @@ def learning_curve(history: pd.DataFrame, selected_epoch: int, unit: str) -> Fig
         unit: Of the property.
 
     """
+    return learning_curves([("", history.reset_index(drop=True), selected_epoch)], unit)
+
+
+def learning_curves(runs: Sequence[tuple[str, pd.DataFrame, int | None]], unit: str) -> Figure:
+    """Draw the errors of several runs, as :func:`learning_curve`.
+
+    Args:
+        runs: Name, history (indexed by epoch, with the columns that the run logged), selected epoch if known.
+        unit: Of the property.
+
+    """
+    lines = {TRAIN: (BLUE, "-", "training"), VAL: (ORANGE, "--", "validation")}
     figure = new_figure(COLUMN_INCHES, 2.6)
     axes = figure.add_subplot()
-    lines = ((TRAIN, BLUE, "-", "training"), (VAL, ORANGE, "--", "validation"))
-    for split, color, style, label in lines:
-        values = history[f"{split}/{MAE}"].to_numpy(dtype=float)
-        marker = "o" if len(values) <= 20 else None
-        epochs = np.arange(1, len(values) + 1)
-        axes.plot(epochs, values, color=color, linestyle=style, marker=marker, ms=3, lw=1.4, label=label)
-    best = float(history[f"{VAL}/{MAE}"].iloc[selected_epoch])
-    axes.plot(
-        [selected_epoch + 1], [best], "o", mfc="none", mec=ORANGE, ms=8, label=f"kept: epoch {selected_epoch + 1}"
-    )
+    drawn = []
+    for name, history, selected in runs:
+        before = f"{name}, " if name else ""
+        for split, (color, style, label) in lines.items():
+            values = history.get(f"{split}/{MAE}", pd.Series(dtype=float)).dropna()
+            marker = "o" if len(values) <= 20 else None
+            epochs = values.index + 1
+            [line] = axes.plot(epochs, values, color=color, linestyle=style, marker=marker, ms=3, lw=1.4, label=label)
+            hover(line, f"{before}{label}")
+            drawn.append(values.to_numpy(dtype=float))
+            if split == VAL and selected is not None and selected in values.index:
+                best = float(values[selected])
+                kept = f"kept: epoch {selected + 1}" if len(runs) == 1 else "kept"
+                [ring] = axes.plot([selected + 1], [best], "o", mfc="none", mec=ORANGE, ms=8, label=kept)
+                hover(ring, f"{before}kept, epoch {selected + 1}: {best:.4g}")
+    set_scale(axes, np.concatenate(drawn))
     clean(axes)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
     axes.set_xlabel("Epoch", fontsize=9)
     axes.set_ylabel(with_unit("Mean absolute error", unit), fontsize=9)
-    axes.legend(fontsize=8, frameon=False)
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    axes.legend(handles.values(), handles.keys(), fontsize=8, frameon=False)
     return figure
 
 
 def parity_plot(
-    target: NDArray[np.floating], prediction: NDArray[np.floating], *, label: str, unit: str, remark: str
+    target: NDArray[np.floating],
+    prediction: NDArray[np.floating],
+    *,
+    label: str,
+    unit: str,
+    remark: str = "",
+    ids: Sequence[str] = (),
 ) -> Figure:
     """Draw predictions against targets, with the line on which they would be perfect.
 
@@ -55,6 +86,7 @@ def parity_plot(
         label: What is predicted.
         unit: Of both.
         remark: Shown in a corner: the error.
+        ids: ``(n,)``; if given, rings around the largest errors say on hover which crystal it is.
 
     """
     figure = new_figure(COLUMN_INCHES, COLUMN_INCHES)
@@ -63,10 +95,15 @@ def parity_plot(
     margin = 0.04 * (high - low) or 1.0
     limits = (low - margin, high + margin)
     if len(target) > MANY:
-        axes.hexbin(target, prediction, gridsize=60, bins="log", mincnt=1, extent=limits * 2, cmap="Blues")
+        axes.hexbin(
+            target, prediction, gridsize=60, bins="log", mincnt=1, extent=limits * 2, cmap="Blues", rasterized=True
+        )
     else:
-        axes.scatter(target, prediction, s=9, c=BLUE, alpha=0.5, lw=0)
+        axes.scatter(target, prediction, s=9, c=BLUE, alpha=0.5, lw=0, rasterized=True)
     axes.plot(limits, limits, color=GRAY, lw=0.8)
+    for i in np.argsort(-np.abs(prediction - target), kind="stable")[: WORST if len(ids) else 0]:
+        [ring] = axes.plot(target[i], prediction[i], "o", mfc=(*to_rgb(BLUE), 0.1), mec=BLUE, ms=7)
+        hover(ring, f"{ids[i]}: target {target[i]:.4g}, prediction {prediction[i]:.4g} {unit}")
     axes.set(xlim=limits, ylim=limits, aspect="equal")
     clean(axes)
     axes.set_xlabel(with_unit(f"{label}, target", unit), fontsize=9)

@@ -72,7 +72,7 @@ def write_study(
                         "folder": str(r.folder),
                         "run_id": r.run_id,
                         "seed": r.seed,
-                        "vectors": r.config.vectors,
+                        "vectors": r.config.vectors.vectors,
                         **r.identity._asdict(),
                         "earlier_version": r.earlier,
                         "test_mae": r.metrics[f"{TEST}/{MAE}"],

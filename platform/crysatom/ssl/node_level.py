@@ -81,15 +81,15 @@ class NodeLevelObjective(nn.Module):
     def __init__(self, config: PretrainConfig, features: Tensor, atomic_numbers: Tensor) -> None:
         super().__init__()
         self.config = config
-        self.masking = config.objective in {"masking", "masking_context"}
-        self.context = config.objective in {"context", "masking_context"}
-        width, learned = config.embedding_dim, config.masked_atoms == "learned"
+        self.masking = config.loss.objective in {"masking", "masking_context"}
+        self.context = config.loss.objective in {"context", "masking_context"}
+        width, learned = config.encoder.embedding_dim, config.views.masked_atoms == "learned"
 
         def encoder(num_layers: int, *, learned_mask: bool) -> Encoder:
             shape = {"width": width, "num_layers": num_layers}
-            return Encoder(features, atomic_numbers, **shape, cutoff=config.cutoff, learned_mask=learned_mask)
+            return Encoder(features, atomic_numbers, **shape, cutoff=config.graph.cutoff, learned_mask=learned_mask)
 
-        self.encoder = encoder(config.num_layers, learned_mask=learned and self.masking)
+        self.encoder = encoder(config.encoder.num_layers, learned_mask=learned and self.masking)
         if self.masking:
             self.element = nn.Linear(width, MAX_ATOMIC_NUMBER)
         if self.context:
@@ -119,7 +119,7 @@ class NodeLevelObjective(nn.Module):
     def masks(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """Return the masked atoms and the centers of contexts, ``(N,)`` bool each."""
         stream = mix(mix(batch.material_key, self.config.seed), epoch)
-        return mask_atoms(batch, mix(stream, 0), self.config.atom_mask_fraction), one_atom(batch, mix(stream, 1))
+        return mask_atoms(batch, mix(stream, 0), self.config.views.atom_mask_fraction), one_atom(batch, mix(stream, 1))
 
     def encode(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return the atoms' vectors in the unmasked and in the masked crystals, ``(N, D)`` each.
@@ -145,7 +145,7 @@ class NodeLevelObjective(nn.Module):
         """
         features, no_edge = self.context_encoder.basis(batch.distance), torch.zeros_like(batch.slot, dtype=torch.bool)
         h = self.context_encoder(*stack_views(batch, features, [center], [no_edge], reroute=False))
-        near = batch.distance <= self.config.cutoff  # longer edges are padding
+        near = batch.distance <= self.config.graph.cutoff  # longer edges are padding
         source, target = batch.edge_index[:, center[batch.edge_index[1]] & near]
         crystal, count = batch.batch[target], len(batch.ptr) - 1
         total = h.new_zeros(count, h.shape[1]).index_add(0, crystal, h[source])

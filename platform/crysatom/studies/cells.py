@@ -50,7 +50,7 @@ class Planned:
     def title(self) -> str:
         """What a person calls the run."""
         fold = f", fold {self.fold + 1}" if len(self.row.folds) > 1 else ""
-        return f"{self.row.key}, {self.column} ({self.config.vectors}), seed {self.config.seeds[0]}{fold}"
+        return f"{self.row.key}, {self.column} ({self.config.vectors.vectors}), seed {self.config.seed}{fold}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +164,7 @@ def judge(
 def _cell(row: Row, key: str, column: Column, runs: tuple[JudgedRun, ...], wanted: int) -> Cell:
     trials: dict[tuple[str, int], list[JudgedRun]] = {}
     for run in runs:
-        trials.setdefault((run.config.vectors, run.seed), []).append(run)
+        trials.setdefault((run.config.vectors.vectors, run.seed), []).append(run)
     complete = [trial for trial in trials.values() if len(trial) == len(row.folds)] or list(trials.values())
     mean, deviation = mean_and_deviation([_mae(trial, TEST) for trial in complete])
     twin_free = float(np.mean([_mae(trial, TEST_TWIN_FREE) for trial in complete]))

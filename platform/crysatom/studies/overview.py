@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from crysatom.config import NOT_IN_DIGEST
+from crysatom.config import DownstreamConfig, Role
 from crysatom.names import MAE, PROBE, TEST
 from crysatom.studies.statistics import mean_and_deviation
 from crysatom.tracking import fields
@@ -18,7 +18,7 @@ from crysatom.tracking.reading import TrackedRun
 FINISHED = "FINISHED"
 TEST_MAE = f"{TEST}/{MAE}"
 
-_NOT_COMPARED = NOT_IN_DIGEST | {"seeds", "recipe"}
+_NOT_COMPARED = DownstreamConfig.names(Role.INPUT, Role.PLACE) | {"seeds", "recipe"}
 """Parameters that two runs may differ in and be seeds of one group. Vectors, and encoders and models that a training
 starts from, are known by their digests; a recipe is the values it stands for."""
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import builtins
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
-from crysatom.config import DownstreamConfig, digest
+from crysatom.config import DownstreamConfig, config_of, digest
 from crysatom.crystals.csv_files import read_written
 from crysatom.names import MATERIAL_ID, PREDICTION, PREDICTIONS_CSV, RESULTS_JSON, RUN_JSON, TARGET
 from crysatom.tracking.fields import DATA_DIGEST, DISTILL_DIGEST, INIT_DIGEST, INIT_MODEL_DIGEST, SPLIT_DIGEST
@@ -73,7 +72,7 @@ class JudgedRun:
     @builtins.property
     def seed(self) -> int:
         """Of initial weights and order of batches."""
-        return self.config.seeds[0]
+        return self.config.seed
 
     def errors(self) -> pd.Series:
         """Return the absolute error of each test crystal, by id, in the unit of the property."""
@@ -134,12 +133,3 @@ def find_runs(folder: str | Path) -> tuple[list[JudgedRun], list[str]]:
         else:
             found += [] if run is None else [run]
     return found, unreadable
-
-
-def config_of(noted: dict[str, Any]) -> DownstreamConfig:
-    """Return the configuration that a run noted, JSON's lists as the tuples that they were."""
-    known = {field.name for field in dataclasses.fields(DownstreamConfig)}
-    if unknown := sorted(noted.keys() - known):
-        raise ValueError(f"settings that this version does not know: {', '.join(unknown)}")
-    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in noted.items()}
-    return DownstreamConfig(**settings)

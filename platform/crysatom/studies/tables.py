@@ -1,7 +1,7 @@
 """The paper's tables of results, and two studies beside them, as grids: what is varied, and the paper's own figures.
 
 Figures are typed from arXiv 2409.04737, mean absolute errors in eV (energies per atom) and GPa. They are of one seed,
-chosen by the test error, on other splits than ours (reference/science.md section 7): beside ours for orientation.
+chosen by the test error in the released code, on other splits than ours: beside ours for orientation.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ JARVIS = (
 """Of JARVIS-DFT, in the order of all tables."""
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
-"""Shares of the training crystals in a learning curve (reference/science.md section 7.4)."""
+"""Shares of the training crystals in a learning curve."""
 
 HELD_OUT_GROUPS = ("Fe,Co", "Cl", "Sr", "La")
 """Elements that no training crystal holds: a transition pair, a halogen, an alkaline earth, a lanthanide."""
@@ -365,4 +365,4 @@ def rows_of(
 
 def pretraining(settings: Mapping[str, Any], recipe: Recipe) -> PretrainConfig:
     """Return the pretraining that has a recipe's settings but for some."""
-    return dataclasses.replace(RECIPES[recipe](), **settings)
+    return RECIPES[recipe]().replace(**settings)

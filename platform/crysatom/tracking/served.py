@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel
 
-from crysatom.crystals.checks import Limits
+from crysatom.config import Limits
 from crysatom.crystals.quarantine import Reason, Rejected
 from crysatom.crystals.raw import Raw, to_batch
 from crysatom.crystals.sources.base import rejected

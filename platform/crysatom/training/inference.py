@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from crysatom.config import GraphSpec
-from crysatom.crystals.checks import Limits
+from crysatom.config import GraphSpec, Limits
 from crysatom.crystals.examine import examine_batch
 from crysatom.crystals.quarantine import Reason, Rejected, Rejection
 from crysatom.crystals.table import GRAPH_COLUMNS

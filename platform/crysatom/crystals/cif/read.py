@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Lattice
 
-from crysatom.crystals.checks import MAX_VOLUME_PER_ATOM, Limits, check_volume
+from crysatom.config import Limits
+from crysatom.crystals.checks import MAX_VOLUME_PER_ATOM, check_volume
 from crysatom.crystals.cif.content import LARGEST_DENSITY, Content, stated_content
 from crysatom.crystals.cif.numbers import number
 from crysatom.crystals.cif.operations import IDENTITY, METRIC_TOLERANCE, Operations, listed_operations

@@ -13,7 +13,7 @@ import numpy as np
 
 from crysatom.crystals.quarantine import Reason, Rejected, Rejection, short
 from crysatom.crystals.raw import Raw, pack_arrays
-from crysatom.crystals.sources.base import KNOWN_SOURCES, Source, plain_properties, pop_id, rejected
+from crysatom.crystals.sources.base import Source, plain_properties, pop_id, rejected
 from crysatom.crystals.sources.confined import confined, why
 from crysatom.crystals.sources.extxyz import comment_line
 from crysatom.crystals.sources.folder import open_cif, open_poscar
@@ -24,11 +24,11 @@ _PICKLED = frozenset({"bundletrajectory"})
 _START_BYTES = 1 << 16
 
 
-def open_ase(path: str) -> Source:
-    """Open a file in any format ASE recognizes; every frame or row is a crystal.
+def open_ase(path: str) -> Source | None:
+    """Open a file in any format ASE recognizes; every frame or row is a crystal. None if ASE knows none.
 
     Raises:
-        ValueError: If ASE is absent, does not know the format, or would unpickle it.
+        ValueError: If ASE is absent, or would unpickle the file.
 
     """
     try:
@@ -44,9 +44,7 @@ def open_ase(path: str) -> Source:
     if kind == "vasp":
         return open_poscar(path)
     if kind not in ioformats:
-        raise ValueError(
-            f"{path}: neither ASE nor anything else here reads this kind of file; known are {KNOWN_SOURCES}"
-        )
+        return None
     if kind in _PICKLED:
         raise ValueError(f"{path}: ASE format {kind} holds pickles, which are not read; convert it to .xyz or .db")
     return Source(name=path, records=partial(confined, __name__, path, kind))

@@ -13,12 +13,6 @@ import pyarrow as pa
 from crysatom.crystals.quarantine import Reason, Rejected, Rejection
 from crysatom.crystals.raw import Raw
 
-KNOWN_SOURCES = (
-    "aflow:prototypes, jarvis:DATASET, mp:QUERY, a folder of CIFs, a crystal table (.parquet), pymatgen structures "
-    "(.json, .jsonl, also .gz), a .cif or .mcif (also .gz, .bz2, .xz), or a file that ASE reads (.xyz, .db, .traj, "
-    "POSCAR, ...)"
-)
-
 CIF_SUFFIXES = tuple(f".{kind}{compressed}" for kind in ("mcif", "cif") for compressed in ("", ".gz", ".bz2", ".xz"))
 """Suffixes of files that are read as CIFs, in any letter case."""
 

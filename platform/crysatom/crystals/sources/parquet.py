@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from crysatom.config.data import MOST_ATOMS
+from crysatom.config.groups import MOST_ATOMS
 from crysatom.crystals.computed import is_computed
 from crysatom.crystals.quarantine import Reason, Rejected, short
 from crysatom.crystals.raw import Raw, pack_arrays

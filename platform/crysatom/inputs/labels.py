@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,8 +15,10 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from crysatom.config import DownstreamConfig
+from crysatom.config import DownstreamConfig, config_of
 from crysatom.config.downstream import COLUMN
+from crysatom.config.downstream import Split as SplitRule
+from crysatom.config.downstream import Vectors as VectorChoice
 from crysatom.crystals import splits
 from crysatom.crystals.splits import PARTS, Split, TwinFree, twin_free
 from crysatom.crystals.table import read_table
@@ -25,8 +26,7 @@ from crysatom.crystals.targets import Targets, first_rows, targets_for, targets_
 from crysatom.graphs.graph import offsets
 from crysatom.graphs.shards import load_atoms, read_manifest
 from crysatom.names import MATERIAL_ID, MAX_ATOMIC_NUMBER, SPLIT_PREFIX, SYMBOLS, TEST, TRAIN, VAL
-from crysatom.pipelines.places import default_tracking_uri, find
-from crysatom.studies.runs import config_of
+from crysatom.runs.paths import find, find_vectors
 from crysatom.tracking.fields import SPLIT_DIGEST
 from crysatom.tracking.vectors import load_vectors
 from crysatom.training.finetuning import TrainedModel
@@ -42,8 +42,6 @@ from crysatom.vectors.table import AtomVectors
 logger = logging.getLogger(__name__)
 
 Array = NDArray[Any]
-
-_PERMUTED = re.compile(r"^permuted:(?:[0-9]+:)?")
 
 NAMED_CRYSTALS = 5
 
@@ -109,13 +107,26 @@ class _Atoms:
         return np.asarray(np.add.reduceat(missing, self.atom_ptr[:-1], dtype=np.int64) > 0)
 
 
-def labeled(config: DownstreamConfig, shards: Path, table_path: Path, start: TrainedModel | None = None) -> Labeled:
+def given_table(name: str, tracking_uri: str) -> AtomVectors:
+    """Return the vectors that a user names: a table of the platform, a file, or vectors in MLflow.
+
+    Raises:
+        ValueError: If there are none, or they cannot be read.
+
+    """
+    return given_vectors(find_vectors(name), partial(load_vectors, tracking_uri=tracking_uri))
+
+
+def labeled(
+    config: DownstreamConfig, shards: Path, table_path: Path, tracking_uri: str, start: TrainedModel | None = None
+) -> Labeled:
     """Read targets, draw the split, and bring the vectors into the form that the predictor sees.
 
     Args:
         config: Of the job.
         shards: Folder of graph shards.
         table_path: The crystal table that they were made of.
+        tracking_uri: MLflow store, for vectors that are there.
         start: Model that the training starts from; it brings its vectors and its normalizer. None: none.
 
     Raises:
@@ -129,22 +140,22 @@ def labeled(config: DownstreamConfig, shards: Path, table_path: Path, start: Tra
         targets = targets_from_csv(find(config.targets), table, ids)
     else:
         targets = targets_for(table, config.property, ids)
-    split = _split(config, table, targets, ids).where(targets.labeled)
-    vectors = given_vectors(where_found(config.vectors), partial(load_vectors, tracking_uri=tracking_uri(config)))
+    split = _split(config.split, table, targets, ids).where(targets.labeled)
+    vectors = given_table(config.vectors.vectors, tracking_uri)
     if start is not None:
-        vectors = _vectors_of_model(config, start, vectors)
-    split, vectors, left_out = _covered(config, split, vectors, atoms)
-    if config.train_fraction < 1:
-        split = splits.train_fraction(split, config.train_fraction, seed=config.split_seed)
+        vectors = _vectors_of_model(start, vectors, config.start.init_model, config.vectors.vectors)
+    split, vectors, left_out = _covered(config.vectors, split, vectors, atoms, fill=start is None)
+    if config.split.train_fraction < 1:
+        split = splits.train_fraction(split, config.split.train_fraction, seed=config.split.split_seed)
     _require_parts(split)
     trained_elements = np.unique(atoms.of(split.train).atomic_numbers)
     trained_ranges = ranges_of(table.take(pa.array(first_rows(table, ids[split.train]))))
     if start is None:
-        vectors = scaled(vectors, config.vector_scale, trained_elements)
-        task = _task(config, shards, targets, split, vectors, atoms)
+        vectors = scaled(vectors, config.vectors.vector_scale, trained_elements)
+        task = _task(shards, targets, split, vectors, atoms, subtract_elements=config.composition_reference)
     else:
-        _require_unit(config, start, targets)
-        _require_unseen(config, start, table, split)
+        _require_unit(start, targets, config.start.init_model)
+        _require_unseen(start, table, split, config.start.init_model)
         theirs = [SYMBOLS.index(symbol) + 1 for symbol in start.info.trained_elements]
         trained_elements = np.union1d(trained_elements, theirs)
         trained_ranges = joined(trained_ranges, start.info.trained_ranges)
@@ -172,25 +183,25 @@ def labeled(config: DownstreamConfig, shards: Path, table_path: Path, start: Tra
     )
 
 
-def _vectors_of_model(config: DownstreamConfig, start: TrainedModel, given: AtomVectors) -> AtomVectors:
+def _vectors_of_model(start: TrainedModel, given: AtomVectors, model: str, vectors: str) -> AtomVectors:
     theirs, mine = start.info.vectors.get("sha256"), given.provenance["sha256"]
     if theirs != mine:
         raise ValueError(
-            f"{config.init_model} was trained on other vectors than {config.vectors}: sha256 {theirs} there, {mine} "
-            "here; give the --vectors that it was trained on"
+            f"{model} was trained on other vectors than {vectors}: sha256 {theirs} there, {mine} here; give the "
+            "--vectors that it was trained on"
         )
     return start.vectors
 
 
-def _require_unit(config: DownstreamConfig, start: TrainedModel, targets: Targets) -> None:
+def _require_unit(start: TrainedModel, targets: Targets, model: str) -> None:
     if start.info.unit != targets.unit:
         raise ValueError(
-            f"{config.init_model} predicts {start.info.property} in {start.info.unit or 'an unknown unit'}, and "
+            f"{model} predicts {start.info.property} in {start.info.unit or 'an unknown unit'}, and "
             f"{targets.name} is in {targets.unit or 'an unknown unit'}: its normalizer would not fit"
         )
 
 
-def _require_unseen(config: DownstreamConfig, start: TrainedModel, table: pa.Table, split: Split) -> None:
+def _require_unseen(start: TrainedModel, table: pa.Table, split: Split, model: str) -> None:
     """Raise if the model knows a test crystal; warn where that cannot be told.
 
     Raises:
@@ -202,11 +213,11 @@ def _require_unseen(config: DownstreamConfig, start: TrainedModel, table: pa.Tab
         logger.warning(
             "%s: from this crystal table it cannot be told what the model was trained on; see that no test crystal is "
             "among it",
-            config.init_model,
+            model,
         )
     elif len(seen := np.intersect1d(known, split.ids(TEST).astype(str))):
         raise ValueError(
-            f"{config.init_model} was trained on or selected by {len(seen)} crystals that are test crystals here, "
+            f"{model} was trained on or selected by {len(seen)} crystals that are test crystals here, "
             f"{seen[0]} the first: errors would be too small; give a split whose test crystals it does not know"
         )
 
@@ -216,32 +227,20 @@ def _known_to(start: TrainedModel, table: pa.Table, ids: Array) -> Array | None:
     noted = start.info.training
     try:
         theirs = config_of(noted["config"])
-        if theirs.init_model or theirs.targets:
+        if theirs.start.init_model or theirs.targets:
             return None
         targets = targets_for(table, theirs.property, ids)
-        split = _split(theirs, table, targets, ids).where(targets.labeled)
-        if theirs.train_fraction < 1:
-            split = splits.train_fraction(split, theirs.train_fraction, seed=theirs.split_seed)
+        split = _split(theirs.split, table, targets, ids).where(targets.labeled)
+        if theirs.split.train_fraction < 1:
+            split = splits.train_fraction(split, theirs.split.train_fraction, seed=theirs.split.split_seed)
     except (KeyError, TypeError, ValueError):
         return None
     known = np.concatenate([split.ids(TRAIN), split.ids(VAL)]).astype(str)
     return known if split.digest() == noted.get(SPLIT_DIGEST) else None
 
 
-def where_found(vectors: str) -> str:
-    """Return a path, permuted or not, as it is found here, in a submitted job too; other names as they are."""
-    path = _PERMUTED.sub("", vectors, count=1)
-    control = vectors.removesuffix(path)
-    return f"{control}{find(path)}" if "/" in path and find(path).exists() else vectors
-
-
-def tracking_uri(config: DownstreamConfig) -> str:
-    """Return the store that a job tells of its runs, and gets vectors from."""
-    return default_tracking_uri(config.tracking_uri)
-
-
-def _split(config: DownstreamConfig, table: pa.Table, targets: Targets, ids: Array) -> Split:
-    seed, how = config.split_seed, config.split
+def _split(rule: SplitRule, table: pa.Table, targets: Targets, ids: Array) -> Split:
+    seed, how = rule.split_seed, rule.split
     if how == "auto":
         how = "official" if SPLIT_PREFIX + targets.name in table.schema.names else "random"
         logger.info("split: %s", how)
@@ -253,7 +252,7 @@ def _split(config: DownstreamConfig, table: pa.Table, targets: Targets, ids: Arr
         return splits.by_column(table, how.removeprefix(COLUMN), ids)
     if how == "composition":
         return splits.grouped_by_composition(table, ids, seed=seed)
-    return splits.held_out_elements(table, ids, config.held_out, seed=seed)
+    return splits.held_out_elements(table, ids, rule.held_out, seed=seed)
 
 
 def _require_parts(split: Split) -> None:
@@ -263,14 +262,14 @@ def _require_parts(split: Split) -> None:
 
 
 def _covered(
-    config: DownstreamConfig, split: Split, vectors: AtomVectors, atoms: _Atoms
+    choice: VectorChoice, split: Split, vectors: AtomVectors, atoms: _Atoms, *, fill: bool
 ) -> tuple[Split, AtomVectors, pd.DataFrame]:
     """Return a split whose crystals all have vectors, the vectors, and the crystals that were left out."""
     used = atoms.of(np.concatenate([getattr(split, part) for part in PARTS]))
     nothing = pd.DataFrame(columns=[MATERIAL_ID, "part", "elements"])
-    if config.missing_vectors == "ridge" and not config.init_model:  # a model's table is as it is
+    if choice.missing_vectors == "ridge" and fill:  # the table of a trained model stays as it is
         return split, fill_missing(vectors, used.atomic_numbers), nothing
-    if config.missing_vectors != "leave_out":
+    if choice.missing_vectors != "leave_out":
         try:
             require_elements(
                 vectors,
@@ -279,7 +278,7 @@ def _covered(
                 material_ids=used.material_ids,
             )
         except ValueError as error:
-            raise ValueError(f"{config.vectors}: {error}: --missing-vectors leave_out, or ridge") from error
+            raise ValueError(f"{choice.vectors}: {error}: --missing-vectors leave_out, or ridge") from error
         return split, vectors, nothing
     without = atoms.without_vector(vectors)
     rows = [
@@ -296,7 +295,7 @@ def _covered(
             "%d crystals hold elements without a vector in %s and are left out (%s), the first of them %s; where test "
             "crystals are, errors are not those of the whole test set",
             len(rows),
-            config.vectors,
+            choice.vectors,
             by_part,
             first,
         )
@@ -309,11 +308,11 @@ def _missing_elements(crystal: _Atoms, vectors: AtomVectors) -> str:
 
 
 def _task(
-    config: DownstreamConfig, shards: Path, targets: Targets, split: Split, vectors: AtomVectors, atoms: _Atoms
+    shards: Path, targets: Targets, split: Split, vectors: AtomVectors, atoms: _Atoms, *, subtract_elements: bool
 ) -> RegressionTask:
     learned = targets.labels[split.train]
     reference = None
-    if config.composition_reference:
+    if subtract_elements:
         train = atoms.of(split.train)
         reference = composition_reference(train.atomic_numbers, train.atom_ptr, learned)
         share = np.add.reduceat(reference[train.atomic_numbers], train.atom_ptr[:-1]) / np.diff(train.atom_ptr)

@@ -14,17 +14,16 @@ from typing import Any, Protocol, TypeVar
 
 import pandas as pd
 
-from crysatom.config import DownstreamConfig, PretrainConfig, recorded
+from crysatom.config import DownstreamConfig, PretrainConfig, TrainingWorkers, recorded
 from crysatom.crystals.csv_files import write_csv
 from crysatom.names import MAE, PROBE, VAL
-from crysatom.pipelines.run_folder import CHECKPOINTS
-from crysatom.pipelines.tracked import plain_context
+from crysatom.runs.lifecycle import launch
+from crysatom.sweeps.probe import Probe, predictions_table, told_to_stop, write_predictions
 from crysatom.training import checkpoints
 from crysatom.training.context import Context, Metrics
 from crysatom.training.encoder_files import ENCODER, save_encoder
 from crysatom.training.metrics import mad
 from crysatom.training.pretrain import PretrainOutcome, pretrain, resident_data
-from crysatom.training.probe import Probe, predictions_table, told_to_stop, write_predictions
 from crysatom.training.regression import RegressionOutcome, RegressionTask, train_predictor
 from crysatom.vectors.files import write_vectors
 
@@ -69,7 +68,7 @@ class Pretraining:
     def run(self, config: PretrainConfig, folder: Path, record: Callable[..., None]) -> list[Metrics]:
         """Pretrain; leave vectors and encoder in the folder."""
         probe = dataclasses.replace(self.probe, folder=folder)
-        outcome = _train(partial(_pretrain, config, self.shards, probe), config, folder, record)
+        outcome = _train(partial(_pretrain, config, self.shards, probe), config.workers, folder, record)
         provenance = {"config": recorded(config)}
         write_vectors(dataclasses.replace(outcome.vectors, provenance=provenance), folder / VECTORS)
         save_encoder(folder / ENCODER, outcome.encoder, provenance)
@@ -99,7 +98,7 @@ class Prediction:
     def run(self, config: DownstreamConfig, folder: Path, record: Callable[..., None]) -> list[Metrics]:
         """Train; leave the predictions of the validation crystals in the folder."""
         judge = _Judge(folder, mad(self.task.labels[self.task.parts[VAL]]), config, self.epochs)
-        outcome = _train(partial(_predict, config, self.task, judge), config, folder, record)
+        outcome = _train(partial(_predict, config, self.task, judge), config.workers, folder, record)
         write_predictions(folder, [predictions_table(self.name, self.task, outcome.predictions[VAL])])
         return outcome.history
 
@@ -115,7 +114,7 @@ class _Judge:
 
     def watch(self, best: list[float], metrics: Metrics) -> bool:
         error = metrics[f"{VAL}/{MAE}"]
-        best[0] = min(best[0], error) if self.config.selected_by else error
+        best[0] = min(best[0], error) if self.config.optimization.selected_by else error
         if int(metrics["epoch"]) + 1 in self.epochs:
             metrics[PROBE] = best[0] / self.deviation
         return told_to_stop(self.folder)
@@ -128,17 +127,17 @@ def _predict(config: DownstreamConfig, task: RegressionTask, judge: _Judge, cont
     return train_predictor(config, task, context, watch=partial(judge.watch, [best]))
 
 
-def _train(work: Callable[[Context], OutcomeT], config: Any, folder: Path, record: Callable[..., None]) -> OutcomeT:
-    if config.num_workers > 0:
-        from crysatom.cluster.train import train_on_cluster
-
-        return train_on_cluster(work, config, folder / CHECKPOINTS, record=record, show=_tell)
-    return work(plain_context(config, folder, record))
+def _train(
+    work: Callable[[Context], OutcomeT], workers: TrainingWorkers, folder: Path, record: Callable[..., None]
+) -> OutcomeT:
+    return launch(work, workers, folder, record=record, show=_log)
 
 
-def _tell(message: Metrics | str) -> None:
-    """Log what workers of a trial say; warnings as such, so that they are reported."""
-    if isinstance(message, str) and message.startswith(WARNING):
+def _log(message: Metrics | str) -> None:
+    """Log what workers of a trial say; their warnings are reported. Metrics are recorded, not logged."""
+    if not isinstance(message, str):
+        return
+    if message.startswith(WARNING):
         logger.warning(message.removeprefix(WARNING))
     else:
         logger.info(message)

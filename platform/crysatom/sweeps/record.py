@@ -12,12 +12,12 @@ from typing import Any
 
 from crysatom.config import TuneConfig
 from crysatom.names import PROBE
-from crysatom.pipelines.tracked import log_epochs
-from crysatom.pipelines.trial import FAILED, HISTORY, METRICS, SAID
+from crysatom.runs.lifecycle import log_epochs
+from crysatom.sweeps.probe import STOP
+from crysatom.sweeps.trial import FAILED, HISTORY, METRICS, SAID
 from crysatom.tracking import fields
 from crysatom.tracking.runs import Tracker
 from crysatom.training.context import Metrics
-from crysatom.training.probe import STOP
 
 TRIAL_JSON = "trial.json"
 REASON_WIDTH = 200
@@ -118,7 +118,7 @@ class Record:
         trial = self.trials[name]
         trial.write()
         self.trackers[name] = Tracker.at(trial.folder, self.parent.uri).start(
-            experiment=self.config.experiment,
+            experiment=self.config.tracking.experiment,
             run_name=trial.label if len(trial.label) < 100 else name,
             params=trial.settings,
             tags={fields.SPACE: self.config.space},

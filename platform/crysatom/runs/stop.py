@@ -1,4 +1,4 @@
-"""A training that is told to end, by SIGTERM or Ctrl-C, ends after the step at hand, with a checkpoint."""
+"""SIGTERM and Ctrl-C end a training after the current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from crysatom.training.context import STOP, StoppedError
 logger = logging.getLogger(__name__)
 
 GRACE_S = 20.0
-"""After which the job ends without a checkpoint: Slurm and Kubernetes kill 30 seconds after SIGTERM."""
+"""Time until the job ends without a checkpoint. Slurm and Kubernetes kill 30 seconds after SIGTERM."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def saved_when_told(checkpoints: Path) -> Iterator[None]:
-    """Let a signal ask a training for a checkpoint and its end; a second one, or :data:`GRACE_S`, end it at once.
+def checkpoint_on_signal(checkpoints: Path) -> Iterator[None]:
+    """Let a signal request a checkpoint and the end; a second signal, or :data:`GRACE_S`, ends the job at once.
 
-    The workers may be on other machines, so they are asked by a file beside the checkpoints, which anybody may write.
+    Workers may be on other machines: the request is a file beside the checkpoints, which anybody may write.
 
     Args:
         checkpoints: Folder of the training's checkpoints.
 
     Raises:
-        SystemExit: With the code of a process that SIGTERM ended, when the training has ended as asked.
-        KeyboardInterrupt: Likewise, if Ctrl-C asked.
+        SystemExit: After SIGTERM, with the exit code of a process that it ended.
+        KeyboardInterrupt: After Ctrl-C.
 
     """
     request = checkpoints / STOP
-    request.unlink(missing_ok=True)  # of a training that was killed before it saw it
+    request.unlink(missing_ok=True)  # left by a training that was killed before it saw it
     asked: list[int] = []
     timers: list[threading.Timer] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
         if request.exists():
-            if callable(before := befores[signal.Signals(number)]):  # which knows more of how this process is to end
+            if callable(before := befores[signal.Signals(number)]):  # the job's handler, which notes the exit code
                 before(number, frame)
             sys.exit(128 + number)
         logger.info("%s: saving after this step, then ending; a second one ends at once", signal.Signals(number).name)

@@ -75,12 +75,12 @@ class Probe:
         tables = []
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else ()):
             for name, task in self.tasks.items():
-                table = scaled(vectors, self.config.vector_scale, self.elements[name])
+                table = scaled(vectors, self.config.vectors.vector_scale, self.elements[name])
                 crystals = task.parts[VAL]
                 target = task.labels[crystals]
                 predicted = [
                     train_predictor(
-                        dataclasses.replace(self.config, seeds=(seed,)),
+                        self.config.replace(seeds=(seed,)),
                         dataclasses.replace(task, vectors=table),
                         _Silent(device),
                     ).predictions[VAL]
@@ -133,10 +133,10 @@ class _Silent(Context):
     def keep(self, step: int, save: Save) -> None:
         """Do nothing."""
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """Do nothing."""
 
-    def rest(self) -> None:
+    def stop_watchdog(self) -> None:
         """Do nothing."""
 
     def checkpoint(self) -> AbstractContextManager[Path | None]:

@@ -1,24 +1,47 @@
-"""Where results go: a folder that outlives the job, whichever way the job was started."""
+"""Paths of a job: where inputs are found, and where results go, whichever way the job was started."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 HOME_VARIABLE = "CRYSATOM_HOME"
 RAY_COPIES = "working_dir_files"
 """Folder of Ray's session that holds the working directories of submitted jobs."""
 
+_PERMUTED = re.compile(r"^permuted:(?:[0-9]+:)?")
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where a job leaves its results; resolved once, when it starts.
+
+    Attributes:
+        out: Folder of the runs' folders, absolute.
+        tracking_uri: MLflow store.
+
+    """
+
+    out: Path
+    tracking_uri: str
+
+    @classmethod
+    def of(cls, out: str, tracking_uri: str) -> Paths:
+        """Return the paths of a job with these settings."""
+        return cls(resolve(out), default_tracking_uri(tracking_uri))
+
 
 def base_folder() -> Path:
     """Return the folder that relative output paths start from.
 
-    That is ``CRYSATOM_HOME`` if set, else the working directory; except for a job sent by ``ray job submit``,
-    whose working directory is a copy that Ray deletes: there it is ``~/crysatom`` of the machine the job runs on.
+    That is ``CRYSATOM_HOME`` if set, else the working directory. A job sent by ``ray job submit`` works in a copy that
+    Ray deletes: its base folder is ``~/crysatom`` on the machine that it runs on.
     """
     if home := os.environ.get(HOME_VARIABLE):
         return Path(home).expanduser().resolve()
@@ -26,17 +49,24 @@ def base_folder() -> Path:
 
 
 def in_copy() -> bool:
-    """Tell whether the working directory is the copy that ``ray job submit --working-dir`` made."""
+    """Return whether the working directory is the copy that ``ray job submit --working-dir`` made."""
     return RAY_COPIES in Path.cwd().resolve().parts
 
 
 def find(path: str) -> Path:
-    """Return where an input path is found: from the working directory or, failing that, the base folder.
+    """Return where an input is: relative to the working directory or, if it is not there, to the base folder.
 
-    The copy of a working folder that a submitted job runs in lacks what git ignores, data first of all.
+    The copied working directory of a submitted job lacks what git ignores, data first of all.
     """
     given = Path(path).expanduser()
     return given if given.exists() or not resolve(path).exists() else resolve(path)
+
+
+def find_vectors(vectors: str) -> str:
+    """Return the name of vectors with its path, if it has one, as :func:`find` finds it; other names as they are."""
+    path = _PERMUTED.sub("", vectors, count=1)
+    control = vectors.removesuffix(path)
+    return f"{control}{find(path)}" if "/" in path and find(path).exists() else vectors
 
 
 def resolve(path: str) -> Path:
@@ -45,16 +75,16 @@ def resolve(path: str) -> Path:
 
 
 def default_tracking_uri(given: str) -> str:
-    """Return where runs are tracked: as given, by ``MLFLOW_TRACKING_URI``, or sqlite in the base folder."""
+    """Return the MLflow store: as given, by ``MLFLOW_TRACKING_URI``, or sqlite in the base folder."""
     return given or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{base_folder() / 'mlflow.db'}"
 
 
 def require_folder(out: Path, names: Sequence[str] = ()) -> None:
-    """Return if a folder of results can be made and written. It is tried, since permissions alone do not tell.
+    """Check that a folder of results can be made and written, by trying: permissions alone are not enough.
 
     Args:
-        out: Absolute.
-        names: Of the folders in it that will be used.
+        out: Absolute path of the folder.
+        names: Names of the folders in it that the job will use.
 
     Raises:
         ValueError: If it cannot be written, or a file is in the way.
@@ -69,13 +99,13 @@ def require_folder(out: Path, names: Sequence[str] = ()) -> None:
 
 
 def require_file(out: Path) -> None:
-    """Return if a file of results can be made; see :func:`require_folder`.
+    """Check that a file of results can be made; see :func:`require_folder`.
 
     Args:
-        out: Absolute.
+        out: Absolute path of the file.
 
     Raises:
-        ValueError: If not, or the file is a folder.
+        ValueError: If it cannot be written, or is a folder.
 
     """
     if out.is_dir():
@@ -84,7 +114,7 @@ def require_file(out: Path) -> None:
 
 
 def _try_to_write(folder: Path, out: Path) -> None:
-    """Make a file without a name in a folder, or where it is to be made: of a job that is refused nothing is left."""
+    """Write a nameless file to a folder, or to the first folder above that exists: a refused job leaves nothing."""
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     try:
         if not there.is_dir():

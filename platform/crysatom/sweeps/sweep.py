@@ -19,31 +19,35 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from crysatom.config import NOT_IN_DIGEST, DownstreamConfig, PretrainConfig, SearchSpace, TuneConfig, digest
+from crysatom.config import (
+    DownstreamConfig,
+    PretrainConfig,
+    Role,
+    SearchSpace,
+    TrainingWorkers,
+    TuneConfig,
+    default_settings,
+    digest,
+)
+from crysatom.config.downstream import Architecture, DownstreamOptimization, Vectors
 from crysatom.config.spaces import JOBS
 from crysatom.crystals.csv_files import write_csv
 from crysatom.crystals.splits import PARTS
 from crysatom.graphs.shards import read_manifest
+from crysatom.inputs.graphs import crystal_table, prepare
+from crysatom.inputs.labels import Labeled, labeled
 from crysatom.names import DENSITY, PREDICTION, PROBE, PROPERTY, TARGET, TEST, VAL, VOLUME_PER_ATOM
-from crysatom.pipelines.labeled import Labeled, labeled
-from crysatom.pipelines.places import default_tracking_uri, find, resolve
-from crysatom.pipelines.preparing import crystal_table, prepare
 from crysatom.pipelines.pretraining import fits_in_memory, input_digest
-from crysatom.pipelines.run_folder import RunFolder
-from crysatom.pipelines.tracked import tracked, where_to_look
-from crysatom.pipelines.trial import (
-    TRIALS,
-    Objective,
-    Prediction,
-    Pretraining,
-    run_trial,
-)
-from crysatom.pipelines.trial_record import FAILED_TRIAL, FINISHED, REASON_WIDTH, Record, Trial
+from crysatom.runs.folder import RunFolder
+from crysatom.runs.lifecycle import Run, opened, start_ray, where_to_look
+from crysatom.runs.paths import Paths, find
+from crysatom.sweeps.probe import CRYSTAL, PROBE_CSV, Probe
+from crysatom.sweeps.record import FAILED_TRIAL, FINISHED, REASON_WIDTH, Record, Trial
+from crysatom.sweeps.trial import TRIALS, Objective, Prediction, Pretraining, run_trial
 from crysatom.tracking import fields
 from crysatom.tracking.runs import Tracker
 from crysatom.training.intervals import Interval, bootstrap_mean
 from crysatom.training.metrics import mad
-from crysatom.training.probe import CRYSTAL, PROBE_CSV, Probe
 from crysatom.training.regression import RegressionTask
 
 if TYPE_CHECKING:
@@ -53,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 RESULTS_CSV = "results.csv"
 BEST_JSON = "best.json"
-SAME_FOR_ALL = ("num_workers", "use_gpu", "threads_per_worker", "max_failures", "max_atoms", "min_distance")
+SAME_FOR_ALL = ("num_workers", "use_gpu", "threads_per_worker", "max_failures", "max_atoms", "min_distance", "data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,59 +99,63 @@ def run(config: TuneConfig, space: SearchSpace) -> FinishedSweep:
         ValueError: If space, data, flags or the sweep's folder are not usable as asked.
 
     """
-    from crysatom.cluster.session import start_ray
     from crysatom.cluster.tune import concurrent_trials, run_trials
 
     base = base_config(config, space)
     settings = space.trials(config.num_trials, config.seed)
     configs = {trial_name(n, values): _changed(base, values) for n, values in enumerate(settings)}
-    logger.info("starting Ray ...")
-    start_ray()
-    room = concurrent_trials(config)
-    concurrent = min(config.max_concurrent or room, room, len(configs))
-    out = resolve(config.out)
-    # Ray is there in any case
-    shards = prepare(dataclasses.replace(base, num_workers=1, resume=config.resume), out)
-    data = {name: _labels(config, base, name, shards) for name in properties(config, space)}
+    start_ray(1)  # trials are Ray's in any case
+    room = concurrent_trials(config.workers)
+    concurrent = min(config.workers.max_concurrent or room, room, len(configs))
+    paths = Paths.of(config.output.out, config.tracking.tracking_uri)
+    shards = prepare(base.source, base.limits, base.graph, paths.out, num_workers=1, resume=config.output.resume)
+    data = {name: _labels(config, base, name, shards, paths) for name in properties(config, space)}
     _check_memory(base, shards, concurrent)
-    objective = _objective(config, space, base, shards, data)
     identity = _identity(config, space, base, shards, data)
-    folder = RunFolder(out / (config.name or f"tune-{Path(config.space).stem}-{identity}"))
-    tracker = Tracker.at(folder.path, default_tracking_uri(config.tracking_uri))
-    _require_resume(config, folder)
-    again = folder.claim(dataclasses.replace(config, resume=False), identity)  # trials have the checkpoints
-    with folder.held():
-        names = zip(configs, settings, strict=True)
-        trials = {name: Trial.at(folder.path / TRIALS / name, values) for name, values in names}
-        if again:
-            finished = _finished(folder, tracker, base, trials, space, again=True)
-            _catch_up(finished, tracker)
-            return finished
-        open_trials = [name for name, trial in trials.items() if not trial.ended]
-        done = f"{len(trials) - len(open_trials)} are done, " if len(open_trials) < len(trials) else ""
-        tags = {fields.SPACE: config.space, fields.OBJECTIVE_OF_SWEEP: space.objective}
-        with tracked(folder, tracker, config, experiment=config.experiment, tags=tags):
-            logger.info("%s: %d trials, %s%d at a time ...", folder.path, len(trials), done, concurrent)
-            record = Record(trials, tracker, config, base.epochs)
+    name = config.output.name or f"tune-{Path(config.space).stem}-{identity}"
+    _require_resume(config, RunFolder(paths.out / name))
+    with opened(
+        config,
+        paths,
+        name,
+        identity,
+        tags={
+            fields.DATA: config.source.data,
+            fields.SPACE: config.space,
+            fields.OBJECTIVE_OF_SWEEP: space.objective,
+        },
+        experiment=config.tracking.experiment,
+    ) as run:
+        trials = {
+            name: Trial.at(run.path / TRIALS / name, values) for name, values in zip(configs, settings, strict=True)
+        }
+        if not run.again:
+            open_trials = [name for name, trial in trials.items() if not trial.ended]
+            done = f"{len(trials) - len(open_trials)} are done, " if len(open_trials) < len(trials) else ""
+            logger.info("%s: %d trials, %s%d at a time ...", run.path, len(trials), done, concurrent)
+            record = Record(trials, run.tracker, config, base.optimization.epochs)
             try:
                 run_trials(
                     open_trials,  # none, if it was killed when all had ended
-                    partial(run_trial, objective, configs, folder.path / TRIALS),
+                    partial(run_trial, _objective(config, space, base, shards, data), configs, run.path / TRIALS),
                     record,
-                    workers=config,
+                    workers=config.workers,
                     concurrent=concurrent,
                     halving=_halving(config, space, base, trials) if space.halving else None,
-                    folder=folder.path,
+                    folder=run.path,
                 )
             finally:
                 record.interrupted()
-            finished = _finished(folder, tracker, base, trials, space)
-            _tell(finished, tracker)
-        if not finished.count(FAILED_TRIAL):
-            folder.finish(run_id=tracker.run_id)
-        tracker.finish("FINISHED" if finished.count(FINISHED) else "FAILED")
-        _catch_up(finished, tracker)
-        return dataclasses.replace(finished, run_id=tracker.run_id)
+        sweep = _finished(run, base, trials, space)
+        if not run.again:
+            _log_results(sweep, run.tracker)
+            status = "FINISHED" if sweep.count(FINISHED) else "FAILED"
+            if sweep.count(FAILED_TRIAL):
+                run.leave(status)  # failed trials are tried again with --resume
+            else:
+                run.finish(status)
+        _catch_up(sweep, run.tracker)
+        return dataclasses.replace(sweep, run_id=run.tracker.run_id)
 
 
 def _halving(
@@ -156,8 +164,8 @@ def _halving(
     from crysatom.cluster.tune import Halving
 
     known = [(trial.name, int(p["epoch"]) + 1, p[PROBE]) for trial in trials.values() for p in trial.probes]
-    first = min(probe_epochs(base.epochs, config.probes, space.halving))
-    return Halving(metric=PROBE, first=first, factor=space.halving, epochs=base.epochs, known=known)
+    first = min(probe_epochs(base.optimization.epochs, config.probe.probes, space.halving))
+    return Halving(metric=PROBE, first=first, factor=space.halving, epochs=base.optimization.epochs, known=known)
 
 
 def base_config(config: TuneConfig, space: SearchSpace) -> PretrainConfig | DownstreamConfig:
@@ -167,25 +175,25 @@ def base_config(config: TuneConfig, space: SearchSpace) -> PretrainConfig | Down
         ValueError: If they cannot be.
 
     """
-    values = dict(space.fixed) | {name: getattr(config, name) for name in SAME_FOR_ALL} | {"data": config.data}
+    shared = config.flat()
+    values = dict(space.fixed) | {name: shared[name] for name in SAME_FOR_ALL}
     if config.epochs:
         values["epochs"] = config.epochs
     if space.objective == "downstream":
         values |= {"vectors": config.vectors, "property": properties(config, space)[0]}
-    base = JOBS[space.objective](**values)
+    base = JOBS[space.objective].of(**values)
     if isinstance(base, PretrainConfig):
         if base.selection != "last":
             raise ValueError(
                 "a sweep judges the vectors of the epoch that a trial has reached: the search space must leave "
                 f"selection at 'last', got {base.selection!r}"
             )
-        path = find(base.node_features)  # trials work in folders of their own
-        base = dataclasses.replace(base, node_features=str(path.resolve())) if path.is_file() else base
-    else:
-        if len(base.seeds) > 1:
-            raise ValueError(f"a trial has one seed, the search space fixes {base.seeds}")
-        if base.patience:
-            raise ValueError("trials are compared after equally many epochs: the search space must leave patience at 0")
+        path = find(base.encoder.node_features)  # trials work in folders of their own
+        return base.replace(node_features=str(path.resolve())) if path.is_file() else base
+    if len(base.seeds) > 1:
+        raise ValueError(f"a trial has one seed, the search space fixes {base.seeds}")
+    if base.optimization.patience:
+        raise ValueError("trials are compared after equally many epochs: the search space must leave patience at 0")
     return base
 
 
@@ -222,9 +230,9 @@ def trial_name(number: int, settings: Mapping[str, Any]) -> str:
 
 def preset(config: PretrainConfig | DownstreamConfig) -> dict[str, Any]:
     """Return the settings that are not the default, as ``--config`` takes them, without where and on what it runs."""
-    default = dataclasses.asdict(type(config)())
-    left_out = NOT_IN_DIGEST - {"vectors", "max_atoms", "min_distance"}
-    return {k: v for k, v in dataclasses.asdict(config).items() if k not in left_out and v != default[k]}
+    default = default_settings(type(config))
+    kept = type(config).names(Role.RESULT) | {"vectors", "max_atoms", "min_distance"}
+    return {k: v for k, v in config.flat().items() if k in kept and v != default[k]}
 
 
 def ranked(trials: Mapping[str, Trial]) -> list[Trial]:
@@ -292,18 +300,20 @@ def _interval(difference: Interval | None) -> str:
 
 def _changed(base: Any, values: Mapping[str, Any]) -> Any:
     try:
-        return dataclasses.replace(base, **values)
+        return base.replace(**values)
     except ValueError as error:
         raise ValueError(f"the search space has a trial that cannot be ({values}): {error}") from error
 
 
-def _labels(config: TuneConfig, base: PretrainConfig | DownstreamConfig, name: str, shards: Path) -> Labeled:
+def _labels(
+    config: TuneConfig, base: PretrainConfig | DownstreamConfig, name: str, shards: Path, paths: Paths
+) -> Labeled:
     """Return targets, split and vectors of a property, without the test crystals."""
     if isinstance(base, DownstreamConfig):
         judged: DownstreamConfig = base
     else:
         judged = probe_config(config, base, name)
-    data = labeled(judged, shards, crystal_table(judged, shards))
+    data = labeled(judged, shards, crystal_table(judged.source, shards), paths.tracking_uri)
     parts = {part: data.task.parts[part] for part in PARTS if part != TEST}
     if not mad(data.task.labels[parts[VAL]]) > 0:
         raise ValueError(f"{name}: all validation crystals have the same target; take more crystals")
@@ -315,17 +325,17 @@ def _labels(config: TuneConfig, base: PretrainConfig | DownstreamConfig, name: s
 def probe_config(config: TuneConfig, base: PretrainConfig, name: str) -> DownstreamConfig:
     """Return the predictor by which vectors are judged."""
     return DownstreamConfig(
-        data=config.data,
+        source=config.source,
+        limits=base.limits,
         property=name,
-        vectors="onehot",  # any element has one; the trial's own take their place
-        width=config.probe_width,
-        hidden_dim=2 * config.probe_width,
-        epochs=config.probe_epochs,
-        batch_size=config.probe_batch_size,
-        selection="last",
-        seeds=config.probe_seeds,
-        **{name: getattr(base, name) for name in ("num_workers", "max_atoms", "min_distance")},
-        **dataclasses.asdict(base.graph),
+        vectors=Vectors(vectors="onehot"),  # any element has one; the trial's own take their place
+        graph=base.graph,
+        architecture=Architecture(width=config.probe.probe_width, hidden_dim=2 * config.probe.probe_width),
+        optimization=DownstreamOptimization(
+            epochs=config.probe.probe_epochs, batch_size=config.probe.probe_batch_size, selection="last"
+        ),
+        seeds=config.probe.probe_seeds,
+        workers=TrainingWorkers(num_workers=base.workers.num_workers),
     )
 
 
@@ -336,7 +346,7 @@ def _objective(
     shards: Path,
     data: Mapping[str, Labeled],
 ) -> Objective:
-    epochs = probe_epochs(base.epochs, config.probes, space.halving)
+    epochs = probe_epochs(base.optimization.epochs, config.probe.probes, space.halving)
     tasks: dict[str, RegressionTask] = {name: part.task for name, part in data.items()}
     if isinstance(base, DownstreamConfig):
         return Prediction(name=base.property, task=tasks[base.property], epochs=epochs)
@@ -351,15 +361,14 @@ def _objective(
 
 
 def _check_memory(base: PretrainConfig | DownstreamConfig, shards: Path, concurrent: int) -> None:
-    workers = concurrent * max(base.num_workers, 1)
-    graphs = PretrainConfig(num_workers=workers, batch_size=max(2, workers), use_gpu=base.use_gpu)
-    if not fits_in_memory(graphs, read_manifest(shards)):
-        raise ValueError(f"the graphs do not fit {workers} times into memory; lower --max-concurrent")
+    copies = concurrent * max(base.workers.num_workers, 1)
+    if not fits_in_memory(TrainingWorkers(num_workers=copies, use_gpu=base.workers.use_gpu), read_manifest(shards)):
+        raise ValueError(f"the graphs do not fit {copies} times into memory; lower --max-concurrent")
 
 
 def _require_resume(config: TuneConfig, folder: RunFolder) -> None:
     found = folder.read()
-    if found and not found["finished"] and not config.resume:
+    if found and not found["finished"] and not config.output.resume:
         raise ValueError(
             f"{folder.path} holds an unfinished sweep; continue it with --resume, or give this one another --name"
         )
@@ -375,32 +384,24 @@ def _identity(config: TuneConfig, space: SearchSpace, base: Any, shards: Path, d
 
 
 def _finished(
-    folder: RunFolder,
-    tracker: Tracker,
-    base: PretrainConfig | DownstreamConfig,
-    trials: Mapping[str, Trial],
-    space: SearchSpace,
-    *,
-    again: bool = False,
+    run: Run, base: PretrainConfig | DownstreamConfig, trials: Mapping[str, Trial], space: SearchSpace
 ) -> FinishedSweep:
     order = ranked(trials)
     errors = {t.name: validation_errors(t.folder / PROBE_CSV) for t in order if t.ended == FINISHED}
     best = next(iter(errors.values()), pd.Series(dtype=float))
     sweep = FinishedSweep(
-        folder=folder.path,
+        **run.address,
         objective=space.objective,
-        data=base.data,
+        data=base.source.data,
         trials=order,
         differences={name: bootstrap_mean((mine - best).to_numpy(), symmetric=True) for name, mine in errors.items()},
         num_validation=len(best),
-        tracking_uri=tracker.uri,
-        run_id=tracker.run_id,
-        again=again,
+        again=run.again,
     )
-    write_csv(results(sweep), folder.path / RESULTS_CSV)
+    write_csv(results(sweep), run.path / RESULTS_CSV)
     if errors:
-        chosen = preset(dataclasses.replace(base, **order[0].settings))
-        (folder.path / BEST_JSON).write_text(json.dumps(chosen, indent=1) + "\n")
+        chosen = preset(base.replace(**order[0].settings))
+        (run.path / BEST_JSON).write_text(json.dumps(chosen, indent=1) + "\n")
     return sweep
 
 
@@ -430,7 +431,7 @@ def _catch_up(sweep: FinishedSweep, tracker: Tracker) -> None:
             Tracker.at(trial.folder, tracker.uri).flush()
 
 
-def _tell(sweep: FinishedSweep, tracker: Tracker) -> None:
+def _log_results(sweep: FinishedSweep, tracker: Tracker) -> None:
     counts = {f"trials/{how}": float(sweep.count(how)) for how in (FINISHED, fields.STOPPED, FAILED_TRIAL)}
     best = {f"best/{PROBE}": sweep.trials[0].score} if sweep.count(FINISHED) else {}
     tracker.log_metrics({**counts, **best}, 0)
