@@ -1,4 +1,4 @@
-"""The joint objective of pretraining: auto-encoder and self-supervised loss (paper eq. 9)."""
+"""Joint objective of pretraining: auto-encoder and self-supervised loss (paper eq. 9)."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ VIEWS = 2
 
 
 class Objective(nn.Module):
-    """CrysAtom: everything between a batch of crystals and the loss.
+    """CrysAtom's objective: from a batch of crystals to the loss.
 
-    Its forward pass is the whole training step up to the loss, so that one wrapper
-    (DistributedDataParallel) sees every parameter once.
+    The forward pass is the whole training step up to the loss, so that one wrapper (DistributedDataParallel) sees every
+    parameter once.
 
     Args:
         config: Run configuration.
         features: ``(M, K)`` element features, input and reconstruction target.
-        atomic_numbers: ``(M,)`` the elements they belong to.
+        atomic_numbers: ``(M,)`` elements of these features.
 
     """
 
@@ -63,10 +63,10 @@ class Objective(nn.Module):
 
         Args:
             batch: Crystals.
-            epoch: Decides the masks, together with the seed and each crystal's id.
+            epoch: Determines the masks, together with the seed and each crystal's id.
 
         Returns:
-            The terms of the objective over the global batch, each a scalar that is the same on all workers.
+            Terms of the objective over the global batch, each a scalar that is equal on all workers.
             ``atoms`` holds the unmasked crystals' atom vectors ``(N, D)``, detached.
 
         """
@@ -102,7 +102,7 @@ class Objective(nn.Module):
         return torch.cat([unmasked[None], h.view(VIEWS, batch.num_nodes, config.encoder.embedding_dim)])
 
     def masks(self, batch: Batch, epoch: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Return what is masked in each of two views: atoms ``(N,)`` and edges ``(E,)``, bool."""
+        """Return the masked atoms ``(N,)`` and edges ``(E,)`` of each of two views, bool."""
         config = self.config
         padding_from = config.graph.cutoff if config.graph.pad_short_lists else math.inf
         atoms, edges = [], []
@@ -123,7 +123,7 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def cross_correlation(self, batch: Batch, epoch: int) -> Tensor:
-        """Return the cross-correlation matrix ``(d, d)`` of the projections of two views, for a picture."""
+        """Return the cross-correlation matrix ``(d, d)`` of the projections of two views, for a figure."""
         z_a, z_b = (self.project(view, batch) for view in self.encode(batch, epoch)[1:])
         return cross_correlation(z_a, z_b, divisor_of(self.config))
 

@@ -1,4 +1,4 @@
-"""Where crystals come from: one reader per kind of source, chosen by prefix or file name."""
+"""Sources of crystals: one reader per kind of source, chosen by prefix or file name."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _PICKLES = (".pkl", ".pickle", ".pckl", ".pkl.gz", ".p")
 
 
 def open_source(source: str) -> Source:
-    """Return the reader of a source; records are read only as they are asked for.
+    """Return the reader of a source; records are read lazily.
 
     Args:
         source: A prefix and a name (``aflow:prototypes``), a folder or a file.
 
     Raises:
-        ValueError: If there is no such source, it is not readable at all, or it is a pickle.
+        ValueError: If there is no such source, it cannot be read, or it is a pickle.
 
     """
     kind, argument = kind_of(source)
@@ -41,20 +41,20 @@ def open_source(source: str) -> Source:
 
 
 def require_source(source: str) -> None:
-    """Tell by its name alone whether there can be such a source: before libraries are loaded or processes started.
+    """Check that a source exists by its name alone, before libraries are loaded or processes started.
 
     Raises:
-        ValueError: If it is no file, no folder, and has no prefix of a source that is not a file.
+        ValueError: If it is neither a file nor a folder, and has no known prefix.
 
     """
     kind_of(source)
 
 
 def read_source(source: str) -> Iterator[Raw | Rejected]:
-    """Yield every record of a source, in its order: raw ones, and those that could not even be taken out.
+    """Yield every record of a source, in order: raw records, and rejections of those that could not be extracted.
 
     Raises:
-        ValueError: As :func:`open_source`.
+        ValueError: See :func:`open_source`.
 
     """
     yield from open_source(source).records()

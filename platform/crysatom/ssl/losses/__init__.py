@@ -23,7 +23,7 @@ Options = Callable[[PretrainConfig, Batch], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Loss:
-    """A self-supervised loss as the objective calls it.
+    """Self-supervised loss with the interface of the objective.
 
     Attributes:
         formula: Pure function of the two views and its options.

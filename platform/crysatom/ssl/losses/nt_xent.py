@@ -25,8 +25,8 @@ def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float = 0.5, composition: Ten
         z_a: ``(n, d)``.
         z_b: ``(n, d)``.
         temperature: Divides the cosine similarities.
-        composition: ``(n,)`` float64 label of each crystal's formula; other crystals of the same formula
-            are then not counted as negatives, since they may be the same material.
+        composition: ``(n,)`` float64 label of each crystal's formula; if given, other crystals of the same formula are
+            not negatives, since they may be the same material.
 
     """
     n = len(z_a)
@@ -49,7 +49,7 @@ def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float = 0.5, composition: Ten
 
 
 def composition(batch: Batch) -> Tensor:
-    """Return a number per crystal that is equal for equal reduced formulas (and else differs), ``(B,)`` float64."""
+    """Return a number per crystal that is equal only for equal reduced formulas, ``(B,)`` float64."""
     elements = torch.arange(MAX_ATOMIC_NUMBER + 1, device=batch.ptr.device)
     weights = torch.cos(elements.double().square())
     return pool(weights[batch.atomic_numbers.long()][:, None], batch)[:, 0]
