@@ -148,4 +148,4 @@ def test_gradients_are_equal(both: tuple[Objective, dict, published.Reference, d
         scale = reference.abs().max().item()
         torch.testing.assert_close(parameter.grad, reference, rtol=0, atol=TOLERANCE * scale, msg=name)
         compared += 1
-    assert compared == len(expected) - _config().num_layers
+    assert compared == len(expected) - _config().encoder.num_layers
