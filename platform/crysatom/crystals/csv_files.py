@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from crysatom.names import MATERIAL_ID
+from crysatom.writing import write_text
 
 _FORMULA = re.compile(r"'*(\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -61,8 +62,8 @@ def _values(column: pd.Series) -> Iterator[object]:
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table without its index."""
-    path.write_text(csv_text(frame), encoding="utf-8", newline="")
+    """Write a table without its index, atomically."""
+    write_text(path, csv_text(frame))
 
 
 def read_written(path: Path) -> pd.DataFrame:

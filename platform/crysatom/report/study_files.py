@@ -20,6 +20,7 @@ from crysatom.report.text_tables import markdown_text
 from crysatom.studies.cells import Cell
 from crysatom.studies.grids import Grid, Row
 from crysatom.studies.significance import ALPHA
+from crysatom.writing import write_text
 
 HOW = (
     "Test MAE: mean ± sample standard deviation over runs (seeds and, for random vectors, draws) [95 % bootstrap "
@@ -93,7 +94,7 @@ def write_study(
         texts[f"{TABLE}.tex"] = study_costs.latex(grid, costs) if costs else latex(grid, cells)
     files = []
     for name, text in texts.items():
-        (folder / name).write_text(text)
+        write_text(folder / name, text)
         files.append(folder / name)
     if cells:
         shares = {c.row.share for c in cells}
