@@ -25,6 +25,7 @@ from watching import MB, Watched, contents, watch
 
 from crysatom.graphs.shards import TRAINING_COLUMNS, iter_tables, read_manifest
 from crysatom.names import MATERIAL_ID
+from crysatom.text_tables import markdown
 from crysatom.tracking.environment import environment_tags
 from crysatom.training.machine import hardware
 from crysatom.vectors.files import read_vectors
@@ -139,13 +140,11 @@ def compared(one: dict[str, Any], ten: dict[str, Any]) -> dict[str, dict[str, li
 def table(result: dict[str, Any]) -> str:
     """Return the peaks as a Markdown table: resident memory of each kind of process in both steps, both sizes."""
     steps, kinds = ("featurize", "pretrain"), result["peak_rss_mb_small_large"]["pretrain"]
-    lines = ["| peak resident MB | featurize | | pretrain | |", "| --- | ---: | ---: | ---: | ---: |"]
+    rows = []
     for kind in kinds:
         peaks = [result["peak_rss_mb_small_large"][step].get(kind, ["", ""]) for step in steps]
-        lines.append(
-            f"| {kind} | " + " | ".join(f"{peak:,}" if peak != "" else "" for pair in peaks for peak in pair) + " |"
-        )
-    return "\n".join(lines)
+        rows.append([kind, *(f"{peak:,}" if peak != "" else "" for pair in peaks for peak in pair)])
+    return markdown(["peak resident MB", "featurize", "", "pretrain", ""], rows, "lrrrr").rstrip()
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ space that an import strips. Numbers stay numbers. An apostrophe that was there 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -48,6 +48,11 @@ def _cell(value: object) -> str:
         return str(value)
     text = harmless(value)
     return '"{}"'.format(text.replace('"', '""')) if _QUOTED.search(text) else text
+
+
+def csv_rows(rows: Sequence[Mapping[str, object]]) -> str:
+    """Return a table of at least one row, all of the same keys, which are the header."""
+    return "".join(map(csv_line, (rows[0], *(row.values() for row in rows))))
 
 
 def csv_text(frame: pd.DataFrame) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from crysatom.config.files import require_regular
+from crysatom.crystals.csv_files import csv_line
 from crysatom.names import SYMBOLS
 from crysatom.vectors.table import AtomVectors
 from crysatom.writing import write_bytes
@@ -82,11 +82,8 @@ def read_vectors(path: str | Path) -> AtomVectors:
 
 
 def _to_csv(table: AtomVectors) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["element", *range(table.dim)])
-    writer.writerows([symbol, *map(str, row)] for symbol, row in zip(table.symbols, table.vectors, strict=True))
-    return text.getvalue()
+    rows = ([symbol, *row] for symbol, row in zip(table.symbols, table.vectors, strict=True))
+    return "".join(map(csv_line, (["element", *range(table.dim)], *rows)))
 
 
 def _to_json(table: AtomVectors) -> str:
