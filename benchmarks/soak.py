@@ -29,6 +29,7 @@ from PIL import Image
 from watching import Watched, contents, slope, watch
 
 from crysatom.report.style import BLUE, GRAY, ORANGE, PAGE_INCHES, clean, new_figure
+from crysatom.text_tables import markdown
 from crysatom.tracking.environment import environment_tags
 from crysatom.training.machine import hardware
 
@@ -231,16 +232,20 @@ def _count(axes: Axes, minutes: np.ndarray, curve: dict[str, list[float]], label
 
 def table(figures: dict[str, Any]) -> str:
     """Return the slopes as a Markdown table."""
-    lines = ["| | level | peak | slope per hour | 95 % interval | |", "| --- | ---: | ---: | ---: | ---: | --- |"]
     rows = {f"{kind} (MB)": found for kind, found in figures["memory"].items()}
     rows |= {"open files": figures["open_files"]}
     rows |= {COUNTS[name]: found for name, found in figures["counts"].items()}
-    lines += [
-        f"| {name} | {found['level']:,.0f} | {found['peak']:,.0f} | {found['per_hour']:+.1f} | "
-        f"{found['low']:+.1f} to {found['high']:+.1f} | {found['verdict']} |"
+    cells = [
+        [
+            name,
+            *(f"{found[key]:,.0f}" for key in ("level", "peak")),
+            f"{found['per_hour']:+.1f}",
+            f"{found['low']:+.1f} to {found['high']:+.1f}",
+            found["verdict"],
+        ]
         for name, found in rows.items()
     ]
-    return "\n".join(lines)
+    return markdown(["", "level", "peak", "slope per hour", "95 % interval", ""], cells, "lrrrrl").rstrip()
 
 
 def summary(figures: dict[str, Any]) -> str:

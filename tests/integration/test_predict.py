@@ -217,7 +217,7 @@ def test_what_cannot_be_written_is_an_error_in_one_line_and_replaces_nothing(pla
         assert failed.returncode == 1
         assert re.fullmatch(r"error: [^\n]*(p.quarantine.csv|model.json)[^\n]*\n", failed.stderr), failed.stderr
         assert (place / "p.csv").read_text() == "of an earlier run"
-        assert not list(place.glob("*.tmp"))
+        assert not list(place.glob("*.partial"))
 
 
 def test_inputs_of_hardly_anything_but_rejected_records_are_given_up(
@@ -248,7 +248,7 @@ def test_a_full_disk_leaves_the_earlier_results(place: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     for name in ("p.csv", "p.quarantine.csv"):
         assert (place / name).read_text() == "of an earlier run"
-    assert not list(place.glob("*.tmp"))
+    assert not list(place.glob("*.partial"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")

@@ -10,7 +10,7 @@ import pytest
 
 from crysatom.names import SYMBOLS
 from crysatom.report.maps import component_panels, draw_maps, neighbor_panels
-from crysatom.report.text_tables import latex, markdown
+from crysatom.text_tables import cells, latex, markdown
 from crysatom.vectors.table import AtomVectors
 
 
@@ -51,8 +51,8 @@ def test_neighbor_maps_repeat_themselves_and_keep_copies_together() -> None:
 
 def test_tables_of_text() -> None:
     frame = pd.DataFrame([["1_2", "50 %"]], index=pd.Index(["a|b"], name="table"), columns=["x & y", "p"])
-    assert markdown(frame) == "| table | x & y | p |\n| --- | --- | --- |\n| a\\|b | 1_2 | 50 % |\n"
-    written = latex(frame, "R^2")
+    assert markdown(*cells(frame)) == "| table | x & y | p |\n| --- | --- | --- |\n| a\\|b | 1_2 | 50 % |\n"
+    written = latex(*cells(frame), caption="R^2")
     assert r"table & x \& y & p \\" in written
     assert r"a|b & 1\_2 & 50 \% \\" in written
-    assert r"\caption{R\^{}2}" in written
+    assert r"\caption{R$^2$}" in written

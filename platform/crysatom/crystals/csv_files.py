@@ -8,12 +8,13 @@ that an import strips. Numbers stay numbers. An original apostrophe can be disti
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from crysatom.names import MATERIAL_ID
+from crysatom.writing import write_text
 
 _FORMULA = re.compile(r"'*(\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -49,6 +50,11 @@ def _cell(value: object) -> str:
     return '"{}"'.format(text.replace('"', '""')) if _QUOTED.search(text) else text
 
 
+def csv_rows(rows: Sequence[Mapping[str, object]]) -> str:
+    """Return a table of at least one row, all of the same keys, which are the header."""
+    return "".join(map(csv_line, (rows[0], *(row.values() for row in rows))))
+
+
 def csv_text(frame: pd.DataFrame) -> str:
     """Return a table as CSV, without its index; missing values are empty."""
     columns = [_values(frame.iloc[:, k]) for k in range(frame.shape[1])]
@@ -61,8 +67,8 @@ def _values(column: pd.Series) -> Iterator[object]:
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table without its index."""
-    path.write_text(csv_text(frame), encoding="utf-8", newline="")
+    """Write a table without its index, atomically."""
+    write_text(path, csv_text(frame))
 
 
 def read_written(path: Path) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from crysatom.crystals.formula import reduced_formula
 from crysatom.crystals.plain_columns import require_plain
 from crysatom.crystals.quarantine import short
 from crysatom.names import ATOMIC_NUMBERS, FORMULA, FRAC_COORDS, LATTICE, MATERIAL_ID, PROPERTIES
+from crysatom.writing import replaced
 
 STRUCTURE_FIELDS: tuple[pa.Field, ...] = (
     pa.field(MATERIAL_ID, pa.string(), nullable=False),
@@ -246,13 +246,8 @@ def write_table(data: pa.Table | Iterable[pa.Table], path: str | Path, schema: p
 def table_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     """Yield a writer of zstd-compressed Parquet; its file replaces ``path`` at exit without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            yield writer
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replaced(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        yield writer
 
 
 def _conform(table: pa.Table, where: str) -> pa.Table:

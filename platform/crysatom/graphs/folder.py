@@ -24,10 +24,10 @@ from crysatom.config import FeaturizeConfig
 from crysatom.crystals.quarantine import QUARANTINE_SCHEMA, Rejected
 from crysatom.crystals.rejections import streamed, to_parquet
 from crysatom.crystals.table import open_table
-from crysatom.graphs.atomic import replacing, write_json
 from crysatom.graphs.shard_task import ShardRecord
 from crysatom.graphs.shards import FORMAT_VERSION, MANIFEST, QUARANTINE, file_sha256, read_manifest, shard_files
 from crysatom.names import SYMBOLS, __version__
+from crysatom.writing import replaced, write_json
 
 PROGRESS = ".progress"
 INGESTED = "source_crystals"
@@ -140,7 +140,7 @@ def finish(out: Path, plan: Plan, source: str, records: Iterable[ShardRecord]) -
     """
     shards = []
     with (
-        replacing(out / QUARANTINE, out / PROGRESS) as temporary,
+        replaced(out / QUARANTINE, out / PROGRESS) as temporary,
         pq.ParquetWriter(temporary, QUARANTINE_SCHEMA, compression="zstd") as file,
         streamed(to_parquet(file)) as rejections,
     ):

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 from crysatom.config import GraphSpec, Limits
 from crysatom.crystals.quarantine import Reason, Rejected, Rejection
 from crysatom.crystals.table import GRAPH_COLUMNS, readable
-from crysatom.graphs.atomic import replacing, write_json
 from crysatom.graphs.columns import flat_values
 from crysatom.graphs.lattice_edges import with_lattice_edges
 from crysatom.graphs.neighbors import neighbor_graphs
@@ -22,6 +21,7 @@ from crysatom.graphs.rows import to_rows
 from crysatom.graphs.screen import Verdicts, check_neighbors, check_rows, check_structures, structures
 from crysatom.graphs.shards import file_sha256, schema_of
 from crysatom.names import ATOMIC_NUMBERS, MATERIAL_ID, MAX_ATOMIC_NUMBER, NEIGHBOR, SYMBOLS
+from crysatom.writing import replaced, write_json
 
 ROW_GROUP_CRYSTALS = 1024
 
@@ -109,7 +109,7 @@ def make_shard(task: ShardTask) -> ShardRecord:
     rows = atoms = edges = read = 0
     elements = np.zeros(MAX_ATOMIC_NUMBER + 1, dtype=np.int64)
     with (
-        replacing(path, progress) as temporary,
+        replaced(path, progress) as temporary,
         pq.ParquetWriter(temporary, schema_of(task.graph), compression="zstd") as writer,
     ):
         for start, batch in _batches(task):

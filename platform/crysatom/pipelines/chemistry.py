@@ -17,10 +17,10 @@ from crysatom.inputs.labels import given_table
 from crysatom.names import NUM_ELEMENTS, RESULTS_JSON
 from crysatom.report import chemistry as tables
 from crysatom.report.maps import Fact, component_panels, draw_maps, neighbor_panels, require_map_packages
-from crysatom.report.text_tables import latex, markdown
 from crysatom.runs.lifecycle import Run, opened, where_to_look
 from crysatom.runs.paths import Paths
 from crysatom.studies.chemistry import Chemistry, study
+from crysatom.text_tables import cells, latex, markdown
 from crysatom.tracking.fields import VECTORS
 from crysatom.tracking.runs import Tracker
 from crysatom.vectors.table import AtomVectors
@@ -98,7 +98,7 @@ def _write(config: ChemistryConfig, folder: Path, found: Chemistry) -> list[Path
     files = [_text(folder / f"{name}.csv", csv_text(frame)) for name, frame in raw.items()]
     shown = _shown(found)
     for name, (caption, frame) in shown.items():
-        files.append(_text(folder / f"{name}.tex", latex(frame, caption)))
+        files.append(_text(folder / f"{name}.tex", latex(*cells(frame), caption=caption)))
     results = {
         "config": recorded(config),
         "elements": found.symbols,
@@ -143,7 +143,7 @@ def _shown(found: Chemistry) -> dict[str, tuple[str, pd.DataFrame]]:
 
 
 def _report(config: ChemistryConfig, found: Chemistry, shown: dict[str, tuple[str, pd.DataFrame]]) -> str:
-    parts = [f"## {caption}\n\n{markdown(frame)}" for caption, frame in shown.values()]
+    parts = [f"## {caption}\n\n{markdown(*cells(frame))}" for caption, frame in shown.values()]
     settings = (
         f"Vectors scaled by `{config.vector_scale}`; {config.draws:,} relabelings behind silhouettes and statements, "
         f'{config.probe_draws:,} behind predictions; seed {config.seed}. "(chance)": relabeled elements reach the '
@@ -151,7 +151,7 @@ def _report(config: ChemistryConfig, found: Chemistry, shown: dict[str, tuple[st
     )
     elements = f"{len(found.symbols)} elements: {' '.join(found.symbols)}.\n"
     title = "# What chemistry the vectors hold\n"
-    return "\n".join([title, elements, markdown(tables.overview(found)), settings, *parts])
+    return "\n".join([title, elements, markdown(*cells(tables.overview(found))), settings, *parts])
 
 
 def _metrics(found: Chemistry) -> dict[str, float]:

@@ -25,7 +25,6 @@ from crysatom.crystals.quarantine import QUARANTINE_SCHEMA, Rejected, describe_r
 from crysatom.crystals.raw import Raw
 from crysatom.crystals.rejections import Rejections, streamed
 from crysatom.crystals.sources import Source, open_source
-from crysatom.graphs.atomic import replacing
 from crysatom.names import (
     ALL_FLAGS,
     FLAGS,
@@ -44,6 +43,7 @@ from crysatom.runs.lifecycle import require_gpu, start_ray
 from crysatom.runs.paths import default_tracking_uri, find, resolve
 from crysatom.tracking.models import fetch_model, is_in_mlflow
 from crysatom.training.inference import Ensemble, SavedModel, open_model
+from crysatom.writing import replaced
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def run(config: PredictConfig) -> PredictReport:
     logger.info("predicting %s%s ...", models[0].property, f" in {models[0].unit}" if models[0].unit else "")
     read, started = ReadCount(), time.perf_counter()
     quarantine = out.with_name(f"{out.stem}.quarantine.csv")
-    with replacing(out, out.parent) as temporary:  # predictions appear last: what is wrong before leaves the old ones
+    with replaced(out) as temporary:  # predictions appear last: what is wrong before leaves the old ones
         with _quarantine_csv(quarantine) as rejections, temporary.open("w", newline="", encoding="utf-8") as file:
             sorter = _Sorter(models, source.total, read, rejections)
             file.write(csv_line(_columns(models)))
@@ -266,7 +266,7 @@ def _numbers(values: Sequence[float]) -> list[float]:
 @contextmanager
 def _quarantine_csv(path: Path) -> Iterator[Rejections]:
     """Yield what writes the quarantine; if nothing is rejected, none is left, nor that of an earlier run."""
-    with replacing(path, path.parent) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with replaced(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         file.write(csv_line(QUARANTINE_SCHEMA.names))
         with streamed(lambda rows: file.writelines(csv_line(astuple(row)) for row in rows)) as rejections:
             yield rejections

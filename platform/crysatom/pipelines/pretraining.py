@@ -208,8 +208,8 @@ def _check_data(config: PretrainConfig, manifest: Mapping[str, Any]) -> None:
     counts = manifest["counts"]
     if counts["accepted"] < 2:
         raise ValueError(
-            f"{config.source.data} has {counts['accepted']} usable crystals; pretraining compares crystals and needs 2 or "
-            "more"
+            f"{config.source.data} has {counts['accepted']} usable crystals; pretraining compares crystals and needs 2 "
+            "or more"
         )
     features = element_features(config.encoder.node_features)
     if features.features.min() < 0 or features.features.max() > 1:

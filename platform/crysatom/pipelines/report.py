@@ -15,7 +15,6 @@ import pandas as pd
 
 from crysatom.config import ReportConfig
 from crysatom.crystals.csv_files import read_written
-from crysatom.graphs.atomic import replacing
 from crysatom.names import (
     ALL_LOSS_TERMS,
     ELEMENT,
@@ -40,6 +39,7 @@ from crysatom.tracking.fields import VECTORS
 from crysatom.tracking.reading import Store, TrackedRun, UnreadableStoreError
 from crysatom.vectors.files import VECTORS_SAFETENSORS, read_vectors
 from crysatom.vectors.table import AtomVectors
+from crysatom.writing import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +92,7 @@ def run(config: ReportConfig) -> FinishedReport:
     )
     path = resolve(config.out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, path.parent) as temporary:
-        temporary.write_text(page(about, runs, overview, details, config.figures), encoding="utf-8")
+    write_text(path, page(about, runs, overview, details, config.figures))
     return FinishedReport(path=path, runs=len(runs), problems=tuple(details.problems))
 
 

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crysatom.crystals.csv_files import csv_line
-from crysatom.report.text_tables import latex_text, markdown_text
+from crysatom import text_tables
+from crysatom.crystals.csv_files import csv_rows
 from crysatom.studies.cells import Cell
 from crysatom.studies.efficiency import Cost, cost
 from crysatom.studies.grids import Grid
@@ -33,7 +33,7 @@ HOW = (
 
 def markdown(grid: Grid, costs: Mapping[str, Sequence[Cost]]) -> str:
     """Return Table 11: means over runs, the paper's figures beside them."""
-    lines = [f"| | {' | '.join(_COSTS.values())} | hardware |", "| --- |" + " ---: |" * len(_COSTS) + " --- |"]
+    rows = []
     for key, some in costs.items():
         paper = _paper_costs(key)
         texts = [
@@ -41,24 +41,21 @@ def markdown(grid: Grid, costs: Mapping[str, Sequence[Cost]]) -> str:
             for name in _COSTS
         ]
         hardware = "; ".join(sorted({one.hardware for one in some}))
-        lines.append(f"| {markdown_text(grid.columns[key].label)} | {' | '.join(texts)} | {markdown_text(hardware)} |")
-    return "\n".join(lines)
+        rows.append([grid.columns[key].label, *texts, hardware])
+    return text_tables.markdown(["", *_COSTS.values(), "hardware"], rows, "l" + "r" * len(_COSTS) + "l")
 
 
 def comma_separated(costs: Mapping[str, Sequence[Cost]]) -> str:
     """Return one line per run."""
-    rows = [{"column": key, **json_values(dataclasses.asdict(one))} for key, some in costs.items() for one in some]
-    return "".join(map(csv_line, (rows[0], *(row.values() for row in rows))))
+    return csv_rows(
+        [{"column": key, **json_values(dataclasses.asdict(one))} for key, some in costs.items() for one in some]
+    )
 
 
 def latex(grid: Grid, costs: Mapping[str, Sequence[Cost]]) -> str:
     """Return Table 11 for a paper."""
-    lines = [rf"\begin{{tabular}}{{l{'r' * len(_COSTS)}}}", r"\toprule"]
-    lines += [" & " + " & ".join(_COSTS.values()) + r" \\", r"\midrule"]
-    for key, some in costs.items():
-        texts = [_number(_mean(some, name)) for name in _COSTS]
-        lines.append(escaped(grid.columns[key].label) + " & " + " & ".join(texts) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+    rows = [[grid.columns[key].label, *(_number(_mean(some, name)) for name in _COSTS)] for key, some in costs.items()]
+    return text_tables.latex(["", *_COSTS.values()], rows, "l" + "r" * len(_COSTS))
 
 
 def costs_of(cell: Cell) -> list[Cost]:
@@ -91,8 +88,3 @@ def _paper_costs(column: str) -> dict[str, float]:
 def json_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values with None for NaN, which JSON does not have."""
     return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in values.items()}
-
-
-def escaped(text: str) -> str:
-    """Return a text as LaTeX takes it, units with their exponent."""
-    return latex_text(text).replace(r"\^{}3", "$^3$")

@@ -9,17 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crysatom import text_tables
 from crysatom.config import GridConfig, recorded
 from crysatom.config.flags import flags_of
-from crysatom.crystals.csv_files import csv_line
+from crysatom.crystals.csv_files import csv_rows
 from crysatom.names import MAE, PROPERTIES, TEST
 from crysatom.report import study_costs
-from crysatom.report.study_costs import costs_of, escaped, json_values
+from crysatom.report.study_costs import costs_of, json_values
 from crysatom.report.study_figures import curves, forest_plot
-from crysatom.report.text_tables import markdown_text
 from crysatom.studies.cells import Cell
 from crysatom.studies.grids import Grid, Row
 from crysatom.studies.significance import ALPHA
+from crysatom.text_tables import Raw, markdown_text
+from crysatom.writing import write_text
 
 HOW = (
     "Test MAE: mean ± sample standard deviation over runs (seeds and, for random vectors, draws) [95 % bootstrap "
@@ -88,12 +90,12 @@ def write_study(
     if cells:
         table = study_costs.markdown(grid, costs) if costs else markdown(grid, cells)
         how = study_costs.HOW if costs else HOW
-        texts[f"{TABLE}.md"] = _page(grid, f"{table}\n\n{how}", cells, gaps, facts)
-        texts[TABLE_CSV] = study_costs.comma_separated(costs) if costs else comma_separated(cells)
+        texts[f"{TABLE}.md"] = _page(grid, f"{table}\n{how}", cells, gaps, facts)
+        texts[TABLE_CSV] = study_costs.comma_separated(costs) if costs else csv_rows([c.facts() for c in cells])
         texts[f"{TABLE}.tex"] = study_costs.latex(grid, costs) if costs else latex(grid, cells)
     files = []
     for name, text in texts.items():
-        (folder / name).write_text(text)
+        write_text(folder / name, text)
         files.append(folder / name)
     if cells:
         shares = {c.row.share for c in cells}
@@ -110,20 +112,11 @@ def markdown(grid: Grid, cells: Sequence[Cell]) -> str:
     """Return the table as in the paper: a row per property, a column per way to predict."""
     by_place = {(c.row.key, c.column): c for c in cells}
     columns = [key for key in grid.columns if any(c.column == key for c in cells)]
-    lines = [
-        "| | " + " | ".join(markdown_text(grid.columns[key].label) for key in columns) + " |",
-        "| --- |" + " --- |" * len(columns),
+    rows = [
+        [_label(row, _unit(cells, row)), *(Raw(_cell_text(by_place.get((row.key, key)))) for key in columns)]
+        for row in _rows(cells)
     ]
-    for row in _rows(cells):
-        texts = [_cell_text(by_place.get((row.key, key))) for key in columns]
-        lines.append(f"| {markdown_text(_label(row, _unit(cells, row)))} | " + " | ".join(texts) + " |")
-    return "\n".join(lines)
-
-
-def comma_separated(cells: Sequence[Cell]) -> str:
-    """Return one line per cell with all its numbers, in full precision."""
-    rows = [c.facts() for c in cells]
-    return "".join(map(csv_line, (rows[0], *(row.values() for row in rows))))
+    return text_tables.markdown(["", *(grid.columns[key].label for key in columns)], rows)
 
 
 def latex(grid: Grid, cells: Sequence[Cell]) -> str:
@@ -131,17 +124,12 @@ def latex(grid: Grid, cells: Sequence[Cell]) -> str:
     by_place = {(c.row.key, c.column): c for c in cells}
     columns = [key for key in grid.columns if any(c.column == key for c in cells)]
     title = " ".join(grid.title.split())
-    lines = [
-        rf"% {title}. Mean $\pm$ sd over runs; paper's figure in parentheses; * differs from the baseline (Holm).",
-        rf"\begin{{tabular}}{{l{'c' * len(columns)}}}",
-        r"\toprule",
-        " & " + " & ".join(escaped(grid.columns[key].label) for key in columns) + r" \\",
-        r"\midrule",
+    rows = [
+        [_label(row, _unit(cells, row)), *(Raw(_latex_text(by_place.get((row.key, key)))) for key in columns)]
+        for row in _rows(cells)
     ]
-    for row in _rows(cells):
-        texts = [_latex_text(by_place.get((row.key, key))) for key in columns]
-        lines.append(escaped(_label(row, _unit(cells, row))) + " & " + " & ".join(texts) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+    note = rf"% {title}. Mean $\pm$ sd over runs; paper's figure in parentheses; * differs from the baseline (Holm)."
+    return f"{note}\n" + text_tables.latex(["", *(grid.columns[key].label for key in columns)], rows)
 
 
 def _page(

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from crysatom.config import Group, Role, digest, recorded
 from crysatom.names import RUN_JSON
 from crysatom.training import checkpoints
+from crysatom.writing import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -101,9 +102,7 @@ class RunFolder:
 
     def write(self, content: dict[str, Any]) -> None:
         """Replace the note, in one step."""
-        partial = self.path / f".{RUN_JSON}.partial"
-        partial.write_text(json.dumps(content, indent=1))
-        partial.replace(self.path / RUN_JSON)
+        write_text(self.path / RUN_JSON, json.dumps(content, indent=1))
 
     def note(self, **facts: Any) -> None:
         """Add facts to the note about the run."""

@@ -108,9 +108,7 @@ def predictions_table(name: str, task: RegressionTask, predicted: NDArray[Any]) 
 
 def write_predictions(folder: Path, tables: list[pd.DataFrame]) -> None:
     """Replace the predictions in a trial's folder, in one step."""
-    partial = folder / f".{PROBE_CSV}.partial"
-    write_csv(pd.concat(tables), partial)
-    partial.replace(folder / PROBE_CSV)
+    write_csv(pd.concat(tables), folder / PROBE_CSV)
 
 
 def _table(name: str, crystals: NDArray[Any], target: NDArray[Any], predicted: NDArray[Any]) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from crysatom.sweeps.trial import FAILED, HISTORY, METRICS, SAID
 from crysatom.tracking import fields
 from crysatom.tracking.runs import Tracker
 from crysatom.training.context import Metrics
+from crysatom.writing import write_text
 
 TRIAL_JSON = "trial.json"
 REASON_WIDTH = 200
@@ -93,9 +94,7 @@ class Trial:
         """Replace the file, in one step."""
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {"history": self.history, "ended": self.ended, "reason": self.reason}
-        partial_file = self.folder / f".{TRIAL_JSON}.partial"
-        partial_file.write_text(json.dumps(content))
-        partial_file.replace(self.folder / TRIAL_JSON)
+        write_text(self.folder / TRIAL_JSON, json.dumps(content))
 
 
 class Record:

@@ -28,6 +28,7 @@ from crysatom.training.normalizer import Normalizer
 from crysatom.training.regression import Regression
 from crysatom.training.standing import Ranges
 from crysatom.vectors.table import AtomVectors
+from crysatom.writing import write_bytes, write_text
 
 MODEL_JSON = "model.json"
 MODEL_SAFETENSORS = "model.safetensors"
@@ -81,7 +82,7 @@ def save_model(folder: Path, state: Mapping[str, Tensor], info: ModelInfo) -> No
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = serialize({name: tensor.cpu().contiguous() for name, tensor in state.items()})
-    (folder / MODEL_SAFETENSORS).write_bytes(tensors)
+    write_bytes(folder / MODEL_SAFETENSORS, tensors)
     content = {
         "format_version": FORMAT_VERSION,
         **{f.name: getattr(info, f.name) for f in dataclasses.fields(info)},
@@ -89,7 +90,7 @@ def save_model(folder: Path, state: Mapping[str, Tensor], info: ModelInfo) -> No
         "graph": info.graph.to_dict(),
         "normalizer": dataclasses.asdict(info.normalizer),
     }
-    (folder / MODEL_JSON).write_text(json.dumps(content, indent=1))
+    write_text(folder / MODEL_JSON, json.dumps(content, indent=1))
 
 
 def load_model(folder: str | Path) -> tuple[Regression, ModelInfo]:

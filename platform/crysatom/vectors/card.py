@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crysatom.names import MAX_ATOMIC_NUMBER, SYMBOLS, __version__
+from crysatom.text_tables import markdown
 from crysatom.vectors.table import AtomVectors
 
 CARD_MD = "card.md"
@@ -77,28 +78,25 @@ def _elements(vectors: AtomVectors, facts: CardFacts) -> str:
     counts = vectors.site_counts
     sites = ["not recorded"] * len(vectors.symbols) if counts is None else [f"{count:,}" for count in counts]
     rows = [
-        f"| {symbol} | {facts.crystals_per_element.get(int(z), 0):,} | {site} |"
+        [symbol, f"{facts.crystals_per_element.get(int(z), 0):,}", site]
         for z, symbol, site in zip(vectors.atomic_numbers, vectors.symbols, sites, strict=True)
     ]
     held = {SYMBOLS[z - 1] for z in facts.crystals_per_element}
     seen = held | set(vectors.symbols)
     never = [symbol for symbol in SYMBOLS[:MAX_ATOMIC_NUMBER] if symbol not in seen]
     alone = [symbol for symbol in SYMBOLS if symbol in held - set(vectors.symbols)]
-    table = "\n".join(["| element | crystals | sites |", "| --- | ---: | ---: |", *rows])
+    table = markdown(["element", "crystals", "sites"], rows, "lrr")
     absent = f"Never seen, and therefore absent (not zero): {', '.join(never)}.\n" if never else ""
     unbonded = f"Seen, but bonded to nothing, and therefore absent: {', '.join(alone)}.\n" if alone else ""
-    return f"## Elements\n\n{table}\n\n{absent}{unbonded}"
+    return f"## Elements\n\n{table}\n{absent}{unbonded}"
 
 
 def _training(facts: CardFacts) -> str:
-    losses = "\n".join(f"| {name} | {_number(value)} |" for name, value in facts.losses.items())
+    losses = markdown(["loss", "final value"], [(name, _number(value)) for name, value in facts.losses.items()], "lr")
     config = json.dumps(dict(facts.config), indent=2, sort_keys=True, default=str)
     return f"""## Training
 
-| loss | final value |
-| --- | ---: |
 {losses}
-
 Configuration:
 
 ```json
