@@ -28,7 +28,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 from watching import Watched, contents, slope, watch
 
-from crysatom.report.style import BLUE, GRAY, ORANGE, PAGE_INCHES, clean, new_figure
+from crysatom.figures.style import BLUE, GRAY, ORANGE, PAGE_INCHES, clean, new_figure
 from crysatom.text_tables import markdown
 from crysatom.tracking.environment import environment_tags
 from crysatom.training.machine import hardware

@@ -9,7 +9,7 @@ def main() -> int:
 
     config = parse_study()
     bootstrap.begin(config, names=[config.output.name])
-    from crysatom.pipelines.studies import run
+    from crysatom.studies.pipeline import run
 
     said, code = run(config)
     print(said)

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from crysatom.config import GraphSpec
+from crysatom.models.files import ModelInfo, save_model
 from crysatom.names import SYMBOLS
 from crysatom.predictors.base import PredictorSpec
 from crysatom.predictors.registry import build_predictor
-from crysatom.training.model_files import ModelInfo, save_model
 from crysatom.training.normalizer import Normalizer
 from crysatom.training.regression import Regression
 from crysatom.vectors.given import given_vectors

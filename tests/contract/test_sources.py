@@ -14,7 +14,7 @@ import pytest
 
 from crysatom.config import IngestConfig
 from crysatom.crystals.ingest import IngestReport, ingest_plain
-from crysatom.crystals.raw import Raw
+from crysatom.crystals.record import Raw
 from crysatom.crystals.sources import ase_files, open_source, require_source
 from crysatom.crystals.sources.registry import KINDS, kind_of, known_sources
 from crysatom.crystals.table import read_table

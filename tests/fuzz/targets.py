@@ -33,9 +33,9 @@ from crysatom.crystals.table import iter_crystal_batches, read_table
 from crysatom.crystals.targets import targets_for, targets_from_csv
 from crysatom.graphs import shards
 from crysatom.graphs.featurize import featurize_plain
+from crysatom.models.files import load_model
 from crysatom.training import checkpoints
 from crysatom.training.encoder_files import load_encoder
-from crysatom.training.model_files import load_model
 from crysatom.vectors.given import given_vectors
 from tests.fuzz import corpus
 from tests.fuzz import strategies as make

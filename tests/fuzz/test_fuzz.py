@@ -28,8 +28,8 @@ from crysatom.crystals.spheres import _by_tree, pairs_within
 from crysatom.crystals.targets import targets_from_csv
 from crysatom.graphs import shards
 from crysatom.graphs.neighbors import neighbor_graph
+from crysatom.models.files import load_model
 from crysatom.training.encoder_files import load_encoder
-from crysatom.training.model_files import load_model
 from crysatom.vectors.files import read_vectors
 from tests.fuzz import corpus
 from tests.fuzz.strategies import Files

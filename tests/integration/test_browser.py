@@ -23,7 +23,7 @@ import pytest
 from crysatom.config import IngestConfig
 from crysatom.crystals.ingest import ingest_plain
 from crysatom.names import EMBEDDED_SOURCE
-from crysatom.studies.overview import arranged
+from crysatom.report.overview import arranged
 from crysatom.tracking.reading import Store, TrackedRun
 from tests.browser import look, require_chromium
 from tests.run_job import run_here

@@ -24,6 +24,7 @@ from crysatom.crystals.sources import read_source
 from crysatom.crystals.table import read_table
 from crysatom.crystals.targets import targets_for
 from crysatom.inputs.graphs import crystal_table
+from crysatom.models.files import load_model
 from crysatom.names import VOLUME_PER_ATOM
 from crysatom.pipelines.downstream import FinishedRun, describe, run
 from crysatom.runs.folder import CHECKPOINTS
@@ -32,7 +33,6 @@ from crysatom.tracking.models import fetch_model
 from crysatom.tracking.runs import Tracker
 from crysatom.tracking.store import client
 from crysatom.training import metrics
-from crysatom.training.model_files import load_model
 from tests.conftest import REPOSITORY
 from tests.graph_crystals import batch_of
 from tests.small_runs import one_thread, prepared  # noqa: F401

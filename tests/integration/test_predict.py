@@ -25,10 +25,10 @@ from crysatom.crystals.csv_files import as_it_was, csv_line
 from crysatom.crystals.ingest import ingest_plain
 from crysatom.crystals.table import read_table
 from crysatom.crystals.targets import targets_from_csv
+from crysatom.models.inference import Ensemble
 from crysatom.names import MATERIAL_ID
 from crysatom.pipelines import predicting
 from crysatom.pipelines.predicting import describe, run
-from crysatom.training.inference import Ensemble
 from tests.conftest import REPOSITORY
 from tests.run_job import run_here
 from tests.saved_models import ALL, write_model

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from crysatom.config import DownstreamConfig, PretrainConfig
+from crysatom.models.files import load_model
+from crysatom.models.finetuning import load_trained
 from crysatom.names import DISTILLATION
 from crysatom.pipelines import downstream, pretraining
-from crysatom.studies.runs import read_run
+from crysatom.studies.grid.finished import read_run
 from crysatom.tracking.encoders import fetch_encoder
 from crysatom.tracking.store import client
 from crysatom.training.encoder_files import ENCODER, load_encoder, save_encoder
-from crysatom.training.finetuning import load_trained
-from crysatom.training.model_files import load_model
 from tests.graph_crystals import batch_of, small, write_table
 from tests.small_runs import one_thread  # noqa: F401
 

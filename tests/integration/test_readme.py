@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from crysatom.models.inference import open_model
 from crysatom.names import MAE, TEST
-from crysatom.training.inference import open_model
 from tests.conftest import REPOSITORY
 
 HEADING = "## From crystals to predictions"

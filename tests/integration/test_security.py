@@ -12,13 +12,13 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from crysatom.models.files import load_model
 from crysatom.tracking.encoders import fetch_encoder
 from crysatom.tracking.models import describe_to_mlflow, fetch_model, fetch_trained
 from crysatom.tracking.reading import Store
 from crysatom.tracking.runs import Tracker
 from crysatom.tracking.store import client
 from crysatom.tracking.vectors import load_vectors
-from crysatom.training.model_files import load_model
 from crysatom.vectors.files import write_vectors
 from crysatom.vectors.given import given_vectors
 from tests.conftest import REPOSITORY

@@ -17,12 +17,12 @@ import pytest
 from crysatom.config import GridConfig
 from crysatom.crystals.splits import reduced_compositions
 from crysatom.crystals.table import read_table, write_table
-from crysatom.pipelines.grid import GridReport, describe, run
-from crysatom.studies.runs import read_run
-from crysatom.studies.statistics import TIE, errors_of
-from crysatom.studies.tables import CALCULATED_ONLY, FINE_TUNED, MEASURED_ONLY
+from crysatom.models.files import load_model
+from crysatom.studies.grid.finished import read_run
+from crysatom.studies.grid.pipeline import GridReport, describe, run
+from crysatom.studies.grid.statistics import TIE, errors_of
+from crysatom.studies.grid.tables import CALCULATED_ONLY, FINE_TUNED, MEASURED_ONLY
 from crysatom.tracking.store import client
-from crysatom.training.model_files import load_model
 from tests.run_job import run_here
 from tests.small_runs import one_thread  # noqa: F401
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from crysatom.config import Limits
 from crysatom.crystals.cif import CifCrystal
-from crysatom.crystals.computed import GRAMS_PER_CM3, atomic_masses
+from crysatom.crystals.derived_columns import GRAMS_PER_CM3, atomic_masses
 from crysatom.crystals.quarantine import Reason
 
 LIMITS = Limits(max_atoms=500, min_distance=0.5)

@@ -47,7 +47,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from crysatom.crystals.quarantine import Reason, Rejected
-from crysatom.crystals.raw import Raw
+from crysatom.crystals.record import Raw
 from crysatom.crystals.sources.base import Source, rejected
 
 

@@ -23,7 +23,7 @@ from crysatom.config import IngestConfig
 from crysatom.crystals.checks import DEFAULT_LIMITS
 from crysatom.crystals.examine import examine
 from crysatom.crystals.ingest import LOCK_FILE, IngestReport, ingest_plain
-from crysatom.crystals.raw import Raw
+from crysatom.crystals.record import Raw
 from crysatom.crystals.sources import open_source, read_source
 from crysatom.crystals.table import Crystal, read_table
 from tests.unit.broken_inputs import cif

@@ -12,7 +12,7 @@ import pytest
 from pymatgen.core import Structure
 
 from crysatom.config import FeaturizeConfig, IngestConfig
-from crysatom.crystals.computed import COMPUTED_COLUMNS, COMPUTED_FIELDS, computed_column
+from crysatom.crystals.derived_columns import COMPUTED_COLUMNS, COMPUTED_FIELDS, computed_column
 from crysatom.crystals.ingest import ingest_plain
 from crysatom.crystals.table import Crystal, read_table, to_table, write_table
 from crysatom.crystals.targets import first_rows, targets_for, targets_from_csv

@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from crysatom.figures.style import hover, new_figure
 from crysatom.report.heat import Heat, four, number
 from crysatom.report.inline import inline
+from crysatom.report.overview import arranged
 from crysatom.report.page import Scale, page
 from crysatom.report.page_data import About, Details, GroupDetails, StudyDetails
-from crysatom.report.style import hover, new_figure
 from crysatom.report.sweep_figures import parallel_coordinates
-from crysatom.studies.overview import arranged
 from crysatom.tracking.reading import Store, TrackedRun
 from crysatom.vectors.controls import random_vectors
 from tests.tracked_runs import tracked

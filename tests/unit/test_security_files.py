@@ -21,11 +21,11 @@ from crysatom.crystals.ingest import ingest_plain
 from crysatom.crystals.plain_columns import require_plain
 from crysatom.crystals.table import open_table
 from crysatom.graphs.shards import shard_files
+from crysatom.models.inference import open_model
 from crysatom.predictors.published_cgcnn import read_published
 from crysatom.ssl.encoder import Encoder
 from crysatom.training import checkpoints
 from crysatom.training.encoder_files import PretrainedEncoder, load_encoder, save_encoder
-from crysatom.training.inference import open_model
 from crysatom.vectors.files import read_vectors
 from tests.graph_crystals import small, write_table
 from tests.run_script import run_script

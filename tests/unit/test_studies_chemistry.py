@@ -7,12 +7,17 @@ import pytest
 from numpy.typing import NDArray
 
 from crysatom.names import DISTANCES, SYMBOLS
-from crysatom.studies.chemistry import on_common_elements, study
-from crysatom.studies.leave_one_out import METHODS, NEIGHBORS, PENALTIES, nearest_neighbors, predict_left_out, ridge
-from crysatom.studies.probes import GROUP, probe, targets_of
-from crysatom.studies.significance import holm, p_above, relabelings
-from crysatom.studies.silhouettes import silhouette
-from crysatom.studies.statements import (
+from crysatom.studies.chemistry.leave_one_out import (
+    METHODS,
+    NEIGHBORS,
+    PENALTIES,
+    nearest_neighbors,
+    predict_left_out,
+    ridge,
+)
+from crysatom.studies.chemistry.probes import GROUP, probe, targets_of
+from crysatom.studies.chemistry.silhouettes import silhouette
+from crysatom.studies.chemistry.statements import (
     CONTRADICTED,
     NOT_TESTED,
     STATEMENTS,
@@ -21,6 +26,8 @@ from crysatom.studies.statements import (
     examine,
     verdicts,
 )
+from crysatom.studies.chemistry.study import on_common_elements, study
+from crysatom.studies.significance import holm, p_above, relabelings
 from crysatom.training.metrics import r2
 from crysatom.vectors.controls import random_vectors
 from crysatom.vectors.elements import element_table

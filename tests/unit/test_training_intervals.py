@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from crysatom.studies.statistics import TIE, compare
+from crysatom.studies.grid.statistics import TIE, compare
 from crysatom.training import metrics
 from crysatom.training.intervals import UNKNOWN, Interval, bootstrap_mean, bootstrap_r2, wilson
-from tests.unit.test_studies_statistics import side
+from tests.unit.test_studies_grid_statistics import side
 
 Array = np.ndarray
 

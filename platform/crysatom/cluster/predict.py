@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 from crysatom.cluster.ingest import windows
 from crysatom.cluster.resources import require, warn_if_late
 from crysatom.config import PredictConfig
-from crysatom.training.inference import Ensemble
+from crysatom.models.inference import Ensemble
 
 MAX_DEATHS = 3
 """Of a worker, and new attempts at a batch. Ray's own limit is none: a batch that kills its worker would go on so."""

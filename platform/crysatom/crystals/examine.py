@@ -15,7 +15,7 @@ from crysatom.crystals.cif import parse_cif
 from crysatom.crystals.formula import reduced_formula
 from crysatom.crystals.poscar import parse_poscar
 from crysatom.crystals.quarantine import Rejected, Rejection
-from crysatom.crystals.raw import PROPERTIES_JSON, Raw, from_batch, unpack_arrays
+from crysatom.crystals.record import PROPERTIES_JSON, Raw, from_batch, unpack_arrays
 from crysatom.crystals.structure_json import parse_structure_json
 from crysatom.crystals.table import STRUCTURE_FIELDS, Crystal
 from crysatom.names import (

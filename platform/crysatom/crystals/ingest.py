@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from crysatom.config import IngestConfig, Limits
-from crysatom.crystals.computed import COMPUTED_COLUMNS, COMPUTED_FIELDS, computed_column
+from crysatom.crystals.derived_columns import COMPUTED_COLUMNS, COMPUTED_FIELDS, computed_column
 from crysatom.crystals.examine import examine_batch
 from crysatom.crystals.notes import Notes, writing_notes
 from crysatom.crystals.properties import PropertyTypes, property_array
 from crysatom.crystals.quarantine import QUARANTINE_SCHEMA, FirstOfEachId, Rejected
-from crysatom.crystals.raw import PROPERTIES_JSON, Raw, to_batch
+from crysatom.crystals.record import PROPERTIES_JSON, Raw, to_batch
 from crysatom.crystals.rejections import Rejections, streamed, to_parquet
 from crysatom.crystals.sources import Source, open_source
 from crysatom.crystals.table import STRUCTURE_COLUMNS, STRUCTURE_FIELDS, table_writer, write_table

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from crysatom.crystals.computed import COMPUTED_COLUMNS
+from crysatom.crystals.derived_columns import COMPUTED_COLUMNS
 from crysatom.crystals.quarantine import short
 from crysatom.crystals.table import STRUCTURE_COLUMNS, property_field
 from crysatom.crystals.text_table import is_missing, number

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from crysatom.crystals.computed import cell_volumes, element_counts, num_atoms
+from crysatom.crystals.derived_columns import cell_volumes, element_counts, num_atoms
 from crysatom.crystals.targets import Ids, first_rows
 from crysatom.names import MATERIAL_ID, SPACEGROUP_NUMBER, SPLIT_PREFIX, SYMBOLS, TEST, TRAIN, VAL
 

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from crysatom.crystals.computed import COMPUTED_COLUMNS, computed_column
 from crysatom.crystals.csv_files import as_it_was
+from crysatom.crystals.derived_columns import COMPUTED_COLUMNS, computed_column
 from crysatom.crystals.quarantine import short
 from crysatom.crystals.table import STRUCTURE_COLUMNS
 from crysatom.crystals.text_table import Line, is_missing, number, read_text_table, says_missing, typed

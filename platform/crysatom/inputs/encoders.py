@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from crysatom.config import DownstreamConfig, GraphSpec
+from crysatom.models.finetuning import TrainedModel, load_trained
 from crysatom.names import MODELS_URI, RUNS_URI, SYMBOLS
 from crysatom.predictors.registry import build_predictor
 from crysatom.predictors.transfer import start_from_encoder
@@ -13,7 +14,6 @@ from crysatom.runs.paths import find
 from crysatom.tracking.encoders import fetch_encoder
 from crysatom.tracking.models import fetch_trained, is_in_mlflow
 from crysatom.training.encoder_files import PretrainedEncoder, load_encoder
-from crysatom.training.finetuning import TrainedModel, load_trained
 from crysatom.training.regression import spec_of
 from crysatom.vectors.controls import one_hot
 from crysatom.vectors.table import AtomVectors

@@ -25,15 +25,15 @@ from crysatom.crystals.table import read_table
 from crysatom.crystals.targets import Targets, first_rows, targets_for, targets_from_csv
 from crysatom.graphs.graph import offsets
 from crysatom.graphs.shards import load_atoms, read_manifest
+from crysatom.models.files import reference_of
+from crysatom.models.finetuning import TrainedModel
+from crysatom.models.ranges import Ranges, joined, ranges_of
 from crysatom.names import MATERIAL_ID, MAX_ATOMIC_NUMBER, SPLIT_PREFIX, SYMBOLS, TEST, TRAIN, VAL
 from crysatom.runs.paths import find, find_vectors
 from crysatom.tracking.fields import SPLIT_DIGEST
 from crysatom.tracking.vectors import load_vectors
-from crysatom.training.finetuning import TrainedModel
-from crysatom.training.model_files import reference_of
 from crysatom.training.normalizer import Normalizer, composition_reference
 from crysatom.training.regression import RegressionTask
-from crysatom.training.standing import Ranges, joined, ranges_of
 from crysatom.vectors.coverage import fill_missing, require_elements
 from crysatom.vectors.given import given_vectors
 from crysatom.vectors.scale import scaled

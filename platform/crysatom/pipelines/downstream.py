@@ -21,9 +21,12 @@ import pandas as pd
 from crysatom.config import DownstreamConfig, digest, recorded
 from crysatom.crystals.csv_files import write_csv
 from crysatom.crystals.splits import PARTS
+from crysatom.figures.predictions import learning_curve, parity_plot
 from crysatom.inputs.encoders import given_model, pretrained_encoders, require_known, starts_with_embedding
 from crysatom.inputs.graphs import crystal_table, prepare
 from crysatom.inputs.labels import Labeled, labeled
+from crysatom.models.files import ModelInfo, save_model
+from crysatom.models.inference import MODEL_FOLDER as MODEL
 from crysatom.names import (
     ELEMENT,
     ELEMENT_ERRORS_CSV,
@@ -48,7 +51,6 @@ from crysatom.names import (
     VAL_SELECTED,
 )
 from crysatom.predictors.registry import build_predictor
-from crysatom.report.prediction_figures import learning_curve, parity_plot
 from crysatom.runs.lifecycle import Run, opened, require_workers, start_ray, where_to_look
 from crysatom.runs.paths import Paths
 from crysatom.tracking import fields
@@ -56,10 +58,8 @@ from crysatom.tracking.datasets import data_name
 from crysatom.tracking.environment import environment_tags
 from crysatom.tracking.models import describe_to_mlflow
 from crysatom.training.context import Metrics
-from crysatom.training.inference import MODEL_FOLDER as MODEL
 from crysatom.training.intervals import Interval
 from crysatom.training.metrics import mae_by_element, summary
-from crysatom.training.model_files import ModelInfo, save_model
 from crysatom.training.regression import RegressionOutcome, spec_of, train_predictor
 from crysatom.vectors.controls import one_hot
 

@@ -22,9 +22,10 @@ from crysatom.crystals.csv_files import csv_line
 from crysatom.crystals.ingest import PROGRESS_SECONDS, ReadCount
 from crysatom.crystals.notes import NoteCounts
 from crysatom.crystals.quarantine import QUARANTINE_SCHEMA, Rejected, describe_reasons
-from crysatom.crystals.raw import Raw
+from crysatom.crystals.record import Raw
 from crysatom.crystals.rejections import Rejections, streamed
 from crysatom.crystals.sources import Source, open_source
+from crysatom.models.inference import Ensemble, SavedModel, open_model
 from crysatom.names import (
     ALL_FLAGS,
     FLAGS,
@@ -42,7 +43,6 @@ from crysatom.names import (
 from crysatom.runs.lifecycle import require_gpu, start_ray
 from crysatom.runs.paths import default_tracking_uri, find, resolve
 from crysatom.tracking.models import fetch_model, is_in_mlflow
-from crysatom.training.inference import Ensemble, SavedModel, open_model
 from crysatom.writing import replaced
 
 logger = logging.getLogger(__name__)

@@ -19,11 +19,11 @@ import torch
 
 from crysatom.config import PretrainConfig, TrainingWorkers, digest, recorded
 from crysatom.crystals.csv_files import write_csv
+from crysatom.figures.pretraining import cross_correlation, has_map, loss_curves, vector_map
 from crysatom.graphs.columns import flat_values, list_lengths
 from crysatom.graphs.shards import iter_tables, read_manifest
 from crysatom.inputs.graphs import prepare
 from crysatom.names import ALL_LOSS_TERMS, ATOMIC_NUMBERS, HELD_OUT, LOSS, MAX_ATOMIC_NUMBER, SYMBOLS, TRAIN
-from crysatom.report.figures import cross_correlation, has_map, loss_curves, vector_map
 from crysatom.runs.folder import RunFolder
 from crysatom.runs.lifecycle import Run, opened, require_workers, start_ray, where_to_look
 from crysatom.runs.paths import Paths

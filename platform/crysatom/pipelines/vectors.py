@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from crysatom.config import VectorsConfig, digest, recorded
+from crysatom.figures.pretraining import has_map, vector_map
 from crysatom.graphs.shards import read_manifest, shard_files
 from crysatom.inputs.graphs import prepare
 from crysatom.names import LOSS, NUM_ELEMENTS, SYMBOLS
-from crysatom.report.figures import has_map, vector_map
 from crysatom.runs.lifecycle import Run, opened, start_ray, where_to_look
 from crysatom.runs.paths import Paths
 from crysatom.tracking.environment import environment_tags

@@ -19,9 +19,9 @@ from crysatom.training import checkpoints
 from crysatom.training.averaging import MovingAverage
 from crysatom.training.balance import Balance
 from crysatom.training.context import Action, Context, StoppedError
+from crysatom.training.epoch_sums import Totals
 from crysatom.training.loaders import Loader, SharedLoader
 from crysatom.training.schedules import learning_rate
-from crysatom.training.totals import Totals
 
 HELD_OUT_EPOCH = -1
 """Masks of held-out crystals are the same in every epoch, so that their losses can be compared."""

@@ -14,7 +14,7 @@ from pymatgen.core import Composition
 
 from crysatom.crystals.cif.numbers import number
 from crysatom.crystals.cif.text import DENSITY_TAG, FORMULA_TAG, UNITS_TAG, VOLUME_TAG, Block, spelled
-from crysatom.crystals.computed import GRAMS_PER_CM3, atomic_masses
+from crysatom.crystals.derived_columns import GRAMS_PER_CM3, atomic_masses
 from crysatom.crystals.elements import ATOMIC_NUMBER
 from crysatom.crystals.quarantine import Reason, Rejection, short
 from crysatom.names import SYMBOLS

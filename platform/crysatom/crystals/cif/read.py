@@ -29,7 +29,7 @@ from crysatom.crystals.cif.text import (
     structure_block,
 )
 from crysatom.crystals.closest_pair import closest_pair
-from crysatom.crystals.computed import GRAMS_PER_CM3, atomic_masses
+from crysatom.crystals.derived_columns import GRAMS_PER_CM3, atomic_masses
 from crysatom.crystals.quarantine import Reason, Rejection, short
 
 SPECIAL_POSITIONS = 20

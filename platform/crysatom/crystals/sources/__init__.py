@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from crysatom.crystals.quarantine import Rejected
-from crysatom.crystals.raw import Raw
+from crysatom.crystals.record import Raw
 from crysatom.crystals.sources.base import Source
 from crysatom.crystals.sources.registry import kind_of, known_sources
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from crysatom.crystals.quarantine import Reason, Rejected, Rejection, short
-from crysatom.crystals.raw import Raw, pack_arrays
+from crysatom.crystals.record import Raw, pack_arrays
 from crysatom.crystals.sources.base import Source, plain_properties, pop_id, rejected
-from crysatom.crystals.sources.confined import confined, why
 from crysatom.crystals.sources.extxyz import comment_line
 from crysatom.crystals.sources.folder import open_cif, open_poscar
+from crysatom.crystals.sources.sandbox import confined, why
 
 _PICKLED = frozenset({"bundletrajectory"})
 """ASE formats whose readers use pickle."""

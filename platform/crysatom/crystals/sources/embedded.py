@@ -16,7 +16,7 @@ from typing import Any
 
 from crysatom.crystals.formula import reduced_formula
 from crysatom.crystals.quarantine import Rejected
-from crysatom.crystals.raw import Raw
+from crysatom.crystals.record import Raw
 from crysatom.crystals.sources.base import Source
 from crysatom.crystals.structure_json import parse_structure_json
 

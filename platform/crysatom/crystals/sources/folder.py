@@ -19,7 +19,7 @@ from typing import Any
 from crysatom.config.files import require_regular
 from crysatom.crystals.cif import MAX_CIF_BYTES, split_structures
 from crysatom.crystals.quarantine import Reason, Rejected
-from crysatom.crystals.raw import Raw
+from crysatom.crystals.record import Raw
 from crysatom.crystals.sources.base import CIF_SUFFIXES, Source, rejected
 from crysatom.crystals.sources.id_prop import ID_PROP, Row, read_id_prop
 from crysatom.crystals.sources.listed import by_shape, is_poscar, no_such_file, poscar_stem

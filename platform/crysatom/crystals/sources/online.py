@@ -11,7 +11,7 @@ from sys import stderr
 from typing import Any
 
 from crysatom.crystals.quarantine import Rejected
-from crysatom.crystals.raw import Raw
+from crysatom.crystals.record import Raw
 from crysatom.crystals.sources.base import Source
 from crysatom.crystals.sources.records import JARVIS_MISSING, to_raw
 

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from crysatom.config.groups import MOST_ATOMS
-from crysatom.crystals.computed import is_computed
+from crysatom.crystals.derived_columns import is_computed
 from crysatom.crystals.quarantine import Reason, Rejected, short
-from crysatom.crystals.raw import Raw, pack_arrays
+from crysatom.crystals.record import Raw, pack_arrays
 from crysatom.crystals.sources.base import ID_KEYS, Source, rejected
 from crysatom.crystals.sources.json_tables import STRUCTURE_KEYS
 from crysatom.crystals.sources.records import FEW, to_raw

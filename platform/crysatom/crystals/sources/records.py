@@ -14,7 +14,7 @@ from typing import IO, Any, cast
 
 from crysatom.crystals import strict_json
 from crysatom.crystals.quarantine import Reason, Rejected, short
-from crysatom.crystals.raw import Format, Raw
+from crysatom.crystals.record import Format, Raw
 from crysatom.crystals.sources.ase_files import is_ase_database, open_ase_json
 from crysatom.crystals.sources.base import Source, plain_properties, pop_id, rejected
 from crysatom.crystals.sources.json_tables import STRUCTURE_KEYS, entries, structure_key
