@@ -14,6 +14,7 @@ from crysatom.config import GridConfig, recorded
 from crysatom.config.flags import flags_of
 from crysatom.crystals.csv_files import csv_rows
 from crysatom.names import MAE, PROPERTIES, TEST
+from crysatom.studies.grid import cost_table
 from crysatom.studies.grid.cost_table import costs_of, json_values
 from crysatom.studies.grid.design import Grid, Row
 from crysatom.studies.grid.figures import curves, forest_plot
