@@ -26,6 +26,7 @@ from compact import compact
 from numpy.typing import NDArray
 from scipy import stats
 
+from crysatom.text_tables import markdown
 from crysatom.training.intervals import RESAMPLES, bootstrap_mean, bootstrap_r2
 
 Array = NDArray[Any]
@@ -162,11 +163,12 @@ def show(results: Mapping[str, Any]) -> None:
     """Print a table for each kind."""
     for kind, names in results["coverage"].items():
         methods = next(iter(next(iter(names.values())).values()))
-        print(f"\n| {kind} | n | {' | '.join(methods)} |\n| --- | ---: |{' ---: |' * len(methods)}")
-        for name, sizes in names.items():
-            for size, found in sizes.items():
-                shares = " | ".join(format(one["covered"], ".3f") for one in found.values())
-                print(f"| {name} | {size} | {shares} |")
+        rows = [
+            [name, size, *(format(one["covered"], ".3f") for one in found.values())]
+            for name, sizes in names.items()
+            for size, found in sizes.items()
+        ]
+        print("\n" + markdown([kind, "n", *methods], rows, "lr" + "r" * len(methods)), end="")
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import re
 import resource
 import subprocess
 import sys
+import textwrap
 import time
 import warnings
 from collections import Counter
@@ -32,12 +33,14 @@ sys.path.insert(0, str(ROOT / "platform"))
 
 from crysatom.crystals.table import read_table, write_table  # noqa: E402 - after the path is set
 from crysatom.names import ATOMIC_NUMBERS, FRAC_COORDS, LATTICE, MATERIAL_ID  # noqa: E402
+from crysatom.text_tables import markdown  # noqa: E402
 
 PAGE = Path(__file__).with_suffix(".md")
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 TRAINING_CRYSTALS = 2000
 PROPERTY = "formation_energy_peratom"
 PACKAGES = ("ray", "torch", "torch-geometric", "pymatgen")
+COLUMNS = ("run", "read", "predicted", "rejected", "seconds", "crystals/s", "whole process (s)", "its CPU (s)")
 
 WAYS: tuple[tuple[str, str, Callable[[str], str]], ...] = (
     ("cut off in the middle", "unreadable", lambda text: text[: text.index("_atom_site_occupancy") - 8]),
@@ -117,7 +120,7 @@ def train(table: pa.Table, folder: Path) -> None:
     run("downstream", *flags, "--epochs", "5", "--num-workers", "0", cwd=folder)
 
 
-def measure(cifs: Path, workers: int, reasons: dict[str, str]) -> str:
+def measure(cifs: Path, workers: int, reasons: dict[str, str]) -> list[object]:
     """Predict, check that every broken crystal got its reason, and return a row of the table."""
     out = f"p{workers}.csv"
     flags = ["--model", "runs/model-seed0", str(cifs), "--out", out, "--num-workers", str(workers)]
@@ -132,8 +135,7 @@ def measure(cifs: Path, workers: int, reasons: dict[str, str]) -> str:
     read = len(predictions) + len(quarantine)
     way = f"{workers} Ray workers, with their start" if workers else "one process"
     spent = "" if workers else f"{cpu:.1f}"  # that of Ray's processes is not known here
-    cells = [way, f"{read:,}", f"{len(predictions):,}", len(quarantine), found[1], found[2], f"{seconds:.0f}", spent]
-    return f"| {' | '.join(map(str, cells))} |"
+    return [way, f"{read:,}", f"{len(predictions):,}", len(quarantine), found[1], found[2], f"{seconds:.0f}", spent]
 
 
 def main() -> None:
@@ -157,12 +159,10 @@ def main() -> None:
     figures = [
         f"{time.strftime('%Y-%m-%d')}; {psutil.cpu_count()} CPUs, load average {load:.1f} before; {versions}.",
         "",
-        "| run | read | predicted | rejected | seconds | crystals/s | whole process (s) | its CPU (s) |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        *rows,
-        "",
+        markdown(COLUMNS, rows, "lrrrrrrr"),
         f"Rejected, each with the reason that fits what was done to it: {counted}.",
     ]
+    figures[-1] = textwrap.fill(figures[-1], 120, break_on_hyphens=False)
     before, rest = PAGE.read_text().split(BEGIN)
     PAGE.write_text("\n".join([before + BEGIN, *figures, END + rest.split(END)[1]]))
     print("\n".join(figures))

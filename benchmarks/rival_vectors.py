@@ -23,6 +23,7 @@ import psutil
 from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 
+from crysatom.text_tables import markdown
 from crysatom.tracking.environment import environment_tags
 from crysatom.training.machine import hardware
 from crysatom.vectors.files import read_vectors
@@ -106,11 +107,11 @@ def main() -> None:
     tables = {f"ours: {method}": read_vectors(arguments.out / method / "vectors") for method in METHODS}
     tables |= {name: read_vectors(arguments.published / f"{name}.csv") for name in PUBLISHED}
     agreements = {f"{a} | {b}": agreement(tables[a], tables[b]) for a, b in itertools.combinations(tables, 2)}
-    print("| | " + " | ".join(PUBLISHED) + " |")
-    print("| --- |" + " ---: |" * len(PUBLISHED))
+    rows = []
     for name in tables:
         cells = [agreements.get(f"{name} | {other}") for other in PUBLISHED]
-        print(f"| {name} | " + " | ".join(f"{c['spearman']} / {c['pearson']}" if c else "" for c in cells) + " |")
+        rows.append([name, *(f"{c['spearman']} / {c['pearson']}" if c else "" for c in cells)])
+    print(markdown(["", *PUBLISHED], rows, "l" + "r" * len(PUBLISHED)), end="")
     result = {
         "runs": runs,
         "agreement_of_similarities": agreements,

@@ -29,7 +29,8 @@ from matplotlib.axes import Axes
 from PIL import Image
 from watching import Watched, contents, slope, watch
 
-from crysatom.report.style import BLUE, GRAY, ORANGE, PAGE_INCHES, clean, new_figure
+from crysatom.figures.style import BLUE, GRAY, ORANGE, PAGE_INCHES, clean, new_figure
+from crysatom.text_tables import markdown
 from crysatom.tracking.environment import environment_tags
 from crysatom.training.machine import hardware
 
@@ -232,16 +233,20 @@ def _count(axes: Axes, minutes: np.ndarray, curve: dict[str, list[float]], label
 
 def table(figures: dict[str, Any]) -> str:
     """Return the slopes as a Markdown table."""
-    lines = ["| | level | peak | slope per hour | 95 % interval | |", "| --- | ---: | ---: | ---: | ---: | --- |"]
     rows = {f"{kind} (MB)": found for kind, found in figures["memory"].items()}
     rows |= {"open files": figures["open_files"]}
     rows |= {COUNTS[name]: found for name, found in figures["counts"].items()}
-    lines += [
-        f"| {name} | {found['level']:,.0f} | {found['peak']:,.0f} | {found['per_hour']:+.1f} | "
-        f"{found['low']:+.1f} to {found['high']:+.1f} | {found['verdict']} |"
+    cells = [
+        [
+            name,
+            *(f"{found[key]:,.0f}" for key in ("level", "peak")),
+            f"{found['per_hour']:+.1f}",
+            f"{found['low']:+.1f} to {found['high']:+.1f}",
+            found["verdict"],
+        ]
         for name, found in rows.items()
     ]
-    return "\n".join(lines)
+    return markdown(["", "level", "peak", "slope per hour", "95 % interval", ""], cells, "lrrrrl").rstrip()
 
 
 def summary(figures: dict[str, Any]) -> str:
@@ -252,15 +257,15 @@ def summary(figures: dict[str, Any]) -> str:
     return f"""\
 {figures["date"]}; {made_by["hardware"]}; {versions}; commit {made_by["mlflow.source.git.commit"][:8]}.
 {figures["minutes"]:.0f} minutes, {figures["epochs"]} epochs (median {figures["crystals_per_second"]} crystals/s),
-{figures["samples"]} samples, {figures["missed_samples"]} of them without Ray's counts (while it starts and ends);
-{figures["spilled_mb"]:.0f} MB spilled. The first {figures["warm_up_minutes"]:.0f} minutes are left out of the slopes.
+{figures["samples"]} samples, {figures["missed_samples"]} of them without Ray's counts (during startup and shutdown);
+{figures["spilled_mb"]:.0f} MB spilled. The slopes exclude the first {figures["warm_up_minutes"]:.0f} minutes.
 
 ![Memory of each kind of process, open files and Ray objects against time]({PICTURE.name})
 
 {table(figures)}
 
-Left after the end: {len(left["processes"])} processes; {len(left["in_dev_shm"])} new entries in /dev/shm (by any
-program of the machine); {left["temporary_files"]} files ({left["temporary_mb"]} MB) in the temporary folder,
+Left after the end: {len(left["processes"])} processes; {len(left["in_dev_shm"])} new entries in /dev/shm (of any
+program on the machine); {left["temporary_files"]} files ({left["temporary_mb"]} MB) in the temporary folder,
 {logs} of them Ray's logs."""
 
 

@@ -27,6 +27,7 @@ from watching import MB, Watched, contents, watch
 
 from crysatom.graphs.shards import TRAINING_COLUMNS, iter_tables, read_manifest
 from crysatom.names import MATERIAL_ID
+from crysatom.text_tables import markdown
 from crysatom.tracking.environment import environment_tags
 from crysatom.training.machine import hardware
 from crysatom.vectors.files import read_vectors
@@ -147,13 +148,11 @@ def table(result: dict[str, Any]) -> str:
     """Return the peaks as a Markdown table: resident memory of each kind of process in both steps, both sizes."""
     peak_of = compared(result["small"], result["large"])
     steps, kinds = ("featurize", "pretrain"), peak_of["pretrain"]
-    lines = ["| peak resident MB | featurize | | pretrain | |", "| --- | ---: | ---: | ---: | ---: |"]
+    rows = []
     for kind in kinds:
         peaks = [peak_of[step].get(kind, ["", ""]) for step in steps]
-        lines.append(
-            f"| {kind} | " + " | ".join(f"{peak:,}" if peak != "" else "" for pair in peaks for peak in pair) + " |"
-        )
-    return "\n".join(lines)
+        rows.append([kind, *(f"{peak:,}" if peak != "" else "" for pair in peaks for peak in pair)])
+    return markdown(["peak resident MB", "featurize", "", "pretrain", ""], rows, "lrrrr").rstrip()
 
 
 def main() -> None:

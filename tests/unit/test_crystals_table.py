@@ -1,4 +1,4 @@
-"""The crystal table: reading what others wrote, writing atomically."""
+"""Crystal table: foreign files and atomic writes."""
 
 from __future__ import annotations
 

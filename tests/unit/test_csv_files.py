@@ -1,4 +1,4 @@
-"""CSV that spreadsheets do not run, and that gives back what was written."""
+"""CSV that spreadsheets do not execute, and that is read back unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crysatom.crystals.csv_files import as_it_was, csv_line, csv_text, harmless, read_written, write_csv
-from crysatom.report.text_tables import latex_text, markdown_text
+from crysatom.text_tables import Raw, latex, latex_text, markdown, markdown_text
 from tests.conftest import REPOSITORY
 
 FORMULAS = (
@@ -96,9 +96,6 @@ def test_ids_come_back_as_they_were(tmp_path: Path) -> None:
     assert read["prediction"].tolist() == [k - 0.5 for k in range(len(ids))]
 
 
-NOT_TEXT_OF_USERS = {"vectors/files.py": "symbols of elements and numbers", "crystals/csv_files.py": "the writer"}
-
-
 @pytest.mark.parametrize("nothing", ["", "nan"])
 def test_numbers_that_are_missing_are_nan(nothing: str, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(f"row,mean\nNA,{nothing}\n'=a,-0.5\n")
@@ -107,14 +104,39 @@ def test_numbers_that_are_missing_are_nan(nothing: str, tmp_path: Path) -> None:
     assert read["row"][0] == "NA"
 
 
-def test_nothing_else_writes_csv() -> None:
+@pytest.mark.parametrize(
+    ("writes", "writer"),
+    [
+        (r"\.to_csv\(|csv\.(writer|DictWriter)|\.to_excel\(", "crystals/csv_files.py"),
+        (r"\.to_markdown\(|\.to_latex\(|\| -|toprule|textbackslash", "text_tables.py"),
+    ],
+)
+def test_nothing_else_writes_tables(writes: str, writer: str) -> None:
     root = REPOSITORY / "platform" / "crysatom"
-    writes = re.compile(r"\.to_csv\(|csv\.(writer|DictWriter)|\.to_excel\(")
-    found = {str(p.relative_to(root)) for p in root.rglob("*.py") if writes.search(p.read_text())}
-    assert found <= NOT_TEXT_OF_USERS.keys()
+    found = {str(p.relative_to(root)) for p in root.rglob("*.py") if re.search(writes, p.read_text())}
+    assert found <= {writer}
 
 
 def test_text_is_no_command_in_tables_for_people() -> None:
     evil = "a|b\n\n<img src=x> \\input{x} $y$ ~ ^"
     assert markdown_text(evil) == r"a\|b &lt;img src=x> \input{x} $y$ ~ ^"
     assert latex_text(evil) == (r"a|b <img src=x> \textbackslash{}input\{x\} \$y\$ \textasciitilde{} \^{}")
+    assert latex_text("angstrom^3, 10^-21 cm^") == r"angstrom$^3$, 10$^{-21}$ cm\^{}"
+
+
+def test_tables_of_texts() -> None:
+    header, rows = ["", "n_1"], [["a|b", 1], [Raw("c<br>$d$"), None]]
+    assert markdown(header, rows) == "| | n_1 |\n| --- | --- |\n| a\\|b | 1 |\n| c<br>$d$ | None |\n"
+    assert markdown(header, [], "lr") == "| | n_1 |\n| --- | ---: |\n"
+    tabular = latex(header, rows)
+    assert tabular.splitlines() == [
+        r"\begin{tabular}{lc}",
+        r"\toprule",
+        r" & n\_1 \\",
+        r"\midrule",
+        r"a|b & 1 \\",
+        r"c<br>$d$ & None \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    assert latex(header, rows, caption="50 %") == f"\\begin{{table}}\n\\caption{{50 \\%}}\n{tabular}\\end{{table}}\n"

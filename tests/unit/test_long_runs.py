@@ -1,4 +1,4 @@
-"""The pure parts of benchmarks/soak.py and benchmarks/ten_times.py, and what they led to."""
+"""Pure functions of benchmarks/soak.py and benchmarks/ten_times.py, and fixes that resulted from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page: its size, what it says where something is missing, and that nothing of a user's becomes markup."""
+"""Report page: its size, its text if something is missing, and escaping of the user's text."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from crysatom.figures.style import hover, new_figure
 from crysatom.report.heat import Heat, four, number
 from crysatom.report.inline import inline
+from crysatom.report.overview import arranged
 from crysatom.report.page import Scale, page
 from crysatom.report.page_data import About, Details, GroupDetails, StudyDetails
-from crysatom.report.style import hover, new_figure
 from crysatom.report.sweep_figures import parallel_coordinates
-from crysatom.studies.overview import arranged
 from crysatom.tracking.reading import Store, TrackedRun
 from crysatom.vectors.controls import random_vectors
 from tests.tracked_runs import tracked
@@ -35,7 +35,7 @@ EVIL = "\"><script>alert(1)</script><img src=x onerror='alert(2)'>{{ 7 * 7 }}"
 
 
 class Elements(HTMLParser):
-    """What a browser would make of the page."""
+    """Elements of the page, as parsed by a browser."""
 
     def __init__(self) -> None:
         super().__init__()

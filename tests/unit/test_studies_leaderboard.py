@@ -41,7 +41,7 @@ FILE = "AI-SinglePropertyPrediction-ehull-dft_3d-test-mae.csv.zip"
 
 @pytest.fixture
 def _small_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real test sets are not in the repository: four ids take the place of one."""
+    """Replace a test set by four ids, since the real ones are not in the repository."""
     monkeypatch.setitem(leaderboard.BENCHMARKS, "ehull", Benchmark(4, ids_digest(IDS)))
 
 
@@ -109,7 +109,7 @@ def test_a_finished_run_becomes_a_contribution_with_its_mae(tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("_small_benchmark")
 def test_bytes_are_those_of_the_predictions(tmp_path: Path) -> None:
-    """Neither the time nor the order of rows is in them."""
+    """They depend neither on the time nor on the order of rows."""
     write(tmp_path / "a")
     write(tmp_path / "b", predictions(IDS[::-1], VALUES[::-1]))
     write(tmp_path / "c", predictions(values=VALUES + 1e-9))
@@ -181,7 +181,7 @@ def test_score(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_score_of_numeric_ids_and_further_columns(tmp_path: Path) -> None:
-    """Other contributions hold numbers as ids, and a column of targets."""
+    """Other contributions have numeric ids and a column of targets."""
     table = pd.DataFrame({"id": [1, 2], "target": [9.0, 9.0], "prediction": [1.0, 2.0]})
     table.to_csv(tmp_path / FILE, index=False)
     assert score(tmp_path, "ehull", {"1": 1.5, "2": 2.25}) == 0.375

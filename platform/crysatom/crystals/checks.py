@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from crysatom.config import Limits
 from crysatom.crystals.closest_pair import closest_pair
 from crysatom.crystals.quarantine import Reason, Rejection
 from crysatom.crystals.table import Crystal
@@ -22,14 +21,6 @@ MAX_CELL_LENGTH = 1e4
 
 MAX_FRACTIONAL = 1e3
 """Fractional coordinates beyond this lose their digits when wrapped; the usual cause is Cartesian values."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a user may allow; see IngestConfig for the meaning of the fields."""
-
-    max_atoms: int = 500
-    min_distance: float = 0.5
 
 
 DEFAULT_LIMITS = Limits()

@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from crysatom.config import Limits
 from crysatom.crystals.checks import (
     MAX_CELL_LENGTH,
     MAX_FRACTIONAL,
     MAX_VOLUME_PER_ATOM,
     MIN_VOLUME_PER_ATOM,
-    Limits,
 )
 from crysatom.crystals.quarantine import Reason
 from crysatom.graphs.columns import flat_values, list_lengths

@@ -12,7 +12,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from crysatom.report.style import HOVER
+from crysatom.figures.style import HOVER
 
 _SETTINGS: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "crysatom", "text.parse_math": False}
 """Text is no path and no formula, and a figure drawn twice is the same text."""

@@ -16,6 +16,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
+from crysatom.figures.predictions import MANY, learning_curves, parity_plot, with_unit
+from crysatom.figures.pretraining import TITLES, has_map, loss_curves, vector_map
 from crysatom.names import (
     ALL_LOSS_TERMS,
     ELEMENT,
@@ -34,13 +36,11 @@ from crysatom.names import (
     TRAIN,
     VAL,
 )
-from crysatom.report.figures import TITLES, has_map, loss_curves, vector_map
 from crysatom.report.heat import Heat, four, number
 from crysatom.report.inline import inline
+from crysatom.report.overview import Group, Overview, Sweep, Table, dataset, is_ranked
 from crysatom.report.page_data import About, Details, GroupDetails, History
-from crysatom.report.prediction_figures import MANY, learning_curves, parity_plot, with_unit
 from crysatom.report.sweep_figures import parallel_coordinates
-from crysatom.studies.overview import Group, Overview, Sweep, Table, dataset, is_ranked
 from crysatom.tracking import fields
 from crysatom.tracking.reading import TrackedRun
 from crysatom.training.intervals import Interval

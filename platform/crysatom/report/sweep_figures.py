@@ -11,9 +11,9 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from crysatom.figures.style import BLUE, GRAY, hover, is_wide, new_figure
 from crysatom.names import PROBE
-from crysatom.report.style import BLUE, GRAY, hover, is_wide, new_figure
-from crysatom.studies.overview import Sweep
+from crysatom.report.overview import Sweep
 
 MOST_TICKS = 6
 """A setting with more numbers than these has round ticks instead."""

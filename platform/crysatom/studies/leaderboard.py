@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from crysatom.config.data import require_name
-from crysatom.crystals.csv_files import read_written
+from crysatom.config.checks import require_name
+from crysatom.crystals.csv_files import csv_line, read_written
 from crysatom.crystals.splits import ids_digest
 from crysatom.names import MATERIAL_ID, PREDICTION, PREDICTIONS_CSV, RESULTS_JSON, RUN_JSON, TARGET
 
@@ -253,7 +253,7 @@ def _csv(predictions: Predictions) -> tuple[str, str]:
     """Return name and text of the table, by id: how the rows were ordered does not change the bytes."""
     values = np.asarray(predictions.prediction, dtype=np.float64).tolist()
     rows = sorted(zip(map(str, predictions.material_ids), values, strict=True))
-    return csv_name(predictions.name), "\n".join(["id,prediction", *(f"{i},{v!r}" for i, v in rows)]) + "\n"
+    return csv_name(predictions.name), "".join(map(csv_line, [("id", "prediction"), *rows]))
 
 
 def _write_zip(path: Path, member: tuple[str, str]) -> Path:

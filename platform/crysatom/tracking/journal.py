@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crysatom.writing import write_text
+
 Record = dict[str, Any]
 
 
@@ -89,6 +91,4 @@ class Journal:
 
     def _write_state(self, state: Record) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f".state.{os.getpid()}.partial"
-        partial.write_text(json.dumps(state))
-        partial.replace(self.folder / "state.json")
+        write_text(self.folder / "state.json", json.dumps(state))

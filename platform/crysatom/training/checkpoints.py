@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +18,9 @@ from safetensors.torch import load as parse
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from crysatom.config.data import require_name
+from crysatom.config.checks import require_name
 from crysatom.training.full_disk import is_full, room
+from crysatom.writing import replaced_folder, write_bytes, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -73,12 +73,10 @@ def save(folder: Path, groups: dict[str, dict[str, Tensor]], state: dict[str, An
     for name, tensors in groups.items():
         content = serialize({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
         file = folder / f"{name}.safetensors"
-        _write(file, content)
+        write_bytes(file, content)  # on the disk when it returns, so that a full one is noticed now
         files[file.name] = {"size": len(content), CHECKSUM: hashlib.sha256(content).hexdigest()}
     entries = {**state, FILES: files}
-    partial = folder / f".{STATE}.partial"
-    _write(partial, json.dumps({**entries, CHECKSUM: _checksum(entries)}, indent=1).encode())
-    partial.replace(folder / STATE)
+    write_text(folder / STATE, json.dumps({**entries, CHECKSUM: _checksum(entries)}, indent=1))
 
 
 def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -141,17 +139,8 @@ def keep(folder: Path, name: str, write: Callable[[Path], None], number: int = 2
 
 
 def _publish(final: Path, write: Callable[[Path], None]) -> None:
-    """Write to a temporary folder and rename it when it is whole."""
-    partial = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with replaced_folder(final) as partial:
         write(partial)
-    except OSError:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
 
 
 def _make_room(folder: Path) -> bool:
@@ -226,14 +215,6 @@ def _content(folder: Path, name: str) -> bytes:
 
 def _checksum(entries: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Write and wait until it is on the disk, so that a full one is noticed now."""
-    with file.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 _warn_once = functools.cache(logger.warning)

@@ -21,6 +21,7 @@ from torch import Tensor
 from crysatom.config import GraphSpec
 from crysatom.config.files import read_text
 from crysatom.ssl.encoder import Encoder
+from crysatom.writing import write_bytes, write_text
 
 ENCODER = "encoder"
 """Folder of a pretraining's encoder, among its results and among its artifacts in MLflow."""
@@ -131,9 +132,9 @@ def save_encoder(folder: Path, encoder: PretrainedEncoder, training: Mapping[str
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = serialize({name: tensor.contiguous() for name, tensor in encoder.tensors.items()})
-    (folder / ENCODER_SAFETENSORS).write_bytes(tensors)
+    write_bytes(folder / ENCODER_SAFETENSORS, tensors)
     content = {"format_version": FORMAT_VERSION, **encoder.architecture, "training": dict(training)}
-    (folder / ENCODER_JSON).write_text(json.dumps(content, indent=1))
+    write_text(folder / ENCODER_JSON, json.dumps(content, indent=1))
 
 
 def load_encoder(folder: str | Path) -> PretrainedEncoder:

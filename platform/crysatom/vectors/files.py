@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from crysatom.config.files import require_regular
+from crysatom.crystals.csv_files import csv_line
 from crysatom.names import SYMBOLS
 from crysatom.vectors.table import AtomVectors
+from crysatom.writing import write_bytes
 
 VECTORS_CSV = "vectors.csv"
 ATOM_INIT_JSON = "atom_init.json"
@@ -47,7 +47,7 @@ def write_vectors(table: AtomVectors, folder: str | Path) -> list[Path]:
         VECTORS_SAFETENSORS: _to_safetensors(table),
     }
     for name, content in contents.items():
-        _replace(folder / name, content)
+        write_bytes(folder / name, content)
     return [folder / name for name in contents]
 
 
@@ -82,11 +82,8 @@ def read_vectors(path: str | Path) -> AtomVectors:
 
 
 def _to_csv(table: AtomVectors) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["element", *range(table.dim)])
-    writer.writerows([symbol, *map(str, row)] for symbol, row in zip(table.symbols, table.vectors, strict=True))
-    return text.getvalue()
+    rows = ([symbol, *row] for symbol, row in zip(table.symbols, table.vectors, strict=True))
+    return "".join(map(csv_line, (["element", *range(table.dim)], *rows)))
 
 
 def _to_json(table: AtomVectors) -> str:
@@ -160,12 +157,6 @@ def _numbers(where: str, values: Any) -> list[float]:
         return [float(value) for value in values]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: a component is not a number ({error})") from error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 _ARRAYS = {"atomic_numbers": np.int64, "vectors": np.float32, "site_counts": np.int64, "standard_errors": np.float32}
