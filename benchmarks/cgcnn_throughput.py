@@ -168,7 +168,7 @@ def graphs_of(table: Path, count: int, spec: GraphSpec, folder: Path) -> GraphTe
     crystals = read_table(table)
     rows = np.random.default_rng(0).choice(len(crystals), count, replace=False)
     write_table(crystals.take(np.sort(rows)), folder / "crystals.parquet")
-    job = FeaturizeConfig(
+    job = FeaturizeConfig.of(
         data=str(folder / "crystals.parquet"),
         out=str(folder / spec.ties),
         ties=spec.ties,

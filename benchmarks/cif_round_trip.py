@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from pymatgen.core import Lattice, Structure
 from pymatgen.io import cif as pymatgen_cif
 
-from crysatom.crystals.checks import Limits
+from crysatom.config import Limits
 from crysatom.crystals.cif import parse_cif
 from crysatom.crystals.quarantine import Rejection
 from crysatom.crystals.spheres import pairs_within

@@ -42,7 +42,7 @@ def measure(name: str, run: Callable[[IngestConfig], IngestReport], source: str)
     """Print the time of one run and its crystals per second."""
     with TemporaryDirectory() as out:
         started = time.perf_counter()
-        report = run(IngestConfig(source=source, out=out))
+        report = run(IngestConfig.of(source=source, out=out))
         seconds = time.perf_counter() - started
     rate = report.read / seconds
     print(f"{name:<22} {report.read:>8,} read {report.rejected:>4} rejected {seconds:8.2f} s {rate:8.0f} crystals/s")

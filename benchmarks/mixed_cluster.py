@@ -70,7 +70,7 @@ def work(config: PretrainConfig, arguments: argparse.Namespace, dtype: torch.dty
     loader: Any = load(config, arguments.data, context.device).train
     if not arguments.streamed:
         loader.tensors = dataclasses.replace(loader.tensors, distance=loader.tensors.distance.to(dtype))
-    model = build(config, element_features(config.node_features)).to(dtype)
+    model = build(config, element_features(config.encoder.node_features)).to(dtype)
     last = distributed.rank() == distributed.world_size() - 1
     pace = arguments.pace * (arguments.slowness if last else 1)
     return Loop(Slowed(model, pace), loader, None, config, context).run()
@@ -113,7 +113,7 @@ def main() -> None:
     arguments = parser.parse_args()
     start_ray()
     base = {"embedding_dim": arguments.dim, "num_workers": arguments.workers, "holdout_fraction": 0.0}
-    configs = {way: PretrainConfig(**base, epochs=arguments.epochs, balance=way) for way in WAYS}
+    configs = {way: PretrainConfig.of(**base, epochs=arguments.epochs, balance=way) for way in WAYS}
     histories: dict[str, list[Any]] = {way: [] for way in WAYS}
     for _ in range(arguments.rounds):
         for way, config in configs.items():

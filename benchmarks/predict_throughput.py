@@ -14,6 +14,7 @@ import re
 import resource
 import subprocess
 import sys
+import textwrap
 import time
 import warnings
 from collections import Counter
@@ -161,6 +162,7 @@ def main() -> None:
         markdown(COLUMNS, rows, "lrrrrrrr"),
         f"Rejected, each with the reason that fits what was done to it: {counted}.",
     ]
+    figures[-1] = textwrap.fill(figures[-1], 120, break_on_hyphens=False)
     before, rest = PAGE.read_text().split(BEGIN)
     PAGE.write_text("\n".join([before + BEGIN, *figures, END + rest.split(END)[1]]))
     print("\n".join(figures))

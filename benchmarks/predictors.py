@@ -5,7 +5,7 @@
 Processor time of one thread per crystal. What is done once for all epochs is told apart: making graphs and, where a
 predictor reads distances only, the search for equal atoms and edges. ALIGNN and PotNet look for equal atoms, bonds,
 angles and pairs in every batch; that is part of the step. Beside it stands what the public code took, measured on
-another day and in part on a busy machine (reference/models.md, section 0).
+2026-11-22, in part on a busy machine.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from crysatom.config import FeaturizeConfig
+from crysatom.config import FeaturizeConfig, Limits
 from crysatom.config.downstream import default
-from crysatom.crystals.checks import Limits
 from crysatom.crystals.table import GRAPH_COLUMNS, read_table, write_table
 from crysatom.graphs.batch import GraphTensors, select
 from crysatom.graphs.featurize import featurize_plain
@@ -81,7 +80,7 @@ def measure(predictor: str, table: Path, arguments: argparse.Namespace, folder: 
     rounds = range(arguments.rounds)
     graph_ms = median(cpu_ms(lambda: make_graphs(crystals, config.graph, Limits()), count) for _ in rounds)
     out = folder / predictor
-    featurize_plain(FeaturizeConfig(data=str(table), out=str(out), **dataclasses.asdict(config.graph)))
+    featurize_plain(FeaturizeConfig.of(data=str(table), out=str(out), **dataclasses.asdict(config.graph)))
     every = GraphTensors.of(load(out))
     graphs: list[GraphTensors] = []
     condensing_ms = cpu_ms(lambda: graphs.append(condensed(every)), count)

@@ -118,7 +118,11 @@ class OurRun:
         self.config, self.epochs = config, 0
         data = resident_data(config, shards, torch.device("cpu"))
         self.loop = Loop(
-            build(config, element_features(config.node_features)), data.train, None, config, PlainContext(folder)
+            build(config, element_features(config.encoder.node_features)),
+            data.train,
+            None,
+            config,
+            PlainContext(folder),
         )
         self.crystals = len(data.train.crystals)  # type: ignore[attr-defined]
 
@@ -156,13 +160,18 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     cifs = folder / "cif"
     cifs.mkdir()
     files = write_cifs(arguments.table, arguments.crystals, cifs)
-    ingest, report = timed(len(files), lambda: ingest_plain(IngestConfig(source=str(cifs), out=str(folder / "table"))))
+    ingest, report = timed(
+        len(files), lambda: ingest_plain(IngestConfig.of(source=str(cifs), out=str(folder / "table")))
+    )
     ours = {}
     featurize = {}
     for name, config in {"default": default(), "paper": paper()}.items():
         shards = folder / f"shards-{name}"
-        job = FeaturizeConfig(
-            data=str(report.table), out=str(shards), ties=config.ties, pad_short_lists=config.pad_short_lists
+        job = FeaturizeConfig.of(
+            data=str(report.table),
+            out=str(shards),
+            ties=config.graph.ties,
+            pad_short_lists=config.graph.pad_short_lists,
         )
         featurize[name], _ = timed(len(files), lambda job=job: featurize_plain(job))
         chosen = replace(
@@ -171,7 +180,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             holdout_fraction=0.0,
             selection="last",
             batch_size=arguments.batch_size,
-            node_features=str(arguments.features) if name == "paper" else config.node_features,
+            node_features=str(arguments.features) if name == "paper" else config.encoder.node_features,
         )
         ours[name] = OurRun(chosen, shards, folder / f"run-{name}")
     theirs = PublishedRun(files, arguments.features, arguments.dim, arguments.batch_size)

@@ -64,7 +64,7 @@ def make_graphs(crystals: pa.Table, folder: Path, spec: GraphSpec = GRAPH) -> Gr
     write_table(crystals, folder / "crystals.parquet")
     out = folder / spec.ties
     featurize_plain(
-        FeaturizeConfig(
+        FeaturizeConfig.of(
             data=str(folder / "crystals.parquet"),
             out=str(out),
             ties=spec.ties,

@@ -1,6 +1,6 @@
 """SkipAtom and Atom2Vec on a crystal table: minutes, memory, and how like the published vectors they are.
 
-    python benchmarks/rival_vectors.py --data mp_pool.parquet --out /tmp/vec --published atom_vectors/
+    python benchmarks/rival_vectors.py --data graphs/mp_pool --out rivals --published atom_vectors/
 
 Runs jobs/vectors.py as a user would, samples the resident memory of its processes, and correlates the cosine
 similarities of all pairs of elements that two tables have in common.

@@ -1,18 +1,20 @@
 """A long pretraining, watched: does any process grow, are files or Ray objects left behind?
 
     python benchmarks/soak.py --data SHARDS --work FOLDER --minutes 47
-    python benchmarks/soak.py --draw
+    python benchmarks/soak.py     # rewrites the section of long_runs.md from results/soak.json
 
-The job is ``jobs/pretrain.py --loader streamed --num-workers 2`` on a Ray of its own. When the time is over it is asked
-to end, as by a user or a batch system. Figures go to ``results/soak.json``, the picture to ``soak.svg``; the last
-command draws it again from the figures.
+The job is ``jobs/pretrain.py --loader streamed --num-workers 2`` on a Ray of its own. When the time is over it gets
+SIGTERM, as from a user or a batch system. Slopes and levels go to ``results/soak.json``, the picture to ``soak.png``;
+the samples are not kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import re
+import shlex
 import signal
 import sys
 import time
@@ -23,18 +25,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from PIL import Image
 from watching import Watched, contents, slope, watch
 
-from crysatom.report.style import BLUE, GRAY, ORANGE, PAGE_INCHES, clean, new_figure
+from crysatom.figures.style import BLUE, GRAY, ORANGE, PAGE_INCHES, clean, new_figure
 from crysatom.text_tables import markdown
 from crysatom.tracking.environment import environment_tags
 from crysatom.training.machine import hardware
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "soak.json"
-PICTURE = Path(__file__).parent / "soak.svg"
+PICTURE = Path(__file__).parent / "soak.png"
 PAGE = Path(__file__).parent / "long_runs.md"
 BEGIN, END = "<!-- Written by benchmarks/soak.py: -->", "<!-- End of what it writes. -->"
+
+Curves = dict[str, dict[str, list[float]]]
+"""Medians and peaks of half minutes, by quantity."""
 
 EPOCH = r"^epoch .* ([\d,]+) crystals/s"
 """The line in which the job tells of an epoch."""
@@ -53,8 +59,8 @@ COUNTS = {
 }
 
 
-def soak(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run the job, watch it, and return the figures."""
+def soak(arguments: argparse.Namespace) -> tuple[dict[str, Any], Curves]:
+    """Run the job and watch it; return the figures and the curves of the picture."""
     folder: Path = arguments.work
     out = folder / "runs"
     command = [sys.executable, str(ROOT / "jobs" / "pretrain.py"), "--data", arguments.data, "--out", str(out)]
@@ -73,14 +79,13 @@ def soak(arguments: argparse.Namespace) -> dict[str, Any]:
     warm_up = 60 * arguments.warm_up_minutes
     left, left_mb = contents(folder / "tmp")
     rates = [float(rate.replace(",", "")) for rate in re.findall(EPOCH, (folder / "job.log").read_text(), re.MULTILINE)]
-    return {
-        "command": " ".join(["jobs/pretrain.py", *command[2:]]),
+    figures = {
+        "command": shlex.join(["jobs/pretrain.py", *command[2:]]).replace(f"{folder}/", ""),
         "minutes": round(seen.seconds / 60, 1),
         "returncode": seen.returncode,
         "epochs": len(rates),
         "crystals_per_second": round(float(np.median(rates))),
         "warm_up_minutes": arguments.warm_up_minutes,
-        "peak_mb": seen.peaks(),
         "memory": memory_slopes(seen.processes, warm_up),
         "open_files": file_slopes(seen.processes, warm_up),
         "counts": count_slopes(seen.system, warm_up),
@@ -94,10 +99,10 @@ def soak(arguments: argparse.Namespace) -> dict[str, Any]:
             "temporary_mb": round(left_mb, 1),
             "temporary_files_by_folder": by_folder(folder / "tmp"),
         },
-        "curves": curves(seen),
         "date": time.strftime("%Y-%m-%d"),
         "environment": environment_tags(hardware()),
     }
+    return figures, curves(seen)
 
 
 def memory_slopes(processes: pd.DataFrame, warm_up: float) -> dict[str, dict[str, Any]]:
@@ -141,16 +146,14 @@ def by_folder(folder: Path) -> dict[str, int]:
     return found
 
 
-def curves(seen: Watched, block: float = 30.0) -> dict[str, dict[str, list[float]]]:
+def curves(seen: Watched, block: float = 30.0) -> Curves:
     """Return the curves as medians and peaks of half minutes: private memory by kind, files, objects."""
     private, files = by_time(seen.processes, "private"), by_time(seen.processes, "files").sum(axis=1)
     table = pd.DataFrame({**{f"private/{kind}": private[kind] for kind in private}, "open_files": files})
     system = seen.system.set_index("seconds")
     table = table.join(system[[*COUNTS]], how="left")
     groups = table.groupby((table.index.to_numpy(float) // block).astype(int))
-    result: dict[str, dict[str, list[float]]] = {
-        "minutes": {"middle": [round((k + 0.5) * block / 60, 2) for k in groups.groups]}
-    }
+    result: Curves = {"minutes": {"middle": [round((k + 0.5) * block / 60, 2) for k in groups.groups]}}
     for name in table:
         result[str(name)] = {
             "median": groups[name].median().round(1).bfill().fillna(0).tolist(),
@@ -159,17 +162,18 @@ def curves(seen: Watched, block: float = 30.0) -> dict[str, dict[str, list[float
     return result
 
 
-def draw(figures: dict[str, Any], path: Path, shown: int = 6) -> None:
+def draw(figures: dict[str, Any], lines: Curves, path: Path, shown: int = 6) -> None:
     """Draw memory of every kind of process against time, and open files and Ray objects beneath.
 
     Args:
         figures: Of :func:`soak`.
-        path: File to write.
+        lines: Of :func:`curves`.
+        path: PNG file to write.
         shown: Kinds with a curve of their own in the first panel; the others have the second, with its finer scale.
 
     """
-    minutes = np.array(figures["curves"]["minutes"]["middle"])
-    kinds = {name.removeprefix("private/"): c for name, c in figures["curves"].items() if name.startswith("private/")}
+    minutes = np.array(lines["minutes"]["middle"])
+    kinds = {name.removeprefix("private/"): line for name, line in lines.items() if name.startswith("private/")}
     order = sorted(kinds, key=lambda kind: -float(np.median(kinds[kind]["median"])))
     figure = new_figure(PAGE_INCHES, 9.2)
     rows = figure.subplots(4, 1, sharex=True, height_ratios=[2.4, 4, 1.2, 1.2])
@@ -179,8 +183,8 @@ def draw(figures: dict[str, Any], path: Path, shown: int = 6) -> None:
         axes.set_ylabel("Private memory (MB)", fontsize=9)
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=6.5, frameon=False, labelspacing=0.3, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _count(rows[2], minutes, figures, "open_files", "Open files", BLUE)
-    _count(rows[3], minutes, figures, "objects", "Ray objects", ORANGE)
+    _count(rows[2], minutes, lines["open_files"], "Open files", BLUE)
+    _count(rows[3], minutes, lines["objects"], "Ray objects", ORANGE)
     for axes in rows:
         clean(axes)
         axes.axvspan(0, figures["warm_up_minutes"], color="#f2f2f2", lw=0, zorder=0)
@@ -191,7 +195,9 @@ def draw(figures: dict[str, Any], path: Path, shown: int = 6) -> None:
     )
     rows[3].set_xlabel("Minutes", fontsize=9)
     rows[3].set_xlim(0, float(minutes[-1]))
-    figure.savefig(path, metadata={"Date": None})
+    whole = io.BytesIO()
+    figure.savefig(whole, dpi=100)
+    Image.open(whole).convert("RGB").quantize(64).save(path, optimize=True)  # a quarter of the bytes
 
 
 PALETTE = (
@@ -216,8 +222,7 @@ def named(figures: dict[str, Any], kind: str) -> str:
     return f"{kind[0].upper()}{kind[1:]}\n{found['per_hour']:+.1f} MB/h [{found['low']:.1f}, {found['high']:.1f}]"
 
 
-def _count(axes: Axes, minutes: np.ndarray, figures: dict[str, Any], name: str, label: str, color: str) -> None:
-    curve = figures["curves"][name]
+def _count(axes: Axes, minutes: np.ndarray, curve: dict[str, list[float]], label: str, color: str) -> None:
     axes.plot(minutes, curve["median"], color=color, lw=1.3, label="median of half a minute")
     axes.plot(minutes, curve["peak"], color=color, lw=0.7, alpha=0.5, label="peak of half a minute")
     axes.set_ylabel(label, fontsize=9)
@@ -251,15 +256,15 @@ def summary(figures: dict[str, Any]) -> str:
     return f"""\
 {figures["date"]}; {made_by["hardware"]}; {versions}; commit {made_by["mlflow.source.git.commit"][:8]}.
 {figures["minutes"]:.0f} minutes, {figures["epochs"]} epochs (median {figures["crystals_per_second"]} crystals/s),
-{figures["samples"]} samples, {figures["missed_samples"]} of them without Ray's counts (while it starts and ends);
-{figures["spilled_mb"]:.0f} MB spilled. The first {figures["warm_up_minutes"]:.0f} minutes are left out of the slopes.
+{figures["samples"]} samples, {figures["missed_samples"]} of them without Ray's counts (during startup and shutdown);
+{figures["spilled_mb"]:.0f} MB spilled. The slopes exclude the first {figures["warm_up_minutes"]:.0f} minutes.
 
 ![Memory of each kind of process, open files and Ray objects against time]({PICTURE.name})
 
 {table(figures)}
 
-Left after the end: {len(left["processes"])} processes; {len(left["in_dev_shm"])} new entries in /dev/shm (by any
-program of the machine); {left["temporary_files"]} files ({left["temporary_mb"]} MB) in the temporary folder,
+Left after the end: {len(left["processes"])} processes; {len(left["in_dev_shm"])} new entries in /dev/shm (of any
+program on the machine); {left["temporary_files"]} files ({left["temporary_mb"]} MB) in the temporary folder,
 {logs} of them Ray's logs."""
 
 
@@ -271,7 +276,7 @@ def write_page(figures: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Soak, or draw what a soak found."""
+    """Soak, or write the page from what the last soak found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="", help="folder of graph shards")
     parser.add_argument(
@@ -285,15 +290,14 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--every", type=float, default=5.0, help="seconds between samples")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--draw", action="store_true", help="only draw the figures of the last soak")
     arguments = parser.parse_args()
-    if not arguments.draw:
-        if not (arguments.data and arguments.work):
-            parser.error("a soak needs --data and --work")
-        figures = soak(arguments)
+    if bool(arguments.data) != bool(arguments.work):
+        parser.error("a soak needs both --data and --work")
+    if arguments.data:
+        figures, lines = soak(arguments)
         arguments.results.write_text(json.dumps(figures, indent=1) + "\n")
+        draw(figures, lines, PICTURE if arguments.results == RESULTS else arguments.results.with_suffix(".png"))
     figures = json.loads(arguments.results.read_text())
-    draw(figures, PICTURE if arguments.results == RESULTS else arguments.results.with_suffix(".svg"))
     if arguments.results == RESULTS:
         write_page(figures)
     print(table(figures))

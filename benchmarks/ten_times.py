@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 import time
@@ -56,7 +57,7 @@ def measure(copies: int, arguments: argparse.Namespace) -> dict[str, Any]:
         seen = watch(command, folder / name, out=out, environment=limit)
         if seen.returncode:
             sys.exit(f"error: {name} ended with {seen.returncode}: see {folder / name / 'job.log'}")
-        steps[name] = {"command": " ".join(command[1:]).replace(f"{ROOT}/", ""), **figures(seen, folder / name / "tmp")}
+        steps[name] = {"command": as_typed(command, arguments.work), **figures(seen, folder / name / "tmp")}
         print(json.dumps(steps[name]["peak_mb"]), flush=True)
         shutil.rmtree(folder / name / "tmp")
     crystals = counts(table, shards)
@@ -72,6 +73,11 @@ def measure(copies: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "stream_mb": round(stream_bytes(shards) / MB),
         "steps": steps,
     }
+
+
+def as_typed(command: list[str], work: Path) -> str:
+    """Return a command without the folders of this machine."""
+    return shlex.join(command[1:]).replace(f"{ROOT}/", "").replace(f"{work}/", "")
 
 
 def sites(vectors: Path) -> int:
@@ -139,10 +145,11 @@ def compared(one: dict[str, Any], ten: dict[str, Any]) -> dict[str, dict[str, li
 
 def table(result: dict[str, Any]) -> str:
     """Return the peaks as a Markdown table: resident memory of each kind of process in both steps, both sizes."""
-    steps, kinds = ("featurize", "pretrain"), result["peak_rss_mb_small_large"]["pretrain"]
+    peak_of = compared(result["small"], result["large"])
+    steps, kinds = ("featurize", "pretrain"), peak_of["pretrain"]
     rows = []
     for kind in kinds:
-        peaks = [result["peak_rss_mb_small_large"][step].get(kind, ["", ""]) for step in steps]
+        peaks = [peak_of[step].get(kind, ["", ""]) for step in steps]
         rows.append([kind, *(f"{peak:,}" if peak != "" else "" for pair in peaks for peak in pair)])
     return markdown(["peak resident MB", "featurize", "", "pretrain", ""], rows, "lrrrr").rstrip()
 
@@ -161,7 +168,6 @@ def main() -> None:
     result = {
         "small": one,
         "large": ten,
-        "peak_rss_mb_small_large": compared(one, ten),
         "settings": {"copies": list(arguments.copies), "store_mb": arguments.store_mb},
         "date": time.strftime("%Y-%m-%d"),
         "load_average": {"before": load, "after": psutil.getloadavg()[1]},

@@ -31,7 +31,7 @@ def run(main: Callable[[], int | None], kept: str = "nothing", *, resumes: bool 
         resumes: Whether ``--resume`` goes on from there.
 
     """
-    from crysatom.pipelines.ending import INTERRUPTED, UNREAD, how_to_go_on, say, told
+    from crysatom.runs.ending import INTERRUPTED, UNREAD, how_to_go_on, say, told
 
     debug = DEBUG in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != DEBUG]
@@ -68,8 +68,8 @@ def begin(config: Any, *, names: Sequence[str] = (), out_is_file: bool = False) 
     """Set up the process, and refuse at once, not after ten seconds of imports, what cannot be done.
 
     Args:
-        config: Of the job.
-        names: Of the folders in ``out`` that it will use, where they are known.
+        config: Configuration of the job.
+        names: Names of the folders in ``out`` that the job will use, where they are known.
         out_is_file: Whether ``out`` is a file, rather than a folder.
 
     Raises:
@@ -78,13 +78,13 @@ def begin(config: Any, *, names: Sequence[str] = (), out_is_file: bool = False) 
     """
     set_up_process()
     from crysatom.crystals.sources import require_source
-    from crysatom.pipelines.places import find, require_file, require_folder, resolve
+    from crysatom.runs.paths import find, require_file, require_folder, resolve
 
-    given = [getattr(config, name, "") for name in ("source", "data", "measured")]
-    for source in (*given, *getattr(config, "inputs", ())):
+    given = config.flat()
+    for source in (*(given.get(name, "") for name in ("source", "data", "measured")), *given.get("inputs", ())):
         if source:
             require_source(str(find(source)))
-    out = resolve(config.out)
+    out = resolve(given["out"])
     if out_is_file:
         require_file(out)
     else:

@@ -8,7 +8,7 @@ def main() -> None:
     from crysatom.config import DownstreamConfig, parse
 
     config = parse(DownstreamConfig)
-    bootstrap.begin(config, names=[f"{config.name}-seed{seed}" for seed in config.seeds if config.name])
+    bootstrap.begin(config, names=[f"{config.output.name}-seed{seed}" for seed in config.seeds if config.output.name])
     from crysatom.pipelines.downstream import describe, run
 
     print(describe(run(config)))

@@ -12,7 +12,7 @@ def main() -> None:
     config = parse(FeaturizeConfig)
     bootstrap.begin(config)
     from crysatom.cluster.featurize import featurize
-    from crysatom.pipelines.places import find, resolve
+    from crysatom.runs.paths import find, resolve
 
     config = dataclasses.replace(config, data=str(find(config.data)), out=str(resolve(config.out)))
     bootstrap.start_ray()

@@ -16,7 +16,7 @@ def main() -> int:
     bootstrap.begin(config)
     from crysatom.cluster.ingest import ingest
     from crysatom.crystals.quarantine import describe_reasons
-    from crysatom.pipelines.places import find, resolve
+    from crysatom.runs.paths import find, resolve
 
     config = dataclasses.replace(config, source=str(find(config.source)), out=str(resolve(config.out)))
     report = ingest(config, bootstrap.start_ray)

@@ -8,7 +8,7 @@ def main() -> None:
     from crysatom.config import PretrainConfig, parse
 
     config = parse(PretrainConfig)
-    bootstrap.begin(config, names=[config.name])
+    bootstrap.begin(config, names=[config.output.name])
     from crysatom.pipelines.pretraining import describe, run
 
     print(describe(run(config)))

@@ -9,7 +9,7 @@ def main() -> None:
 
     config = parse(ReportConfig)
     bootstrap.begin(config, out_is_file=True)
-    from crysatom.pipelines.report import describe, run
+    from crysatom.report.pipeline import describe, run
 
     print(describe(run(config)))
 

@@ -8,8 +8,8 @@ def main() -> int:
     from crysatom.config import parse_study
 
     config = parse_study()
-    bootstrap.begin(config, names=[config.name])
-    from crysatom.pipelines.studies import run
+    bootstrap.begin(config, names=[config.output.name])
+    from crysatom.studies.pipeline import run
 
     said, code = run(config)
     print(said)

@@ -11,9 +11,9 @@ def main() -> int:
     from crysatom.config import TuneConfig, load_space, parse
 
     config = parse(TuneConfig)
-    bootstrap.begin(config, names=[config.name])
-    from crysatom.pipelines.trial_record import FAILED_TRIAL, FINISHED
-    from crysatom.pipelines.tuning import describe, run
+    bootstrap.begin(config, names=[config.output.name])
+    from crysatom.sweeps.record import FAILED_TRIAL, FINISHED
+    from crysatom.sweeps.sweep import describe, run
 
     sweep = run(config, load_space(config.space, bootstrap.SEARCH_SPACES))
     print(describe(sweep))

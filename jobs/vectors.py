@@ -8,7 +8,7 @@ def main() -> None:
     from crysatom.config import VectorsConfig, parse
 
     config = parse(VectorsConfig)
-    bootstrap.begin(config, names=[config.name])
+    bootstrap.begin(config, names=[config.output.name])
     from crysatom.pipelines.vectors import describe, run
 
     print(describe(run(config)))

@@ -1,4 +1,4 @@
-"""Several processes that do the same thing at the same time, again and again."""
+"""Run the same tasks in several processes at the same time, repeatedly."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 WAIT_SECONDS = 300.0
-"""After which a process no longer waits for the others: one of them has died."""
+"""Timeout of a process that waits for the others: one of them has died."""
 
 Work = Callable[[int, Path], str]
 
 
 def at_once(num_processes: int, tasks: list[tuple[Work, Path]]) -> list[list[str]]:
-    """Return what each process said of each task: ``result[task][process]``.
+    """Return the answer of each process to each task: ``result[task][process]``.
 
     Args:
-        num_processes: That start with a task together.
-        tasks: One after the other: what is done, given the number of its process, and where. What a process holds
-            then, it may hold until all have answered: it goes on to the next task only then.
+        num_processes: Number of processes that start each task together.
+        tasks: Consecutive tasks: a function of the process number, and a folder. A process keeps what the task
+            acquired until all have answered; only then it starts the next task.
 
     """
     context = multiprocessing.get_context("spawn")
@@ -45,7 +45,7 @@ def _worker(barrier: Barrier, tasks: list[tuple[Work, Path]], number: int, answe
         barrier.wait(WAIT_SECONDS)
         try:
             said.append(work(number, place))
-        except Exception as error:  # noqa: BLE001 - it is the answer; the others must not wait for one that died
+        except Exception as error:  # noqa: BLE001 - the error is the answer; the others must not wait
             said.append(f"{type(error).__name__}: {error}")
         barrier.wait(WAIT_SECONDS)
     answers.put((number, said))

@@ -1,4 +1,4 @@
-"""A headless Chromium for tests: what a page becomes in it, and how that looks."""
+"""Headless Chromium for tests: the DOM and a screenshot of a page."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from PIL import Image
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 TIMEOUT_S = 120
 ATTEMPTS = 3
-"""A page of MLflow asks for its data when it is there; on a busy machine not all has come when the picture is taken."""
+"""An MLflow page requests its data after loading; on a busy machine, some is missing when the screenshot is taken."""
 
 
 def require_chromium() -> str:
-    """Return the browser's path, or skip."""
+    """Return the path of the browser, or skip the test."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         pytest.skip(
@@ -31,12 +31,12 @@ def require_chromium() -> str:
 
 @dataclass(frozen=True)
 class Seen:
-    """A page as a browser has it.
+    """Page as rendered by a browser.
 
     Attributes:
-        dom: After its scripts ran.
-        console: What the browser wrote.
-        picture: ``(height, width, 3)`` colors.
+        dom: DOM after its scripts ran.
+        console: Console output of the browser.
+        picture: Screenshot, ``(height, width, 3)`` colors.
 
     """
 
@@ -46,14 +46,14 @@ class Seen:
 
     @property
     def colors(self) -> int:
-        """How many different ones there are."""
+        """Number of distinct colors."""
         return len(np.unique(self.picture.reshape(-1, 3), axis=0))
 
 
 def look(
     url: str, picture: Path, *, size: tuple[int, int], until: Callable[[str], bool], flags: tuple[str, ...] = ()
 ) -> Seen:
-    """Open a page, again if it does not hold yet what it should; keep a picture of it."""
+    """Open a page, repeatedly until ``until`` accepts its DOM; save a screenshot."""
     chromium = require_chromium()
     command = [
         chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr",

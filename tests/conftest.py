@@ -1,4 +1,4 @@
-"""What all tests share: seeds, threads, the embedded crystals, one Ray and one pool of gloo workers."""
+"""Shared fixtures: seeds, threads, the embedded crystals, one Ray and one pool of gloo workers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests import gloo
 REPOSITORY = Path(__file__).resolve().parents[1]
 PLATFORM = REPOSITORY / "platform"
 
-torch.set_num_threads(1)  # tensors in tests are small: threads would wait for each other
+torch.set_num_threads(1)  # tensors in tests are small: more threads would only wait
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,7 +46,7 @@ def _gloo_workers() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
-    """Folder of labeled crystals, which the repository does not carry."""
+    """Folder of labeled crystals, which are not in the repository."""
     folder = os.environ.get("CRYSATOM_TEST_DATA")
     if not folder:
         pytest.skip("needs labeled crystals: set CRYSATOM_TEST_DATA to the folder of jarvis_dft_3d.parquet")
@@ -58,17 +58,17 @@ def test_data() -> Path:
 
 @pytest.fixture(scope="session")
 def prototypes(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
-    """The 288 real crystals that pymatgen carries, as a crystal table."""
+    """The 288 real crystals in pymatgen, as a crystal table."""
     from crysatom.crystals.ingest import ingest_plain
     from crysatom.crystals.table import read_table
 
-    report = ingest_plain(IngestConfig(source=EMBEDDED_SOURCE, out=str(tmp_path_factory.mktemp("prototypes"))))
+    report = ingest_plain(IngestConfig.of(source=EMBEDDED_SOURCE, out=str(tmp_path_factory.mktemp("prototypes"))))
     return read_table(report.table)
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """One local Ray for all tests that need it: starting one takes ten seconds."""
+    """One local Ray for all tests that need it: its start takes ten seconds."""
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))  # else Ray writes one into the home folder
     import ray
 

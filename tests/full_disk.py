@@ -1,4 +1,4 @@
-"""Disks that are really full, for tests."""
+"""Full disks for tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def can_mount(place: Path) -> bool:
-    """Tell whether this process may mount a file system: root on a machine of its own may."""
+    """Return whether this process may mount a file system, as root on its own machine."""
     place.mkdir(exist_ok=True)
     if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(place)], capture_output=True, check=False).returncode:
         return False
@@ -20,7 +20,7 @@ def can_mount(place: Path) -> bool:
 
 @contextmanager
 def small_disk(place: Path, size: int) -> Iterator[Path]:
-    """Mount a file system of so many bytes, rounded up to pages."""
+    """Mount a file system of ``size`` bytes, rounded up to pages."""
     place.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], check=True)
     try:
@@ -31,7 +31,7 @@ def small_disk(place: Path, size: int) -> Iterator[Path]:
 
 @contextmanager
 def files_no_larger_than(size: int) -> Iterator[None]:
-    """Let no file of this process grow beyond so many bytes: a limit that needs no rights."""
+    """Limit the size of files of this process, in bytes; this needs no privileges."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

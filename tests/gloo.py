@@ -1,7 +1,7 @@
-"""Run a function on several gloo workers, as data-parallel training would, within milliseconds.
+"""Run a function on several gloo workers, as in data-parallel training, within milliseconds.
 
-Starting a process and importing torch takes seconds, so workers are kept and used again; every call
-joins a process group of its own, so that no call sees another's state.
+Starting a process and importing torch takes seconds, so workers are kept and reused. Every call has its own process
+group, so that no call sees another's state.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ import torch
 import torch.distributed as dist
 
 CLOSED_CONNECTION_GRACE = 1.0
-"""Seconds that the other workers have to report after one has failed."""
+"""Seconds for the other workers to report after one has failed."""
 
 
 class WorkerError(RuntimeError):
-    """A worker raised, died or did not answer in time; the message holds its traceback."""
+    """Raised if a worker raised, died or did not answer in time; the message has its traceback."""
 
 
 class _Tensor(NamedTuple):
-    """A tensor on its way through a pipe, where torch would put it into shared memory."""
+    """Tensor in a pipe, for which torch would use shared memory."""
 
     array: np.ndarray
 
@@ -53,7 +53,7 @@ def _to_array(tensor: torch.Tensor) -> np.ndarray:
 
 
 class _Call(NamedTuple):
-    """What a worker needs to know to take its part."""
+    """Call that is sent to a worker."""
 
     module: str
     function: str
@@ -65,7 +65,7 @@ class _Call(NamedTuple):
 
 
 class _Worker:
-    """A process that waits for calls."""
+    """Process that waits for calls."""
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -84,13 +84,13 @@ _workers: list[_Worker] = []
 
 
 def run_workers(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 60.0) -> list[Any]:
-    """Call ``function(*args)`` on each worker of a gloo group and return what each returned, in order of rank.
+    """Call ``function(*args)`` on each worker of a gloo group and return the results in order of rank.
 
     Args:
-        function: Importable by name (at the top of its module). It finds out its rank from ``torch.distributed``.
+        function: Importable by name (at the top of its module). It gets its rank from ``torch.distributed``.
         world_size: Number of workers.
-        *args: The same for every worker; tensors arrive as copies.
-        timeout: Seconds until all must have answered, on top of the start of new workers.
+        *args: Arguments, equal for every worker; tensors arrive as copies.
+        timeout: Seconds until all must have answered, in addition to the start of new workers.
 
     Returns:
         One result per rank; tensors in dicts, lists and tuples come back as numpy arrays.
@@ -124,7 +124,7 @@ def close() -> None:
 
 
 def _collect(workers: list[_Worker], function: Callable[..., Any], timeout: float) -> dict[int, Any]:
-    """Wait for all answers; after the first failure only for what explains it."""
+    """Wait for all answers; after the first failure, only shortly for further errors."""
     answers: dict[int, Any] = {}
     failures: dict[int, str] = {}
     pending = {worker.connection: rank for rank, worker in enumerate(workers)}
@@ -138,7 +138,7 @@ def _collect(workers: list[_Worker], function: Callable[..., Any], timeout: floa
             assert isinstance(connection, Connection)
             kind, content = _receive(connection)
             if kind == "ready":
-                # The clock runs from the moment that the last of them has imported torch and the function.
+                # The timeout starts when the last worker has imported torch and the function.
                 deadline = time.monotonic() + timeout
                 continue
             (answers if kind == "returned" else failures)[pending.pop(connection)] = content
@@ -176,7 +176,7 @@ def _serve(connection: Connection) -> None:
             return
         try:
             answer = ("returned", _call(connection, call))
-        except BaseException:  # noqa: BLE001 - whatever it was, the test must see it
+        except BaseException:  # noqa: BLE001 - the test must see any error
             answer = ("raised", traceback.format_exc())
         connection.send(answer)
 
@@ -197,7 +197,7 @@ def _call(connection: Connection, call: _Call) -> Any:
     )
     try:
         answer = _map(function(*args), torch.Tensor, _to_array)
-        dist.barrier()  # a worker that leaves before the others have joined would break their start
+        dist.barrier()  # a worker that leaves before the others have joined would make them fail
         return answer
     finally:
         dist.destroy_process_group()

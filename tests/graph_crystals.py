@@ -1,4 +1,4 @@
-"""Real crystals, awkward descriptions of them, and a neighbor search that shares nothing with ours."""
+"""Real crystals, unusual descriptions of them, and an independent neighbor search."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch_geometric.data import Batch
 
-from crysatom.config import GraphSpec
-from crysatom.crystals.checks import Limits
+from crysatom.config import GraphSpec, Limits
 from crysatom.crystals.examine import examine
 from crysatom.crystals.sources import read_source
 from crysatom.crystals.table import STRUCTURE_FIELDS, Crystal, Structures, to_table
@@ -26,14 +25,14 @@ from crysatom.names import ATOMIC_NUMBERS, EMBEDDED_SOURCE, FRAC_COORDS, LATTICE
 
 @functools.cache
 def prototypes() -> list[Crystal]:
-    """The 288 crystals that pymatgen carries."""
+    """The 288 crystals in pymatgen."""
     crystals = [examine(record, Limits()) for record in read_source(EMBEDDED_SOURCE)]
     assert all(isinstance(c, Crystal) for c in crystals)
     return crystals
 
 
 def small(limit: int, count: int) -> list[Crystal]:
-    """Every few of the prototypes with at most ``limit`` atoms."""
+    """Evenly chosen prototypes with at most ``limit`` atoms."""
     found = [c for c in prototypes() if len(c.atomic_numbers) <= limit]
     return found[:: max(1, len(found) // count)][:count]
 
@@ -121,7 +120,7 @@ def batch_of(crystals: list[Crystal], spec: GraphSpec) -> Batch:
 
 
 def brute_force(crystal: Crystal, cutoff: float) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """All neighbors within the cutoff of each atom: (neighbor, image, distance), by looking at every image.
+    """All neighbors within the cutoff of each atom, by a search over all images: (neighbor, image, distance).
 
     A vector of length r has a fractional component k of at most r times the length of the reciprocal vector k.
     """
@@ -151,7 +150,7 @@ def expected_edges(crystal: Crystal, spec: GraphSpec) -> list[set[tuple[int, ...
 
 
 def as_batch(crystals: list[Crystal]) -> pa.RecordBatch:
-    """The columns that graphs are made from; unlike a crystal table, of any content."""
+    """The columns from which graphs are made; unlike in a crystal table, values are arbitrary."""
     rows = [
         {
             MATERIAL_ID: c.material_id,

@@ -1,4 +1,4 @@
-"""A real server, and a proxy before it that loses answers."""
+"""A real MLflow server, and a proxy that loses responses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def serve(directory: Path, port: int) -> subprocess.Popen[bytes]:
 
 
 class LosesAnswers(ThreadingHTTPServer):
-    """Passes requests on to a server, and the answers back but for some: those are cut off."""
+    """Proxy that forwards requests and responses, but drops the connection for some responses."""
 
     def __init__(self, port: int) -> None:
         super().__init__(("127.0.0.1", 0), _PassOn)
@@ -73,7 +73,7 @@ class _PassOn(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - called so
+    do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - names of the base class
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""

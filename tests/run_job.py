@@ -1,4 +1,4 @@
-"""Run a job's file as Python would, but in this process: a process of its own imports for six seconds first."""
+"""Run a job's file as Python would, but in this process: imports of a new process take six seconds."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.conftest import REPOSITORY
 
 
 def run_here(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``jobs/NAME.py`` in the working directory, of which the environment is to be this process's.
+    """Run ``jobs/NAME.py`` in the working directory, with the environment of this process.
 
-    What jobs change in their process (handlers of logging and of signals) is changed back.
+    Handlers of logging and of signals that a job sets are restored.
     """
     file = str(REPOSITORY / "jobs" / f"{name}.py")
     root, out, err = logging.getLogger(), io.StringIO(), io.StringIO()
@@ -27,7 +27,7 @@ def run_here(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", [file, *arguments])
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        root.handlers[:] = []  # else the job's own does not come in
+        root.handlers[:] = []  # otherwise the job does not install its own
         try:
             runpy.run_path(file, run_name="__main__")
             code = 0

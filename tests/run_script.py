@@ -1,4 +1,4 @@
-"""Run a few lines of Python in a process of their own, which has imported nothing yet."""
+"""Run a few lines of Python in a new process without imports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.conftest import PLATFORM, REPOSITORY
 
 
 def run_script(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run lines that may import ``crysatom`` and ``tests``."""
+    """Run a script that may import ``crysatom`` and ``tests``."""
     return subprocess.run(
         [sys.executable, "-c", script, *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PLATFORM), str(REPOSITORY)]), **environment},

@@ -1,4 +1,4 @@
-"""Small models in folders, untrained, for tests of what is done with saved ones."""
+"""Small untrained models in folders, for tests of saved models."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from crysatom.config import GraphSpec
+from crysatom.models.files import ModelInfo, save_model
 from crysatom.names import SYMBOLS
 from crysatom.predictors.base import PredictorSpec
 from crysatom.predictors.registry import build_predictor
-from crysatom.training.model_files import ModelInfo, save_model
 from crysatom.training.normalizer import Normalizer
 from crysatom.training.regression import Regression
 from crysatom.vectors.given import given_vectors
@@ -32,7 +32,7 @@ def write_model(
     predictor: str = "cgcnn",
     **info: Any,
 ) -> Path:
-    """Write a model of random weights whose vectors cover some elements; returns the folder."""
+    """Write a model with random weights whose vectors cover some elements; return the folder."""
     torch.manual_seed(seed)
     numbers = np.array([SYMBOLS.index(symbol) + 1 for symbol in elements])
     every = given_vectors("random:0:8")

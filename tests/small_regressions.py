@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from crysatom.config import DownstreamConfig
-from crysatom.pipelines.labeled import Labeled, labeled
+from crysatom.inputs.labels import Labeled, labeled
 from tests.small_runs import make_shards
 
 SMALL: dict[str, Any] = {
@@ -22,11 +22,11 @@ SMALL: dict[str, Any] = {
 
 def tiny(**options: Any) -> DownstreamConfig:
     """Return a configuration whose epoch takes milliseconds."""
-    return DownstreamConfig(**{**SMALL, **options})
+    return DownstreamConfig.of(**{**SMALL, **options})
 
 
 def volumes(folder: Path, config: DownstreamConfig, count: int = 50) -> Labeled:
-    """Return volumes per atom of some small crystals, as the job reads them."""
+    """Return volumes per atom of some small crystals, read as in the job."""
     if not (folder / "graphs").exists():
         make_shards(folder, count=count)
-    return labeled(config, folder / "graphs", folder / "crystals.parquet")
+    return labeled(config, folder / "graphs", folder / "crystals.parquet", "")

@@ -1,4 +1,4 @@
-"""Small real pretrainings for tests: crystals, shards, configurations, and what two runs must share."""
+"""Small real pretrainings for tests: crystals, shards, configurations, and comparable metrics."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from crysatom.config import FeaturizeConfig, PretrainConfig
+from crysatom.config import DownstreamConfig, FeaturizeConfig, PretrainConfig
 from crysatom.graphs.featurize import featurize_plain
+from crysatom.inputs.graphs import prepare
 from crysatom.training.pretrain import PretrainData, resident_data
 from tests.graph_crystals import small, write_table
 
@@ -20,7 +21,7 @@ TIMINGS = {"seconds", "crystals_per_second", "data_wait_share"}
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Import this where batches are small: a second thread only waits, and on a busy machine for long."""
+    """Use one thread. Import this where batches are small: a second thread only waits, on a busy machine for long."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -28,9 +29,9 @@ def one_thread() -> Iterator[None]:
 
 
 def make_shards(folder: Path, *, count: int = 20, max_atoms: int = 8, **graph: Any) -> Path:
-    """Featurize some of the small embedded crystals; returns the folder of shards."""
+    """Featurize some small embedded crystals; return the folder of shards."""
     write_table(folder / "crystals.parquet", small(max_atoms, count))
-    featurize_plain(FeaturizeConfig(data=str(folder / "crystals.parquet"), out=str(folder / "graphs"), **graph))
+    featurize_plain(FeaturizeConfig.of(data=str(folder / "crystals.parquet"), out=str(folder / "graphs"), **graph))
     return folder / "graphs"
 
 
@@ -45,7 +46,13 @@ def tiny(**options: Any) -> PretrainConfig:
         "holdout_fraction": 0.2,
         "num_workers": 0,
     }
-    return PretrainConfig(**{**base, **options})
+    return PretrainConfig.of(**{**base, **options})
+
+
+def prepared(config: PretrainConfig | DownstreamConfig, out: Path) -> Path:
+    """Build the graphs that a configuration asks for, as its job does."""
+    how = {"num_workers": config.workers.num_workers, "resume": config.output.resume}
+    return prepare(config.source, config.limits, config.graph, out, **how)
 
 
 def data_of(config: PretrainConfig, shards: Path) -> PretrainData:
@@ -53,5 +60,5 @@ def data_of(config: PretrainConfig, shards: Path) -> PretrainData:
 
 
 def comparable(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    """The metrics that do not depend on the speed of the machine."""
+    """Return the metrics that do not depend on the speed of the machine."""
     return [{k: v for k, v in metrics.items() if k not in TIMINGS} for metrics in history]

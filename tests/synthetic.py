@@ -1,4 +1,4 @@
-"""Random graphs in the form of a batch, for tests of what does not depend on crystals being real."""
+"""Random graphs as a batch, for tests that do not need real crystals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def random_batch(num_crystals: int, seed: int = 0, max_atoms: int = 9, dtype: to
 
 
 def with_copies(batch: Batch) -> Batch:
-    """Return crystals that hold the given ones' atoms twice, in two parts that no edge joins: each has its equal."""
+    """Return crystals with two unconnected copies of the given ones' atoms, so that each atom has an equivalent."""
     atoms, edges = batch.batch.repeat(2).sort(stable=True).indices, batch.batch[batch.edge_index[1]]
     atoms, edges = atoms % batch.num_nodes, edges.repeat(2).sort(stable=True).indices
     copy, edges = edges // len(batch.distance), edges % len(batch.distance)
@@ -57,7 +57,7 @@ def make_batch(
     distance: Tensor,
     material_key: Tensor,
 ) -> Batch:
-    """Add what follows from the rest."""
+    """Build a batch; derived tensors are computed from the given ones."""
     num_crystals, num_atoms, center = len(ptr) - 1, len(atomic_numbers), edge_index[1]
     crystal = torch.arange(num_crystals).repeat_interleave(ptr.diff())
     batch = Batch(

@@ -1,4 +1,4 @@
-"""Runs as they are read from MLflow, for tests that need many or strange ones."""
+"""Runs as read from MLflow, for tests that need many or unusual ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from crysatom.tracking.reading import TrackedRun
 
 
 def tracked(number: int, **changes: Any) -> TrackedRun:
-    """Return a finished training of a predictor; numbers are seeds, unless told."""
+    """Return a finished training of a predictor; ``number`` is its seed by default."""
     tags = {
         "data": "data/mine/crystals.parquet",
         "data_digest": "d1",

@@ -1,6 +1,6 @@
-r"""Collectives through which a loss over a global batch is exact on any number of workers.
+r"""Collectives that make a loss over a global batch exact on any number of workers.
 
-The one rule: every worker evaluates the *same* global loss, from sums reduced over workers by
+The rule: every worker evaluates the *same* global loss, from sums reduced over workers by
 :func:`all_reduce_sum`. Its backward pass sums gradients over workers too, so worker r obtains
 :math:`W \, \partial L / \partial z_r`; DistributedDataParallel then averages the parameter gradients
 over the W workers, and the two factors cancel:
@@ -24,14 +24,14 @@ from torch import Tensor
 
 
 class _State:
-    """Whether this worker is on its own at the moment; one per process, since backward passes run in other threads."""
+    """Whether collectives are disabled; one per process, since backward passes run in other threads."""
 
     alone = False
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Let this worker compute by itself for a while, as if there were no other: to measure how fast it is."""
+    """Disable collectives in the block, as if this were the only worker: to measure its speed."""
     _State.alone = True
     try:
         yield
@@ -45,7 +45,7 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """This worker's number; 0 without a process group."""
+    """Rank of this worker; 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() and not _State.alone else 0
 
 
@@ -69,7 +69,7 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     """Return the element-wise sum of ``x`` over all workers, differentiably.
 
     Args:
-        x: Tensor of any shape, equal on all workers.
+        x: Tensor of any shape; the shape must be equal on all workers.
 
     """
     if world_size() == 1:
@@ -81,8 +81,8 @@ def all_reduce_sum(x: Tensor) -> Tensor:
 def all_gather_rows(x: Tensor) -> Tensor:
     """Return the rows of all workers, in order of rank, differentiably.
 
-    Rows are placed into a zero tensor of the global size and summed over workers: one collective that
-    takes different row counts per worker and whose backward pass is that of :func:`all_reduce_sum`.
+    Rows are placed into a zero tensor of the global size and summed over workers: one collective that allows different
+    row counts per worker and has the backward pass of :func:`all_reduce_sum`.
 
     Args:
         x: ``(n_r, ...)``; ``n_r`` may differ between workers and may be 0.
@@ -100,7 +100,7 @@ def all_gather_rows(x: Tensor) -> Tensor:
 
 
 def row_range(count: int, device: torch.device) -> tuple[int, int]:
-    """Return where this worker's rows begin among those of all workers, and how many there are in all."""
+    """Return the start of this worker's rows among those of all workers, and the total number of rows."""
     if world_size() == 1:
         return 0, count
     counts = torch.zeros(world_size(), dtype=torch.long, device=device)

@@ -1,7 +1,7 @@
-"""The vocabulary: every name that two modules, a file format or the MLflow UI share.
+"""Names shared by modules, file formats or the MLflow UI.
 
-One thing has one name, here. Column and metric names are part of the data contract
-(DESIGN section 3): changing one is a breaking change and belongs in the CHANGELOG.
+One thing has one name, here. Column and metric names are part of the file formats: changing one is a breaking
+change and belongs in the CHANGELOG.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -47,10 +47,12 @@ BAND_GAPS = frozenset({"optb88vdw_bandgap", "mbj_bandgap", "gap_pbe"})
 
 ELEMENT_BINS = "elements"
 CGCNN_BITS = "cgcnn92"
-"""Element features that have a name; all others are read from a file."""
+"""Named element features; all others are read from a file."""
 
 PretrainObjective = Literal["crysatom", "masking", "context", "masking_context"]
 SSLLoss = Literal["barlow_twins", "vicreg", "nt_xent", "none"]
+"""Each name but 'none' is a file and a function in ``crysatom/ssl/losses``."""
+
 Recipe = Literal["default", "paper"]
 Optimizer = Literal["adam", "adamw"]
 Schedule = Literal["constant", "cosine", "step", "linear", "one_cycle"]
@@ -65,9 +67,9 @@ Distance = Literal["cosine", "euclidean"]
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
 
 MODELS_URI, RUNS_URI = "models:/", "runs:/"
-"""How MLflow's names of a registered model and of a run begin."""
+"""Prefixes of MLflow URIs of a registered model and of a run."""
 
-# Columns of the crystal table (DESIGN section 3).
+# Columns of the crystal table.
 MATERIAL_ID = "material_id"
 LATTICE = "lattice"
 FRAC_COORDS = "frac_coords"
@@ -76,7 +78,7 @@ FORMULA = "formula"
 VOLUME_PER_ATOM = "volume_per_atom"
 DENSITY = "density"
 SPACEGROUP_NUMBER = "spacegroup_number"
-"""Not part of the contract; used where a table has it."""
+"""Not part of the contract; used if a table has it."""
 
 SPLIT_PREFIX = "split_"
 """``split_<property>`` holds the published split of a property: train, val, test or null."""
@@ -96,20 +98,20 @@ REASON = "reason"
 DETAIL = "detail"
 
 NOTE = "note"
-"""What was decided, left out or rounded when a crystal was read."""
+"""Decisions, omissions and rounding when a crystal was read."""
 
-# Terms of the pretraining objective, as they are called in logs, MLflow and figures.
+# Terms of the pretraining objective: names in logs, MLflow and figures.
 LOSS = "loss"
 CONNECTIVITY = "connectivity"
 FEATURES = "features"
 SSL = "ssl"
 LOSS_TERMS = (LOSS, CONNECTIVITY, FEATURES, SSL)
-"""Of CrysAtom's objective."""
+"""Terms of CrysAtom's objective."""
 
 MASKING = "masking"
 CONTEXT = "context"
 ALL_LOSS_TERMS = (*LOSS_TERMS, MASKING, CONTEXT)
-"""Of any objective."""
+"""Terms of all objectives."""
 
 DISTILLATION = "distillation"
 """Term of a distilled predictor's training loss."""
@@ -118,26 +120,26 @@ TRAIN = "train"
 VAL = "val"
 TEST = "test"
 HELD_OUT = "held_out"
-"""Metrics are named ``<split>/<term>``; MLflow folds them into one section per split."""
+"""Metrics are named ``<split>/<term>``; MLflow groups them into one section per split."""
 
 VAL_SELECTED = "val_selected"
 TEST_TWIN_FREE = "test_twin_free"
-"""Validation crystals in the epoch that was selected; test crystals without a twin among the training crystals."""
+"""Validation crystals at the selected epoch; test crystals without a twin among the training crystals."""
 
-# Files of a finished training of a predictor.
+# Files of a finished predictor training.
 RUN_JSON = "run.json"
 RESULTS_JSON = "results.json"
 PREDICTIONS_CSV = "predictions.csv"
 ELEMENT_ERRORS_CSV = "element_errors.csv"
 
-# Columns of predictions.csv, behind the id.
+# Columns of predictions.csv, after the id.
 TARGET = "target"
 PREDICTION = "prediction"
 
 ELEMENT = "element"
 """First column of element_errors.csv; the others are ``num_crystals`` and ``mae``."""
 
-# Further columns where crystals without a target are predicted.
+# Further columns for predictions of crystals without a target.
 SPREAD = "spread"
 PROPERTY = "property"
 UNIT = "unit"
@@ -145,22 +147,22 @@ UNTRAINED_ELEMENTS = "untrained_elements"
 VALUE = "value"
 PROBLEM = "problem"
 FLAGS = "flags"
-"""Why to distrust a prediction: some of :data:`ALL_FLAGS`, separated by semicolons; empty if nothing is against it."""
+"""Reasons to distrust a prediction: names of :data:`ALL_FLAGS`, separated by semicolons; empty if there are none."""
 
 NO_NEIGHBORS = "no_neighbors"
-"""No atom of the crystal has another one within the cutoff: the graph says nothing of its structure."""
+"""No atom of the crystal has a neighbor within the cutoff: the graph has no information on its structure."""
 ISOLATED_ATOMS = "isolated_atoms"
-"""Some of its atoms have none."""
+"""Some atoms of the crystal have no neighbor within the cutoff."""
 UNTRAINED_ELEMENT = "untrained_element"
 OUTSIDE_VOLUME = "outside_training_volume"
 OUTSIDE_SIZE = "outside_training_size"
-"""Volume per atom, or number of atoms in the cell, beyond those of all training crystals."""
+"""Volume per atom, or number of atoms in the cell, is outside the range of the training crystals."""
 UNKNOWN_TRAINING = "unknown_training"
-"""The model does not say all of what its training crystals were like."""
+"""The model does not record all properties of its training crystals."""
 ALL_FLAGS = (NO_NEIGHBORS, ISOLATED_ATOMS, UNTRAINED_ELEMENT, OUTSIDE_VOLUME, OUTSIDE_SIZE, UNKNOWN_TRAINING)
 
 NUM_ATOMS = "num_atoms"
-"""Beside ``volume_per_atom``, what a model records the range of."""
+"""A model records the range of this, and of ``volume_per_atom``, over its training crystals."""
 
 # Metrics of predictions; errors have the unit of the property.
 NUM_CRYSTALS = "num_crystals"
@@ -179,11 +181,11 @@ GAP_ACCURACY = "gap_accuracy"
 
 NUM_PARAMETERS = "num_parameters"
 TEST_SECONDS = "test_seconds"
-"""Numbers that were trained; time of the one prediction of the test crystals."""
+"""Number of trained parameters; time to predict the test crystals once."""
 PROBE = "probe/mae_over_mad"
-"""What trials of a sweep are compared by: validation MAE over MAD, mean over properties and seeds."""
+"""Metric that compares trials of a sweep: validation MAE over MAD, mean over properties and seeds."""
 
 SYSTEM = "system/"
-"""Prefix under which MLflow shows a metric on the page of system metrics."""
+"""Prefix of metrics that MLflow shows on its page of system metrics."""
 
 EMBEDDED_SOURCE = "aflow:prototypes"

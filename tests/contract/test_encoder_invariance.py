@@ -1,16 +1,17 @@
-"""What the encoder promises for real crystals: the description of a crystal does not matter, only the crystal.
+"""Invariance of the encoder on real crystals: results depend on the crystal, not on its description.
 
 Evaluation mode, after some training steps (so that statistics and weights are not those of initialization).
 
-Tolerance 1e-5 absolute in float32, for vectors whose largest entries are 2 to 4: some ten times the rounding of
-matrix products of other shapes. Distances lie on a grid, so rotations, translations, cells and supercells were
-seen to differ by exactly nothing, other orders of sites by 1e-6, other batches by 3e-6.
+Tolerance 1e-5 absolute in float32, for vectors with largest entries of 2 to 4: about ten times the rounding of matrix
+products of other shapes. Distances are on a grid, so the observed difference is exactly zero for rotations,
+translations, cells and supercells, 1e-6 for other orders of sites, and 3e-6 for other batches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from crysatom.crystals.table import Crystal
-from crysatom.names import CONNECTIVITY, FEATURES, LOSS, SSL
+from crysatom.names import CONNECTIVITY, FEATURES, LOSS, SSL, SSLLoss
 from crysatom.ssl.objective import Objective
 from crysatom.training import checkpoints
 from crysatom.training.pretrain import build
@@ -50,7 +51,7 @@ def _crystals() -> list[Crystal]:
 @pytest.fixture(scope="module", name="model")
 def _model(crystals: list[Crystal]) -> Objective:
     config = tiny(embedding_dim=24, num_layers=3, projection_dim=8)
-    model = build(config, element_features(config.node_features))
+    model = build(config, element_features(config.encoder.node_features))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     batch = batch_of(crystals, config.graph)
     for epoch in range(20):
@@ -109,17 +110,17 @@ def test_element_vectors_do_not_depend_on_descriptions(model: Objective, crystal
 
     def extracted(some: list[Crystal]) -> np.ndarray:
         batch = batch_of(some, model.config.graph)
-        moments = ElementMoments.empty(model.config.embedding_dim)
+        moments = ElementMoments.empty(model.config.encoder.embedding_dim)
         return moments.update(model.atom_vectors(batch), batch.atomic_numbers).to_vectors({}).vectors
 
     expected = extracted(crystals)
-    # A supercell of every crystal, so that all weigh as before.
+    # A supercell of every crystal, so that relative weights are unchanged.
     others = [rotated(in_another_cell(supercell(c, (2, 1, 1)), rng), rng) for c in reversed(crystals)]
     assert np.abs(extracted(others) - expected).max() < TOLERANCE
 
 
 def test_different_crystals_have_different_vectors(model: Objective, crystals: list[Crystal]) -> None:
-    """Else all of the above would be easy."""
+    """Otherwise all of the above would be trivial."""
     strained = [with_lattice(c, c.lattice * 1.01, c.frac_coords) for c in crystals[:-1]]
     before, after = atom_vectors(model, crystals[:-1]), atom_vectors(model, strained)
     changes = [float((a - b).abs().max()) for a, b in zip(before, after, strict=True)]
@@ -138,16 +139,14 @@ def test_a_model_survives_saving_and_loading(model: Objective, crystals: list[Cr
     checkpoints.save(tmp_path, {"model": model.state_dict()}, {"epoch": 1})
     groups, state = checkpoints.load(tmp_path)
     assert state == {"epoch": 1}
-    fresh = build(model.config, element_features(model.config.node_features))
+    fresh = build(model.config, element_features(model.config.encoder.node_features))
     fresh.load_state_dict(groups["model"])
     assert largest_difference(atom_vectors(fresh.eval(), crystals), atom_vectors(model, crystals)) == 0
 
 
 OBJECTIVES = {
     "default": {},
-    "vicreg": {"ssl_loss": "vicreg"},
-    "nt_xent": {"ssl_loss": "nt_xent"},
-    "none": {"ssl_loss": "none"},
+    **{name: {"ssl_loss": name} for name in get_args(SSLLoss)},
     "published masks": {"masked_atoms": "zero", "masked_edges": "rerouted", "normalize_projection": True},
 }
 
@@ -155,7 +154,7 @@ OBJECTIVES = {
 @pytest.mark.parametrize("options", OBJECTIVES.values(), ids=OBJECTIVES.keys())
 def test_every_trainable_parameter_has_a_gradient(options: dict, crystals: list[Crystal]) -> None:
     config = tiny(**options)
-    model = build(config, element_features(config.node_features))
+    model = build(config, element_features(config.encoder.node_features))
     model(batch_of(crystals, config.graph), 0)[LOSS].backward()
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad != name.endswith("fc_full.bias")
@@ -167,8 +166,8 @@ def test_every_trainable_parameter_has_a_gradient(options: dict, crystals: list[
 
 def test_eight_crystals_can_be_learned_by_heart(crystals: list[Crystal]) -> None:
     config = tiny(embedding_dim=32, lr=0.02)
-    model = build(config, element_features(config.node_features))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0)
+    model = build(config, element_features(config.encoder.node_features))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.optimization.lr, weight_decay=0)
     batch = batch_of(crystals[:8], config.graph)
     losses = []
     for epoch in range(60):

@@ -1,4 +1,4 @@
-"""Our batches are those that PyG itself would make of the crystals, one by one."""
+"""Our batches equal those that PyG makes from the single crystals."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     single = next(c for c in prototypes()[1:] if len(c.atomic_numbers) == 1 and c not in crystals)
     crystals.insert(7, with_lattice(single, 50.0 * np.eye(3), single.frac_coords))
     write_table(out / "crystals.parquet", crystals)
-    config = FeaturizeConfig(data=str(out / "crystals.parquet"), out=str(out / "graphs"), crystals_per_shard=9)
+    config = FeaturizeConfig.of(data=str(out / "crystals.parquet"), out=str(out / "graphs"), crystals_per_shard=9)
     assert featurize_plain(config).accepted == len(crystals) == 49
     return out / "graphs"
 
 
 def _data(arrays: GraphArrays, b: int) -> Data:
-    """One crystal, written out atom by atom."""
+    """One crystal, built atom by atom."""
     atoms = range(arrays.atom_ptr[b], arrays.atom_ptr[b + 1])
     degrees = [int(arrays.edge_ptr[i + 1] - arrays.edge_ptr[i]) for i in atoms]
     edges = [(i - atoms.start, k) for i in atoms for k in range(arrays.edge_ptr[i], arrays.edge_ptr[i + 1])]

@@ -1,4 +1,4 @@
-"""Files of other programs: nothing in them is lost, cut off or guessed; what is doubtful is refused in words."""
+"""Files of other programs: nothing is lost, truncated or guessed; doubtful input is rejected with a message."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def ingest(folder: Path, name: str, content: str | bytes) -> tuple[IngestReport,
 
 
 def ingest_file(path: Path) -> tuple[IngestReport, pa.Table]:
-    report = ingest_plain(IngestConfig(source=str(path), out=str(path.with_name("out"))))
+    report = ingest_plain(IngestConfig.of(source=str(path), out=str(path.with_name("out"))))
     return report, read_table(report.table)
 
 
@@ -80,9 +80,9 @@ def test_dictionary_of_lists(tmp_path: Path) -> None:
         ({"columns": ["structure"], "data": [SALT]}, "row 0 of the table has no list of cells"),
         ({"columns": ["structure"], "data": [[SALT]], "index": [0, 1]}, "2 names of rows for 1 rows"),
         ({"columns": [["structure", "x"]], "data": [[SALT]]}, "no list of words; flatten them"),
-        ({"structure": {"a": SALT, "b": SALT}, "gap": {"a": 1}}, "'gap' is none of the same rows"),
-        ({"structure": {"a": SALT}, "gap": 1.5}, "'gap' is none of the same rows"),
-        ({"structure": [SALT, SALT], "gap": [1]}, "'gap' is none of the same rows"),
+        ({"structure": {"a": SALT, "b": SALT}, "gap": {"a": 1}}, "'gap' has other rows"),
+        ({"structure": {"a": SALT}, "gap": 1.5}, "'gap' has other rows"),
+        ({"structure": [SALT, SALT], "gap": [1]}, "'gap' has other rows"),
     ],
 )
 def test_table_that_would_lose_a_cell_is_refused(document: Any, message: str, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_local_jarvis_file_says_na_for_no_value(tmp_path: Path) -> None:
 
 
 def test_words_among_numbers_of_json(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As in id_prop.csv: missing among numbers, text among text, and one bad value is told where it is."""
+    """As in id_prop.csv: missing among numbers, text among text; the position of a bad value is reported."""
     rows = [
         {"a": 1, "b": "N/A", "c": 1.5, "d": "Na", "e": True, "f": "na"},
         {"a": "-", "b": 2.5, "c": "2.5 eV", "d": "None", "e": "?", "f": "-"},
@@ -133,7 +133,7 @@ def test_words_among_numbers_of_json(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 def test_numbers_that_are_none_in_json(tmp_path: Path) -> None:
-    """NaN, which Python writes, is a missing value; infinity is kept, and refused as a target."""
+    """NaN, which Python writes, is a missing value; infinity is kept, and rejected as a target."""
     text = json.dumps([{"structure": SALT, "a": np.nan, "b": np.inf}, {"structure": SALT, "a": 1.5, "b": 1}])
     _, table = ingest(tmp_path, "t.json", text)
     assert properties(table) == {"a": [None, 1.5], "b": [np.inf, 1.0]}
@@ -243,7 +243,7 @@ def test_real_atomic_numbers_of_xyz_are_refused(tmp_path: Path) -> None:
 
 
 def test_comment_line_of_xyz_means_what_it_says(tmp_path: Path) -> None:
-    """ASE would make 202401, 7 and 10.5 of the first three."""
+    """ASE alone would read the first three as 202401, 7 and 10.5."""
     said = {"batch": "2024_01", "code": "007", "run": '"1_0.5"', "gap": "-1.5e-3", "n": "12", "metal": "T", "who": "na"}
     text = XYZ.format(columns="species:S:1", first="Na", second="Cl")
     text = text.replace(' pbc="T T T"', ' pbc="T T T" ' + " ".join(f"{key}={value}" for key, value in said.items()))

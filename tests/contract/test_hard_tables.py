@@ -1,4 +1,4 @@
-"""Tables as users write them: every cell is what it says, no row is lost, and what is doubtful is refused in words."""
+"""Tables of users: cells keep their meaning, no row is lost, and doubtful input is rejected with a message."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NUM_STRUCTURE_COLUMNS = 7
 
 
 class Case(NamedTuple):
-    """The rows of an ``id_prop.csv`` beside a.cif and b.cif, and what must become of them.
+    """Rows of an ``id_prop.csv`` beside a.cif and b.cif, and the expected result.
 
     Columns hold the values of a and b; reasons are those of the quarantine; ``said`` is part of the log.
     """
@@ -104,7 +104,7 @@ REFUSED = (
 
 
 def ingest(folder: Path) -> tuple[IngestReport, pa.Table]:
-    report = ingest_plain(IngestConfig(source=str(folder), out=str(folder.with_name("out"))))
+    report = ingest_plain(IngestConfig.of(source=str(folder), out=str(folder.with_name("out"))))
     return report, read_table(report.table)
 
 
@@ -174,7 +174,7 @@ def test_plain_numbers(text: str) -> None:
         (
             "12",
             "00012.cif",
-            "there is no 12.cif beside it, but 00012.cif: a spreadsheet probably took the zeros in front",
+            "there is no 12.cif beside it, but 00012.cif: a spreadsheet probably removed the leading zeros",
         ),
         ("12.0", "12.cif", "but 12.cif: a spreadsheet probably took it for a number"),
         ("nacl", "NaCl.cif", "but NaCl.cif: capital letters count"),

@@ -1,7 +1,7 @@
-"""What every predictor keeps, with every kind of atom vectors: a new one is held to it by its line in the registry.
+"""Contract of every predictor in the registry, with every kind of atom vectors.
 
 Real crystals. Invariances in evaluation mode after some training steps, so that statistics and weights are not
-those of initialization; float32, predictions of order one. Tolerance 1e-5 absolute, some ten times the rounding of
+those of initialization; float32, predictions of order one. Tolerance 1e-5 absolute, about ten times the rounding of
 matrix products of other shapes.
 """
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from crysatom.config.downstream import default, paper
+from crysatom.config.predictors import SETTINGS
 from crysatom.crystals.table import Crystal
 from crysatom.graphs.batch import collate
 from crysatom.graphs.shards import schema_of
@@ -125,7 +126,7 @@ def test_the_description_of_a_crystal_does_not_matter(
 
 
 def test_the_crystal_does(model: Predictor, crystals: list[Crystal]) -> None:
-    """Else the above would be easy."""
+    """Otherwise the above would be trivial."""
     expected = predict(model, crystals)
     assert len(expected.unique()) == len(crystals)
     strained = predict(model, [with_lattice(c, c.lattice * 1.1, c.frac_coords) for c in crystals[:-1]])
@@ -152,7 +153,7 @@ def test_saved_and_loaded(model: Predictor, crystals: list[Crystal], tmp_path: P
     groups, state = checkpoints.load(tmp_path)
     spec = PredictorSpec(**state["spec"])
     assert spec == model.spec
-    # built on vectors of nothing in particular: those of the model are part of what was saved
+    # built with arbitrary vectors: those of the model are part of its saved weights
     size = model.table.vectors.shape
     other = AtomVectors(atomic_numbers=np.arange(1, size[0] + 1), vectors=np.ones(size, dtype=np.float32))
     fresh = build_predictor(spec, other)
@@ -169,7 +170,7 @@ def test_its_weights_can_be_averaged(model: Predictor, crystals: list[Crystal]) 
 
 
 class Squared(torch.nn.Module):
-    """A predictor with a loss, as the loop calls it."""
+    """Predictor with a loss, with the interface of the loop."""
 
     def __init__(self, model: Predictor) -> None:
         super().__init__()
@@ -189,7 +190,7 @@ def test_its_speed_can_be_measured_without_a_trace(model: Predictor, crystals: l
 
 
 def has_no_effect(parameter: str) -> bool:
-    """CGCNN's biases before a norm, and ALIGNN's norms of edges that nothing reads, in networks of two layers."""
+    """Return whether it is a bias before a norm in CGCNN, or a norm of unused edges in ALIGNN, with two layers."""
     return parameter.endswith("fc_full.bias") or parameter.startswith(
         ("bond_layers.1.norm_edges", "plain_layers.3.norm_edges")
     )
@@ -259,7 +260,7 @@ def test_an_element_without_a_vector_is_never_taken_for_zeros(name: str, crystal
 
 
 def test_the_graphs_of_the_recipes() -> None:
-    for name in PREDICTORS:
+    for name in ("cgcnn", "crysxpp", *SETTINGS):
         ours, published = (recipe(name).graph for recipe in (default, paper))
         assert (ours.ties, ours.pad_short_lists, ours.cutoff) == ("complete", False, 8.0)
         assert published != ours
@@ -271,15 +272,14 @@ def test_the_graphs_of_the_recipes() -> None:
     ("name", "count"), [("cgcnn", 80_833), ("matformer", 2_782_849), ("alignn", 4_026_753), ("potnet", 1_751_809)]
 )
 def test_as_many_parameters_as_the_original(name: str, count: int) -> None:
-    """With CGCNN's 92 features of elements (reference/models.md 1 and 4); of Matformer those that it uses."""
+    """Counted in the released models, with CGCNN's 92 features of elements; of Matformer those that it uses."""
     model = build_predictor(spec_of(default(name)), VECTORS["onehot92"]())
     assert sum(p.numel() for p in model.parameters()) == count
 
 
 def test_unknown_names_are_answered_with_the_known() -> None:
-    with pytest.raises(
-        ValueError, match=r"unknown predictor 'cgcn'; choose among alignn, cgcnn, cogn, crysxpp, matformer, potnet"
-    ):
+    known = ", ".join(sorted(PREDICTORS))
+    with pytest.raises(ValueError, match=f"unknown predictor 'cgcn'; choose among {known}"):
         build_predictor(PredictorSpec(predictor="cgcn"), VECTORS["onehot"]())
     with pytest.raises(ValueError, match=r"cgcnn has no option mask_penalty; its options: none"):
         build_predictor(PredictorSpec(options={"mask_penalty": 1}), VECTORS["onehot"]())

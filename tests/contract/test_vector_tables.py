@@ -1,4 +1,4 @@
-"""What every table keeps, whatever name it was asked for by: sound, the same each time, restored by its files."""
+"""Contract of every table of vectors, by any name: valid, reproducible, and restored from its files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NAMES = [
 
 @pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
-    """A name as a user gives it; ``file:`` stands for the folder of published files."""
+    """Name as given by a user; ``file:`` stands for the folder of published files."""
     text: str = request.param
     if text in PACKAGED:
         pytest.importorskip("elementembeddings", reason="ElementEmbeddings is not installed")

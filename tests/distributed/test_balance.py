@@ -1,7 +1,7 @@
-"""Workers of unequal speed share batches by it, and learn what equal shares would teach them.
+"""Workers share batches in proportion to their speed, and learn the same as with equal shares.
 
-What they measure is a clock of this test, which goes on by so much for each edge, twice as much on the second worker:
-who else uses the machine does not matter. Real time is measured by ``benchmarks/mixed_cluster.py``.
+They measure a clock of this test, which advances by a fixed time per edge, twice as much on the second worker: other
+load on the machine does not matter. ``benchmarks/mixed_cluster.py`` measures real time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Timed(nn.Module):
-    """Advances a clock: for each edge by a second, by two on the second worker."""
+    """Advances a clock by one second per edge, by two on the second worker."""
 
     def __init__(self, model: nn.Module, clock: list[float], seconds: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Timed(nn.Module):
 
 
 class Telling(PlainContext):
-    """Remembers what a user is told."""
+    """Records messages to the user."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -61,17 +61,24 @@ class Telling(PlainContext):
 
 
 def run(shards: str, folder: str, balance: str) -> dict[str, Any]:
-    """Train in float64; return losses, largest shares, what was said, and the weights."""
+    """Train in float64; return losses, largest shares, messages, and weights."""
     config = tiny(batch_size=20, epochs=2, balance=balance, holdout_fraction=0.0)
     loader: Any = data_of(config, Path(shards)).train
     loader.tensors = dataclasses.replace(loader.tensors, distance=loader.tensors.distance.double())
-    model = build(config, element_features(config.node_features)).double()
+    model = build(config, element_features(config.encoder.node_features)).double()
     context = Telling(Path(folder) / balance)
     clock = [0.0]
     with pytest.MonkeyPatch.context() as patch:
         of_test = SimpleNamespace(perf_counter=lambda: clock[0], monotonic=time.monotonic)
         patch.setattr("crysatom.training.balance.time", of_test)
-        history = Loop(Timed(model, clock, 1 + distributed.rank()), loader, None, config, context).run()
+        history = Loop(
+            Timed(model, clock, 1 + distributed.rank()),
+            loader,
+            None,
+            config.optimization,
+            context,
+            balance=config.workers.balance,
+        ).run()
     return {
         "losses": np.array([epoch[f"{TRAIN}/{LOSS}"] for epoch in history]),
         "shares": [epoch.get("largest_share", 0.5) for epoch in history],

@@ -1,4 +1,4 @@
-"""The pool that the distributed tests stand on."""
+"""The pool of gloo workers that the distributed tests use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""1, 2 and 3 workers meet the same global batches, and a whole run on 2 workers is that on 1.
+"""1, 2 and 3 workers read the same global batches, and a whole run on 2 workers equals that on 1.
 
 Measured on the embedded crystals, float32: losses differ by a relative 1e-6 at most, vectors by 2e-6 of the
 largest entry.
@@ -37,7 +37,7 @@ def global_keys(shards: str, tail: str) -> list[list[list[int]]]:
     keys = [
         [b.material_key.tolist() for b in loader.epoch(e)] for loader in (data.train, data.everything) for e in (0, 1)
     ]
-    distributed.gather_objects(None)  # nobody may leave the group before all have joined it
+    distributed.gather_objects(None)  # no worker may leave the group before all have joined
     return keys
 
 
@@ -61,7 +61,7 @@ PARTS = {
 
 
 def exchanged(shards: str, sizes: list[list[int]], parts: list[list[float]]) -> list[tuple[pa.Table, pa.Table]]:
-    """What this worker holds of each global batch, and what it has of it after each exchange."""
+    """Return this worker's part of each global batch, before and after each exchange."""
     [rows] = iter_tables(Path(shards), TRAINING_COLUMNS)
     found, start = [], 0
     for batch in sizes:
@@ -133,7 +133,7 @@ def test_two_workers_learn_what_one_learns(options: dict[str, Any], shards: Path
 
 
 def broken_run(shards: str, folder: str) -> str:
-    """Train on a crystal with a distance that is not a number; returns the message."""
+    """Train on a crystal with a NaN distance; return the message."""
     config = tiny()
     data = data_of(config, Path(shards))
     tensors = data.train.tensors  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What is told about hardware and its use is that of the workers, not of the process that starts them."""
+"""Reported hardware and its utilization are those of the workers, not of the process that starts them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BALLAST_MB = 400
 
 
 def report_with_ballast(folder: str) -> tuple[list[dict[str, float]], str]:
-    """Report an epoch from workers of which the last is large; returns what was published here, and the hardware."""
+    """Report an epoch from workers, the last with much memory; return the metrics published here and the hardware."""
     published: list[dict[str, float]] = []
     context = PlainContext(Path(folder), published.append)
     large = distributed.rank() == distributed.world_size() - 1

@@ -1,7 +1,7 @@
-"""Predictors on any number of workers, with different real crystals each: predictions and gradients of one process.
+"""Predictions and gradients on any number of workers, with different real crystals each, equal those of one process.
 
 float64 and gloo; DistributedDataParallel as in training. Tolerance: 1e-9 relative to the largest entry,
-a thousand times what reordering sums of at most 1e4 float64 terms gives.
+a thousand times the effect of reordering sums of at most 1e4 float64 terms.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SPLITS = {"even over 2": [6, 6], "uneven over 3": [7, 1, 4], "one idle of 3": [7
 
 
 def evaluate(name: str, split: list[int] | None) -> dict[str, Tensor]:
-    """Return loss, gradients and running statistics of one step; vectors are trained."""
+    """Return loss, gradients and running statistics of one step, with trained vectors."""
     torch.manual_seed(1)
     spec = PredictorSpec(predictor=name, width=7, num_layers=2, hidden_dim=6, num_hidden=2, train_vectors=True)
     numbers = np.arange(1, 101)

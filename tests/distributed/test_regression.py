@@ -1,4 +1,4 @@
-"""On any number of workers, with different crystals each, loss and gradient of a regression are those of one process.
+"""Loss and gradient of a regression on any number of workers, with different crystals each, equal those of one.
 
 float64 and gloo, DistributedDataParallel as in training; the tolerance is that of ``test_objective.py``.
 """
@@ -96,7 +96,7 @@ def test_distilling_workers_equal_one_process(teacher_width: int, split: list[in
 
 
 class _OneBatch:
-    """A loader with the crystals in reverse order of rank."""
+    """Loader with one batch; crystals are in reverse order of rank."""
 
     def __init__(self, batch: Any) -> None:
         self.batch = batch

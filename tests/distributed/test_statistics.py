@@ -1,4 +1,4 @@
-"""Normalization statistics of uneven and empty workers are those of all rows together (float64, rounding only)."""
+"""Normalization statistics with uneven and empty workers equal those of all rows (float64, rounding only)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def rows() -> Tensor:
 
 
 def normalize(split: list[int]) -> dict[str, Tensor]:
-    """Normalize this worker's rows of each view; the scalar differentiated is the global one."""
+    """Normalize this worker's rows of each view; differentiate the global scalar."""
     start = sum(split[: distributed.rank()])
     norm = ViewBatchNorm(CHANNELS).double()
     x = rows()[:, start : start + split[distributed.rank()]].flatten(0, 1).requires_grad_()

@@ -1,8 +1,8 @@
-"""Faults, injected at random moments into real jobs on a real cluster; do they end as if nothing had happened?
+"""Inject faults at random moments into real jobs on a real cluster, and check that results are unaffected.
 
     python -m tests.faults.harness --injections 30 --seed 0 --out /tmp/faults
 
-What each came to is a line of ``OUT/outcomes.jsonl``: a run that was interrupted goes on after the last. At the end
+Each outcome is a line of ``OUT/outcomes.jsonl``; an interrupted run continues after the last. At the end
 ``benchmarks/results/faults.json`` and the tables of ``benchmarks/faults.md`` are written.
 """
 
@@ -28,7 +28,7 @@ from tests.faults.kinds import Kind, kinds
 from tests.faults.world import World
 
 ATTEMPTS = 4
-"""At a moment at which the job still runs."""
+"""Attempts to hit a moment at which the job still runs."""
 
 PRETRAINING, DOWNSTREAM, SWEEP = "pretraining", "downstream", "sweep"
 STREAMED, ELASTIC = "streamed pretraining", "elastic pretraining"
@@ -71,25 +71,25 @@ PLAN: tuple[tuple[str, str], ...] = (
     ("checkpoint with a flipped bit, resumed", PRETRAINING),
     ("object stores full, Ray spills", STREAMED),
 )
-"""What is done, in this order; a longer run begins again, with other moments."""
+"""Injections in order; a longer run repeats them at other moments."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an injection came to.
+    """Outcome of an injection.
 
     Attributes:
-        number: Of the injection.
-        fault: Its name.
-        kind: Of the job.
-        survived: Whether it ended well, with all results as of an undisturbed run.
+        number: Number of the injection.
+        fault: Name of the fault.
+        kind: Kind of the job.
+        survived: Whether the job finished with the results of an undisturbed run.
         how: 'went on', or 'resumed' by a second command.
-        difference: The largest relative one from the undisturbed run; NaN where that draws other batches.
-        lost: What was missing, doubled or wrong.
-        notes: Moment, what was said, what else is worth knowing.
-        seconds: From the first start to the end.
-        at: When it ended.
-        commit: Of the code.
+        difference: Largest relative difference from the undisturbed run; NaN if that draws other batches.
+        lost: Missing, duplicate or wrong results.
+        notes: Moment, messages and further remarks.
+        seconds: Time from the first start to the end.
+        at: Time of the end.
+        commit: Commit of the code.
 
     """
 
@@ -112,7 +112,7 @@ def plan(count: int) -> list[tuple[str, str]]:
 
 
 def reference(world: World, kind: Kind) -> str:
-    """Return the name of an undisturbed run of a kind, which is made if it is not there."""
+    """Return the name of an undisturbed run of a kind; make it if it does not exist."""
     name = f"undisturbed-{kind.name.replace(' ', '-')}"
     if not all((folder / "history.csv").exists() for folder in kind.trainings(world.place, name) or [world.place]):
         job = Job(world, kind, name, random.Random(0))  # noqa: S311 - not for secrets
@@ -122,13 +122,13 @@ def reference(world: World, kind: Kind) -> str:
 
 
 def _unused(world: World, name: str) -> str:
-    """Return a name that no run has: one that was interrupted with the harness left something wherever it is kept."""
+    """Return an unused run name; a run that was interrupted with the harness left files."""
     several = itertools.chain((name,), (f"{name}-again-{k}" for k in itertools.count(1)))
     return next(name for name in several if not log_file(world, name).exists())
 
 
 def inject(world: World, kind: Kind, fault: str, number: int, seed: int) -> Outcome:
-    """Disturb one job, and judge what it left."""
+    """Disturb one job and evaluate its results."""
     undisturbed = reference(world, kind)
     for attempt in range(ATTEMPTS):
         rng = random.Random(f"{seed} {number} {attempt}")  # noqa: S311 - not for secrets
@@ -144,7 +144,7 @@ def inject(world: World, kind: Kind, fault: str, number: int, seed: int) -> Outc
             continue
         except (LostError, TimeoutError) as error:
             lost = [str(error)]
-        except Exception:  # noqa: BLE001 - of the harness itself: on record, and on to the next
+        except Exception:  # noqa: BLE001 - errors of the harness itself are recorded, then the next injection runs
             lost = [traceback.format_exc()]
         finally:
             if job.process is not None and job.process.poll() is None:
@@ -160,7 +160,7 @@ def inject(world: World, kind: Kind, fault: str, number: int, seed: int) -> Outc
             how="resumed" if job.starts > 1 else "went on",
             difference=difference,
             lost=lost,
-            notes=job.notes,
+            notes=[note.replace(f"{world.place}/", "") for note in job.notes],
             seconds=round(time.monotonic() - begin, 1),
             at=datetime.now(UTC).isoformat(timespec="seconds"),
             commit=git_commit(),
@@ -169,15 +169,15 @@ def inject(world: World, kind: Kind, fault: str, number: int, seed: int) -> Outc
 
 
 def read(file: Path) -> list[Outcome]:
-    """Return what is on record."""
+    """Return the recorded outcomes."""
     return [Outcome(**json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def run(world: World, count: int, seed: int, only: str = "") -> list[Outcome]:
-    """Inject faults, as many as are not on record; return all that are."""
+    """Inject the faults that are not recorded yet; return all recorded outcomes."""
     file = world.place / "outcomes.jsonl"
     done = {outcome.number for outcome in read(file)}
-    client(world.store).search_experiments()  # the tables of a new store, once
+    client(world.store).search_experiments()  # create the tables of a new store once
     known = kinds(world.place)
     for number, (fault, name) in enumerate(plan(count)):
         if number in done or only not in f"{fault}, {name}":
@@ -194,7 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--injections", type=int, default=len(PLAN))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("/tmp/crysatom-faults"))  # noqa: S108 - a user may say another
+    parser.add_argument("--out", type=Path, default=Path("/tmp/crysatom-faults"))  # noqa: S108 - a default
     parser.add_argument("--only", default="", help="injections whose fault and job, with a comma between, contain this")
     parser.add_argument("--no-report", action="store_true", help="leave benchmarks/ as it is")
     given = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Faults: what is done to a job that runs, and what a user does then. One function each."""
+"""Faults: one function each, with the disturbance of a running job and the user's response."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ SOME_FAILED = 3
 TERMINATED = 128 + signal.SIGTERM
 AWAY_S = 60.0
 LATEST = 12
-"""Epoch after which a fault comes: of longer runs, the rest is for what comes of it."""
+"""Latest epoch after which a fault is injected; the rest of a longer run shows its effects."""
 
 EPOCH_S = 1.5
-"""About as long as an epoch takes."""
+"""Approximate time of an epoch."""
 
 
 class MissedError(RuntimeError):
-    """The job was over before the fault."""
+    """The job finished before the fault."""
 
 
 class LostError(RuntimeError):
@@ -51,25 +51,25 @@ class LostError(RuntimeError):
 
 
 def log_file(world: World, name: str) -> Path:
-    """Return where what a job prints is kept."""
+    """Return the file with the output of a job."""
     return world.place / "logs" / f"{name}.log"
 
 
 @dataclass
 class Job:
-    """A job of one kind, under a name of its own, whoever disturbs it.
+    """Job of one kind under its own name, whatever disturbs it.
 
     Attributes:
-        world: Where it runs.
-        kind: What it is.
-        name: Of the run.
+        world: World in which it runs.
+        kind: Kind of the job.
+        name: Name of the run.
         rng: Draws moments and victims.
-        tracking_uri: MLflow.
+        tracking_uri: MLflow's tracking URI.
         extra: Further flags.
-        environment: Beside that of the world.
-        starts: How often it was started.
-        codes: How its processes ended.
-        notes: What happened, for the record.
+        environment: Environment in addition to that of the world.
+        starts: Number of starts.
+        codes: Exit codes of its processes.
+        notes: Events, for the record.
 
     """
 
@@ -87,12 +87,12 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """All that it printed."""
+        """File with its output."""
         return log_file(self.world, self.name)
 
     @property
     def output(self) -> str:
-        """What it has printed so far."""
+        """Output so far."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     @property
@@ -102,12 +102,12 @@ class Job:
 
     @property
     def running(self) -> subprocess.Popen[bytes]:
-        """Its process."""
+        """Running process of the job."""
         assert self.process is not None
         return self.process
 
     def start(self, *more: str) -> None:
-        """Start it as a user does."""
+        """Start the job as a user does."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         flags = [*self.kind.command(self.world.place, self.name, self.tracking_uri or self.world.store), *self.extra]
         with self.log.open("ab") as log:
@@ -121,7 +121,7 @@ class Job:
         self.starts += 1
 
     def resume(self) -> None:
-        """Give the same command with ``--resume``, and wait for its end, which must be good."""
+        """Run the same command with ``--resume`` and wait for it; it must succeed."""
         self.start("--resume")
         self.finish()
 
@@ -129,7 +129,7 @@ class Job:
         """Wait for the end; return the exit code.
 
         Raises:
-            LostError: If it is another than 0 and those given.
+            LostError: If it is neither 0 nor one of the given codes.
 
         """
         try:
@@ -144,12 +144,12 @@ class Job:
         return code
 
     def finish_or_resume(self) -> None:
-        """Wait for the end; a sweep that lost a trial says how to go on, and is told so."""
+        """Wait for the end; resume a sweep that lost a trial with the command it prints."""
         if self.finish(SOME_FAILED) == SOME_FAILED:
             self.resume()
 
     def at_some_moment(self, earliest: int = 1) -> None:
-        """Wait for a moment drawn at random: after some epoch, and some time into the next."""
+        """Wait for a random moment: after some epoch, and some time into the next."""
         epoch = self.rng.randint(earliest, max(earliest, min(self.kind.epochs - 4, LATEST)))
         delay = self.rng.uniform(0, EPOCH_S)
 
@@ -165,34 +165,34 @@ class Job:
         self.notes.append(f"{delay:.2f} s after epoch {epoch} of {self.kind.epochs}")
 
     def over(self) -> bool:
-        """Tell whether all epochs are done."""
+        """Return whether all epochs are done."""
         return epochs_done(self.trainings) >= self.kind.epochs
 
     def victim(self) -> psutil.Process:
-        """Return one of the processes that train."""
+        """Return a random training process."""
         there = self.world.workers()
         if not there:
             raise MissedError("no worker is there")
         return self.rng.choice(there)
 
     def node_of_a_worker(self) -> Any:
-        """Return a node beside the head on which one of them runs."""
+        """Return a node other than the head on which a training process runs."""
         for worker in self.world.workers():
             if node := self.world.node_of(worker):
                 return node
         raise MissedError("no worker on a node that may go")
 
     def kill(self) -> None:
-        """Kill the process of the job, not those of Ray, as a machine does that runs out of memory."""
+        """Kill the process of the job, not those of Ray, as a machine out of memory does."""
         self.running.kill()
         self.codes.append(self.running.wait())
 
     def without_workers(self) -> None:
-        """Wait until Ray has ended what the job left."""
+        """Wait until Ray has stopped the remaining workers of the job."""
         wait_for(lambda: not self.world.workers(), "the end of the workers", 60)
 
     def said(self, pattern: str) -> None:
-        """Note a line that the user was shown.
+        """Record a line of the output.
 
         Raises:
             LostError: If there is none.
@@ -205,7 +205,7 @@ class Job:
 
 
 def worker_killed(job: Job) -> None:
-    """A worker, or a trial, is killed, as for want of memory."""
+    """A worker or a trial is killed, as if out of memory."""
     job.start()
     job.at_some_moment()
     job.victim().kill()
@@ -214,7 +214,7 @@ def worker_killed(job: Job) -> None:
 
 
 def worker_terminated(job: Job) -> None:
-    """A worker, or a trial, is told to end."""
+    """A worker or a trial is terminated."""
     job.start()
     job.at_some_moment()
     job.victim().terminate()
@@ -222,7 +222,7 @@ def worker_terminated(job: Job) -> None:
 
 
 def node_removed(job: Job) -> None:
-    """The machine of a worker is gone at once; another joins."""
+    """The machine of a worker disappears at once; another joins."""
     job.start()
     job.at_some_moment()
     node = job.node_of_a_worker()
@@ -240,13 +240,13 @@ def node_removed(job: Job) -> None:
 
 
 def preempted(job: Job) -> None:
-    """A machine says that it will be taken away, and is; the training goes on with fewer, and with more when it can."""
+    """A machine announces its preemption and disappears; training continues with fewer workers, later with more."""
     job.start()
     job.at_some_moment()
     node = job.node_of_a_worker()
 
     def seen(sentence: str, times: int, since: float) -> None:
-        """Wait for a sentence; note when it came."""
+        """Wait for a sentence; record its time."""
 
         def there() -> bool:
             if job.running.poll() is not None:
@@ -269,7 +269,7 @@ def preempted(job: Job) -> None:
 
 
 def driver_killed(job: Job) -> None:
-    """The process of the job is killed, and the job given again at once."""
+    """The process of the job is killed, and the job resumed at once."""
     job.start()
     job.at_some_moment()
     job.kill()
@@ -277,7 +277,7 @@ def driver_killed(job: Job) -> None:
 
 
 def driver_terminated(job: Job) -> None:
-    """The job is told to end; it saves, and is given again."""
+    """The job is terminated; it saves a checkpoint, and is resumed."""
     job.start()
     job.at_some_moment()
     begin = time.monotonic()
@@ -292,7 +292,7 @@ def driver_terminated(job: Job) -> None:
 
 
 def disk_full(job: Job) -> None:
-    """The disk of the checkpoints fills up; the job is killed, the disk freed, the job given again."""
+    """The disk of the checkpoints fills up; the job is killed, the disk freed, the job resumed."""
     [training] = job.trainings
     place = training / "checkpoints"
     place.mkdir(parents=True)
@@ -336,16 +336,16 @@ def _damaged(job: Job, damage: Callable[[bytes], bytes]) -> None:
 
 
 def checkpoint_truncated(job: Job) -> None:
-    """A file of the newest checkpoint is cut, anywhere."""
+    """A file of the newest checkpoint is truncated at a random position."""
     _damaged(job, lambda content: content[: job.rng.randrange(len(content))])
 
 
 def checkpoint_flipped(job: Job) -> None:
-    """A bit of the newest checkpoint is another."""
+    """A bit of the newest checkpoint is flipped."""
 
     def flip(content: bytes) -> bytes:
         changed = bytearray(content)
-        # not the white space of JSON, where it would change nothing
+        # not in white space of JSON, where it would have no effect
         places = [k for k in range(len(content)) if not chr(content[k]).isspace()] if content[:1] == b"{" else None
         position = job.rng.choice(places) if places else job.rng.randrange(len(content))
         changed[position] ^= 1 << job.rng.randrange(8)
@@ -355,7 +355,7 @@ def checkpoint_flipped(job: Job) -> None:
 
 
 def mlflow_away(job: Job) -> None:
-    """The MLflow server is killed, and back after a minute; what it missed is sent when the job says how."""
+    """The MLflow server is killed and back after a minute; missing data are sent by the command that the job prints."""
     server = MlflowServer(job.world)
     server.start()
     try:
@@ -377,7 +377,7 @@ def mlflow_away(job: Job) -> None:
 
 
 def object_store_pressure(job: Job) -> None:
-    """Another job holds more than the object stores can, so that Ray spills to disk all the time."""
+    """Another job holds more than the object stores' capacity, so that Ray spills to disk all the time."""
     with full_object_stores(job.world):
         job.start()
         job.finish()
@@ -385,7 +385,7 @@ def object_store_pressure(job: Job) -> None:
 
 
 def worker_hangs(job: Job) -> None:
-    """A worker stops, without ending."""
+    """A worker hangs."""
     job.extra = ("--hang-timeout", "20")
     job.start()
     job.at_some_moment()
@@ -404,7 +404,7 @@ def worker_hangs(job: Job) -> None:
 
 
 def clock_jumps(job: Job) -> None:
-    """The clock of the job's process jumps by an hour, forward or back, in the midst of the run."""
+    """The clock of the job's process jumps by an hour, forward or back, during the run."""
     seconds = job.rng.choice((3600.0, -3600.0))
     job.environment, shift = own_clock(job.world.place / "clocks" / job.name)
     job.start()

@@ -1,4 +1,4 @@
-"""The kinds of jobs that faults befall: how each is given, what it leaves, and whether that is what it should be."""
+"""Kinds of jobs for fault injection: command, results, and their comparison with an undisturbed run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from crysatom.vectors.files import read_vectors
 
 NUM_WORKERS = 2
 CARE = ("--checkpoint-minutes", "0.02", "--max-failures", "5")
-"""A checkpoint within an epoch every second or so: epochs take a few."""
+"""A checkpoint about every second, also within an epoch, which takes a few seconds."""
 
 SPACE = """
 from crysatom.config import Choice, SearchSpace
@@ -31,11 +31,11 @@ def space():
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run left, compared with an undisturbed one.
+    """Results of a run compared with an undisturbed one.
 
     Attributes:
-        difference: The largest relative one between results.
-        lost: What is missing, doubled or miscounted, in words.
+        difference: Largest relative difference between results.
+        lost: Missing, duplicate or miscounted results, in words.
 
     """
 
@@ -45,14 +45,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Kind(ABC):
-    """A kind of job.
+    """Kind of job.
 
     Attributes:
-        name: Of the kind.
+        name: Name of the kind.
         job: File in ``jobs/``.
-        epochs: Of a run, or of each trial.
-        flags: All others but those that say where.
-        tolerance: Of results, relative: what an interruption may change.
+        epochs: Epochs of a run, or of each trial.
+        flags: All flags except those for paths.
+        tolerance: Relative change of results that an interruption may cause.
 
     """
 
@@ -69,14 +69,14 @@ class Kind(ABC):
 
     @abstractmethod
     def trainings(self, place: Path, name: str) -> list[Path]:
-        """Return the folders that hold checkpoints, as far as they are there."""
+        """Return the existing folders with checkpoints."""
 
     @abstractmethod
     def compare(self, place: Path, name: str, reference: str) -> Verdict:
         """Compare two finished runs."""
 
     def check(self, place: Path, name: str, reference: str, store: str) -> Verdict:
-        """Compare a run with an undisturbed one, and with what MLflow was told of it."""
+        """Compare a run with an undisturbed one, and with its record in MLflow."""
         verdict = self.compare(place, name, reference)
         lost = [*verdict.lost]
         for mine, theirs in zip(self.trainings(place, name), self.trainings(place, reference), strict=True):
@@ -103,7 +103,7 @@ class Pretraining(Kind):
 
 @dataclass(frozen=True)
 class Streaming(Pretraining):
-    """``jobs/pretrain.py`` with a stream, which is drawn anew: counts must be equal, and the last loss about so."""
+    """``jobs/pretrain.py`` with a stream, which is redrawn: counts must be equal, the last loss approximately."""
 
     def compare(self, place: Path, name: str, reference: str) -> Verdict:
         mine, theirs = (pd.read_csv(place / run / "history.csv") for run in (name, reference))
@@ -115,13 +115,13 @@ class Streaming(Pretraining):
 
 @dataclass(frozen=True)
 class Elastic(Pretraining):
-    """``jobs/pretrain.py`` whose number of workers changes, and with it the order of sums: its losses are compared."""
+    """``jobs/pretrain.py`` with a changing number of workers, hence order of sums: losses are compared."""
 
     def compare(self, place: Path, name: str, reference: str) -> Verdict:
         mine, theirs = (pd.read_csv(place / run / "history.csv")["train/loss"] for run in (name, reference))
         lost = super().compare(place, name, reference).lost
         if len(mine) != len(theirs):
-            return Verdict(float("nan"), lost)  # and said with the history
+            return Verdict(float("nan"), lost)  # and reported with the history
         return Verdict(float((mine / theirs - 1).abs().max()), lost)
 
 
@@ -147,7 +147,7 @@ class Downstream(Kind):
 
 @dataclass(frozen=True)
 class Sweep(Kind):
-    """``jobs/tune.py``: two pretrainings, judged by probes."""
+    """``jobs/tune.py``: two pretrainings, evaluated by probes."""
 
     def trainings(self, place: Path, name: str) -> list[Path]:
         return sorted((place / name / "trials").glob("*"))
@@ -169,7 +169,7 @@ class Sweep(Kind):
 
 
 def different_epochs(mine: Path, theirs: Path) -> list[str]:
-    """Return how the history of a training differs from that of an undisturbed one: in epochs, and in crystals."""
+    """Return differences in epochs and crystals between the histories of a training and an undisturbed one."""
     histories = [pd.read_csv(folder / "history.csv") for folder in (mine, theirs)]
     epochs = [history["epoch"].astype(int).tolist() for history in histories]
     lost = [] if epochs[0] == epochs[1] else [f"epochs {epochs[0]} in the history of {mine.name}"]
@@ -180,7 +180,7 @@ def different_epochs(mine: Path, theirs: Path) -> list[str]:
 
 
 def different_metrics(folder: Path, store: str, epochs: int) -> list[str]:
-    """Return what MLflow has too much of, or too little."""
+    """Return surplus and missing metrics in MLflow."""
     mlflow = client(store)
     run_id = json.loads((folder / "tracking" / "state.json").read_text())["run_id"]
     if not run_id:
@@ -201,7 +201,7 @@ def different_metrics(folder: Path, store: str, epochs: int) -> list[str]:
 
 
 def kinds(place: Path) -> dict[str, Kind]:
-    """Return the kinds by name; writes the search space of the sweep."""
+    """Return the kinds by name; write the search space of the sweep."""
     place.mkdir(parents=True, exist_ok=True)
     (place / "space.py").write_text(SPACE)
     workers = ("--num-workers", str(NUM_WORKERS), *CARE)
@@ -222,7 +222,7 @@ def kinds(place: Path) -> dict[str, Kind]:
 
 
 def epochs_done(folders: Sequence[Path]) -> int:
-    """Return the whole epochs that the least advanced training has a checkpoint of; 0 as long as there is none."""
+    """Return the full epochs in the newest checkpoint of the least advanced training; 0 without one."""
     done = []
     for folder in folders:
         names = [path.name for path in (folder / "checkpoints").glob("epoch-*")]
@@ -231,7 +231,7 @@ def epochs_done(folders: Sequence[Path]) -> int:
 
 
 def newest_folder(folder: Path) -> Path | None:
-    """Return the folder of the checkpoint that got furthest, damaged or not, by its steps."""
+    """Return the folder of the checkpoint with the most steps, damaged or not."""
 
     def steps(path: Path) -> int:
         try:

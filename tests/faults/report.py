@@ -1,4 +1,4 @@
-"""What the injections came to, for people and for programs."""
+"""Report the outcomes of injections as Markdown and JSON."""
 
 from __future__ import annotations
 

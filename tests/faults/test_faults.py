@@ -1,4 +1,4 @@
-"""Faults that befall real jobs: a few here, many on a cluster by ``python -m tests.faults.harness``."""
+"""Faults in real jobs: a few here, many on a cluster by ``python -m tests.faults.harness``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 from crysatom.config import PretrainConfig
-from crysatom.pipelines.preparing import prepare
 from crysatom.pipelines.pretraining import FinishedRun, run
-from crysatom.pipelines.run_folder import CHECKPOINTS
+from crysatom.runs.folder import CHECKPOINTS
 from crysatom.tracking.store import client
 from crysatom.training.full_disk import FullDiskError
 from tests.faults.harness import PLAN, Outcome
@@ -27,11 +26,11 @@ from tests.faults.kinds import different_metrics, kinds, newest_folder
 from tests.faults.report import MARKER, write
 from tests.faults.world import World, wait_for
 from tests.full_disk import can_mount, files_no_larger_than, small_disk
-from tests.small_runs import one_thread  # noqa: F401
+from tests.small_runs import one_thread, prepared  # noqa: F401
 
 pytestmark = [
     pytest.mark.timeout(900),
-    # Ray and MLflow use options that they or SQLAlchemy deprecate
+    # Ray and MLflow use options deprecated by themselves or by SQLAlchemy
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
@@ -44,14 +43,14 @@ SMALL: dict[str, Any] = {"embedding_dim": 16, "projection_dim": 16, "batch_size"
 @pytest.fixture(scope="module", name="place")
 def _place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
-    prepare(PretrainConfig(num_workers=0), folder).rename(folder / "graphs")
+    prepared(PretrainConfig.of(num_workers=0), folder).rename(folder / "graphs")
     client(f"sqlite:///{folder}/mlflow.db").search_experiments()
     return folder
 
 
 def config(place: Path, name: str, **changes: Any) -> PretrainConfig:
     where = {"data": str(place / "graphs"), "out": str(place), "tracking_uri": f"sqlite:///{place}/mlflow.db"}
-    return PretrainConfig(**{**SMALL, **where, "name": name, "num_workers": 0, **changes})
+    return PretrainConfig.of(**{**SMALL, **where, "name": name, "num_workers": 0, **changes})
 
 
 @pytest.fixture(scope="module", name="undisturbed")
@@ -60,7 +59,7 @@ def _undisturbed(place: Path) -> FinishedRun:
 
 
 def stopped(wanted: PretrainConfig, after: str) -> Path:
-    """Run until a checkpoint is there, then as far as SIGTERM lets it; return the run's folder."""
+    """Run until a checkpoint exists, then stop by SIGTERM; return the run's folder."""
     folder = Path(wanted.out) / wanted.name
 
     def stop() -> None:
@@ -90,7 +89,7 @@ def test_a_damaged_checkpoint_and_a_full_disk_change_nothing_but_what_is_said(
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """In the job's process, and in a worker of Ray, whose warnings reach the user."""
+    """Test the job's process and a Ray worker, whose warnings reach the user."""
     folder = stopped(config(place, "disturbed"), after="epoch-000001")
     newest = newest_folder(folder)
     assert newest is not None
@@ -101,7 +100,7 @@ def test_a_damaged_checkpoint_and_a_full_disk_change_nothing_but_what_is_said(
         shutil.copytree(folder / CHECKPOINTS, disk, dirs_exist_ok=True)
         shutil.rmtree(folder / CHECKPOINTS)
         (folder / CHECKPOINTS).symlink_to(disk)
-        (disk / ".else").write_bytes(bytes(100_000))  # room for one
+        (disk / ".else").write_bytes(bytes(100_000))  # room for one checkpoint
         finished = run(config(place, "disturbed", resume=True, num_workers=1))
     [damaged] = [said for said in caplog.messages if "is damaged" in said]
     assert "optimizer.safetensors has 1,000 bytes of " in damaged

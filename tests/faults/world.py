@@ -1,4 +1,4 @@
-"""Where faults happen: a Ray cluster of several nodes on one machine, an MLflow server, and what may befall them."""
+"""Environment for faults: a Ray cluster of several nodes on one machine, an MLflow server, and their faults."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ import psutil
 from tests.conftest import PLATFORM, REPOSITORY
 
 WAIT_S = 900.0
-"""For anything that takes seconds on an idle machine."""
+"""Timeout of operations that take seconds on an idle machine."""
 
 WORKERS = ("ray::RayTrainWorker", "ray::ImplicitFunc", "ray::_trial")
-"""Titles of processes that train: Ray Train's workers, and trials of a sweep."""
+"""Titles of training processes: Ray Train's workers, and trials of a sweep."""
 
 STORE_BYTES = 80 * 1024 * 1024
-"""Object store of a node; Ray takes no less than 75 MiB."""
+"""Object store of a node; Ray's minimum is 75 MiB."""
 
 NUM_NODES = 2
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = WAIT_S) -> Any:
-    """Return the first true value of a condition."""
+    """Wait for a condition; return its first true value."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := condition():
@@ -44,18 +44,18 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = WAIT_S) -
 
 
 def patiently(start: Callable[[], Any], tries: int = 4) -> Any:
-    """Return what starting a node gives: Ray takes 30 s for a failure, which on a busy machine it is not."""
+    """Start a node, with retries: Ray fails after 30 s, which may be too short on a busy machine."""
     for left in reversed(range(tries)):
         try:
             return start()
-        except Exception:  # Ray's own has no class
+        except Exception:  # Ray raises a plain Exception
             if not left:
                 raise
     raise AssertionError
 
 
 def title(process: psutil.Process) -> str:
-    """Return what a process calls itself; empty if it is gone."""
+    """Return the title of a process; empty if it has ended."""
     try:
         return " ".join(process.cmdline()[:1])
     except psutil.Error:
@@ -64,12 +64,12 @@ def title(process: psutil.Process) -> str:
 
 @dataclass
 class World:
-    """A head of one CPU and two nodes of one, so that two workers need two of them; everything of this process.
+    """Ray cluster of this process: a head and two nodes with one CPU each, so that two workers need two nodes.
 
     Attributes:
         place: Folder of all runs.
-        cluster: Ray's.
-        nodes: The nodes beside the head.
+        cluster: Ray's cluster object.
+        nodes: The nodes other than the head.
 
     """
 
@@ -84,7 +84,7 @@ class World:
         """Start Ray."""
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
-        os.environ.setdefault("RAY_worker_niceness", "3")  # Ray's own 15 lets other work of the machine starve them
+        os.environ.setdefault("RAY_worker_niceness", "3")  # with Ray's default of 15, other load starves the workers
         from ray.cluster_utils import Cluster
 
         options = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
@@ -93,40 +93,40 @@ class World:
             self.add_node()
 
     def add_node(self) -> None:
-        """Let another machine join."""
+        """Add a machine."""
         self.nodes.append(patiently(lambda: self.cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)))
 
     def announce(self, node: Any, seconds: int) -> None:
-        """Say that a machine will be taken away, as a cloud does that wants it back."""
+        """Announce the preemption of a machine, as a cloud does."""
         command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", self.cluster.address]
         command += ["--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
         command += ["--reason-message", "preempted", "--deadline-remaining-seconds", str(seconds)]
         subprocess.run(command, check=True, capture_output=True, timeout=WAIT_S)
 
     def remove_node(self, node: Any) -> None:
-        """Take a machine away, without a word of farewell."""
+        """Remove a machine without notice."""
         self.nodes.remove(node)
         self.cluster.remove_node(node, allow_graceful=False)
 
     def close(self) -> None:
-        """End Ray."""
+        """Stop Ray."""
         if self.cluster is not None:
             self.cluster.shutdown()
             self.cluster = None
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of a job of this cluster."""
+        """Environment of a job on this cluster."""
         left_out = {"PYTHONPATH", "MLFLOW_TRACKING_URI", "CRYSATOM_HOME"}
         return {k: v for k, v in os.environ.items() if k not in left_out} | {"RAY_ADDRESS": self.cluster.address}
 
     def workers(self) -> list[psutil.Process]:
-        """Return the processes that train, of all nodes."""
+        """Return the training processes of all nodes."""
         family = psutil.Process().children(recursive=True)
         return [process for process in family if title(process).startswith(WORKERS)]
 
     def node_of(self, process: psutil.Process) -> Any:
-        """Return the node on which a process runs; None if that is the head, or the process is gone."""
+        """Return the node of a process; None if it is the head or the process has ended."""
         try:
             parents = {parent.pid for parent in process.parents()}
         except psutil.Error:
@@ -144,7 +144,7 @@ class World:
 
 @dataclass
 class MlflowServer:
-    """A real server over the database of a world, which comes and goes."""
+    """Real MLflow server for the database of a world; it can be stopped and restarted."""
 
     world: World
     port: int = 0
@@ -152,11 +152,11 @@ class MlflowServer:
 
     @property
     def uri(self) -> str:
-        """Where clients find it."""
+        """URI of the server."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it, at the port it had; return when it answers."""
+        """Start the server at its port; return when it answers."""
         if not self.port:
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
@@ -175,7 +175,7 @@ class MlflowServer:
         return False
 
     def stop(self) -> None:
-        """Kill it, with its workers."""
+        """Kill the server with its workers."""
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(timeout=30)
@@ -210,7 +210,7 @@ while True:  # reading brings back what was spilled, so that something else must
 
 @contextlib.contextmanager
 def full_object_stores(world: World) -> Iterator[None]:
-    """Let another job hold twice as much as the object stores of all nodes can, and read it again and again."""
+    """Run another job that holds and reads twice the capacity of all object stores."""
     log = world.place / "hog.log"
     with log.open("wb") as stream:
         hog = subprocess.Popen([sys.executable, "-c", HOG], env=world.environment, stdout=stream, stderr=stream)
@@ -225,7 +225,7 @@ def full_object_stores(world: World) -> Iterator[None]:
 
 
 def spilled_bytes(world: World) -> int:
-    """Return how much of the object stores lies on the disk."""
+    """Return the number of bytes that the object stores spilled to disk."""
     session = Path(world.cluster.head_node.get_session_dir_path())
     return sum(file.stat().st_size for file in session.glob("ray_spilled_objects*/**/*") if file.is_file())
 
@@ -250,12 +250,12 @@ time.time_ns = lambda: _time_ns() + int(_shift() * 1e9)
 
 
 def own_clock(folder: Path) -> tuple[dict[str, str], Path]:
-    """Return the environment of a process whose clock jumps by the seconds in a file, and that file."""
+    """Return an environment in which the clock is shifted by the seconds in a file, and that file."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sitecustomize.py").write_text(CLOCK)
     return {"PYTHONPATH": str(folder), "FAULTS_CLOCK": str(folder / "shift")}, folder / "shift"
 
 
 def job_command(name: str, *flags: str) -> list[str]:
-    """Return the command of a job, as users give it."""
+    """Return the command line of a job, as users type it."""
     return [sys.executable, str(REPOSITORY / "jobs" / f"{name}.py"), *flags]

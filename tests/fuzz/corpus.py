@@ -1,4 +1,4 @@
-"""Sound files of each kind that is read, small ones, written once in a process by what writes them in use."""
+"""Small valid files of each kind, written once per process by their usual writers."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ ASE_FORMATS = {
     "a.cfg": "cfg",
     "a.res": "res",
 }
-"""Formats of ASE, by a name that it recognizes."""
+"""Formats of ASE, with file names that it recognizes."""
 
 
 @functools.cache
 def table() -> pa.Table:
     """Return four real crystals of at most eight atoms, with a property and a split."""
     with TemporaryDirectory() as folder:
-        report = ingest_plain(IngestConfig(source=EMBEDDED_SOURCE, out=folder))
+        report = ingest_plain(IngestConfig.of(source=EMBEDDED_SOURCE, out=folder))
         every = read_table(report.table)
     small = [i for i, numbers in enumerate(every["atomic_numbers"].to_pylist()) if len(numbers) <= 8][:40:10]
     few = every.take(small).select(["material_id", "lattice", "frac_coords", "atomic_numbers", "formula"])
@@ -66,7 +66,7 @@ def cifs() -> tuple[bytes, ...]:
 
 @functools.cache
 def structures() -> list[dict[str, Any]]:
-    """Return structures as pymatgen's and JARVIS's dictionaries hold them."""
+    """Return structures as dictionaries of pymatgen and JARVIS."""
     found: list[dict[str, Any]] = []
     for row in table().to_pylist():
         lattice, coords = np.reshape(row["lattice"], (3, 3)).tolist(), np.reshape(row["frac_coords"], (-1, 3)).tolist()
@@ -109,7 +109,7 @@ def ase_files() -> dict[str, bytes]:
 
 @functools.cache
 def vectors() -> dict[str, bytes]:
-    """Return a table of vectors in each form."""
+    """Return a table of vectors in each format."""
     with TemporaryDirectory() as folder:
         return {path.name: path.read_bytes() for path in write_vectors(given_vectors("random:0:4"), folder)}
 
@@ -121,7 +121,7 @@ def shards() -> dict[str, bytes]:
         source = Path(folder) / "table.parquet"
         write_table(table(), source)
         out = Path(folder) / "shards"
-        featurize_plain(FeaturizeConfig(data=str(source), out=str(out), crystals_per_shard=2))
+        featurize_plain(FeaturizeConfig.of(data=str(source), out=str(out), crystals_per_shard=2))
         return files_of(out)
 
 

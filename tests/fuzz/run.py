@@ -1,7 +1,7 @@
 """Give every reader thousands of broken inputs: ``python -m tests.fuzz.run --inputs 12000 --seed 0 --out FILE``.
 
-Each reader runs in a process of its own, with a limit of memory, and of time per input: what hangs or crashes is
-counted, its input kept, and the rest goes on in a new process. ``--reproduce READER FOLDER`` reads a kept input again.
+Each reader runs in its own process, with limits of memory and of time per input. Hangs and crashes are counted, their
+inputs kept, and the rest continues in a new process. ``--reproduce READER FOLDER`` reads a kept input again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections import Counter
 from importlib.metadata import version
@@ -25,13 +26,13 @@ from typing import Any
 from tests.conftest import REPOSITORY
 
 SECONDS = 30.0
-"""Of a processor, for one input: on a machine with other work the clock says little."""
+"""CPU time limit for one input; wall-clock time is unreliable on a busy machine."""
 
 STILL = 300.0
-"""Seconds by the clock for one input: of what waits for ever, as for a pipe."""
+"""Wall-clock limit for one input, in seconds, for readers that wait forever, e.g. for a pipe."""
 
 MEGABYTES = 2048
-"""Of address space that one process may take beyond what it has when all is imported."""
+"""Limit of address space of a process beyond its size after all imports."""
 
 PACKAGES = ("ase", "gemmi", "hypothesis", "numpy", "pyarrow", "pymatgen-core", "safetensors", "torch", "tyro")
 KINDS = ("inputs", "accepted", "rejected", "unexpected", "hangs", "crashes")
@@ -42,7 +43,7 @@ EVENTS, CURRENT = "events.jsonl", "current"
 
 
 def main() -> None:
-    """Run all readers, or one of them as the process of its own."""
+    """Run all readers, or one of them as the child process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=12_000, help="in all")
     parser.add_argument("--seed", type=int, default=0)
@@ -79,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
         for finding, count in readers[name]["findings"].items():
             print(f"  {count} x {finding}", flush=True)  # noqa: T201
         record = _record(options, readers, time.perf_counter() - started)
-        options.out.write_text(json.dumps(record, indent=1) + "\n")  # of what is done so far
+        options.out.write_text(json.dumps(record, indent=1) + "\n")  # results so far
 
 
 def _record(options: argparse.Namespace, readers: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def table(record: dict[str, Any]) -> str:
         f"`{record['command']}`, {record['date']}; {record['machine']}, load {record['load_average']}; "
         f"Python {record['python']}, {versions}; {record['inputs']:,} inputs in {record['seconds'] / 60:.0f} minutes."
     )
-    return "\n".join([*rows, "", about])
+    return "\n".join([*rows, "", textwrap.fill(about, 120, break_on_hyphens=False)])
 
 
 def document(record: dict[str, Any]) -> None:
@@ -119,7 +120,7 @@ def document(record: dict[str, Any]) -> None:
 
 
 def _watched(name: str, inputs: int, seed: int, failures: Path) -> dict[str, Any]:
-    """Return the figures of one reader, started again after each hang or crash."""
+    """Return the results of one reader, which is restarted after each hang or crash."""
     counts: Counter[str] = Counter()
     findings: Counter[str] = Counter()
     slowest = peak = 0.0
@@ -149,7 +150,7 @@ def _watched(name: str, inputs: int, seed: int, failures: Path) -> dict[str, Any
 
 
 def _until_it_ends(name: str, folder: Path, inputs: int, seed: int) -> str:
-    """Run the process of a reader; return how it ended if not well: a hang, or the code of a crash."""
+    """Run the process of a reader; return its failure: a hang, or the exit code of a crash."""
     command = [sys.executable, "-m", "tests.fuzz.run", "--worker", name, str(folder)]
     command += ["--inputs", str(inputs), "--seed", str(seed)]
     paths = os.pathsep.join([str(REPOSITORY / "platform"), str(REPOSITORY / "jobs"), str(REPOSITORY)])
@@ -183,7 +184,7 @@ def _keep(content: Path, failures: Path, name: str, detail: str) -> None:
 
 
 def work(name: str, folder: Path, inputs: int, seed: int) -> None:
-    """Make inputs of a reader and let it read them; one line of events for each."""
+    """Generate inputs for a reader and read them; write one line of events for each."""
     import hypothesis
     from hypothesis import HealthCheck, Phase, given, settings
 
@@ -213,7 +214,7 @@ def work(name: str, folder: Path, inputs: int, seed: int) -> None:
             current.mkdir()
             write(files, current)
             (folder / "started").write_text(str(time.process_time()))
-            Path("/proc/self/clear_refs").write_text("5")  # the peak is from here
+            Path("/proc/self/clear_refs").write_text("5")  # reset the peak
             before, started = _status("VmRSS"), time.process_time()
             ended = outcome(target, current)
             seconds = time.process_time() - started
@@ -230,7 +231,7 @@ def work(name: str, folder: Path, inputs: int, seed: int) -> None:
 
 
 def _warm(target: Any, folder: Path) -> None:
-    """Read one input without limits, so that what is imported late is there."""
+    """Read one input without limits, so that late imports are done."""
     from tests.fuzz.targets import outcome
 
     warm = folder / "warm"
@@ -240,7 +241,7 @@ def _warm(target: Any, folder: Path) -> None:
 
 
 def _status(name: str) -> int:
-    """Return a figure of this process's memory, in bytes."""
+    """Return a memory statistic of this process, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 

@@ -1,6 +1,6 @@
-"""Broken files by the thousand: real ones that are damaged, and ones written from the grammar of their format.
+"""Strategies for broken files: damaged real ones, and ones generated from the grammar of their format.
 
-An input is what a folder is to hold: a mapping from file names to bytes.
+An input is the content of a folder: a mapping from file names to bytes.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ ODD_TEXTS = (
     ),
 )
 DEEP = "@deep@"
-"""Stands for lists within lists, which Python's own writer of JSON refuses."""
+"""Placeholder for deeply nested lists, which Python's JSON writer rejects."""
 
 BIG = "@big@"
 NOT_NUMBERS = {
@@ -82,7 +82,7 @@ _NUMBER = re.compile(rb"-?\d+\.?\d*(?:[eE][+-]?\d+)?")
 
 
 def odd_values() -> SearchStrategy[Any]:
-    """Values where JSON or a flag has another."""
+    """Return unexpected values for JSON or a flag."""
     plain = [
         None,
         True,
@@ -109,7 +109,7 @@ def odd_values() -> SearchStrategy[Any]:
 
 
 def to_json(document: Any) -> bytes:
-    """Return JSON, with what only a text can hold in the place of the marks."""
+    """Return JSON; placeholders are replaced by text that the JSON writer cannot produce."""
     text = json.dumps(document)
     for mark, literal in {DEEP: "[" * 20_000 + "]" * 20_000, BIG: f'"{"x" * 300_000}"', **NOT_NUMBERS}.items():
         text = text.replace(f'"{mark}"', literal)
@@ -196,7 +196,7 @@ _DAMAGES: Sequence[Callable[[DrawFn, bytes], bytes]] = (
 
 @st.composite
 def edited(draw: DrawFn, document: Any, most: int = 3) -> bytes:
-    """Replace, remove or double some values of a JSON document."""
+    """Replace, remove or duplicate some values of a JSON document."""
     document = json.loads(json.dumps(document))
     for _ in range(draw(st.integers(1, most))):
         document = _edit(draw, document)
@@ -222,7 +222,7 @@ def _edit(draw: DrawFn, node: Any) -> Any:
 
 @st.composite
 def json_values(draw: DrawFn, likely_keys: Sequence[str]) -> bytes:
-    """Write any JSON at all, with some of the keys that a reader looks for."""
+    """Write arbitrary JSON with some of the keys that a reader looks for."""
     keys = st.sampled_from(likely_keys) | st.text(max_size=5)
     document = st.recursive(
         odd_values(),
@@ -234,7 +234,7 @@ def json_values(draw: DrawFn, likely_keys: Sequence[str]) -> bytes:
 
 @st.composite
 def cif_texts(draw: DrawFn) -> bytes:
-    """Write a CIF of the right form and of odd content."""
+    """Write a CIF with valid syntax and unusual content."""
     number = st.sampled_from(["4", "90", "0.5", "120", "3.9(2)"]) | st.sampled_from(ODD_NUMBERS)
     plain = st.sampled_from(["4", "5.1", "7"]) if draw(st.booleans()) else number
     lines = [draw(st.sampled_from(["data_x", "data_", "DATA_x", "data_x\ndata_y", ""]))]
@@ -312,11 +312,13 @@ def safetensors(draw: DrawFn, base: bytes) -> bytes:
 
 @st.composite
 def tables(draw: DrawFn, base: pa.Table) -> bytes:
-    """Write a crystal table with columns of odd types and values, or damage the file of one."""
+    """Write a crystal table with unusual column types and values, or a damaged file."""
     table = base
     for _ in range(draw(st.integers(0, 3))):
         if table.num_rows and {"material_id", "lattice", "frac_coords", "atomic_numbers"} <= set(table.schema.names):
-            with contextlib.suppress(pa.ArrowException, KeyError, TypeError):  # an edit that an earlier one forbids
+            with contextlib.suppress(
+                pa.ArrowException, KeyError, TypeError
+            ):  # an edit that is impossible after an earlier one
                 table = draw(st.sampled_from(_TABLE_EDITS))(draw, table)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression=draw(st.sampled_from(["zstd", "none", "snappy"])))
@@ -372,7 +374,7 @@ def _odd_ids(draw: DrawFn, table: pa.Table) -> pa.Table:
         return _replaced(table, "material_id", list(range(count)))
     if kinds == 1:
         return _replaced(table, "material_id", [b"\xff\xfe"] * count, pa.binary())
-    if kinds == 2:  # text that is no UTF-8
+    if kinds == 2:  # text that is not UTF-8
         broken = pa.array([b"\xff\xfe"] * count, pa.binary()).view(pa.string())
         return table.set_column(table.schema.get_field_index("material_id"), "material_id", broken)
     return _replaced(table, "material_id", [draw(ids) for _ in range(count)], pa.string())
@@ -424,7 +426,7 @@ _TABLE_EDITS: Sequence[Callable[[DrawFn, pa.Table], pa.Table]] = (
 
 @st.composite
 def lattices(draw: DrawFn) -> np.ndarray:
-    """Return a ``(3, 3)`` cell: sometimes a usual one, mostly flat, long, skewed, tiny, huge or broken."""
+    """Return a ``(3, 3)`` cell: sometimes normal, mostly flat, long, skewed, tiny, huge or broken."""
     lengths = [
         draw(st.sampled_from([1e-8, 0.3, 0.9, 3.0, 5.0, 50.0, 1e3, 9.9e3, 1e6]) | st.floats(1, 20)) for _ in range(3)
     ]
@@ -449,7 +451,7 @@ def lattices(draw: DrawFn) -> np.ndarray:
 
 @st.composite
 def absurd_crystals(draw: DrawFn) -> pa.Table:
-    """Return a crystal table of one crystal: an odd cell, and few to many atoms spread, in a heap or on one spot."""
+    """Return a table of one crystal: an unusual cell, and few to many atoms, spread, clustered or coincident."""
     cell = draw(lattices())
     count = draw(st.sampled_from([1, 2, 3, 8, 100, 201, 300]))
     generator = np.random.default_rng(draw(st.integers(0, 9)))

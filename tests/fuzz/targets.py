@@ -1,7 +1,7 @@
-"""Every reader of what users give: how its input is written, what is called, and what it may say.
+"""All readers of user input: the strategy of inputs, the call, and the allowed messages.
 
-A reader either accepts an input or says, in one line that names the file, what is wrong with it: by ``ValueError`` (the
-jobs print it and end), by a row of the quarantine, or, on the command line, by ``SystemExit``.
+A reader either accepts an input or reports the problem in one line that names the file: by ``ValueError`` (the jobs
+print it and exit), by a row of the quarantine, or, on the command line, by ``SystemExit``.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from crysatom.crystals.table import iter_crystal_batches, read_table
 from crysatom.crystals.targets import targets_for, targets_from_csv
 from crysatom.graphs import shards
 from crysatom.graphs.featurize import featurize_plain
+from crysatom.models.files import load_model
 from crysatom.training import checkpoints
 from crysatom.training.encoder_files import load_encoder
-from crysatom.training.model_files import load_model
 from crysatom.vectors.given import given_vectors
 from tests.fuzz import corpus
 from tests.fuzz import strategies as make
@@ -43,17 +43,17 @@ from tests.fuzz.strategies import Files
 
 ACCEPTED, REJECTED, UNEXPECTED = "accepted", "rejected", "unexpected"
 LONGEST = 2500
-"""Characters of a message; the longest sound ones list all flags or elements."""
+"""Limit on the characters of a message; the longest valid ones list all flags or elements."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A reader.
+    """Reader under test.
 
     Attributes:
-        name: Of the reader.
-        inputs: Returns the strategy that makes inputs.
-        read: Reads the input in a folder and returns what was said of what it did not take; empty: all was taken.
+        name: Name of the reader.
+        inputs: Returns the strategy of inputs.
+        read: Reads the input in a folder and returns the messages on rejected content; empty if all was accepted.
 
     """
 
@@ -64,11 +64,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an input.
+    """Outcome of an input.
 
     Attributes:
         kind: ``accepted``, ``rejected`` or ``unexpected``.
-        detail: What was said, or what is wrong with how it ended.
+        detail: The message, or the reason why the outcome is unexpected.
 
     """
 
@@ -77,10 +77,10 @@ class Outcome:
 
 
 def outcome(target: Target, folder: Path) -> Outcome:
-    """Let a reader read an input, and judge how it ends."""
+    """Run a reader on an input and classify the outcome."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", RuntimeWarning)  # numpy's, that a user could make nothing of
+        warnings.simplefilter("error", RuntimeWarning)  # numpy's, which do not help a user
         try:
             said = target.read(folder)
         except ValueError as error:
@@ -94,7 +94,7 @@ def outcome(target: Target, folder: Path) -> Outcome:
 
 
 def fault_of(message: str, folder: Path) -> str:
-    """Return what is wrong with a message; empty if nothing is."""
+    """Return the defect of a message; empty if there is none."""
     if "\n" in message or "\r" in message:
         return f"a message of several lines: {message[:300]!r}"
     if not 20 <= len(message) <= LONGEST:
@@ -107,7 +107,7 @@ def fault_of(message: str, folder: Path) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """Return the last place in our code that an error came through."""
+    """Return the innermost position in our code of an error."""
     place, trace = "?", error.__traceback__
     while trace:
         file = trace.tb_frame.f_code.co_filename
@@ -126,7 +126,7 @@ def write(files: Files, folder: Path) -> None:
 
 
 def _ingest(source: Path, out: Path) -> list[str]:
-    report = ingest_plain(IngestConfig(source=str(source), out=str(out)))
+    report = ingest_plain(IngestConfig.of(source=str(source), out=str(out)))
     rows = pq.read_table(report.quarantine).to_pylist()
     assert report.read == report.accepted + report.rejected
     assert len(rows) == report.rejected
@@ -213,7 +213,7 @@ def _ase() -> SearchStrategy[Files]:
 
 
 def _read_ase(folder: Path) -> list[str]:
-    """Read as users do, with a process for each file, one input in ten; the others here, which is quicker."""
+    """Read one input in ten as users do, with a process per file; the others in this process, which is faster."""
     if zlib.crc32(_only_file(folder).read_bytes()) % 10 == 0:
         return _read_source(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -226,13 +226,13 @@ def _table() -> SearchStrategy[Files]:
 
 
 def _read_table(folder: Path) -> list[str]:
-    """Read a table as trainings do: at once, in batches, its targets and its splits."""
+    """Read a table as trainings do: whole, in batches, its targets and its splits."""
     path = folder / "a.parquet"
     table = read_table(path)
     for _ in iter_crystal_batches(path):
         pass
     usual = _refusals(corpus.table())  # four crystals are too few for some splits
-    # says nothing of the file, of which it does not know
+    # its messages do not name the file, which it does not know
     return [f"{path}: {message}" for message in _refusals(table) if message not in usual]
 
 
@@ -278,7 +278,7 @@ def _crystals() -> SearchStrategy[Files]:
 def _featurize(folder: Path) -> list[str]:
     how = json.loads((folder / "how.json").read_text())
     out = folder / "out"
-    report = featurize_plain(FeaturizeConfig(data=str(folder / "a.parquet"), out=str(out), **how))
+    report = featurize_plain(FeaturizeConfig.of(data=str(folder / "a.parquet"), out=str(out), **how))
     assert report.read == report.accepted + report.rejected
     shards.load(out, verify=True)
     return [row["detail"] for row in pq.read_table(out / shards.QUARANTINE).to_pylist()]
@@ -338,7 +338,7 @@ def _folder(draw: DrawFn, files: Mapping[str, bytes]) -> Files:
 
 
 def _read_shards(folder: Path) -> list[str]:
-    """Read shards of which only sizes are compared, as trainings do, and by their digests."""
+    """Read shards with a check of sizes only, as trainings do, and with digests."""
     said = []
     for verify in (True, False):
         try:
@@ -406,7 +406,7 @@ _NEEDED = {
 
 
 def _parse(kind: str, arguments: list[str]) -> list[str]:
-    """Parse flags, with those that are needed in front; a number that is accepted is one."""
+    """Parse flags after the required ones; check that an accepted number is a number."""
     needed: list[str] = []
     if kind in _CONFIGS:
         for field in dataclasses.fields(_CONFIGS[kind]):

@@ -1,4 +1,4 @@
-"""No broken input ends otherwise than promised: the short run, and the inputs that once did."""
+"""Every broken input has a documented outcome: a short fuzzing run, and inputs that once failed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from crysatom.config import GraphSpec, IngestConfig
+from crysatom.config import GraphSpec, IngestConfig, Limits
 from crysatom.config.flags import preset_flags
 from crysatom.config.predicting import PredictConfig
-from crysatom.crystals.checks import Limits
 from crysatom.crystals.cif import parse_cif
 from crysatom.crystals.closest_pair import closest_pair
 from crysatom.crystals.ingest import IngestReport, ingest_plain
@@ -29,8 +28,8 @@ from crysatom.crystals.spheres import _by_tree, pairs_within
 from crysatom.crystals.targets import targets_from_csv
 from crysatom.graphs import shards
 from crysatom.graphs.neighbors import neighbor_graph
+from crysatom.models.files import load_model
 from crysatom.training.encoder_files import load_encoder
-from crysatom.training.model_files import load_model
 from crysatom.vectors.files import read_vectors
 from tests.fuzz import corpus
 from tests.fuzz.strategies import Files
@@ -38,13 +37,13 @@ from tests.fuzz.targets import TARGETS, UNEXPECTED, Target, outcome, write
 from tests.unit.broken_inputs import cif
 
 
-@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")  # of what a failing input looks like
+@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")  # on the display of a failing input
 @pytest.mark.parametrize("target", TARGETS.values(), ids=lambda target: target.name)
 def test_a_reader_takes_an_input_or_says_what_is_wrong(
     target: Target, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of ASE, when it writes what is to be damaged
+        warnings.simplefilter("ignore")  # ASE's, when it writes the files to damage
         strategy = target.inputs()
 
     @settings(
@@ -66,7 +65,7 @@ def test_a_reader_takes_an_input_or_says_what_is_wrong(
 
 
 def ingested(source: Path, out: Path) -> tuple[IngestReport, list[str]]:
-    report = ingest_plain(IngestConfig(source=str(source), out=str(out)))
+    report = ingest_plain(IngestConfig.of(source=str(source), out=str(out)))
     return report, pq.read_table(report.quarantine)["detail"].to_pylist()
 
 
@@ -175,7 +174,7 @@ def test_a_row_of_a_million_atoms_is_refused_and_its_neighbors_are_kept(tmp_path
 
 def test_a_symmetry_operation_of_thousands_of_digits_is_refused_at_once() -> None:
     operations = f"loop_\n_symmetry_equiv_pos_as_xyz\n'x, y, z'\n'-x+{'9' * 5000}/3, y, z'\n"
-    with pytest.raises(Rejection, match="is no symmetry operation such as"):
+    with pytest.raises(Rejection, match="is not a symmetry operation such as"):
         parse_cif(cif("Na Na1 0.1 0.2 0.3 1\n", extra=operations).encode(), Limits())
 
 

@@ -1,7 +1,7 @@
-"""The first 20 steps of a small pretraining in float64, which no refactoring may change.
+"""Golden losses: the first 20 steps of a small pretraining in float64, which no refactoring may change.
 
-After a change that is meant to change them (or a new pymatgen with other crystals), write them again and say
-why in the commit:
+After an intended change (or with a new pymatgen with other crystals), write them again and give the reason in the
+commit:
 
     PYTHONPATH=platform python -m tests.golden.pretrain_losses
 """
@@ -30,7 +30,7 @@ STEPS = 20
 FILE = Path(__file__).with_suffix(".txt")
 HEADER = "# step " + " ".join(LOSS_TERMS)
 
-CONFIG = PretrainConfig(
+CONFIG = PretrainConfig.of(
     embedding_dim=16, num_layers=3, projection_dim=8, batch_size=8, epochs=7, holdout_fraction=0.0, num_workers=0
 )
 
@@ -45,23 +45,23 @@ def losses() -> list[list[float]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_table(folder / "crystals.parquet", [c for c in prototypes() if len(c.atomic_numbers) <= 8][:24])
-        featurize_plain(FeaturizeConfig(data=str(folder / "crystals.parquet"), out=str(folder / "graphs")))
+        featurize_plain(FeaturizeConfig.of(data=str(folder / "crystals.parquet"), out=str(folder / "graphs")))
         data = data_of(CONFIG, folder / "graphs")
-        model: Any = build(CONFIG, element_features(CONFIG.node_features)).double()
-        model.encoder.centers = gaussian_centers(CONFIG.cutoff)
-        Loop(model, data.train, None, CONFIG, PlainContext(folder / "run"), after_step=record).run()
+        model: Any = build(CONFIG, element_features(CONFIG.encoder.node_features)).double()
+        model.encoder.centers = gaussian_centers(CONFIG.graph.cutoff)
+        Loop(model, data.train, None, CONFIG.optimization, PlainContext(folder / "run"), after_step=record).run()
     return steps[:STEPS]
 
 
 def read() -> list[list[float]]:
-    """Return the kept losses."""
+    """Return the golden losses."""
     lines = FILE.read_text().splitlines()
     assert lines[0] == HEADER
     return [[float(value) for value in line.split()[1:]] for line in lines[1:]]
 
 
 def write() -> None:
-    """Keep the losses of the code as it is."""
+    """Write the losses of the current code."""
     lines = [" ".join([str(step), *(f"{value:.12g}" for value in row)]) for step, row in enumerate(losses())]
     FILE.write_text("\n".join([HEADER, *lines]) + "\n")
 

@@ -1,4 +1,4 @@
-"""MLflow and the report as users meet them: real jobs, a real ``mlflow ui``, a real browser."""
+"""MLflow and the report as users see them: real jobs, a real ``mlflow ui``, a real browser."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import pytest
 from crysatom.config import IngestConfig
 from crysatom.crystals.ingest import ingest_plain
 from crysatom.names import EMBEDDED_SOURCE
-from crysatom.studies.overview import arranged
+from crysatom.report.overview import arranged
 from crysatom.tracking.reading import Store, TrackedRun
 from tests.browser import look, require_chromium
 from tests.run_job import run_here
@@ -41,7 +41,7 @@ PREDICT = ["--width", "16", "--num-layers", "2", "--hidden-dim", "16", "--epochs
 EXPERIMENTS = ("crysatom-pretrain", "crysatom-first")
 EVIL = "<script>alert(1)</script>"
 MANY_COLORS = 60
-"""A page that was drawn has more, for the edges of its letters; a blank one has one."""
+"""A rendered page has more colors, from the edges of its letters; a blank one has one."""
 
 
 def succeed(name: str, *flags: str) -> str:
@@ -52,11 +52,11 @@ def succeed(name: str, *flags: str) -> str:
 
 @pytest.fixture(scope="module", name="place")
 def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder in which a user pretrained, failed to, and predicted densities with two kinds of vectors."""
+    """Folder of a user with a pretraining, a failed one, and density predictors with two kinds of vectors."""
     folder = tmp_path_factory.mktemp("browser")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        ingest_plain(IngestConfig(source=EMBEDDED_SOURCE, out="data/first", max_atoms=12))
+        ingest_plain(IngestConfig.of(source=EMBEDDED_SOURCE, out="data/first", max_atoms=12))
         here = ["--data", CRYSTALS, "--num-workers", "0"]
         succeed("pretrain", *here, *PRETRAIN, "--name", "first", "--register", "")
         failed = run_here("pretrain", *here, *PRETRAIN, "--lr", "1e9", "--name", EVIL.replace("/", "-"))
@@ -101,7 +101,9 @@ def test_the_report_says_what_mlflow_holds(report: Path, runs: list[TrackedRun],
     assert html.escape(failed.tags["reason"][:60], quote=False) in text
     assert EVIL not in text
     assert all(run.run_id in text for run in runs)
-    assert not re.search(r"(src|href)=\"(?!#|http://127.0.0.1:5000/#/)", text), "nothing is loaded"
+    assert not re.search(r"(src|href)=\"(?!#|data:image/png;base64,|http://127.0.0.1:5000/#/)", text), (
+        "nothing is loaded"
+    )
 
 
 def test_a_store_or_experiment_that_is_not_there_is_said(place: Path) -> None:
@@ -115,7 +117,7 @@ def test_a_store_or_experiment_that_is_not_there_is_said(place: Path) -> None:
     assert not (place / "absent.db").exists()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        away = f"http://me:secret@127.0.0.1:{probe.getsockname()[1]}"  # bound, but nobody listens
+        away = f"http://me:secret@127.0.0.1:{probe.getsockname()[1]}"  # bound, but not listening
         silent = run_here("report", "--experiment", "x", "--tracking-uri", away)
     assert silent.returncode == 1
     warning, error = silent.stderr.splitlines()
@@ -152,7 +154,7 @@ def test_the_report_fits_a_phone_and_its_tables_sort(report: Path, tmp_path: Pat
       over: document.documentElement.scrollWidth - document.documentElement.clientWidth }) + "ASKED");
     </script>"""
     page = tmp_path / "asked.html"
-    text = re.sub(r"<meta http-equiv=[^>]*>", "", report.read_text())  # which lets only the page's own script run
+    text = re.sub(r"<meta http-equiv=[^>]*>", "", report.read_text())  # the policy allows only the page's own script
     page.write_text(text.replace("</body>", f"{asks}</body>"))
     dom = look(page.as_uri(), tmp_path / "phone.png", size=(390, 900), until=lambda dom: dom.count("ASKED") > 2).dom
     found = json.loads(html.unescape(dom.rsplit("ASKED", 2)[1]))

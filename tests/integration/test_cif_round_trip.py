@@ -1,4 +1,4 @@
-"""The benchmark of CIFs that other programs wrote, small; and what an ingest says of what it decided."""
+"""Small version of the benchmark of CIFs by other programs, and the notes of an ingest."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(folder: Path, *flags: str) -> dict[str, int]:
 
 
 def ingested(folder: Path) -> IngestReport:
-    return ingest_plain(IngestConfig(source=str(folder / "cifs"), out=str(folder / "out"), overwrite=True))
+    return ingest_plain(IngestConfig.of(source=str(folder / "cifs"), out=str(folder / "out"), overwrite=True))
 
 
 def test_what_was_decided_is_said_crystal_by_crystal(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_one_reader_for_a_cif_however_it_is_packed(
     assert pq.read_table(report.table)["material_id"].to_pylist() == ["si"]
     for name in ("si", "no"):
         alone = ingest_plain(
-            IngestConfig(source=str(tmp_path / "cifs" / f"{name}{kind}{ending}"), out=str(tmp_path / name))
+            IngestConfig.of(source=str(tmp_path / "cifs" / f"{name}{kind}{ending}"), out=str(tmp_path / name))
         )
         assert (alone.accepted, alone.rejected) == ((1, 0) if name == "si" else (0, 1))
 

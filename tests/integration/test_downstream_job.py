@@ -1,4 +1,4 @@
-"""``jobs/downstream.py`` from the crystals that pymatgen carries to an error in MLflow, as users run it."""
+"""``jobs/downstream.py`` from the crystals in pymatgen to an error in MLflow, as users run it."""
 
 from __future__ import annotations
 
@@ -18,25 +18,24 @@ import pandas as pd
 import pytest
 import torch
 
-from crysatom.config import DownstreamConfig, GraphSpec
-from crysatom.crystals.checks import Limits
+from crysatom.config import DownstreamConfig, GraphSpec, Limits
 from crysatom.crystals.examine import examine
 from crysatom.crystals.sources import read_source
 from crysatom.crystals.table import read_table
 from crysatom.crystals.targets import targets_for
+from crysatom.inputs.graphs import crystal_table
+from crysatom.models.files import load_model
 from crysatom.names import VOLUME_PER_ATOM
 from crysatom.pipelines.downstream import FinishedRun, describe, run
-from crysatom.pipelines.preparing import crystal_table, prepare
-from crysatom.pipelines.run_folder import CHECKPOINTS
+from crysatom.runs.folder import CHECKPOINTS
 from crysatom.tracking.journal import Journal
 from crysatom.tracking.models import fetch_model
 from crysatom.tracking.runs import Tracker
 from crysatom.tracking.store import client
 from crysatom.training import metrics
-from crysatom.training.model_files import load_model
 from tests.conftest import REPOSITORY
 from tests.graph_crystals import batch_of
-from tests.small_runs import one_thread  # noqa: F401
+from tests.small_runs import one_thread, prepared  # noqa: F401
 from tests.unit.broken_inputs import cif, structure
 
 pytestmark = [
@@ -58,7 +57,7 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(place: Path, name: str, **changes: Any) -> DownstreamConfig:
     settings = {"out": str(place), "name": name, "tracking_uri": f"sqlite:///{place}/mlflow.db", "num_workers": 0}
-    return DownstreamConfig(**{**SMALL, **settings, **changes})
+    return DownstreamConfig.of(**{**SMALL, **settings, **changes})
 
 
 @pytest.fixture(scope="module", name="plain")
@@ -96,7 +95,7 @@ def test_the_job_does_the_whole_way_for_each_seed(place: Path, plain: FinishedRu
     assert other["material_id"].tolist() == mine["material_id"].tolist()
     assert not np.allclose(other["prediction"], mine["prediction"])
 
-    table = read_table(crystal_table(config(place, "job"), prepare(config(place, "job"), place)))
+    table = read_table(crystal_table(config(place, "job").source, prepared(config(place, "job"), place)))
     volumes = targets_for(table, VOLUME_PER_ATOM, mine["material_id"].to_list())
     np.testing.assert_allclose(mine["target"], volumes.labels)
 
@@ -134,7 +133,7 @@ def test_mlflow_has_everything(place: Path, plain: FinishedRun) -> None:
 
 
 def test_the_model_is_registered_once_for_each_run(place: Path, plain: FinishedRun) -> None:
-    """Also of the run that another test kills and resumes, whose registration is repeated here."""
+    """This includes the run that another test kills and resumes; its registration is repeated here."""
     store = client(f"sqlite:///{place}/mlflow.db")
     name, version = plain.registered.removeprefix("models:/").split("/")
     assert name == "crysatom-volume_per_atom-cgcnn"
@@ -146,7 +145,7 @@ def test_the_model_is_registered_once_for_each_run(place: Path, plain: FinishedR
         pytest.approx(plain.metrics["test/mae"], rel=1e-5),
     )
     journal = Journal(plain.folder / "tracking")
-    journal.mark_sent(0)  # as if MLflow had been away all the time
+    journal.mark_sent(0)  # as if MLflow had been unavailable all the time
     assert Tracker.at(plain.folder, plain.tracking_uri).flush()
     found = store.search_model_versions(f"name = '{name}' and run_id = '{plain.run_id}'")
     assert [str(found_version.version) for found_version in found] == [version]
@@ -167,7 +166,7 @@ def test_mlflow_loads_the_model_without_unpickling_and_it_says_what_it_cannot_pr
     place: Path, plain: FinishedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", plain.tracking_uri)  # which MLflow sets too, for good
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", plain.tracking_uri)  # MLflow sets it too, permanently
     mlflow.set_tracking_uri(plain.tracking_uri)
     mlflow.set_registry_uri(plain.tracking_uri)
     inner, info = load_model(plain.folder / "model")
@@ -275,7 +274,7 @@ def test_a_job_killed_after_its_work_is_ended_and_registered_by_the_next(
 def test_two_workers_predict_what_a_process_does(
     place: Path, plain: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Sums over crystals are taken in another order: float32 rounding, grown over the steps."""
+    """Sums over crystals have another order: differences are float32 rounding, amplified over the steps."""
     [finished] = run(config(place, "two", num_workers=2))
     shown = capsys.readouterr().out
     assert "training on 2 x cpu, graphs in memory" in shown

@@ -1,4 +1,4 @@
-"""The featurize job: killed and continued, on Ray and without, always the same bytes."""
+"""The featurize job writes the same bytes if killed and resumed, with and without Ray."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _digests(folder: str | Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """2,880 real crystals: the embedded ones ten times, under other ids, and one id twice."""
+    """2,880 real crystals: the embedded ones ten times with distinct ids, except one repeated id."""
     path = tmp_path_factory.mktemp("table") / "crystals.parquet"
     crystals = [replace(c, material_id=f"{c.material_id}-{k}") for k in range(10) for c in prototypes()]
     crystals[1000] = replace(crystals[1000], material_id=crystals[10].material_id)
@@ -50,7 +50,7 @@ def undisturbed(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _config(table: Path, out: Path) -> FeaturizeConfig:
-    return FeaturizeConfig(data=str(table), out=str(out), crystals_per_shard=64)
+    return FeaturizeConfig.of(data=str(table), out=str(out), crystals_per_shard=64)
 
 
 @pytest.mark.parametrize("shards_before_kill", [0, 7])

@@ -1,10 +1,11 @@
-"""What several processes begin at once on a fresh machine: one begins it, and nothing is destroyed."""
+"""Several processes start at once on a fresh machine: one wins, and nothing is destroyed."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,30 +16,32 @@ from crysatom.crystals.ingest import ingest_plain
 from crysatom.graphs.featurize import run
 from crysatom.graphs.shard_task import ShardRecord, ShardTask, make_shard
 from crysatom.graphs.shards import shard_files
-from crysatom.pipelines.run_folder import RunFolder
+from crysatom.runs.folder import RunFolder
 from tests.at_once import at_once
 
 WON = "won"
+held = ExitStack()
+"""Claims that last until the process ends."""
 
 
 def claim(number: int, folder: Path) -> str:
-    """Claim a run with a configuration of one's own; it is held until the process ends."""
+    """Claim a run with a configuration of its own; the lock is held until the process ends."""
     try:
-        RunFolder(folder / "run").claim(PretrainConfig(seed=number), "data")
+        held.enter_context(RunFolder(folder / "run").claimed(PretrainConfig.of(seed=number), "data"))
     except ValueError as error:
         return str(error)
     return WON
 
 
 def resume(number: int, folder: Path) -> str:
-    """Resume a featurization; its shards take a while, so that both processes are at it."""
+    """Resume a featurization; its shards take a while, so that both processes overlap."""
 
     def map_shards(tasks: list[ShardTask]) -> Iterator[ShardRecord]:
         (folder / f"maker-{number}").touch()
         time.sleep(0.3)
         yield from map(make_shard, tasks)
 
-    config = FeaturizeConfig(data=str(folder / "cifs"), out=str(folder / "graphs"), resume=True)
+    config = FeaturizeConfig.of(data=str(folder / "cifs"), out=str(folder / "graphs"), resume=True)
     try:
         report = run(config, ingest_plain, map_shards)
     except ValueError as error:
@@ -52,7 +55,7 @@ Answers = dict[Path, list[str]]
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
-    """What two processes said of each folder; the same two for all, since a process imports for seconds."""
+    """Answers of two processes for each folder; the same two for all, since imports take seconds."""
     claimed = [tmp_path_factory.mktemp("claimed") for _ in range(60)]
     resumed = [tmp_path_factory.mktemp("resumed") for _ in range(3)]
     for folder in resumed:
@@ -63,7 +66,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
 
 
 def winners(answers: Answers, kind: str, refusal: str) -> Iterator[tuple[Path, int]]:
-    """Yield each folder of a kind with who won; the other must have been refused."""
+    """Yield each folder of a kind with its winner; the other process must have been rejected."""
     for folder, said in answers.items():
         if folder.name.startswith(kind):
             assert said.count(WON) == 1, said

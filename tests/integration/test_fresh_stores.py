@@ -1,4 +1,4 @@
-"""Stores that several processes begin, or bring to a new schema, at once: none is destroyed, and no run is lost."""
+"""Several processes create or migrate a store at once: no store is destroyed, and no run is lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.conftest import PLATFORM
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")]
 
 FRESH_STORES = int(os.environ.get("CRYSATOM_FRESH_STORES", "2"))
-"""How often eight trackers begin a store."""
+"""Number of stores that eight trackers create at once."""
 
 
 def track(number: int, folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Ingest on a cluster: the same rows as in one process, and the job as a user runs it."""
+"""Ingest on a cluster writes the rows of one process; and the job as a user runs it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from crysatom.cluster import ingest as cluster
-from crysatom.config import IngestConfig
-from crysatom.crystals.checks import Limits
+from crysatom.config import IngestConfig, Limits
 from crysatom.crystals.examine import examine_batch
 from crysatom.crystals.ingest import BATCH_RECORDS, ReadCount, ingest_plain
 from crysatom.crystals.sources import open_source
@@ -27,7 +26,7 @@ from tests.unit.broken_inputs import cif
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """300 listed CIFs, more than two batches, of which every tenth is disordered, and one without row."""
+    """300 listed CIFs (more than two batches), every tenth disordered, and one without a row."""
     cifs = tmp_path / "cifs"
     cifs.mkdir()
     for i in range(300):
@@ -44,8 +43,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.usefixtures("ray_cluster")
 def test_cluster_writes_what_one_process_writes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "WINDOW_BYTES", 150_000)  # several windows
-    plain = ingest_plain(IngestConfig(source=str(folder), out=str(tmp_path / "plain")))
-    ray = cluster.ingest(IngestConfig(source=str(folder), out=str(tmp_path / "ray")))
+    plain = ingest_plain(IngestConfig.of(source=str(folder), out=str(tmp_path / "plain")))
+    ray = cluster.ingest(IngestConfig.of(source=str(folder), out=str(tmp_path / "ray")))
     assert (ray.read, ray.accepted, ray.rejected) == (plain.read, plain.accepted, plain.rejected) == (301, 269, 32)
     assert ray.reasons == plain.reasons == {"disordered": 30, "duplicate_id": 1, "unlisted_file": 1}
     assert pq.read_table(ray.table).equals(pq.read_table(plain.table), check_metadata=True)
@@ -53,7 +52,7 @@ def test_cluster_writes_what_one_process_writes(folder: Path, tmp_path: Path, mo
 
 
 def finished_last(batch: pa.Table, limits: Limits, done: Path) -> pa.Table:
-    """Examine a batch; the first one of all waits for the second."""
+    """Examine a batch; the first batch waits for the second."""
     first, second = "c0", f"c{BATCH_RECORDS}"
     names = batch[MATERIAL_ID].to_pylist()
     deadline = time.monotonic() + 60
@@ -71,15 +70,15 @@ def finished_last(batch: pa.Table, limits: Limits, done: Path) -> pa.Table:
 def test_the_order_is_that_of_the_source_whichever_batch_is_finished_first(
     windows: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With one window of three batches, and with one of two and one of one."""
+    """Test one window of three batches, and windows of two batches and of one."""
     source = str(folder)
-    plain = ingest_plain(IngestConfig(source=source, out=str(tmp_path / "plain")))
+    plain = ingest_plain(IngestConfig.of(source=source, out=str(tmp_path / "plain")))
     if windows == 2:
         first = next(ReadCount().batches(open_source(source)))
         monkeypatch.setattr(cluster, "WINDOW_BYTES", first.nbytes + 1)
     done = tmp_path / "done"
     monkeypatch.setattr(cluster, "examine_batch", partial(finished_last, done=done))
-    ray = cluster.ingest(IngestConfig(source=source, out=str(tmp_path / "ray")))
+    ray = cluster.ingest(IngestConfig.of(source=source, out=str(tmp_path / "ray")))
     assert done.exists(), "the second batch was examined"
     assert pq.read_table(ray.table).equals(pq.read_table(plain.table))
     assert pq.read_table(ray.quarantine).equals(pq.read_table(plain.quarantine))

@@ -1,4 +1,4 @@
-"""How whole jobs end: interrupted, unread, unreachable; and what a stranger's file may say to the terminal."""
+"""Exit of whole jobs: interrupted, closed pipe, unreachable cluster; and terminal output from untrusted files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def start(arguments: list[str], cwd: Path) -> subprocess.Popen[str]:
 
 
 def pipeline(line: str, cwd: Path) -> tuple[list[int], str]:
-    """Run a line of shell; return the exit codes of its parts, and what stood on standard error."""
+    """Run a shell pipeline; return the exit codes of its parts, and standard error."""
     line = f'{line}; echo "${{PIPESTATUS[*]}}" > codes'
     done = subprocess.run(
         ["bash", "-c", line], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=WAIT_S, check=False

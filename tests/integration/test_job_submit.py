@@ -24,16 +24,16 @@ from tests.conftest import REPOSITORY
 pytestmark = pytest.mark.timeout(900)
 
 WAIT_S = 600.0
-"""For a job that takes a minute on an idle machine."""
+"""Timeout of a job that takes a minute on an idle machine."""
 
 MARKER = "Qx-marker-of-a-key"
-"""A key in the environment of the head, as jobs that ask the Materials Project have one, and of who submits."""
+"""A key in the environment of the head and of the submitting user, as for the Materials Project."""
 
 MAX_UPLOAD_BYTES = 2_000_000
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody uses."""
+    """Return unused ports."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for probe in sockets:
@@ -46,10 +46,10 @@ def free_ports(count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Head:
-    """A running head node, and how a user reaches it.
+    """Running head node, and the environment to reach it.
 
     Attributes:
-        environment: Of the shell that submits.
+        environment: Environment of the submitting shell.
         home: Home folder of the user that the head runs as.
         session: Ray's folder.
 
@@ -62,7 +62,7 @@ class Head:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clean clone of what is committed, with what a user's folder gathers: an environment and results."""
+    """Clean clone of the commit, with typical untracked files: an environment and results."""
     folder = tmp_path_factory.mktemp("clone") / "crysatom"
     subprocess.run(["git", "clone", "--quiet", REPOSITORY, folder], check=True)
     for name in (".venv/lib/big.so", "runs/old/vectors.npz", "mlflow.db", "data/mine.parquet"):
@@ -74,7 +74,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """``ray start --head --dashboard-host 127.0.0.1`` with token authentication, beside any other Ray."""
+    """``ray start --head --dashboard-host 127.0.0.1`` with token authentication, separate from other Ray clusters."""
     home = tmp_path_factory.mktemp("home")
     token = home / ".ray" / "auth_token"
     token.parent.mkdir()
@@ -115,7 +115,7 @@ def wait_for_line(process: subprocess.Popen[bytes], log: Path, text: str) -> Non
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a head and all that it started, and nothing else."""
+    """Stop a head and all its child processes, and nothing else."""
     family = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     psutil.wait_procs([process, *family], timeout=5)
@@ -150,7 +150,7 @@ print("worker:", *ray.get(ray.remote(where).remote()))
 
 
 def test_main_command(head: Head, clone: Path) -> None:
-    """The main job, and beside it, to save time, jobs that fail and one that looks around."""
+    """Run the main job and, to save time, failing jobs and an inspecting job at the same time."""
     jobs = {
         "main": submit(head, clone, "python", "jobs/pretrain.py"),
         "flag": submit(head, clone, "python", "jobs/pretrain.py", "--embedding-dim", "none"),

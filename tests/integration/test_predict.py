@@ -25,10 +25,10 @@ from crysatom.crystals.csv_files import as_it_was, csv_line
 from crysatom.crystals.ingest import ingest_plain
 from crysatom.crystals.table import read_table
 from crysatom.crystals.targets import targets_from_csv
+from crysatom.models.inference import Ensemble
 from crysatom.names import MATERIAL_ID
 from crysatom.pipelines import predicting
 from crysatom.pipelines.predicting import describe, run
-from crysatom.training.inference import Ensemble
 from tests.conftest import REPOSITORY
 from tests.run_job import run_here
 from tests.saved_models import ALL, write_model
@@ -52,7 +52,7 @@ WITHOUT_PU = [symbol for symbol in ALL if symbol != "Pu"]
 
 @pytest.fixture(name="place")
 def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """300 CIFs, more than two batches, with four broken ones among them, and a model."""
+    """300 CIFs (more than two batches), four of them broken, and a model."""
     cifs = tmp_path / "cifs"
     cifs.mkdir()
     for i in range(296):
@@ -66,7 +66,7 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def job(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the job in a process of its own."""
+    """Run the job in its own process."""
     environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "RAY_ADDRESS", "MLFLOW_TRACKING_URI"}}
     command = [sys.executable, str(REPOSITORY / "jobs" / "predict.py"), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
@@ -74,7 +74,7 @@ def job(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def predict(*inputs: str, model: str | tuple[str, ...] = "model", **options: Any) -> Any:
     models = (model,) if isinstance(model, str) else model
-    return run(PredictConfig(inputs=inputs, model=models, **{"num_workers": 0, **options}))
+    return run(PredictConfig.of(inputs=inputs, model=models, **{"num_workers": 0, **options}))
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -95,7 +95,7 @@ def test_the_order_is_that_of_the_input_whichever_batch_is_finished_first(
     done = place / "done"
 
     class LastFirst(Ensemble):  # in here, so that workers are sent it with the path
-        """Predicts the first batch after another one; the second may wait in the queue of the same worker."""
+        """Predicts the first batch after another; the second may wait in the queue of the same worker."""
 
         def predict_records(self, records: pa.Table) -> pa.Table:
             names, deadline = records[MATERIAL_ID].to_pylist(), time.monotonic() + 60
@@ -114,7 +114,7 @@ def test_the_order_is_that_of_the_input_whichever_batch_is_finished_first(
 
 
 class Deadly(Ensemble):
-    """Kills the process that predicts, as a crystal may that takes all memory."""
+    """Kills the predicting process, as a crystal that needs too much memory may."""
 
     def predict_records(self, records: pa.Table) -> pa.Table:  # noqa: ARG002
         os._exit(1)
@@ -263,7 +263,7 @@ def test_few_crystals_for_workers_with_gpus_are_predicted_here(place: Path, capl
 
 @pytest.mark.usefixtures("place")
 def test_long_reads_are_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """On a cluster a whole window is read before the first crystal is predicted."""
+    """On a cluster, a whole window is read before the first prediction."""
     monkeypatch.setattr(predicting, "PROGRESS_SECONDS", 0)
     monkeypatch.setattr(
         predicting, "_predict_all", lambda _, ensemble, batches: map(ensemble.predict_records, list(batches))
@@ -276,7 +276,7 @@ def test_long_reads_are_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Log
 
 
 def test_files_of_one_name_in_several_folders_are_told_apart(place: Path) -> None:
-    """As calculations have them: ids that are made from the name of the file are the same."""
+    """As in folders of calculations: ids made from file names are equal."""
     poscar = "NaCl\n1\n{a} 0 0\n0 4 0\n0 0 4\nNa Cl\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n"
     for k in range(2):
         (place / f"calc{k}").mkdir()
@@ -292,7 +292,7 @@ EVIL = ["=1+1", "-2+3", "@SUM(A1)", "+x", "'=1", "a;=2", "a\nb", "NA", "-5", "00
 
 
 def test_ids_are_no_formulas_for_a_spreadsheet_and_can_be_joined(place: Path) -> None:
-    """Accepted and rejected ones; the file serves as targets of the ids as they were."""
+    """Test accepted and rejected ids; the file can be used as targets for the original ids."""
     atoms = {"lattice_mat": [[4, 0, 0], [0, 4, 0], [0, 0, 4]], "coords": [[0, 0, 0]], "elements": ["Na"]}
     records = [{"id": name, "atoms": atoms} for name in EVIL] + [{"id": name, "atoms": {}} for name in EVIL]
     (place / "evil.jsonl").write_text("\n".join(map(json.dumps, records)))
@@ -304,7 +304,7 @@ def test_ids_are_no_formulas_for_a_spreadsheet_and_can_be_joined(place: Path) ->
         assert not [cell for cell in cells if cell[:1] in set("=+-@\t\r") and not re.fullmatch(r"[-+]?[\d.e+-]+", cell)]
         assert [as_it_was(row[0]) for row in rows] == EVIL
         assert '"a;=2"' in (place / file).read_text()
-    table = ingest_plain(IngestConfig(source="evil.jsonl", out="table")).table
+    table = ingest_plain(IngestConfig.of(source="evil.jsonl", out="table")).table
     (place / "targets.csv").write_text("material_id,gap\n" + "".join(csv_line([name, 1.5]) for name in EVIL))
     assert targets_from_csv(place / "targets.csv", read_table(table), EVIL).labels.tolist() == [1.5] * 10
 
@@ -358,4 +358,4 @@ def test_a_published_checkpoint_of_cgcnn(place: Path, caplog: pytest.LogCaptureF
 )
 def test_settings_that_cannot_be(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PredictConfig(**{"inputs": ("a.cif",), "model": ("model",), **options})
+        PredictConfig.of(**{"inputs": ("a.cif",), "model": ("model",), **options})

@@ -1,4 +1,4 @@
-"""Pretraining on real Ray workers: the same vectors on any number of them, whoever is killed on the way."""
+"""Pretraining on real Ray workers: the same vectors on any number of workers, even if some are killed."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from mlflow import MlflowClient
 from crysatom.config import PretrainConfig
 from crysatom.graphs.shards import MANIFEST, file_sha256, is_held_out
 from crysatom.names import DISTANCE, MATERIAL_ID, MATERIAL_KEY
-from crysatom.pipelines.preparing import prepare
 from crysatom.pipelines.pretraining import FinishedRun, run
-from crysatom.pipelines.run_folder import CHECKPOINTS
+from crysatom.runs.folder import CHECKPOINTS
 from crysatom.tracking.journal import Journal
 from crysatom.tracking.store import client
 from crysatom.training.loop import NonFiniteLossError
 from crysatom.training.machine import hardware
 from tests.conftest import REPOSITORY
 from tests.faults.world import wait_for
+from tests.small_runs import prepared
 
 pytestmark = [
     pytest.mark.usefixtures("ray_cluster"),
     pytest.mark.timeout(900),
-    # Ray Data and MLflow use options that they or SQLAlchemy deprecate
+    # Ray Data and MLflow use options deprecated by themselves or by SQLAlchemy
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
@@ -50,14 +50,14 @@ pytestmark = [
 EPOCHS = 6
 SMALL: dict[str, Any] = {"embedding_dim": 16, "projection_dim": 16, "batch_size": 64, "epochs": EPOCHS, "register": ""}
 WAIT_S = 300.0
-"""For things that take ten seconds on an idle machine."""
+"""Timeout of operations that take ten seconds on an idle machine."""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of this file's runs, with graphs and a tracking store."""
     folder = tmp_path_factory.mktemp("pretrain")
-    shards = prepare(PretrainConfig(num_workers=0), folder)
+    shards = prepared(PretrainConfig.of(num_workers=0), folder)
     shards.rename(folder / "graphs")
     client(store(folder)).search_experiments()
     return folder
@@ -69,7 +69,7 @@ def store(place: Path) -> str:
 
 def config(place: Path, name: str, **changes: Any) -> PretrainConfig:
     settings = {"data": str(place / "graphs"), "out": str(place), "name": name, "tracking_uri": store(place)}
-    return PretrainConfig(**{**SMALL, **settings, "num_workers": 2, **changes})
+    return PretrainConfig.of(**{**SMALL, **settings, "num_workers": 2, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +102,8 @@ def test_no_worker_one_and_two_give_the_same_vectors(place: Path, undisturbed: F
     plain = run(config(place, "plain", num_workers=0))
     one = run(config(place, "one", num_workers=1))
     assert difference(one, plain) == 0, "Ray must not change what a process computes"
-    # Sums over crystals are taken in another order: float32 rounding, grown over the steps. Initial weights changed
-    # by 1e-7 of themselves change these vectors by 4e-4 and the loss of the second epoch by 1.1e-4.
+    # Sums over crystals have another order: float32 rounding, amplified over the steps. A relative change of 1e-7 of
+    # the initial weights changes these vectors by 4e-4 and the loss of the second epoch by 1.1e-4.
     assert difference(undisturbed, one) < 1e-3
     drift = (undisturbed.history["train/loss"] / one.history["train/loss"] - 1).abs()
     assert drift[1] < 5e-4
@@ -113,7 +113,7 @@ def test_no_worker_one_and_two_give_the_same_vectors(place: Path, undisturbed: F
 @pytest.mark.slow
 @pytest.mark.usefixtures("_threads")
 def test_a_process_and_two_workers_agree_at_the_default_width(place: Path) -> None:
-    settings = {**dataclasses.asdict(PretrainConfig()), "epochs": 2, "register": ""}
+    settings = {**dataclasses.asdict(PretrainConfig.of()), "epochs": 2, "register": ""}
     kept = {k: settings[k] for k in ("embedding_dim", "projection_dim", "batch_size", "epochs", "register")}
     plain = run(config(place, "wide-plain", **kept, num_workers=0))
     two = run(config(place, "wide-two", **kept))
@@ -208,7 +208,7 @@ def interrupt(process: subprocess.Popen[str], folder: Path, number: int, *, afte
         assert len(workers) == 2
         assert not psutil.wait_procs(workers, timeout=60)[1], "they would go on writing checkpoints"
         for process_of_ray in psutil.wait_procs(descendants, timeout=5)[1]:
-            process_of_ray.kill()  # its agents take a while to see that they are alone
+            process_of_ray.kill()  # its agents take a while to notice
     finally:
         process.kill()
     return output
@@ -228,7 +228,7 @@ def test_a_killed_job_is_resumed_and_nothing_else_takes_its_folder(
     if number != signal.SIGKILL:
         assert f"{number.name}: saving after this step, then ending; a second one ends at once\n" in output
         assert re.search(r"stopped after (step \d of )?epoch \d, as asked; go on with --resume\n", output)
-        in_the_midst = "stopped after step" in output  # else it saw the request at the last step of an epoch
+        in_the_midst = "stopped after step" in output  # otherwise the request came at the last step of an epoch
         assert bool(list((folder / CHECKPOINTS).glob("step-*"))) >= in_the_midst
     run_id = json.loads((folder / "tracking" / "state.json").read_text())["run_id"]
     assert ("\nto go on: " in output) == (number == signal.SIGINT)
@@ -271,7 +271,7 @@ def rewrite(place: Path, name: str, change: Callable[[pa.Table], pa.Table]) -> P
 
 @contextmanager
 def other_crystals(graphs: Path) -> Iterator[None]:
-    """Put other graphs into a folder for a while."""
+    """Temporarily replace the graphs in a folder."""
     fewer = rewrite(graphs.parent, "fewer", lambda table: table.slice(0, 200))
     aside = graphs.rename(graphs.parent / "aside")
     fewer.rename(graphs)
@@ -283,7 +283,7 @@ def other_crystals(graphs: Path) -> Iterator[None]:
 def train_keys(place: Path) -> pa.Table:
     [path] = (place / "graphs").glob("shard-*.parquet")
     table = pq.read_table(path, columns=[MATERIAL_ID, MATERIAL_KEY])
-    return table.filter(pa.array(~is_held_out(table[MATERIAL_KEY].to_numpy(), PretrainConfig().holdout_fraction)))
+    return table.filter(pa.array(~is_held_out(table[MATERIAL_KEY].to_numpy(), PretrainConfig.of().holdout_fraction)))
 
 
 @pytest.mark.slow
@@ -303,7 +303,7 @@ def test_streamed_batches_reach_all_crystals(
     assert state["step"] == 2 * (count // 55)
     assert count // 55 < count // (2 * (55 // 2)), "batches of twice 27 would have been more"
     assert finished.history["data_wait_share"].between(0, 1).all()
-    # Other batches, so not the same run; but the same kind of run
+    # Other batches, hence another run of the same kind
     for term in ("connectivity", "features"):
         streamed, resident = (done.history[f"train/{term}"] for done in (finished, undisturbed))
         np.testing.assert_allclose(streamed[0], resident[0], rtol=0.02)
@@ -312,7 +312,7 @@ def test_streamed_batches_reach_all_crystals(
 
 
 def broken(place: Path) -> tuple[Path, str]:
-    """Return graphs with one distance that is not a number, and the id of the crystal."""
+    """Return graphs with one NaN distance, and the id of the crystal."""
     name = train_keys(place)[MATERIAL_ID][100].as_py()
 
     def spoil(table: pa.Table) -> pa.Table:
@@ -351,4 +351,4 @@ def test_more_workers_than_the_machine_has_are_refused_at_once(place: Path) -> N
         run(config(place, "many", num_workers=16))
     assert time.monotonic() - start < 10
     with pytest.raises(ValueError, match="2 workers of 1 GPU need 2, this cluster has 0"):
-        run(dataclasses.replace(config(place, "gpu"), use_gpu=True))
+        run(config(place, "gpu").replace(use_gpu=True))

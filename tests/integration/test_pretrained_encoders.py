@@ -1,4 +1,4 @@
-"""From a pretraining, or a trained model, to predictors that start from it or are distilled by it, without Ray."""
+"""Predictors initialized or distilled from a pretraining or a trained model, without Ray."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from crysatom.config import DownstreamConfig, PretrainConfig
+from crysatom.models.files import load_model
+from crysatom.models.finetuning import load_trained
 from crysatom.names import DISTILLATION
 from crysatom.pipelines import downstream, pretraining
-from crysatom.studies.runs import read_run
+from crysatom.studies.grid.finished import read_run
 from crysatom.tracking.encoders import fetch_encoder
 from crysatom.tracking.store import client
 from crysatom.training.encoder_files import ENCODER, load_encoder, save_encoder
-from crysatom.training.finetuning import load_trained
-from crysatom.training.model_files import load_model
 from tests.graph_crystals import batch_of, small, write_table
 from tests.small_runs import one_thread  # noqa: F401
 
@@ -44,12 +44,12 @@ def settings(place: Path) -> dict[str, Any]:
 
 def pretrain(place: Path, **changes: Any) -> pretraining.FinishedRun:
     shape = {"embedding_dim": 8, "num_layers": 2, "projection_dim": 4, "batch_size": 20, "epochs": 1}
-    return pretraining.run(PretrainConfig(**{**settings(place), **shape, **changes}))
+    return pretraining.run(PretrainConfig.of(**{**settings(place), **shape, **changes}))
 
 
 def config(place: Path, **changes: Any) -> DownstreamConfig:
     shape = {"vectors": "onehot", "width": 8, "num_layers": 2, "hidden_dim": 8, "batch_size": 20, "epochs": 2}
-    return DownstreamConfig(**{**settings(place), **shape, **changes})
+    return DownstreamConfig.of(**{**settings(place), **shape, **changes})
 
 
 @pytest.fixture(scope="module", name="pretrained")
@@ -76,7 +76,7 @@ def test_a_pretraining_leaves_its_encoder(place: Path, pretrained: pretraining.F
 
 
 def test_the_vectors_are_those_of_the_encoder(pretrained: pretraining.FinishedRun) -> None:
-    """Mean over all sites of what the kept encoder makes of them: weights and statistics are those of the end."""
+    """Mean over all sites of the saved encoder's output: its weights and statistics are the final ones."""
     encoder = load_encoder(pretrained.folder)
     batch, model = batch_of(small(8, 40), encoder.graph), encoder.build()
     atoms = model.unmasked(batch, model.basis(batch.distance))

@@ -1,4 +1,4 @@
-"""What strangers may try on whole jobs: models in MLflow that are pickles, secrets in what jobs leave, open ports."""
+"""Security of whole jobs: pickled models in MLflow, secrets in output files, open ports."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from crysatom.models.files import load_model
 from crysatom.tracking.encoders import fetch_encoder
 from crysatom.tracking.models import describe_to_mlflow, fetch_model, fetch_trained
 from crysatom.tracking.reading import Store
 from crysatom.tracking.runs import Tracker
 from crysatom.tracking.store import client
 from crysatom.tracking.vectors import load_vectors
-from crysatom.training.model_files import load_model
 from crysatom.vectors.files import write_vectors
 from crysatom.vectors.given import given_vectors
 from tests.conftest import REPOSITORY
@@ -37,7 +37,7 @@ pytestmark = [  # third parties' own
 
 @pytest.fixture(name="store", scope="module")
 def _store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store, which takes seconds to make."""
+    """A shared store, since making one takes seconds."""
     folder = tmp_path_factory.mktemp("store")
     client(f"sqlite:///{folder}/mlflow.db").search_experiments()
     return folder
@@ -137,7 +137,7 @@ TINY = ("--num-workers", "0", "--epochs", "1", "--batch-size", "5", "--embedding
 
 
 def holding(folder: Path, words: list[str]) -> list[str]:
-    """Return the files that hold one of some words."""
+    """Return the files that contain any of the words."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return [str(path) for path in files if any(word.encode() in path.read_bytes() for word in words)]
 
@@ -204,7 +204,7 @@ for token in ("", "0" * 32, sys.argv[1]):
         told[token] = error.code().name
 print(json.dumps({"addresses": sorted({c.laddr.ip for c in open_}), "ports": len(open_), "told": told}))
 """
-"""Asks the head as anybody can who reaches its port, without Ray's own client."""
+"""Queries the head as anybody with access to its port can, without Ray's client."""
 
 
 @pytest.mark.ray

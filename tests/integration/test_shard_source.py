@@ -1,4 +1,4 @@
-"""Graph shards through real Ray Data: each epoch has each crystal once, in an order of its own."""
+"""Graph shards through real Ray Data: each epoch has each crystal once, in its own order."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def shards(tmp_path: Path) -> Path:
 
 
 def trained(shards: Path) -> pa.Table:
-    """Return the crystals that are not held out, as they lie in the shards."""
+    """Return the crystals that are not held out, in the order of the shards."""
     table = pa.concat_tables(iter_tables(shards, TRAINING_COLUMNS))
     held_out = is_held_out(table[MATERIAL_KEY].to_numpy(), tiny().holdout_fraction)
     assert 0 < held_out.sum() < len(table)
@@ -37,7 +37,7 @@ def trained(shards: Path) -> pa.Table:
 
 
 def epochs(dataset: ray.data.Dataset, count: int) -> Iterator[pa.Table]:
-    """Stream a data set as a training does, by an actor that runs it anew for each epoch."""
+    """Stream a data set as in training: an actor executes it again for each epoch."""
     [stream] = dataset.streaming_split(1)
     for _ in range(count):
         yield pa.concat_tables(stream.iter_batches(batch_format="pyarrow", batch_size=3))

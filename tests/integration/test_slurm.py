@@ -1,7 +1,7 @@
-"""The Slurm script, run for real on one node: stopped before its end, queued again, finished.
+"""The Slurm script on one node: stopped before its end, requeued, finished.
 
-Slurm itself is not there: ``srun`` runs the command here, ``scontrol`` writes down what it is asked. As ``ray
-symmetric-run`` ends every Ray of its machine, it is given one of its own: it sees no other processes and networks.
+Slurm is not installed: ``srun`` runs the command here, and ``scontrol`` records its arguments. ``ray symmetric-run``
+stops every Ray of its machine, so it runs in its own namespaces of processes and networks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The file of an sqlite store: whole or not there, told what is wrong with it, and found again when it was moved."""
+"""File of an SQLite store: created atomically, problems reported, and found again after a move."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def change(file: Path, *statements: str) -> None:
 
 
 def track(place: Path, name: str) -> str:
-    """Leave a finished run with a metric, an artifact and a registered model; return its id."""
+    """Make a finished run with a metric, an artifact and a registered model; return its id."""
     tracker = Tracker.at(place / "runs" / name, uri(place))
     tracker.start(experiment="homes", run_name=name, params={}, tags={})
     tracker.log_metrics({"loss": 0.5}, 0)
@@ -70,7 +70,7 @@ def track(place: Path, name: str) -> str:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new store with nothing in it: making one takes seconds, copying it none."""
+    """New empty store: making one takes seconds, copying it does not."""
     place = tmp_path_factory.mktemp("made")
     (place / ".mlflow.db.new").mkdir()
     (place / ".mlflow.db.new" / "mlflow.db").write_text("of a process that was killed")
@@ -208,7 +208,7 @@ def test_a_store_that_would_not_last_is_refused(given: str) -> None:
 
 
 def repaired(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do what the message says."""
+    """Follow the advice of the message."""
     _, _, command = str(error).partition("Make them right by: python -m ")
     module, *arguments = shlex.split(command)
     assert module == relocate.__name__
@@ -244,7 +244,7 @@ def test_a_home_that_was_moved_keeps_working(home: Path, tmp_path: Path, monkeyp
 
 
 def test_a_home_with_an_apostrophe_is_made(tmp_path: Path) -> None:
-    """MLflow itself puts the place of its first experiment into a statement as it is."""
+    """MLflow puts the path of its first experiment into an SQL statement without escaping."""
     home = tmp_path / "it's"
     home.mkdir()
     first = track(home, "a")

@@ -29,7 +29,7 @@ FLAGS = (
 )
 TABLES = ("--vectors", "facts=facts/vectors.csv", "random:0:16", "shuffled=permuted:elements")
 MAIN_GROUPS = [*range(1, 21), *range(31, 39), *range(49, 57)]
-"""Fewer elements than there are, to be quick: their labels are placed in each map."""
+"""A subset of the elements, to be fast: their labels are placed in each map."""
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

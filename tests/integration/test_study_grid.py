@@ -1,4 +1,4 @@
-"""``jobs/study.py`` on the crystals that pymatgen carries: run, found again, killed, failed, judged."""
+"""``jobs/study.py`` on the crystals in pymatgen: run, reused, killed, failed, evaluated."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import pytest
 from crysatom.config import GridConfig
 from crysatom.crystals.splits import reduced_compositions
 from crysatom.crystals.table import read_table, write_table
-from crysatom.pipelines.grid import GridReport, describe, run
-from crysatom.studies.runs import read_run
-from crysatom.studies.statistics import TIE, errors_of
-from crysatom.studies.tables import CALCULATED_ONLY, FINE_TUNED, MEASURED_ONLY
+from crysatom.models.files import load_model
+from crysatom.studies.grid.finished import read_run
+from crysatom.studies.grid.pipeline import GridReport, describe, run
+from crysatom.studies.grid.statistics import TIE, errors_of
+from crysatom.studies.grid.tables import CALCULATED_ONLY, FINE_TUNED, MEASURED_ONLY
 from crysatom.tracking.store import client
-from crysatom.training.model_files import load_model
 from tests.run_job import run_here
 from tests.small_runs import one_thread  # noqa: F401
 
@@ -47,7 +47,7 @@ def config(place: Path, **changes: Any) -> GridConfig:
         "tracking_uri": f"sqlite:///{place}/mlflow.db",
         "num_workers": 0,
     }
-    return GridConfig(**{**settings, **changes})
+    return GridConfig.of(**{**settings, **changes})
 
 
 @pytest.fixture(scope="module", name="place")
@@ -91,7 +91,7 @@ def test_a_study_says_what_its_runs_say(place: Path, report: GridReport) -> None
 
 
 def test_what_is_finished_is_not_repeated(place: Path, report: GridReport) -> None:
-    """By a study of fewer properties, whose folder is another one."""
+    """A study of fewer properties in another folder reuses the runs."""
     written = {path: path.stat().st_mtime_ns for path in (place / "runs").glob("cgcnn-*/predictions.csv")}
     again = run(config(place, properties=("density",)))
     assert (again.finished, again.again, again.left) == (2, 2, 0)
@@ -101,11 +101,11 @@ def test_what_is_finished_is_not_repeated(place: Path, report: GridReport) -> No
 
 
 def test_other_studies_take_the_same_runs(place: Path, report: GridReport) -> None:
-    """A learning curve at all labels, and what runs cost."""
+    """A learning curve at all labels, and the cost of runs."""
     mae = report.cells[0].mean
     same = {"columns": ("onehot92", "ours"), "properties": ("density",), "vectors": ("ours=onehot92",)}
     curve = run(config(place, study="learning_curve", train_fraction=(1.0,), **same))
-    assert (curve.finished, curve.left) == (2, 0)  # by one run, which was there
+    assert (curve.finished, curve.left) == (2, 0)  # by one existing run
     assert [c.mean for c in curve.cells] == [mae, mae]
     assert curve.cells[1].comparison is not None
     assert curve.cells[1].comparison.verdict == TIE
@@ -141,7 +141,7 @@ def test_runs_of_other_places_are_taken_only_with_equal_settings_vectors_and_dat
     changed = copies / report.cells[0].runs[0].folder.name / "model" / "model.json"
     model = json.loads(changed.read_text())
     changed.write_text(json.dumps({**model, "vectors": {**model["vectors"], "sha256": "0" * 64}}))
-    other = run(given)  # whose budget is over before anything is started
+    other = run(given)  # its budget ends before any start
     assert (other.finished, other.left) == (3, 1)
     assert "the same command goes on" in describe(other)
     assert read_run(changed.parents[1]) is not None
@@ -150,7 +150,7 @@ def test_runs_of_other_places_are_taken_only_with_equal_settings_vectors_and_dat
 def test_a_failed_run_is_reported_and_the_others_go_on(
     place: Path, report: GridReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Vectors that lack elements of the data; a predictor that reads other graphs finds its own made."""
+    """Vectors that lack elements of the data; graphs are made for a predictor with another specification."""
     few = tmp_path / "few.csv"
     few.write_text("element,0,1\nH,0.5,1.0\nO,1.0,0.5\n")
     monkeypatch.chdir(tmp_path)
@@ -168,7 +168,7 @@ def test_a_failed_run_is_reported_and_the_others_go_on(
 
 @pytest.fixture(scope="module", name="measured")
 def _measured(place: Path, report: GridReport) -> GridConfig:
-    """Densities of some compounds, as if measured to be larger by a twentieth."""
+    """Densities of some compounds, as if measured 5 % larger."""
     calculated = next(report.folder.parent.glob("data/aflow*/crystals.parquet"))
     table = read_table(calculated)
     first = np.unique(reduced_compositions(table)[1], return_index=True)[1][::2]
@@ -209,7 +209,7 @@ def test_measured_values_are_learned_after_calculated_ones(measured: GridConfig)
 
 
 def test_what_a_study_cannot_show_is_said(place: Path, report: GridReport) -> None:
-    """Vectors that are in no package, and differences from a column that was not asked for."""
+    """Vectors that are in no package, and differences from a column that was not requested."""
     shown = run(config(place, columns=("onehot", "official"), properties=("density",)))
     assert [cell.mean for cell in shown.cells] == [
         c.mean for c in report.cells if (c.row.property, c.column) == ("density", "onehot")

@@ -1,4 +1,4 @@
-"""Runs in MLflow: a real sqlite store, a real server, and what happens while there is none."""
+"""Runs in MLflow: a real SQLite store, a real server, and runs while it is unavailable."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TABLE = AtomVectors(
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store: making one takes seconds, copying it none."""
+    """Empty store: making one takes seconds, copying it does not."""
     database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     client(f"sqlite:///{database}").search_experiments()
     return database
@@ -56,7 +56,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def directory(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with a store; returned as the user's current directory."""
+    """Working directory with a store, as the user's current directory."""
     shutil.copy(migrated, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -100,7 +100,7 @@ def test_a_run_from_start_to_finish(directory: Path) -> None:
     artifacts = [*mlflow.list_artifacts(tracker.run_id), *mlflow.list_artifacts(tracker.run_id, "figures")]
     assert {a.path for a in artifacts} >= {"card.md", "figures", "figures/loss_curves.png"}
     assert picture.is_file()
-    # beside the store, whatever the current directory was
+    # beside the store, for any current directory
     assert str(run.info.artifact_uri).startswith((directory / "mlartifacts").as_uri())
     assert not (directory / "mlruns").exists()
 
@@ -179,7 +179,7 @@ def test_metrics_sent_twice_are_not_doubled(directory: Path) -> None:
     tracker = started(directory / "runs" / "a")
     tracker.log_metrics({"train/loss": 2.0, "train/ssl": float("nan")}, 0)
     journal = Journal(directory / "runs" / "a" / "tracking")
-    journal.mark_sent(0)  # as if the process had died between sending and remembering it
+    journal.mark_sent(0)  # as if the process had died between sending and recording it
     assert tracker.flush()
     assert points(tracker, "train/loss") == [(0, 2.0)]
     assert len(client(tracker.uri).search_runs([client(tracker.uri).get_run(tracker.run_id).info.experiment_id])) == 1
@@ -291,7 +291,7 @@ def test_a_run_whose_making_was_not_answered_is_found_again(directory: Path, mon
         assert tracker.run_id == ""
     tracker.log_metrics({"train/loss": 1.0}, 0)
     assert tracker.finish()
-    other = started(directory / "runs" / "b")  # of the same name and settings
+    other = started(directory / "runs" / "b")  # with the same name and settings
     assert sorted(all_runs(tracker)) == sorted([tracker.run_id, other.run_id])
     assert points(tracker, "train/loss") == [(0, 1.0)]
     assert mlflow.get_run(tracker.run_id).data.params == {"epochs": "2", "data": "aflow:prototypes"}
@@ -304,7 +304,7 @@ def test_one_at_a_time_tells_mlflow(
     tracker = started(directory / "runs" / "a", f"http://127.0.0.1:{closed_port()}")
     caplog.clear()
     here = Tracker.at(tracker.folder)
-    with FileLock(tracker.folder / "tracking" / ".lock"):  # as another who flushes
+    with FileLock(tracker.folder / "tracking" / ".lock"):  # as another process that flushes
         assert not here.flush()
     [said] = caplog.messages
     assert "cannot be told (another process is sending this journal)" in said
@@ -350,7 +350,7 @@ def experiments(tracker: Tracker) -> list[Experiment]:
 
 
 def delete_for_good(tracker: Tracker) -> None:
-    """As ``mlflow gc`` does, which takes half a minute to start."""
+    """Delete a run as ``mlflow gc`` does, whose start takes half a minute."""
     client(tracker.uri)._tracking_client.store._hard_delete_run(tracker.run_id)
 
 
@@ -361,7 +361,7 @@ def test_answers_that_are_lost_make_no_second_run_and_no_second_version(
     port, processes = server_port
     processes.append(serve(directory, port))
     monkeypatch.setattr(runs, "RETRY_SECONDS", 0.0)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # as by default, times 7
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # the default is 7
     with LosesAnswers(port) as proxy:
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         tracker = started(directory / "runs" / "a", f"http://127.0.0.1:{proxy.server_port}")
@@ -427,7 +427,7 @@ def test_a_run_that_the_store_does_not_have_is_not_made_anew_unasked(
     assert f"cannot be told (it has no run {tracker.run_id}, as which this one began: name the store" in caplog.text
     assert "add --new-run" in caplog.text
 
-    right = Tracker.at(folder, "sqlite:///right.db")  # nothing was lost or doubled by the mistake
+    right = Tracker.at(folder, "sqlite:///right.db")  # the mistake lost or duplicated nothing
     assert right.flush()
     assert points(right, "train/loss") == [(0, 1.0), (1, 0.5)]
     assert all_runs(right) == [tracker.run_id]

@@ -1,4 +1,4 @@
-"""Sweeps through real Ray Tune and MLflow: killed and resumed, with a trial that fails, stopped by halving, nested."""
+"""Sweeps with real Ray Tune and MLflow: killed and resumed, with a failing trial, stopped by halving, nested."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from ray.util import placement_group_table
 from crysatom.config import Choice, PretrainConfig, SearchSpace, TuneConfig, load_space, parse
 from crysatom.names import PROBE
 from crysatom.pipelines.pretraining import run as pretrain
-from crysatom.pipelines.trial import TRIALS, VECTORS
-from crysatom.pipelines.trial_record import TRIAL_JSON
-from crysatom.pipelines.tuning import BEST_JSON, RESULTS_CSV, FinishedSweep, describe, run
+from crysatom.sweeps.record import TRIAL_JSON
+from crysatom.sweeps.sweep import BEST_JSON, RESULTS_CSV, FinishedSweep, describe, run
+from crysatom.sweeps.trial import TRIALS, VECTORS
 from crysatom.tracking.store import client
 from crysatom.vectors.files import read_vectors
 from tests.conftest import REPOSITORY
@@ -32,7 +32,7 @@ from tests.conftest import REPOSITORY
 pytestmark = [
     pytest.mark.usefixtures("ray_cluster"),
     pytest.mark.timeout(900),
-    # Ray Tune and MLflow use options that they or SQLAlchemy deprecate
+    # Ray Tune and MLflow use options deprecated by themselves or by SQLAlchemy
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
@@ -51,7 +51,7 @@ def space():
 
 def config(place: Path, name: str, **changes: Any) -> TuneConfig:
     where = {"space": "mine.py", "out": str(place), "name": name, "tracking_uri": f"sqlite:///{place}/mlflow.db"}
-    return TuneConfig(**{**where, "probes": 2, "probe_epochs": 2, "max_concurrent": 1, **changes})
+    return TuneConfig.of(**{**where, "probes": 2, "probe_epochs": 2, "max_concurrent": 1, **changes})
 
 
 def start(wanted: TuneConfig, cwd: Path) -> subprocess.Popen[str]:
@@ -65,7 +65,7 @@ def start(wanted: TuneConfig, cwd: Path) -> subprocess.Popen[str]:
 
 
 def kill_when(process: subprocess.Popen[str], condition: Callable[[], Any], number: signal.Signals) -> None:
-    """Send a signal once the condition holds; no process may be left."""
+    """Send a signal once the condition holds; no process may remain."""
     family = psutil.Process(process.pid)
     try:
         deadline = time.monotonic() + WAIT_S
@@ -74,7 +74,7 @@ def kill_when(process: subprocess.Popen[str], condition: Callable[[], Any], numb
             assert time.monotonic() < deadline
             time.sleep(0.05)
         descendants = family.children(recursive=True)
-        # those of a job that was killed itself take a while to see that they are alone
+        # workers of a killed job take a while to notice
         late = ("ray::DashboardAgent", "ray::RuntimeEnvAgent") if number == signal.SIGKILL else ()
         agents = [each for each in descendants if any(name.startswith(each.name()) for name in late)]
         process.send_signal(number)
@@ -100,7 +100,7 @@ def known(folder: Path) -> dict[str, Any]:
 
 
 def of_third(sweep: Path) -> list[Any]:
-    """The checkpoints of the third trial, which begins when the first has finished and the second has failed."""
+    """Checkpoints of the third trial, which starts when the first has finished and the second has failed."""
     folders = trial_folders(sweep)
     return list((folders[2] / "checkpoints").glob("epoch-*")) if len(folders) == 3 else []
 
@@ -124,12 +124,12 @@ def test_a_killed_sweep_repeats_no_finished_trial(
         run(wanted, space)
 
     capsys.readouterr()
-    finished = run(TuneConfig(**{**vars(wanted), "resume": True}), space)
+    finished = run(TuneConfig.of(**{**vars(wanted), "resume": True}), space)
     shown = capsys.readouterr().out
     assert (first / TRIAL_JSON).stat().st_mtime_ns == before
     assert f"trial {first.name}: started" not in shown
     assert "failed: NonFiniteLossError: the loss is nan" in shown
-    # the trial that was interrupted went on from its checkpoint: what was done before was not done again
+    # the interrupted trial resumed from its checkpoint: earlier work was not repeated
     history = known(third)["history"]
     assert [epoch["epoch"] for epoch in history] == list(range(FAST["epochs"]))
     assert history[0]["seconds"] == done["seconds"]
@@ -172,7 +172,7 @@ def check_mlflow(finished: FinishedSweep) -> None:
 
 
 def check_best(finished: FinishedSweep, tmp_path: Path) -> None:
-    """The best trial's vectors are those of the pretraining job with the preset file."""
+    """Check that the best trial's vectors equal those of the pretraining job with the preset file."""
     flags = ["--config", str(finished.folder / BEST_JSON), "--num-workers", "0", "--name", "best", "--register", ""]
     wanted = parse(PretrainConfig, [*flags, "--out", str(tmp_path), "--tracking-uri", finished.tracking_uri])
     table = read_vectors(finished.trials[0].folder / VECTORS)
@@ -187,8 +187,8 @@ def test_halving_ends_nested_trials_in_good_order(tmp_path: Path) -> None:
         fixed={**FAST, "epochs": 8},
         halving=2,
     )
-    # 2 workers and a hundredth of a CPU: one trial at a time on 3 CPUs. Without the dashboard, as here, Ray would not
-    # give back the reservation of a trial that Tune kills, and the next would wait for ever.
+    # 2 workers and a hundredth of a CPU: one trial at a time on 3 CPUs. Without the dashboard, as here, Ray does not
+    # release the reservation of a trial that Tune kills, and the next would wait forever.
     wanted = config(tmp_path, "nested", num_workers=2, max_concurrent=0, probes=4)
     finished = run(wanted, space)
     ended = [trial.ended for trial in finished.trials]

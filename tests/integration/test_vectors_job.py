@@ -1,4 +1,4 @@
-"""Vectors by SkipAtom and Atom2Vec: the job from crystals to vectors that a predictor takes, and counts on Ray."""
+"""Vectors by SkipAtom and Atom2Vec: the job from crystals to vectors for a predictor, and counts on Ray."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def test_counts_on_a_cluster_are_those_of_one_process(tmp_path: Path) -> None:
     from crysatom.cluster.counts import count_on_cluster
 
     write_table(tmp_path / "crystals.parquet", prototypes())
-    config = FeaturizeConfig(data=str(tmp_path / "crystals.parquet"), out=str(tmp_path / "graphs"))
-    featurize_plain(FeaturizeConfig(**{**vars(config), "crystals_per_shard": 100}))
+    config = FeaturizeConfig.of(data=str(tmp_path / "crystals.parquet"), out=str(tmp_path / "graphs"))
+    featurize_plain(FeaturizeConfig.of(**{**vars(config), "crystals_per_shard": 100}))
     files = shard_files(tmp_path / "graphs")
     assert len(files) == 3
     expected = Counts.total(count_file(file, 0.15, GraphSpec.cutoff) for file in files)

@@ -1,8 +1,8 @@
-"""Our CGCNN against the published network written out here from its formulas: float64, crystal by crystal.
+"""Our CGCNN against the published network, implemented here from its formulas: float64, crystal by crystal.
 
-The reference takes what the published code takes: for each atom a row of 12 neighbors, padded rows pointing at the
-crystal's first atom from 9 angstrom; it joins both atoms' vectors and the Gaussians of each edge, maps the joined
-vector, and pools in a loop. Random weights have the names and shapes of the published checkpoints (Xie & Grossman,
+The reference has the inputs of the published code: a row of 12 neighbors for each atom, where padding points at the
+crystal's first atom at 9 angstrom. It concatenates both atoms' vectors and the Gaussians of each edge, maps the
+result, and pools in a loop. Random weights have the names and shapes of the published checkpoints (Xie & Grossman,
 PRL 120, 145301 (2018), and its code).
 """
 
@@ -27,7 +27,7 @@ from tests.graph_crystals import batch_of, brute_force, small, with_lattice
 
 NEIGHBORS, CUTOFF, STEP = 12, 8.0, 0.2
 TOLERANCE = {"rtol": 0, "atol": 1e-12}
-"""Predictions are of order one; 1e-15 was seen in evaluation."""
+"""Predictions are of order one; the observed difference in evaluation is 1e-15."""
 
 SPECS = {
     "default": PredictorSpec(),
@@ -38,7 +38,7 @@ SPECS = {
 
 
 def random_weights(spec: PredictorSpec, num_features: int = 92) -> dict[str, Tensor]:
-    """Weights in the published layout, of a size that makes predictions of order one."""
+    """Weights in the published layout, scaled so that predictions are of order one."""
     generator = torch.Generator().manual_seed(3)
 
     def normal(*shape: int) -> Tensor:
@@ -64,13 +64,13 @@ def converted(spec: PredictorSpec, weights: dict[str, Tensor]) -> CGCNN:
     model = CGCNN(spec, cgcnn_bits()).double()
     own = {k: v for k, v in model.state_dict().items() if k.startswith("table.")}
     model.load_state_dict({**weights, **own})
-    # the Gaussians' centers are kept in float32; converted to float64 they are 1e-8 angstrom off
+    # the Gaussians' centers are float32; converted to float64 they deviate by 1e-8 angstrom
     model.centers.copy_(torch.arange(41, dtype=torch.float64) * STEP)
     return model
 
 
 def gaussians(distance: Tensor) -> Tensor:
-    """``(..., 41)``."""
+    """Gaussians of distances, ``(..., 41)``."""
     centers = torch.arange(41, dtype=torch.float64) * STEP
     return torch.exp(-((distance[..., None] - centers) ** 2) / STEP**2)
 
@@ -115,7 +115,7 @@ def reference(
 
 @pytest.fixture(scope="module", name="crystals")
 def _crystals() -> list[Crystal]:
-    """Real crystals of up to 12 atoms; two thinned out so far that their lists are short, and an isolated atom."""
+    """Real crystals of up to 12 atoms; two expanded so that their lists are short, and an isolated atom."""
     chosen = small(12, 20)
     thin = [with_lattice(c, 2.5 * c.lattice, c.frac_coords) for c in chosen[:2]]
     return [*chosen, *thin, with_lattice(chosen[0], 40.0 * np.eye(3), chosen[0].frac_coords)]
@@ -129,7 +129,7 @@ def _batch(crystals: list[Crystal]) -> Batch:
 
 
 def rows(batch: Batch) -> tuple[Tensor, Tensor, Tensor, list[int]]:
-    """Elements, neighbors, distances and sizes of a batch in the form of the published code."""
+    """Elements, neighbors, distances and sizes of a batch in the format of the published code."""
     assert (batch.degree == NEIGHBORS).all()
     elements = torch.from_numpy(cgcnn_bits().lookup(batch.atomic_numbers.numpy())).double()
     neighbors, distances = (x.view(-1, NEIGHBORS) for x in (batch.edge_index[0], batch.distance.double()))
@@ -163,9 +163,9 @@ def test_training_and_its_gradients(name: str, batch: Batch) -> None:
 
 
 def test_from_the_crystal_on(crystals: list[Crystal], batch: Batch) -> None:
-    """Neighbors too found anew here, among all images; equidistant ones in the order of sites.
+    """The reference also finds neighbors, among all images; equidistant ones are in order of sites.
 
-    Tolerance 1e-5: distances lie on a grid of 1e-6 angstrom, and may here fall on the next point of it.
+    Tolerance 1e-5: distances are on a grid of 1e-6 angstrom, and may round to the next grid point here.
     """
     spec = SPECS["published checkpoints"]
     weights = random_weights(spec)

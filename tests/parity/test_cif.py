@@ -1,4 +1,4 @@
-"""Symmetry by name against gemmi's own expansion, names against spglib's, and whole CIFs against pymatgen's."""
+"""Symmetry by name against gemmi's expansion, names against spglib's, and whole CIFs against pymatgen's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from crysatom.crystals.checks import Limits
+from crysatom.config import Limits
 from crysatom.crystals.cif import parse_cif
 from crysatom.crystals.cif.operations import IDENTITY, parse_operations
 from crysatom.crystals.cif.spacegroups import _by_name, _fingerprint, _full_names, _key, _table
@@ -41,7 +41,7 @@ GROUPS = list(gemmi.spacegroup_table())
 
 @pytest.mark.parametrize("group", GROUPS, ids=[f"{group.number} {group.xhm()}" for group in GROUPS])
 def test_every_setting_by_name_is_what_gemmi_makes_of_it(group: gemmi.SpaceGroup) -> None:
-    """Independent: gemmi expands the sites of its own small structure, with its own operations."""
+    """Independent check: gemmi expands the sites of its small structure with its own operations."""
     cell = cell_of(group)
     assert parse_operations(tuple(op.triplet() for op in group.operations())).fit(_lattice(cell))
     places = [(0.113, 0.297, 0.045), (0.0, 0.0, 0.0)]

@@ -1,4 +1,4 @@
-"""Self-supervised losses against the formulas of their papers, written out with loops over crystals and dimensions.
+"""Self-supervised losses against the formulas of their papers, with loops over crystals and dimensions.
 
 float64. Tolerance 1e-10 relative: sums of some hundred terms in another order, and square roots near zero.
 """
@@ -54,7 +54,7 @@ def vicreg_of_paper(z_a: Tensor, z_b: Tensor, weights: tuple[float, float, float
 
 
 def nt_xent_of_paper(z_a: Tensor, z_b: Tensor, temperature: float, formulas: list[str] | None = None) -> float:
-    """Chen et al. 2020, eq. 1, averaged over the 2n views; crystals of the anchor's formula are no negatives."""
+    """Chen et al. 2020, eq. 1, averaged over the 2n views; crystals of the anchor's formula are not negatives."""
     z, n = torch.cat([z_a, z_b]), len(z_a)
     names = [str(k) for k in range(n)] if formulas is None else formulas
 
@@ -76,7 +76,7 @@ def test_barlow_twins(views: tuple[Tensor, Tensor]) -> None:
 
 
 def test_cross_correlation_is_pearsons(views: tuple[Tensor, Tensor]) -> None:
-    """Up to the 1e-5 added to variances of 0.01 and more: at most a relative 1e-3."""
+    """Except for the 1e-5 added to variances of at least 0.01: a relative difference of at most 1e-3."""
     pearson = torch.corrcoef(torch.cat(views, dim=1).T)[:D, D:]
     torch.testing.assert_close(cross_correlation(*views), pearson, rtol=1e-3, atol=1e-3)
 

@@ -56,7 +56,7 @@ def _fingerprint(crystal: Crystal, graph: Neighbors) -> np.ndarray:
 
 
 def _assert_same_environments(one: Crystal, two: Crystal, atoms: np.ndarray | None = None) -> None:
-    """Compare the atoms of ``two`` with those of ``one`` that they stem from (default: the same ones)."""
+    """Compare the atoms of ``two`` with their originals in ``one`` (default: the same indices)."""
     first, second = _fingerprint(one, _graph(one)), _fingerprint(two, _graph(two))
     np.testing.assert_allclose(first if atoms is None else first[atoms], second, rtol=0, atol=2 * ROUNDING)
 

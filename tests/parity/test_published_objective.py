@@ -1,13 +1,12 @@
-"""Recipe ``paper`` computes what the published procedure computes: same losses, same gradients.
+"""Recipe ``paper`` equals the published procedure: same losses, same gradients.
 
-The other side is benchmarks/published_procedure.py: loops over crystals, every pair of atoms and every edge
-materialized, torch's own batch normalization. Both get the same weights, crystals and masks, in float64.
-Tolerance: 1e-10 relative to the largest entry, a hundred times what rounding through five layers was seen to give.
+The reference is benchmarks/published_procedure.py: loops over crystals, every pair of atoms and every edge
+materialized, torch's own batch normalization. Both have the same weights, crystals and masks, in float64.
+Tolerance: 1e-10 relative to the largest entry, a hundred times the observed rounding through five layers.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 
 import published_procedure as published
@@ -37,11 +36,11 @@ NAMES = {
     "connectivity.mix": "classifier",
     "features": "feature_decoder",
 }
-"""Our names of parameters, and those of the published procedure."""
+"""Our parameter names and those of the published procedure."""
 
 
 def _padded_batch(generator: torch.Generator) -> Batch:
-    """Return crystals of 1 to 21 atoms with 12 edges each, of which a few have found fewer neighbors."""
+    """Return crystals of 1 to 21 atoms with 12 edges each; a few have found fewer neighbors."""
     sizes = torch.tensor([1, 2, 21, 5, 8, 4, 13])
     ptr = torch.cat([torch.zeros(1, dtype=torch.long), sizes.cumsum(0)])
     first = ptr[:-1].repeat_interleave(sizes)
@@ -72,8 +71,10 @@ def _their_batch(model: Objective, batch: Batch) -> published.Batch:
     views = []
     for view in range(2):
         stream = mix(mix(mix(batch.material_key, model.config.seed), EPOCH), view)
-        masked = mask_atoms(batch, stream, model.config.atom_mask_fraction)
-        dropped = mask_edges(batch, mix(stream, 1), model.config.edge_mask_fraction, model.config.cutoff).view(-1, 12)
+        masked = mask_atoms(batch, stream, model.config.views.atom_mask_fraction)
+        dropped = mask_edges(
+            batch, mix(stream, 1), model.config.views.edge_mask_fraction, model.config.graph.cutoff
+        ).view(-1, 12)
         views.append(
             published.Graph(
                 atoms.masked_fill(masked[:, None], 0.0),
@@ -97,7 +98,7 @@ def _their_name(name: str) -> str:
 
 
 def _config() -> PretrainConfig:
-    return dataclasses.replace(paper(), node_features="elements", embedding_dim=WIDTH)
+    return paper().replace(node_features="elements", embedding_dim=WIDTH)
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +142,10 @@ def test_gradients_are_equal(both: tuple[Objective, dict, published.Reference, d
     for name, parameter in ours.named_parameters():
         reference = expected[_their_name(name)]
         if name.endswith("fc_full.bias"):
-            # Behind a batch normalization: zero but for rounding, and not trained by us.
+            # Before a batch normalization: zero except for rounding, and not trained by us.
             assert reference.abs().max() < 1e-10 * max(g.abs().max() for g in expected.values())
             continue
         scale = reference.abs().max().item()
         torch.testing.assert_close(parameter.grad, reference, rtol=0, atol=TOLERANCE * scale, msg=name)
         compared += 1
-    assert compared == len(expected) - _config().num_layers
+    assert compared == len(expected) - _config().encoder.num_layers

@@ -1,4 +1,4 @@
-"""The benchmark's opponent does what the published procedure does (else the comparison means nothing)."""
+"""The benchmark's baseline equals the published procedure (otherwise the comparison is meaningless)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_edges_are_the_twelve_nearest_neighbors(cif: Path) -> None:
         own = own[np.argsort(distance[own])][:12]
         assert sample.crystal.neighbors[i].tolist() == neighbor[own].tolist()
         expected = np.exp(-(((distance[own][:, None] - np.arange(41) * 0.2) / 0.2) ** 2))
-        # The features are float32, and the CIF's coordinates have some eight digits.
+        # The features are float32, and the CIF's coordinates have about eight digits.
         np.testing.assert_allclose(edges, expected, atol=1e-6)
         counts = np.bincount(neighbor[own], minlength=16).clip(max=5)
         assert sample.connectivity[i].tolist() == counts.tolist()

@@ -1,6 +1,6 @@
-"""Broken inputs, how to make each, and the message a user gets.
+"""Broken inputs, how to make each, and the message for the user.
 
-``python -m tests.unit.broken_inputs`` renews the table in docs/ingest.md.
+``python -m tests.unit.broken_inputs`` rewrites the table in docs/ingest.md.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ import pyarrow.parquet as pq
 
 from crysatom.config import IngestConfig
 from crysatom.crystals.ingest import ingest_plain
+from crysatom.crystals.sources.registry import known_sources
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "ingest.md"
 BEGIN = "<!-- broken inputs: python -m tests.unit.broken_inputs -->"
 END = "<!-- end of broken inputs -->"
 REFUSED = "refused"
-"""In place of a reason, where the source as a whole is an error."""
+"""Used as reason if the source as a whole is an error."""
 
 
 class Broken(NamedTuple):
-    """A broken input: what it is, the reason it must get, and a function that writes it and returns the source."""
+    """Broken input: title, expected reason, and a function that writes it and returns the source."""
 
     title: str
     reason: str
@@ -140,17 +141,17 @@ def _two_in_one_row(folder: Path) -> str:
 NA = {"element": "Na", "occu": 1}
 
 BROKEN: tuple[Broken, ...] = (
-    Broken("CIF without content", "unreadable", _cif("  \n")),
+    Broken("empty CIF", "unreadable", _cif("  \n")),
     Broken("web page saved as CIF", "unreadable", _cif("<html><body>404 Not Found</body></html>")),
     Broken("binary file called .cif", "unreadable", _file("crystal.cif", b"\x1f\x8b\x08\0\0\0\0\0")),
     Broken("CIF cut off in the middle of a row", "unreadable", _cif(cif(SITES + "Cl Cl2 0.2"))),
-    Broken("CIF with an undetermined coordinate", "unreadable", _cif(cif("Na Na1 ? 0 0 1\n"))),
+    Broken("CIF with an unknown coordinate", "unreadable", _cif(cif("Na Na1 ? 0 0 1\n"))),
     Broken("compressed CIF cut off", "unreadable", _file("crystal.cif.gz", gzip.compress(cif().encode())[:60])),
     Broken("folder called .cif", "unreadable", _folder_called_cif),
     Broken("partly occupied site", "disordered", _cif(cif("Na Na1 0 0 0 0.8\nCl Cl1 0.5 0.5 0.5 1\n"))),
     Broken("two elements on one site", "disordered", _cif(cif("Na Na1 0 0 0 0.5\nK K1 0 0 0 0.5\n"))),
     Broken("site of occupancy 0", "disordered", _cif(cif(SITES + "K K1 0.5 0 0 0\n"))),
-    Broken("angles that no cell has", "zero_volume", _cif(cif(cell=(4, 4, 4, 120, 120, 120)))),
+    Broken("impossible cell angles", "zero_volume", _cif(cif(cell=(4, 4, 4, 120, 120, 120)))),
     Broken("cell length 0", "zero_volume", _cif(cif(cell=(4, 4, 0, 90, 90, 90)))),
     Broken("cell in nanometers", "zero_volume", _cif(cif(cell=(0.4, 0.4, 0.4, 90, 90, 90)))),
     Broken("cell in picometers", "absurd_volume", _cif(cif(cell=(400, 400, 400, 90, 90, 90)))),
@@ -171,7 +172,7 @@ BROKEN: tuple[Broken, ...] = (
     Broken("dummy atom", "unknown_species", _cif(cif("Xx X1 0 0 0 1\n"))),
     Broken("vacancy Vc", "unknown_species", _cif(cif("Vc V1 0 0 0 1\n"))),
     Broken(
-        "label that may be cobalt or carbon, no symbol",
+        "label that may be cobalt or carbon, without symbol",
         "unknown_species",
         _cif(cif("CO1 0 0 0\n", columns=("label", "fract_x", "fract_y", "fract_z"))),
     ),
@@ -191,35 +192,33 @@ BROKEN: tuple[Broken, ...] = (
         "disordered",
         _cif(cif("F F1 0 0 0 1\nF F2 0.5 0 0 2\n", columns=(*COLUMNS[:5], "disorder_group"))),
     ),
-    Broken("CIF: symmetry operation that is none", "symmetry", _cif(cif(extra=NO_OPERATION))),
+    Broken("CIF: invalid symmetry operation", "symmetry", _cif(cif(extra=NO_OPERATION))),
     Broken("CIF: symmetry operations that form no group", "symmetry", _cif(cif(extra=NO_GROUP))),
-    Broken(
-        "CIF: space group that does not exist", "symmetry", _cif(cif(extra="_symmetry_space_group_name_H-M 'F m 5 m'"))
-    ),
+    Broken("CIF: unknown space group", "symmetry", _cif(cif(extra="_symmetry_space_group_name_H-M 'F m 5 m'"))),
     Broken(
         "CIF: space group with two origins, neither operations nor Z",
         "symmetry",
         _cif(cif("Si Si1 0.1 0.1 0.1 1\n", extra="_symmetry_space_group_name_H-M 'F d -3 m'")),
     ),
     Broken(
-        "CIF: space group that the cell does not have",
+        "CIF: space group that contradicts the cell",
         "contradiction",
         _cif(cif(cell=(4, 4, 5, 90, 90, 90), extra="_symmetry_space_group_name_H-M 'F m -3 m'")),
     ),
     Broken(
-        "CIF: Z that the sites do not have",
+        "CIF: Z that contradicts the sites",
         "formula_mismatch",
         _cif(cif(extra="_chemical_formula_sum 'Na Cl'\n_cell_formula_units_Z 4")),
     ),
-    Broken("CIF: volume that the cell does not have", "contradiction", _cif(cif(extra="_cell_volume 256"))),
+    Broken("CIF: volume that contradicts the cell", "contradiction", _cif(cif(extra="_cell_volume 256"))),
     Broken("CIF of more than 5 MB", "too_large", _cif(cif() + "# reflections\n" * 400_000)),
-    Broken("two structures in a CIF of which id_prop.csv has one value", "several_structures", _two_in_one_row),
+    Broken("two structures in a CIF with one value in id_prop.csv", "several_structures", _two_in_one_row),
     Broken("id_prop.csv: row without file", "missing_file", _listed("a,1.0\nb,2.0\n", "a")),
     Broken("id_prop.csv: file without row", "unlisted_file", _listed("a,1.0\n", "a", "b")),
     Broken("id_prop.csv: row without id", "missing_id", _listed("a,1.0\n,2.0\n", "a")),
     Broken("id_prop.csv: id on two rows", "duplicate_id", _listed("a,1.0\na,2.0\n", "a")),
     Broken("id_prop.csv: id without the zeros of its file", "missing_file", _listed("00012,1.0\n12,2.0\n", "00012")),
-    Broken("JSON: record that is no structure", "unreadable", _json([{"name": "NaCl"}])),
+    Broken("JSON: record that is not a structure", "unreadable", _json([{"name": "NaCl"}])),
     Broken("JSON: number where a structure should be", "unreadable", _json([1])),
     Broken("JSON: molecule", "no_lattice", _json({"m": {"@class": "Molecule", "sites": []}})),
     Broken(
@@ -236,11 +235,11 @@ BROKEN: tuple[Broken, ...] = (
     Broken("JSON: structure without sites", "empty", _json([structure()])),
     Broken("JSON: two records with one id", "duplicate_id", _json([{"id": "a", "structure": structure([NA])}] * 2)),
     Broken(
-        "JSON Lines: key that is twice in a record",
+        "JSON Lines: duplicate key in a record",
         "unreadable",
         _file("structures.jsonl", json.dumps({"structure": structure([NA]), "gap": 1})[:-1] + ', "gap": 2}'),
     ),
-    Broken("JSON Lines: line that breaks off", "unreadable", _file("structures.jsonl", '{"lattice": {"matr\n')),
+    Broken("JSON Lines: truncated line", "unreadable", _file("structures.jsonl", '{"lattice": {"matr\n')),
     Broken(
         "JSON Lines: compressed file cut off",
         "unreadable",
@@ -270,7 +269,7 @@ BROKEN: tuple[Broken, ...] = (
     Broken("Parquet: id on two rows", "duplicate_id", _parquet(_row(), _row())),
     Broken("POSCAR of VASP 4, which names no elements", "unknown_species", _file("POSCAR", _POSCAR)),
     Broken(
-        "POSCAR with a position too many",
+        "POSCAR with an extra position",
         "unreadable",
         _file("POSCAR", _POSCAR.replace("1\nD", "Na\n1\nD") + "0 0 .5\n"),
     ),
@@ -280,15 +279,13 @@ BROKEN: tuple[Broken, ...] = (
     Broken("source that does not exist", REFUSED, lambda folder: str(folder / "nothing")),
     Broken("folder without CIF", REFUSED, str),
     Broken("empty id_prop.csv", REFUSED, _listed("\n", "a")),
-    Broken("id_prop.csv: two columns of one name", REFUSED, _listed("id,gap,gap\na,1,2\n", "a")),
+    Broken("id_prop.csv: two columns with one name", REFUSED, _listed("id,gap,gap\na,1,2\n", "a")),
     Broken("id_prop.csv: header, or row without file", REFUSED, _listed("compounds used,gap\na,1\n", "a")),
-    Broken("id_prop.csv: row of fewer cells", REFUSED, _listed("id,gap,phase\na,1\n", "a")),
-    Broken("id_prop.csv: cells between spaces", REFUSED, _listed("a 1\n", "a")),
-    Broken("JSON: key that is twice in an object", REFUSED, _file("s.json", '{"a": 1, "a": 2}')),
-    Broken(
-        "JSON: table of pandas with a row too short", REFUSED, _json({"columns": ["structure", "x"], "data": [[1]]})
-    ),
-    Broken("JSON: table of pandas, two columns of one name", REFUSED, _json({"columns": ["x", "x"], "data": []})),
+    Broken("id_prop.csv: row with too few cells", REFUSED, _listed("id,gap,phase\na,1\n", "a")),
+    Broken("id_prop.csv: cells separated by spaces", REFUSED, _listed("a 1\n", "a")),
+    Broken("JSON: duplicate key in an object", REFUSED, _file("s.json", '{"a": 1, "a": 2}')),
+    Broken("JSON: pandas table with a short row", REFUSED, _json({"columns": ["structure", "x"], "data": [[1]]})),
+    Broken("JSON: pandas table with two columns of one name", REFUSED, _json({"columns": ["x", "x"], "data": []})),
     Broken("pickle", REFUSED, _pickle),
     Broken("JSON file cut off", REFUSED, _file("structures.json", '[{"lattice":')),
     Broken("text file called .parquet", REFUSED, _file("table.parquet", "id,value\n" * 10)),
@@ -299,12 +296,12 @@ BROKEN: tuple[Broken, ...] = (
 
 
 def message(broken: Broken, folder: Path) -> tuple[str, str]:
-    """Return the reason and message that the broken input gets, paths relative to its folder."""
+    """Return reason and message for the broken input, with paths relative to its folder."""
     data = folder / "data"
     data.mkdir()
     source = broken.write(data)
     try:
-        report = ingest_plain(IngestConfig(source=source, out=str(folder / "out")))
+        report = ingest_plain(IngestConfig.of(source=source, out=str(folder / "out")))
     except ValueError as error:
         return REFUSED, _relative(str(error), data)
     [row] = pq.read_table(report.quarantine).to_pylist()
@@ -321,13 +318,13 @@ def table() -> str:
     for broken in BROKEN:
         with TemporaryDirectory() as folder:
             reason, text = message(broken, Path(folder))
-        escaped = text.replace("|", "\\|").replace("<", "&lt;")
+        escaped = text.replace("|", "\\|").replace("<", "&lt;").replace(known_sources(), "[these](#sources)")
         lines.append(f"| {broken.title} | {'error' if reason == REFUSED else f'`{reason}`'} | {escaped} |")
     return "\n".join(lines)
 
 
 def document_with_table(text: str) -> str:
-    """Return the document with its table renewed."""
+    """Return the document with a new table."""
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
 

@@ -1,4 +1,4 @@
-"""CIFs that readers get wrong, with the right values, or why they are refused."""
+"""CIFs that some readers get wrong, with the correct values or the reason of their rejection."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crysatom.crystals.checks import Limits
+from crysatom.config import Limits
 from crysatom.crystals.cif import CifCrystal
-from crysatom.crystals.computed import GRAMS_PER_CM3, atomic_masses
+from crysatom.crystals.derived_columns import GRAMS_PER_CM3, atomic_masses
 from crysatom.crystals.quarantine import Reason
 
 LIMITS = Limits(max_atoms=500, min_distance=0.5)
@@ -286,9 +286,14 @@ REFUSED = (
         "name that is not known",
         cif(extra=named("F m 5 m", number(225))),
         Reason.SYMMETRY,
-        "'F m 5 m' is no space group",
+        "'F m 5 m' is not a known space group",
     ),
-    Refused("Hall symbol that is none", cif(extra="_space_group_name_Hall 'zzz'"), Reason.SYMMETRY, "no space group"),
+    Refused(
+        "Hall symbol that is none",
+        cif(extra="_space_group_name_Hall 'zzz'"),
+        Reason.SYMMETRY,
+        "not a known space group",
+    ),
     Refused("Schoenflies symbol alone", cif(extra="_space_group_name_Schoenflies 'Oh.5'"), Reason.SYMMETRY, "add them"),
     Refused(
         "name against cell",
@@ -304,7 +309,7 @@ REFUSED = (
     ),
     Refused("letter that is none", cif(extra=operations("x,y,z", "x+1/2,u+1/2,z")), Reason.SYMMETRY, "u+1/2"),
     Refused(
-        "dot among operations", cif(extra=operations("x,y,z", ".")), Reason.SYMMETRY, "'.' is no symmetry operation"
+        "dot among operations", cif(extra=operations("x,y,z", ".")), Reason.SYMMETRY, "'.' is not a symmetry operation"
     ),
     Refused("scaling", cif(extra=operations("x,y,z", "2x,y,z")), Reason.SYMMETRY, "2x"),
     Refused("half rotation", cif(extra=operations("x,y,z", "1/2*x,y,z")), Reason.SYMMETRY, "1/2*x"),
@@ -322,9 +327,9 @@ REFUSED = (
     ),
     Refused("two components", cif(extra=operations("x,y")), Reason.SYMMETRY, "x,y"),
     Refused("division by zero", cif(extra=operations("x+1/0,y,z")), Reason.SYMMETRY, "1/0"),
-    Refused("missing product", cif(extra=operations("x,y,z", "-x,y,z", "x,-y,z")), Reason.SYMMETRY, "no group"),
-    Refused("missing identity", cif(extra=operations("-x,-y,-z")), Reason.SYMMETRY, "no group"),
-    Refused("shear without end", cif(extra=operations("x,y,z", "x+y,y,z")), Reason.SYMMETRY, "no group"),
+    Refused("missing product", cif(extra=operations("x,y,z", "-x,y,z", "x,-y,z")), Reason.SYMMETRY, "not form a group"),
+    Refused("missing identity", cif(extra=operations("-x,-y,-z")), Reason.SYMMETRY, "not form a group"),
+    Refused("shear without end", cif(extra=operations("x,y,z", "x+y,y,z")), Reason.SYMMETRY, "not form a group"),
     Refused(
         "two lists of operations",
         cif(extra=operations("x,y,z") + "\n" + operations("x,y,z", "-x,-y,-z", tag="_space_group_symop_operation_xyz")),

@@ -1,4 +1,4 @@
-"""What several unit tests start from."""
+"""Fixtures of several unit tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from crysatom.vectors.table import AtomVectors
 
 @pytest.fixture
 def learned() -> AtomVectors:
-    """A table as pretraining leaves it: counts, errors, a large common component."""
+    """Table as after pretraining: counts, errors, a large common component."""
     rng = np.random.default_rng(3)
     vectors = (5 + rng.normal(size=(6, 4))).astype(np.float32)
     return AtomVectors(

@@ -1,4 +1,4 @@
-"""How a job's process ends."""
+"""Exit of a job's process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def signaled(number: int) -> NoReturn:
 
 
 def signaled_while_ray_waits() -> NoReturn:
-    """Ray's Cython makes an end of code 1 of any other that a handler of signals raises."""
+    """Ray's Cython turns any SystemExit of a signal handler into exit code 1."""
     try:
         signaled(signal.SIGTERM)
     except SystemExit:
@@ -125,7 +125,7 @@ def test_debug_shows_the_traceback_of_any_error_and_is_no_flag_of_the_job(
     monkeypatch.setattr(sys, "argv", ["jobs/ingest.py", "--debug", "--out", "x"])
 
     def main() -> None:
-        assert parse(IngestConfig) == IngestConfig(out="x")
+        assert parse(IngestConfig) == IngestConfig.of(out="x")
         raise ValueError("of the user")
 
     assert code_of(main) == 1

@@ -1,4 +1,4 @@
-"""How workers share a stream of crystals, in which order; trainings by it: tests/integration/test_pretrain_ray.py."""
+"""Sharing and order of a stream of crystals among workers; for training see tests/integration/test_pretrain_ray.py."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_stream_is_cut_into_shares(num_rows: int, rows_per_table: int) -> None
 
 
 def in_order(source: GraphShards, epoch: int) -> list[int]:
-    """Return the keys of the crystals that an epoch reads, by Ray's own read tasks."""
+    """Return the keys of the crystals of an epoch, read by Ray's own read tasks."""
     context = DataContext()
     context._execution_idx = epoch
     tables = [table for task in source.get_read_tasks(1, data_context=context) for table in task()]
@@ -70,7 +70,7 @@ def test_what_comes_through_a_stream_is_shuffled_by_seed_and_epoch(
     folder = make_shards(tmp_path)
     [table] = iter_tables(folder, TRAINING_COLUMNS)
     stream = ray.data.from_arrow(table).iterator()
-    monkeypatch.setattr("ray.train.get_dataset_shard", lambda _: stream)  # which only a worker has
+    monkeypatch.setattr("ray.train.get_dataset_shard", lambda _: stream)  # exists in workers only
 
     def order(seed: int, epoch: int) -> tuple[int, ...]:
         config = tiny(seed=seed, holdout_fraction=0.0)

@@ -1,4 +1,4 @@
-"""Which failures of a worker are worth another attempt, and the line that a user reads about them."""
+"""Which failures of a worker are retried, and their one-line message for the user."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ray.exceptions import RayActorError
 from ray.train import ControllerError, WorkerGroupError
 
 from crysatom.cluster.failures import cause, may_be_lost_worker, summary
-from crysatom.pipelines.ending import told
+from crysatom.runs.ending import told
 from crysatom.training.loop import NonFiniteLossError
 
 GLOO = RuntimeError("[../gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1234\nand more")

@@ -1,4 +1,4 @@
-"""The cluster launcher's files, checked as the launcher itself does before it touches a cloud or a host."""
+"""Files of the cluster launcher, validated as by the launcher before it contacts a cloud or a host."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_hosts_of_ones_own_are_the_ones_that_its_head_describes() -> None:
     ],
 )
 def test_a_host_labels_itself_by_its_gpu(said: str | None, labels: str, tmp_path: Path) -> None:
-    if said is not None:  # what NVIDIA's program prints, for there is none here
+    if said is not None:  # output of nvidia-smi, which is not installed here
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{said}'\n")
         (tmp_path / "nvidia-smi").chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin"}

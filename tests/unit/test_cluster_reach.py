@@ -1,4 +1,4 @@
-"""An address where no Ray answers is told in seconds; Ray itself would make 20 attempts of 41 seconds."""
+"""An address where no Ray answers is reported in seconds; Ray itself would make 20 attempts of 41 seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def address(port: int) -> str:
 
 @pytest.fixture
 def silent() -> Iterator[int]:
-    """A port of somebody who takes connections and says nothing."""
+    """Port of a server that accepts connections and never answers."""
     with socket.create_server(("", 0)) as server:
         yield server.getsockname()[1]
 

@@ -1,4 +1,4 @@
-"""How many trials a cluster has room for, and which are told to stop."""
+"""Number of concurrent trials on a cluster, and which trials are stopped."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from crysatom.config import TuneConfig
     ],
 )
 def test_room_for_trials(nodes: list[dict[str, float]], workers: dict[str, Any], room: int) -> None:
-    config = TuneConfig(space="x", **workers)
-    assert room_for(config, nodes) == room
-    if config.num_workers:  # no trial waits for what others hold
+    config = TuneConfig.of(space="x", **workers)
+    assert room_for(config.workers, nodes) == room
+    if config.workers.num_workers:  # no trial waits for resources of others
         cpus = sum(node["CPU"] for node in nodes)
-        assert room * (0.01 + config.num_workers * config.threads_per_worker) <= cpus
+        assert room * (0.01 + config.workers.num_workers * config.workers.threads_per_worker) <= cpus
 
 
 class Told:
-    """Keeps which trials were told to stop."""
+    """Records which trials were stopped."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -49,7 +49,7 @@ class Told:
     ("known", "stopped"),
     [
         ([], ["worst"]),
-        # those of before the sweep was resumed: the first two are now the worse half
+        # results before the sweep was resumed: the first two are now the worse half
         ([("a", 2, 0.1), ("b", 2, 0.2), ("b", 4, 0.1)], ["good", "worst"]),
         ([("a", 2, 2.0), ("b", 2, 3.0), ("b", 4, 3.0)], []),
     ],

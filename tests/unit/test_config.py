@@ -1,36 +1,36 @@
-"""Configurations: what is refused and how, what the digest covers, and flags for every field."""
+"""Configurations: rejected values and messages, coverage of the digest, and flags for every field."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
 from crysatom.config import (
-    NOT_IN_DIGEST,
     RECIPES,
-    DownstreamConfig,
     FeaturizeConfig,
     GraphSpec,
     IngestConfig,
     PretrainConfig,
-    TuneConfig,
+    Role,
     default,
+    default_settings,
     digest,
     paper,
     parse,
 )
 from crysatom.config.flags import flags_of, recorded, without_password
+from tests.settings_of import types_of
 
-FIELDS = {f.name: f for f in dataclasses.fields(PretrainConfig)}
-HINTS = get_type_hints(PretrainConfig)
+FIELDS = default_settings(PretrainConfig)
+HINTS = types_of(PretrainConfig)
 
 
 def other_value(name: str) -> Any:
-    """A value that the field accepts and that is not its default."""
-    was = FIELDS[name].default
+    """Return a valid value of the setting that is not its default."""
+    was = FIELDS[name]
     if get_origin(HINTS[name]) is Literal:
         return next(v for v in get_args(HINTS[name]) if v != was)
     if isinstance(was, bool):
@@ -71,59 +71,58 @@ REFUSED = {
 @pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in REFUSED.items() for v in values])
 def test_refusals_name_the_field_and_the_value(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"{name} .*{re.escape(str(value))}"):
-        PretrainConfig(**{name: value})
+        PretrainConfig.of(**{name: value})
 
 
 def test_refusals_of_combinations_say_what_to_do() -> None:
     with pytest.raises(ValueError, match="batch_size 4 is smaller than num_workers 5"):
-        PretrainConfig(batch_size=4, num_workers=5)
+        PretrainConfig.of(batch_size=4, num_workers=5)
     with pytest.raises(ValueError, match="set holdout_fraction above 0"):
-        PretrainConfig(selection="held_out", holdout_fraction=0.0)
+        PretrainConfig.of(selection="held_out", holdout_fraction=0.0)
 
 
 def test_other_jobs_refuse_as_well() -> None:
     with pytest.raises(ValueError, match="max_atoms"):
-        IngestConfig(out="x", max_atoms=0)
+        IngestConfig.of(out="x", max_atoms=0)
     with pytest.raises(ValueError, match="crystals_per_shard"):
-        FeaturizeConfig(data="x", out="y", crystals_per_shard=0)
+        FeaturizeConfig.of(data="x", out="y", crystals_per_shard=0)
     with pytest.raises(ValueError, match="cutoff"):
-        FeaturizeConfig(data="x", out="y", cutoff=-1)
+        FeaturizeConfig.of(data="x", out="y", cutoff=-1)
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_the_digest_covers_what_a_run_computes_and_nothing_else(name: str) -> None:
-    changed = dataclasses.replace(default(), **{name: other_value(name)})
-    assert (digest(changed) == digest(default())) == (name in NOT_IN_DIGEST)
+    changed = default().replace(**{name: other_value(name)})
+    assert (digest(changed) == digest(default())) == (name not in PretrainConfig.names(Role.RESULT))
 
 
-def test_what_the_digest_leaves_out_exists() -> None:
-    assert {
-        f.name for job in (PretrainConfig, DownstreamConfig, TuneConfig) for f in dataclasses.fields(job)
-    } >= NOT_IN_DIGEST
+def test_a_digest_tells_recipes_apart() -> None:
     assert re.fullmatch("[0-9a-f]{12}", digest(default()))
     assert digest(default()) != digest(paper())
 
 
 def test_element_features_of_a_file_are_identified_by_their_content() -> None:
     names = ["elements", "cgcnn92", "mine.csv"]
-    assert len({digest(PretrainConfig(node_features=name)) for name in names}) == 3
-    assert digest(PretrainConfig(node_features="mine.csv")) == digest(PretrainConfig(node_features="/data/mine.csv"))
+    assert len({digest(PretrainConfig.of(node_features=name)) for name in names}) == 3
+    assert digest(PretrainConfig.of(node_features="mine.csv")) == digest(
+        PretrainConfig.of(node_features="/data/mine.csv")
+    )
 
 
 def test_the_graph_part_is_that_of_the_run() -> None:
-    config = PretrainConfig(cutoff=6.0, ties="truncate", pad_short_lists=True)
+    config = PretrainConfig.of(cutoff=6.0, ties="truncate", pad_short_lists=True)
     assert config.graph == GraphSpec(cutoff=6.0, ties="truncate", pad_short_lists=True)
 
 
 def test_configurations_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        default().lr = 1.0  # type: ignore[misc]
+        default().optimization.lr = 1.0  # type: ignore[misc]
 
 
 def test_every_field_has_a_flag() -> None:
     names = [n for n in FIELDS if n != "recipe"]
     argv = [flag for name in names for flag in flags(name)]
-    assert parse(PretrainConfig, argv) == PretrainConfig(**{n: other_value(n) for n in names})
+    assert parse(PretrainConfig, argv) == PretrainConfig.of(**{n: other_value(n) for n in names})
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -132,17 +131,18 @@ def test_a_recipe_sets_the_defaults_and_flags_override_them(recipe: str) -> None
     assert expected.recipe == recipe
     assert parse(PretrainConfig, ["--recipe", recipe]) == expected
     argv = ["--epochs", "3", f"--recipe={recipe}", "--no-pad-short-lists", "--lr", "0.5"]
-    changed = dataclasses.replace(expected, epochs=3, pad_short_lists=False, lr=0.5)
+    changed = expected.replace(epochs=3, pad_short_lists=False, lr=0.5)
     assert parse(PretrainConfig, argv) == changed
 
 
 def test_the_published_settings() -> None:
     """CrysAtom, arXiv 2409.04737, table 2 and section 4."""
     config = paper()
-    assert (config.embedding_dim, config.num_layers, config.projection_dim) == (200, 5, 128)
-    assert (config.epochs, config.batch_size, config.lr, config.schedule) == (110, 128, 0.03, "constant")
-    assert (config.connectivity_weight, config.feature_weight, config.ssl_weight) == (0.25, 0.25, 0.5)
-    assert (config.cutoff, config.num_neighbors, config.barlow_lambda) == (8.0, 12, 0.0051)
+    steps, terms = config.optimization, config.loss
+    assert (config.encoder.embedding_dim, config.encoder.num_layers, config.encoder.projection_dim) == (200, 5, 128)
+    assert (steps.epochs, steps.batch_size, steps.lr, steps.schedule) == (110, 128, 0.03, "constant")
+    assert (terms.connectivity_weight, terms.feature_weight, terms.ssl_weight) == (0.25, 0.25, 0.5)
+    assert (config.graph.cutoff, config.graph.num_neighbors, config.loss.barlow_lambda) == (8.0, 12, 0.0051)
 
 
 @pytest.mark.parametrize(
@@ -177,13 +177,13 @@ def test_help_explains_every_documented_field(capsys: pytest.CaptureFixture[str]
 
 
 def test_other_jobs_are_parsed_too() -> None:
-    assert parse(IngestConfig, ["--out", "x", "--overwrite"]) == IngestConfig(out="x", overwrite=True)
-    expected = FeaturizeConfig(data="a", out="b", num_neighbors=7)
+    assert parse(IngestConfig, ["--out", "x", "--overwrite"]) == IngestConfig.of(out="x", overwrite=True)
+    expected = FeaturizeConfig.of(data="a", out="b", num_neighbors=7)
     assert parse(FeaturizeConfig, ["--data", "a", "--out", "b", "--num-neighbors", "7"]) == expected
 
 
 def test_passwords_are_neither_kept_nor_shown() -> None:
-    config = PretrainConfig(tracking_uri="postgresql://me:s@cret@host:5432/db")
+    config = PretrainConfig.of(tracking_uri="postgresql://me:s@cret@host:5432/db")
     assert "postgresql://...@host:5432/db" in " ".join(flags_of(config))
     assert recorded(config)["tracking_uri"] == "postgresql://...@host:5432/db"
     for kept in (recorded(config), flags_of(config)):

@@ -1,4 +1,4 @@
-"""Search spaces and preset files: what is drawn, what is refused, and what overrides what."""
+"""Search spaces and preset files: samples, rejected values, and precedence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from crysatom.config import (
     paper,
     parse,
 )
-from crysatom.pipelines.tuning import base_config, preset, probe_epochs
+from crysatom.sweeps.sweep import base_config, preset, probe_epochs
 from tests.conftest import REPOSITORY
 
 SPACES = REPOSITORY / "tune_spaces"
@@ -31,9 +31,9 @@ GRID: dict[str, Any] = {"objective": "pretrain", "settings": {"lr": Choice((1e-3
 @pytest.mark.parametrize("name", sorted(file.stem for file in SPACES.glob("[!_]*.py")))
 def test_every_trial_of_every_space_can_be(name: str) -> None:
     space = load_space(name, SPACES)
-    base = base_config(TuneConfig(space=name), space)
+    base = base_config(TuneConfig.of(space=name), space)
     trials = space.trials()
-    configs = [type(base)(**{**vars(base), **settings}) for settings in trials]
+    configs = [base.replace(**settings) for settings in trials]
     assert len({repr(config) for config in configs}) == len(trials) > 1
 
 
@@ -109,9 +109,9 @@ def test_a_preset_file_replaces_defaults_and_flags_override_it(kind: str, tmp_pa
     }
     file.write_text(content[kind])
     expected = {"lr": 0.001, "seeds": (3, 4), "pad_short_lists": True, "predictor_options": {"l1": 0.5}}
-    assert parse(DownstreamConfig, ["--config", str(file)]) == DownstreamConfig(**expected)
+    assert parse(DownstreamConfig, ["--config", str(file)]) == DownstreamConfig.of(**expected)
     flags = ["--lr=0.01", f"--config={file}", "--seeds", "5", "--no-pad-short-lists"]
-    assert parse(DownstreamConfig, flags) == DownstreamConfig(
+    assert parse(DownstreamConfig, flags) == DownstreamConfig.of(
         lr=0.01, seeds=(5,), pad_short_lists=False, predictor_options={"l1": 0.5}
     )
 
@@ -119,9 +119,9 @@ def test_a_preset_file_replaces_defaults_and_flags_override_it(kind: str, tmp_pa
 def test_a_preset_file_can_choose_the_recipe_and_name_several_models(tmp_path: Path) -> None:
     file = tmp_path / "preset.json"
     file.write_text('{"recipe": "paper", "epochs": 3}')
-    assert parse(PretrainConfig, ["--config", str(file)]) == PretrainConfig(**{**vars(paper()), "epochs": 3})
+    assert parse(PretrainConfig, ["--config", str(file)]) == paper().replace(epochs=3)
     file.write_text('{"model": ["a", "b"], "num_workers": 2}')
-    expected = PredictConfig(inputs=("x.cif",), model=("a", "b"), num_workers=2)
+    expected = PredictConfig.of(inputs=("x.cif",), model=("a", "b"), num_workers=2)
     assert parse(PredictConfig, ["--config", str(file), "x.cif"]) == expected
 
 
@@ -149,7 +149,7 @@ def test_preset_files_that_are_not_accepted(
 
 
 def test_a_written_preset_is_read_back(tmp_path: Path) -> None:
-    config = PretrainConfig(lr=0.01, ssl_loss="vicreg", tail="short", pad_short_lists=True, num_workers=0, data="x")
+    config = PretrainConfig.of(lr=0.01, ssl_loss="vicreg", tail="short", pad_short_lists=True, num_workers=0, data="x")
     file = tmp_path / "best.json"
     file.write_text(json.dumps(preset(config)))
     assert parse(PretrainConfig, ["--config", str(file), "--num-workers", "0", "--data", "x"]) == config
@@ -161,13 +161,13 @@ def test_a_written_preset_is_read_back(tmp_path: Path) -> None:
 )
 def test_refusals_name_the_setting(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=name):
-        TuneConfig(space="ssl_loss", **{name: value})
+        TuneConfig.of(space="ssl_loss", **{name: value})
 
 
 def test_what_a_sweep_cannot_do_is_refused() -> None:
     space = SearchSpace(**GRID, fixed={"selection": "train"})
     with pytest.raises(ValueError, match="selection at 'last', got 'train'"):
-        base_config(TuneConfig(space="x"), space)
+        base_config(TuneConfig.of(space="x"), space)
     downstream = SearchSpace(objective="downstream", settings={"lr": Choice((1e-3, 1e-2))})
     with pytest.raises(ValueError, match="a predictor learns one property; --properties has a b"):
-        base_config(TuneConfig(space="x", properties=("a", "b")), downstream)
+        base_config(TuneConfig.of(space="x", properties=("a", "b")), downstream)

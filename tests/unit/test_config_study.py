@@ -35,9 +35,9 @@ def test_what_is_wrong_is_named(flags: list[str], message: str, capsys: pytest.C
 
 
 def test_the_study_decides_what_flags_there_are(capsys: pytest.CaptureFixture[str]) -> None:
-    assert parse_study(["--study", "chemistry", "--vectors", "onehot"]) == ChemistryConfig(vectors=("onehot",))
-    assert parse_study(["--table", "9", "--seeds", "4"]) == GridConfig(study="table9", seeds=(4,))
-    assert parse_study([]) == GridConfig()
+    assert parse_study(["--study", "chemistry", "--vectors", "onehot"]) == ChemistryConfig.of(vectors=("onehot",))
+    assert parse_study(["--table", "9", "--seeds", "4"]) == GridConfig.of(study="table9", seeds=(4,))
+    assert parse_study([]) == GridConfig.of()
     for flags, message in (
         (["--table", "9", "--study", "table9"], "not both"),
         (["--table", "4"], "table4"),

@@ -1,4 +1,4 @@
-"""Small files of very many entries: refused, or listed in the quarantine, within bounds of memory, time and disk."""
+"""Small files with very many entries: rejected or quarantined within limits of memory, time and disk."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from crysatom.graphs.featurize import featurize_plain
 from crysatom.graphs.shards import QUARANTINE
 
 MEGABYTES = 500
-"""What a job may take of memory, with what it imports."""
+"""Memory limit of a job, including its imports."""
 
 SIZE = 3_000_000
-"""Of what unpacks from 3 KB: gzip makes at most 1,000 times the bytes."""
+"""Uncompressed size of 3 KB: gzip expands at most 1,000 times."""
 
 ATOMS = '{"lattice_mat":[[3,0,0],[0,3,0],[0,0,3]],"coords":[[0,0,0]],"elements":["H"]}'
-"""The shortest text of a crystal."""
+"""Shortest text of a crystal."""
 
 
 def filled(head: str, unit: str, tail: str, size: int = SIZE) -> bytes:
@@ -53,7 +53,7 @@ BOMBS: dict[str, tuple[bytes, str]] = {
     "objects.jsonl": (filled("", "{}\n", ""), "entries in"),
     "one_line.jsonl": (filled("[", "{},", "{}]\n"), ""),
 }
-"""What a compressed file holds, and the words of its refusal; none: it is one rejected record."""
+"""Content of a compressed file, and a part of its error message; empty: it is one rejected record."""
 
 READ_ALL = """
 import sys
@@ -63,7 +63,7 @@ from crysatom.crystals.ingest import ingest_plain
 
 for name in sys.argv[2:]:
     try:
-        report = ingest_plain(IngestConfig(source=f"{sys.argv[1]}/{name}.gz", out=f"{sys.argv[1]}/{name}.out"))
+        report = ingest_plain(IngestConfig.of(source=f"{sys.argv[1]}/{name}.gz", out=f"{sys.argv[1]}/{name}.out"))
         print(name, report.read, "=", report.accepted, "+", report.rejected)
     except ValueError as error:
         print(name, error)
@@ -135,14 +135,14 @@ def table(folder: Path, *, sound: int, broken: int) -> str:
 
 def ingest(folder: Path, *, sound: int, broken: int) -> Path:
     out = folder / "out"
-    ingest_plain(IngestConfig(source=lines(folder, sound=sound, broken=broken), out=str(out)))
+    ingest_plain(IngestConfig.of(source=lines(folder, sound=sound, broken=broken), out=str(out)))
     return out / "quarantine.parquet"
 
 
 def featurize(folder: Path, *, sound: int, broken: int) -> Path:
     out = folder / "out"
     data = table(folder, sound=sound, broken=broken)
-    featurize_plain(FeaturizeConfig(data=data, out=str(out), crystals_per_shard=2))
+    featurize_plain(FeaturizeConfig.of(data=data, out=str(out), crystals_per_shard=2))
     return out / QUARANTINE
 
 

@@ -1,4 +1,4 @@
-"""Every broken input gets its reason, and the message that docs/ingest.md shows."""
+"""Every broken input gets its reason and the message in docs/ingest.md."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
-"""The checks against brute force and their own limits."""
+"""The checks against brute force and at their limits."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from crysatom.crystals.checks import Limits, check
+from crysatom.config import Limits
+from crysatom.crystals.checks import check
 from crysatom.crystals.closest_pair import _with_cell_lists, closest_pair
 from crysatom.crystals.quarantine import Rejection
 from crysatom.crystals.table import Crystal
@@ -14,7 +15,7 @@ IMAGES = np.stack(np.meshgrid(*[np.arange(-8, 9)] * 3), axis=-1).reshape(-1, 3)
 
 
 def brute_force(lattice: np.ndarray, frac_coords: np.ndarray) -> float:
-    """Least distance between atoms over 17^3 images, angstrom."""
+    """Smallest distance between atoms over 17^3 images, in angstrom."""
     coords = (frac_coords - np.floor(frac_coords)) @ lattice
     distances = np.linalg.norm(coords[:, None, None] - coords[None, :, None] + IMAGES @ lattice, axis=-1)
     for i in range(len(coords)):
@@ -23,7 +24,7 @@ def brute_force(lattice: np.ndarray, frac_coords: np.ndarray) -> float:
 
 
 def random_crystal(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A skewed cell of 1 to 8 atoms, in every second case two of them close across some border."""
+    """Skewed cell of 1 to 8 atoms; in half of the cases, two are close across a cell boundary."""
     lattice = generator.normal(size=(3, 3)) * 6
     frac_coords = generator.uniform(-3, 3, size=(generator.integers(1, 9), 3))
     if generator.random() < 0.5 and len(frac_coords) > 1:

@@ -1,4 +1,4 @@
-"""CIFs that readers get wrong: each is read right, or refused for the right reason."""
+"""CIFs that some readers get wrong: each is read correctly, or rejected for the right reason."""
 
 from __future__ import annotations
 

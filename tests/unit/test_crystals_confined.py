@@ -1,4 +1,4 @@
-"""A reader that goes mad ends in a process of its own; what it gave before is kept, and the rest is on record."""
+"""A runaway reader ends in its own process; its previous records are kept, and the rest is quarantined."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from crysatom.crystals.quarantine import Rejected
-from crysatom.crystals.sources.confined import BATCH, GIGABYTES, confined
+from crysatom.crystals.sources.sandbox import BATCH, GIGABYTES, confined
 
 READER = f"""
 import os
 
 import numpy as np
 
-from crysatom.crystals.raw import Raw, pack_arrays
+from crysatom.crystals.record import Raw, pack_arrays
 
 
 def read(path, how):

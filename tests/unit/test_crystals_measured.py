@@ -1,4 +1,4 @@
-"""Measured beside calculated labels: which crystal is for what."""
+"""Measured and calculated labels: the role of each crystal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME = "formation_energy_peratom"
 
 
 def tables() -> tuple[pa.Table, pa.Table]:
-    """Two polymorphs of 80 oxides, of which 60 were measured under the id of the first."""
+    """Two polymorphs of 80 oxides; 60 were measured under the id of the first."""
     calculated = [crystal(f"{z}-{k}", [z, 8] * (k + 1), **{NAME: -float(z)}) for z in METALS for k in range(2)]
     measured = [crystal(f"{z}-0", [z, 8], **{f"exp_{NAME}": -float(z) - 0.5}) for z in METALS[:60]]
     return to_table(calculated), to_table(measured)

@@ -1,4 +1,4 @@
-"""JARVIS and the Materials Project through their own client libraries, from recorded responses of our making."""
+"""JARVIS and the Materials Project through their own client libraries, with responses written here."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def jarvis_record(jid: str, *, cartesian: bool) -> dict[str, Any]:
 
 
 def test_jarvis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """jarvis-tools finds the archive where it would have put its download."""
+    """jarvis-tools finds the archive in its download location."""
     records = [
         jarvis_record("JVASP-1", cartesian=False),
         jarvis_record("JVASP-2", cartesian=True),
@@ -53,7 +53,7 @@ def test_jarvis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     with zipfile.ZipFile(cache / f"{name}.zip", "w") as archive:
         archive.writestr(name, json.dumps(records))
     monkeypatch.setenv("ATOMGPTLAB_CACHE", str(tmp_path))
-    report = ingest_plain(IngestConfig(source="jarvis:dft_3d", out=str(tmp_path / "out")))
+    report = ingest_plain(IngestConfig.of(source="jarvis:dft_3d", out=str(tmp_path / "out")))
     assert (report.read, report.accepted, report.reasons) == (3, 2, {"duplicate_id": 1})
     table = read_table(report.table)
     assert table["material_id"].to_pylist() == ["JVASP-1", "JVASP-2"]
@@ -72,7 +72,7 @@ def test_jarvis_names_its_datasets() -> None:
 
 
 class MaterialsProject(BaseHTTPRequestHandler):
-    """Answers as api.materialsproject.org does: a heartbeat, and pages of summaries to who has a key."""
+    """Server like api.materialsproject.org: a heartbeat, and pages of summaries for requests with a key."""
 
     queries: ClassVar[list[dict[str, list[str]]]] = []
 
@@ -128,7 +128,7 @@ def materials_project(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str
 
 
 def test_materials_project(materials_project: list[dict[str, list[str]]], tmp_path: Path) -> None:
-    report = ingest_plain(IngestConfig(source="mp:Na-Cl", out=str(tmp_path / "out")))
+    report = ingest_plain(IngestConfig.of(source="mp:Na-Cl", out=str(tmp_path / "out")))
     table = read_table(report.table)
     assert table["material_id"].to_pylist() == ["mp-22862", "mp-149"]
     assert table["formula"].to_pylist() == ["NaCl", "NaCl"]

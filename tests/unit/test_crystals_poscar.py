@@ -1,4 +1,4 @@
-"""POSCARs: read as pymatgen and ASE read sound ones, and refused where they would guess."""
+"""POSCARs: valid ones are read as by pymatgen and ASE; those where they guess are rejected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CUBE = ("NaCl", "1.0", "4 0 0", "0 4 0", "0 0 4", "Na Cl", "1 1", "Direct", "0 0
 
 
 def poscar(**lines: str) -> str:
-    """Return a POSCAR with other lines: ``line_2="-64"``, the first one is 1."""
+    """Return a POSCAR with changed lines, such as ``line_2="-64"``, counted from 1."""
     text = list(CUBE)
     for name, line in lines.items():
         text[int(name.removeprefix("line_")) - 1] = line
@@ -67,7 +67,7 @@ def test_isotopes_are_hydrogen(symbol: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (poscar(line_6="1 1", line_7="Direct"), "line 6 has counts of atoms and no line before it says .* .VASP 4"),
+        (poscar(line_6="1 1", line_7="Direct"), "line 6 has counts of atoms and no line before it names .* .VASP 4"),
         (poscar(line_6="X Cl"), "'X' is no element"),
         (poscar(line_6="H1.25 Cl"), "'H1.25' is no element"),
         (poscar(line_7="1 1 1"), "2 elements and counts of atoms '1 1 1' do not match"),
@@ -76,17 +76,17 @@ def test_isotopes_are_hydrogen(symbol: str) -> None:
         (poscar().rstrip("\n").replace("1 1", "1 2"), "the file ends after line 10, before the position of every atom"),
         (poscar() + "0.2 0.2 0.2\n", "line 11: a further position, after those of 2 atoms"),
         (poscar(line_10="0.5 0.5 0.5 K"), "line 10: the atom is labeled K, and by the count of atoms it is Cl"),
-        (poscar(line_10="0.5 0_5 0.5"), "line 10: '0_5' is no number"),
-        (poscar(line_10="-0.5-0.5 0.5 0"), "line 10: '-0.5-0.5' is no number"),
+        (poscar(line_10="0.5 0_5 0.5"), "line 10: '0_5' is not a number"),
+        (poscar(line_10="-0.5-0.5 0.5 0"), "line 10: '-0.5-0.5' is not a number"),
         (poscar(line_8="0 0 0"), "line 8: '0 0 0' where Direct or Cartesian was expected"),
-        (poscar(line_2="0"), "line 2: 0 is no scale"),
-        (poscar(line_2="-1 -1 -1"), "is no scale"),
+        (poscar(line_2="0"), "line 2: 0 is not a scale"),
+        (poscar(line_2="-1 -1 -1"), "is not a scale"),
         (poscar(line_2="-64", line_5="0 4 0"), "no volume that could be scaled"),
         (poscar(line_5="0 4 0", line_8="Cartesian"), "the cell has no volume"),
         (poscar(line_4="0 4"), "line 4: 2 words where a cell vector of three numbers was expected"),
         (poscar(line_7="400 400"), "800 atoms, more than 500"),
         ("", "the file ends after line 1, before the scale"),
-        ("<html>\n<body>\n", "line 2: '<body>' is no number"),
+        ("<html>\n<body>\n", "line 2: '<body>' is not a number"),
         ("x" * 5_000_001, "more than 5 MB"),
     ],
 )
@@ -113,12 +113,12 @@ def test_as_pymatgen_and_ase_read_them(prototypes: pa.Table, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["POSCAR", "POSCAR_D", "CONTCAR-1", "x.vasp", "x.POSCAR", "my_POSCAR", "POSCAR.7"])
 def test_files_called_like_poscars(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(poscar(line_6="D Cl"))
-    report = ingest_plain(IngestConfig(source=str(tmp_path / name), out=str(tmp_path / "out")))
+    report = ingest_plain(IngestConfig.of(source=str(tmp_path / name), out=str(tmp_path / "out")))
     assert read_table(report.table)["atomic_numbers"].to_pylist() == [[1, 17]]
 
 
 def test_id_prop_names_poscars(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As in the folders of JARVIS; by one reader, and a file that is not listed is in the account."""
+    """As in the folders of JARVIS; the reader is the same, and an unlisted file is reported."""
     folder = tmp_path / "data"
     folder.mkdir()
     for name in ("POSCAR-JVASP-1.vasp", "POSCAR-JVASP-2.vasp", "POSCAR-3.vasp"):
@@ -127,7 +127,7 @@ def test_id_prop_names_poscars(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     (folder / "a.cif").write_text(cif())
     (folder / "a.vasp").write_text(poscar())
     (folder / "id_prop.csv").write_text("POSCAR-JVASP-1.vasp,1\nPOSCAR-JVASP-2,2\na,3\nPOSCAR-4,4\nPOSCAR-5.vasp,5\n")
-    report = ingest_plain(IngestConfig(source=str(folder), out=str(tmp_path / "out")))
+    report = ingest_plain(IngestConfig.of(source=str(folder), out=str(tmp_path / "out")))
     table = read_table(report.table)
     assert table["material_id"].to_pylist() == ["POSCAR-JVASP-1", "POSCAR-JVASP-2", "a"]
     assert table["target"].to_pylist() == [1, 2, 3]
@@ -139,5 +139,5 @@ def test_id_prop_names_poscars(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 def test_id_prop_names_compressed_poscars(tmp_path: Path) -> None:
     (tmp_path / "x.vasp.gz").write_bytes(gzip.compress(poscar().encode()))
     (tmp_path / "id_prop.csv").write_text("x,1\n")
-    report = ingest_plain(IngestConfig(source=str(tmp_path), out=str(tmp_path / "out")))
+    report = ingest_plain(IngestConfig.of(source=str(tmp_path), out=str(tmp_path / "out")))
     assert (report.read, report.accepted) == (1, 1)

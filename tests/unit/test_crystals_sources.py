@@ -1,4 +1,4 @@
-"""Every kind of source gives the crystals that are in it, with ids and properties."""
+"""Every kind of source yields its crystals with ids and properties."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from crysatom.config import IngestConfig
 from crysatom.crystals.checks import DEFAULT_LIMITS
 from crysatom.crystals.examine import examine
 from crysatom.crystals.ingest import LOCK_FILE, IngestReport, ingest_plain
-from crysatom.crystals.raw import Raw
+from crysatom.crystals.record import Raw
 from crysatom.crystals.sources import open_source, read_source
 from crysatom.crystals.table import Crystal, read_table
 from tests.unit.broken_inputs import cif
 
 PROTOTYPES = 8
-"""Embedded crystals that the tests write in other formats."""
+"""Number of embedded crystals that the tests write in other formats."""
 
 
 @pytest.fixture(scope="module")
 def structures() -> dict[str, Structure]:
-    """Some of the embedded crystals as pymatgen's own reader gives them, by id."""
+    """Some embedded crystals by id, as read by pymatgen."""
     records = [r for r in read_source("aflow:prototypes") if isinstance(r, Raw)]
     return {
         r.material_id: Structure.from_dict(json.loads(r.content)) for r in records[:: 288 // PROTOTYPES][:PROTOTYPES]
@@ -42,12 +42,12 @@ def structures() -> dict[str, Structure]:
 
 
 def ingest(source: Path | str, tmp_path: Path, **options: Any) -> tuple[IngestReport, pa.Table]:
-    report = ingest_plain(IngestConfig(source=str(source), out=str(tmp_path / "out"), **options))
+    report = ingest_plain(IngestConfig.of(source=str(source), out=str(tmp_path / "out"), **options))
     return report, read_table(report.table)
 
 
 def assert_same_crystals(table: pa.Table, structures: dict[str, Structure]) -> None:
-    """Ids in order; lattice to 1e-6 and every atom at its place, whatever the order of atoms."""
+    """Compare ids in order, lattices to 1e-6, and the positions of atoms in any order."""
     assert table["material_id"].to_pylist() == list(structures)
     for row, structure in zip(table.to_pylist(), structures.values(), strict=True):
         read = Structure(
@@ -305,7 +305,7 @@ def test_terminal_is_not_spammed(
 
 
 def test_jarvis_table(test_data: Path, tmp_path: Path) -> None:
-    """Ids that JARVIS gives to several rows: the first is kept, the other 11 are in the quarantine."""
+    """JARVIS has some ids in several rows: the first is kept, the other 11 are in the quarantine."""
     source = open_source(str(test_data / "jarvis_dft_3d.parquet"))
     records = [r for r in source.records() if isinstance(r, Raw)]
     assert len(records) == source.total == 55_723

@@ -1,4 +1,4 @@
-"""Splits: disjoint, the same whatever the order, official where official, and free of twins where asked."""
+"""Splits: disjoint, independent of order, equal to official ones, and free of twins on request."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_no_formula_is_in_two_parts() -> None:
 
 
 def test_formula_column_is_not_believed() -> None:
-    """The atoms decide: Na Cl and Na2 Cl2 are one composition, whatever the table calls them."""
+    """The atoms decide: Na Cl and Na2 Cl2 are the same composition, whatever the column says."""
     made = [crystal(f"c{i}", [11, 17] * (1 + i % 2)) for i in range(50)] + [
         crystal(f"k{i}", [19, i]) for i in range(20, 90)
     ]
@@ -191,7 +191,7 @@ def test_smaller_fractions_are_parts_of_larger_ones() -> None:
 
 
 def test_a_subset_is_no_easier_part() -> None:
-    """Of the train crystals, not of those with the least hash: the choice is independent of the split's."""
+    """The choice among train crystals is independent of the hash that made the split."""
     ids = np.array([f"n-{i}" for i in range(20_000)], dtype=object)
     half = splits.train_fraction(splits.random(ids, fractions=(0.5, 0.25, 0.25)), 0.5)
     other = splits.random(ids, fractions=(0.25, 0.25, 0.5))
@@ -200,7 +200,7 @@ def test_a_subset_is_no_easier_part() -> None:
 
 
 def published() -> pa.Table:
-    """Six ids in nine rows; 'a', 'b' and 'c' stand in several parts, 'f' in none."""
+    """Six ids in nine rows; 'a', 'b' and 'c' are in several parts, 'f' in none."""
     rows = [("a", "train"), ("b", "val"), ("a", "test"), ("c", "train"), ("d", "train")]
     rows += [("b", "train"), ("e", "val"), ("c", "train"), ("f", None)]
     return to_table([crystal(name, [11], gap=1.0, split_gap=part) for name, part in rows])
@@ -287,7 +287,7 @@ OFFICIAL_COUNTS = {
     "bulk_modulus_kv": (15744, 1968, 1968),
     "shear_modulus_gv": (15744, 1968, 1968),
 }
-"""Distinct ids in each part of the leaderboard's files (reference/science.md section 1.1)."""
+"""Distinct ids in each part of the JARVIS-Leaderboard's files dft_3d_<property>.json.zip."""
 
 IN_SEVERAL_PARTS = {
     "formation_energy_peratom": {"JVASP-113961": "test train", "JVASP-116461": "test train"},
@@ -303,7 +303,7 @@ IN_SEVERAL_PARTS = {
     "bulk_modulus_kv": {},
     "shear_modulus_gv": {},
 }
-"""All that separates the parts here from those of the files."""
+"""The only differences between the parts here and those of the files."""
 
 
 @pytest.fixture(scope="module")
@@ -340,9 +340,9 @@ def test_official_targets_are_those_of_the_test_rows(name: str, jarvis: pa.Table
 
 
 def test_share_of_twins_in_jarvis(jarvis: pa.Table) -> None:
-    """13.2 % of the formation-energy test crystals (reference/science.md section 7): 738 of 5,572 rows.
+    """13.2 % of the formation-energy test crystals, counted by hand: 738 of 5,572 rows.
 
-    Two of them were twins of themselves, the ids that are in train and in test; here they are in test alone.
+    Two of them were their own twins, with ids in train and in test; here they are in test alone.
     """
     ids = list(dict.fromkeys(jarvis["material_id"].to_pylist()))
     split = splits.official(jarvis, "formation_energy_peratom", ids)

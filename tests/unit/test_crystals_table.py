@@ -1,4 +1,4 @@
-"""The crystal table: reading what others wrote, writing atomically, digests that see content only."""
+"""Crystal table: foreign files and atomic writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crysatom.crystals.digest import table_digest
 from crysatom.crystals.table import (
     GRAPH_COLUMNS,
     STRUCTURE_FIELDS,
@@ -107,26 +106,3 @@ def test_interrupted_writing_leaves_the_old_file_and_no_other(table: pa.Table, t
         write_table(breaks_off(), tmp_path / "a.parquet", table.schema)  # type: ignore[arg-type]
     assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]
     assert read_table(tmp_path / "a.parquet").num_rows == 10
-
-
-def test_digest_sees_content_and_nothing_else(table: pa.Table, tmp_path: Path) -> None:
-    digest = table_digest(table)
-    pq.write_table(table, tmp_path / "a.parquet", compression="snappy", row_group_size=3)
-    pq.write_table(pa.concat_tables([table.slice(0, 7), table.slice(7)]), tmp_path / "b.parquet", compression="none")
-    assert table_digest(tmp_path / "a.parquet") == table_digest(tmp_path / "b.parquet") == digest
-    pq.write_table(as_others_write_it(table), tmp_path / "c.parquet")
-    assert table_digest(tmp_path / "c.parquet", columns=GRAPH_COLUMNS) == table_digest(table, columns=GRAPH_COLUMNS)
-
-
-def test_digest_changes_with_any_value(table: pa.Table) -> None:
-    digests = {table_digest(table), table_digest(table.slice(1)), table_digest(table.take(list(range(9, -1, -1))))}
-    for name in ("material_id", "lattice", "frac_coords", "atomic_numbers", "e_form", "split"):
-        rows = table.to_pylist()
-        value = rows[4][name]
-        rows[4][name] = (
-            [*value[:-1], value[-1] + 1]
-            if isinstance(value, list)
-            else ("x" if isinstance(value, str | None) else value + 1e-9)
-        )
-        digests.add(table_digest(pa.Table.from_pylist(rows, schema=table.schema)))
-    assert len(digests) == 9

@@ -1,4 +1,4 @@
-"""A target is the value of the row that the graph was made of, and never a value of something else."""
+"""A target is the value of the row from which the graph was made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from pymatgen.core import Structure
 
 from crysatom.config import FeaturizeConfig, IngestConfig
-from crysatom.crystals.computed import COMPUTED_COLUMNS, COMPUTED_FIELDS, computed_column
+from crysatom.crystals.derived_columns import COMPUTED_COLUMNS, COMPUTED_FIELDS, computed_column
 from crysatom.crystals.ingest import ingest_plain
 from crysatom.crystals.table import Crystal, read_table, to_table, write_table
 from crysatom.crystals.targets import first_rows, targets_for, targets_from_csv
@@ -32,7 +32,7 @@ def crystal(material_id: str, atomic_number: int = 11, **properties: object) -> 
 
 @pytest.fixture
 def table() -> pa.Table:
-    """Four crystals in five rows: 'a' is there twice, with different atoms and values."""
+    """Four crystals in five rows: 'a' occurs twice, with different atoms and values."""
     return to_table(
         [
             crystal("a", 11, gap=1.0, stable=True, label="x", count=3),
@@ -52,9 +52,9 @@ def test_values_follow_the_ids_not_the_rows(table: pa.Table) -> None:
 
 
 def test_a_repeated_id_has_the_value_of_the_row_its_graph_was_made_of(table: pa.Table, tmp_path: Path) -> None:
-    """The atoms of the graph are those of the first row, so its target must be, too."""
+    """The atoms of the graph are those of the first row, so its target must also be."""
     write_table(table, tmp_path / "t.parquet")
-    featurize_plain(FeaturizeConfig(data=str(tmp_path / "t.parquet"), out=str(tmp_path / "graphs")))
+    featurize_plain(FeaturizeConfig.of(data=str(tmp_path / "t.parquet"), out=str(tmp_path / "graphs")))
     graphs = load(tmp_path / "graphs")
     back = read_table(tmp_path / "t.parquet")
     rows = first_rows(back, graphs.material_ids)
@@ -170,7 +170,7 @@ def test_csv_that_is_none(table: pa.Table, tmp_path: Path) -> None:
 
 
 def test_computed_columns_are_pymatgens(prototypes: pa.Table) -> None:
-    """Every table that ingest writes has them; pymatgen computes the same."""
+    """Every table that ingest writes has them, with the values of pymatgen."""
     for row in prototypes.to_pylist():
         lattice, coords = np.reshape(row["lattice"], (3, 3)), np.reshape(row["frac_coords"], (-1, 3))
         structure = Structure(lattice, row["atomic_numbers"], coords)
@@ -205,11 +205,11 @@ def test_left_handed_cell_has_the_same_volume() -> None:
 
 
 def test_a_sources_own_density_is_kept_beside_ours(tmp_path: Path) -> None:
-    """And ingesting a table that was ingested changes nothing."""
+    """Ingesting an ingested table changes nothing either."""
     ours = next(f for f in COMPUTED_FIELDS if f.name == "density")
     pq.write_table(to_table([crystal("a", density=5000.0)]), tmp_path / "t.parquet")
-    once = ingest_plain(IngestConfig(source=str(tmp_path / "t.parquet"), out=str(tmp_path / "once")))
-    twice = ingest_plain(IngestConfig(source=str(once.table), out=str(tmp_path / "twice")))
+    once = ingest_plain(IngestConfig.of(source=str(tmp_path / "t.parquet"), out=str(tmp_path / "once")))
+    twice = ingest_plain(IngestConfig.of(source=str(once.table), out=str(tmp_path / "twice")))
     first, second = read_table(once.table), read_table(twice.table)
     assert first["source_density"].to_pylist() == [5000.0]
     assert first["density"].to_pylist() == [pytest.approx(58.4428 / 64 / 0.602214076, rel=1e-5)]
@@ -221,7 +221,7 @@ def test_a_sources_own_density_is_kept_beside_ours(tmp_path: Path) -> None:
 def test_two_properties_for_one_column_are_refused(tmp_path: Path) -> None:
     pq.write_table(to_table([crystal("a", density=1.0, source_density=2.0)]), tmp_path / "t.parquet")
     with pytest.raises(ValueError, match="'density', which the table would keep as 'source_density'"):
-        ingest_plain(IngestConfig(source=str(tmp_path / "t.parquet"), out=str(tmp_path / "out")))
+        ingest_plain(IngestConfig.of(source=str(tmp_path / "t.parquet"), out=str(tmp_path / "out")))
 
 
 def test_jarvis_ids_of_several_rows(test_data: Path) -> None:

@@ -1,4 +1,4 @@
-"""CSV that spreadsheets do not run, and that gives back what was written."""
+"""CSV that spreadsheets do not execute, and that is read back unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``deploy/`` has beside the launcher's file (Kubernetes, Slurm, a container), and that jobs fit on it."""
+"""The files in ``deploy/`` (Kubernetes, Slurm, a container), and that jobs fit on their nodes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_nodes_get_the_dependencies_of_the_project() -> None:
 
 
 def test_every_dependency_of_a_dependency_is_constrained() -> None:
-    """As far as it is installed here; torch for GPUs brings more, which it names with exact versions itself."""
+    """Those installed here; torch for GPUs needs more, which it pins itself."""
     groups = [project()["dependencies"], *project()["optional-dependencies"].values()]
     todo = [Requirement(item) for group in groups for item in group]
     seen: set[tuple[str, str]] = set()
@@ -64,7 +64,7 @@ def test_every_dependency_of_a_dependency_is_constrained() -> None:
             try:
                 needed = metadata.requires(requirement.name) or []
             except metadata.PackageNotFoundError:
-                continue  # of another platform, or optional
+                continue  # for another platform, or optional
             found = [Requirement(item) for item in needed]
             todo += [r for r in found if r.marker is None or r.marker.evaluate({"extra": extra})]
     installed = {name for name, _ in seen if _is_installed(name)}
@@ -145,7 +145,7 @@ def test_kuberay_lets_nobody_in(documents: dict[str, dict[str, Any]]) -> None:
 
 
 def closed(schema: Any) -> Any:
-    """Return a schema of Kubernetes that refuses unknown fields, as ``kubectl apply`` does."""
+    """Return a Kubernetes schema that rejects unknown fields, as ``kubectl apply`` does."""
     if isinstance(schema, list):
         return [closed(item) for item in schema]
     if not isinstance(schema, dict):
@@ -194,7 +194,7 @@ def test_slurm_has_one_ray_per_node_and_is_told_before_its_time_is_over() -> Non
     assert given["open-mode"] == "append"
     told = re.fullmatch(r"B:TERM@(\d+)", given["signal"])
     assert told is not None
-    from crysatom.pipelines.stopping import GRACE_S
+    from crysatom.runs.stop import GRACE_S
 
     assert int(told[1]) > GRACE_S + 60, "the checkpoint, and then the end of Ray"
 
@@ -261,7 +261,7 @@ def test_container_is_tagged_with_this_version() -> None:
 
 
 def nodes_of(file: str) -> Nodes:
-    """Return what each worker node of a cluster has when all are there."""
+    """Return the resources of each worker node of a full cluster."""
     if file == CLOUD:
         types = read(CLOUD)["available_node_types"].values()
         return [node["resources"] for node in types for _ in range(node["max_workers"])]
@@ -283,7 +283,7 @@ def nodes_of(file: str) -> Nodes:
 
 
 def commands_of(text: str) -> list[tuple[str, list[str]]]:
-    """Return the jobs that the comments of a file start, as name and flags."""
+    """Return the jobs in the comments of a file, as name and flags."""
     comments = re.sub(r"\\\n#", " ", "\n".join(line for line in text.splitlines() if line.startswith("#")))
     found = re.findall(r"python jobs/(\w+)\.py([^\n#]*)", comments)
     return [(name, shlex.split(flags)) for name, flags in found if name in JOBS]
@@ -291,9 +291,8 @@ def commands_of(text: str) -> list[tuple[str, list[str]]]:
 
 def fits(config: Any, nodes: Nodes) -> bool:
     if isinstance(config, TuneConfig):
-        return room_for(config, nodes) >= 1
-    most = max(config.num_workers, config.max_workers)
-    return slots(per_worker(config), nodes) >= most
+        return room_for(config.workers, nodes) >= 1
+    return slots(per_worker(config.workers), nodes) >= config.workers.most
 
 
 @pytest.mark.parametrize("file", [CLOUD, ON_PREM, KUBERAY, SLURM])
@@ -302,7 +301,7 @@ def test_jobs_that_a_file_names_fit_on_its_machines(file: str) -> None:
     assert named
     for name, flags in named:
         config = parse(JOBS[name], flags)
-        assert config.use_gpu, "it is a cluster of GPUs"
+        assert config.workers.use_gpu, "it is a cluster of GPUs"
         assert fits(config, nodes_of(file)), f"{file}: {name} {' '.join(flags)}"
 
 
@@ -321,12 +320,3 @@ def test_a_job_that_is_too_large_is_seen() -> None:
     assert fits(parse(PretrainConfig, [*flags, "--num-workers", str(total)]), nodes_of(CLOUD))
     assert not fits(parse(PretrainConfig, [*flags, "--num-workers", f"1:{total + 1}"]), nodes_of(CLOUD))
     assert not fits(parse(PretrainConfig, ["--threads-per-worker", "97"]), nodes_of(CLOUD)), "no machine has so many"
-
-
-# -- sizes
-
-
-def test_the_sizes_in_the_docs_are_those_of_the_benchmark() -> None:
-    import sizing
-
-    assert sizing.page(sizing.measured("sizing")) in (ROOT / "docs" / "operations.md").read_text()

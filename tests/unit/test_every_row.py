@@ -1,4 +1,4 @@
-"""Whatever shards and batches are cut into, every atom of every crystal is extracted, counted and loaded, once."""
+"""For any sizes of shards and batches, every atom of every crystal is extracted, counted and loaded once."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def _shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", name="sites")
 def _sites() -> np.ndarray:
-    """Atoms of each element, of the crystals themselves."""
+    """Number of atoms of each element in the crystals."""
     return np.bincount(np.concatenate([c.atomic_numbers for c in small(8, COUNT)]), minlength=MAX_ATOMIC_NUMBER + 1)
 
 
 def everything(loader: str, config: PretrainConfig, shards: Path) -> Loader:
-    """Return the loader of all crystals that a pretraining extracts from."""
+    """Return the loader of all crystals from which a pretraining extracts vectors."""
     return {"resident": resident_data, "streamed": streamed_data}[loader](config, shards, CPU).everything
 
 
@@ -47,7 +47,7 @@ def everything(loader: str, config: PretrainConfig, shards: Path) -> Loader:
 def test_every_atom_is_extracted(loader: str, batch_size: int, shards: Path, sites: np.ndarray) -> None:
     config = tiny(batch_size=batch_size)
     torch.manual_seed(0)
-    model = build(config, element_features(config.node_features))
+    model = build(config, element_features(config.encoder.node_features))
     table = extract(model, everything(loader, config, shards))
     assert table.atomic_numbers.tolist() == np.flatnonzero(sites).tolist()
     assert table.site_counts is not None

@@ -1,4 +1,4 @@
-"""Figures hold what they should: a panel for each term, a label for each element, none over another."""
+"""Figures have a panel for each term and a label for each element; labels do not overlap."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from crysatom.figures.label_placement import place_labels
+from crysatom.figures.pretraining import cross_correlation, loss_curves, vector_map
+from crysatom.figures.style import FAMILY_STYLES, ink
 from crysatom.names import LOSS_TERMS, SYMBOLS
-from crysatom.report.figures import cross_correlation, loss_curves, vector_map
-from crysatom.report.labels import place_labels
-from crysatom.report.style import FAMILY_STYLES, ink
 from crysatom.vectors.elements import element_table
 from crysatom.vectors.geometry import principal_components
 from crysatom.vectors.table import AtomVectors
@@ -132,7 +132,7 @@ def test_every_family_has_a_style_of_its_own_and_readable_ink() -> None:
 
 def test_figures_need_neither_ray_nor_mlflow_nor_a_display() -> None:
     script = (
-        "import sys; import crysatom.report.figures;"
+        "import sys; import crysatom.figures.pretraining;"
         "assert not {'ray', 'mlflow', 'matplotlib.pyplot', 'torch'} & set(sys.modules)"
     )
     platform = Path(__file__).parents[2] / "platform"

@@ -1,4 +1,4 @@
-"""The checks on whole batches give the verdicts of the ingest job's checks on single crystals."""
+"""The checks on whole batches agree with the ingest job's checks on single crystals."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crysatom.config import GraphSpec
-from crysatom.crystals.checks import Limits, check
+from crysatom.config import GraphSpec, Limits
+from crysatom.crystals.checks import check
 from crysatom.crystals.quarantine import Reason, Rejection
 from crysatom.crystals.table import STRUCTURE_FIELDS, Crystal
 from crysatom.graphs.checks import Verdicts, check_neighbors, check_rows, check_structures, structures

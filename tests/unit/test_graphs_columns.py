@@ -1,4 +1,4 @@
-"""Arrow list columns to flat arrays, in every form that Arrow hands them over."""
+"""Arrow list columns as flat arrays, in every form of Arrow columns."""
 
 from __future__ import annotations
 

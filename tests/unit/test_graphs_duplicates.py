@@ -1,4 +1,4 @@
-"""Of crystals with the same id the first usable one is kept, as by the ingest job."""
+"""The first usable crystal of each id is kept, as in the ingest job."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ DEFECTS: dict[str, Callable[[Crystal], Crystal]] = {
     "by its structure": lambda c: replace(c, lattice=np.full((3, 3), np.nan)),
     "by its neighbors": lambda c: replace(c, frac_coords=np.zeros((len(c.frac_coords), 3))),
 }
-"""Ways to be rejected, one per check of the featurize job."""
+"""Defects that are rejected, one per check of the featurize job."""
 
 
 def binary() -> list[Crystal]:
-    """Crystals of two sites, so that each differs from the others and all can be spoiled."""
+    """Crystals of two sites: all distinct, and each can be given any defect."""
     return [c for c in prototypes() if len(c.atomic_numbers) == 2]
 
 
 def many(path: Path) -> list[Crystal]:
-    """Crystals in seven row groups, ids several times: broken first, broken between, broken alone, and far apart."""
+    """Crystals in seven row groups with repeated ids: broken first, broken between, broken alone, and far apart."""
     good = small(8, 40)
     spoiled = [DEFECTS["by its neighbors"](c) for c in binary()[:6]]
     crystals = [
@@ -59,7 +59,7 @@ def many(path: Path) -> list[Crystal]:
 def test_a_broken_crystal_takes_its_id_from_nobody(name: str, tmp_path: Path) -> None:
     first, second, third = (replace(c, material_id="x") for c in binary()[:3])
     write_table(tmp_path / "crystals.parquet", [DEFECTS[name](first), second, third])
-    config = FeaturizeConfig(data=str(tmp_path / "crystals.parquet"), out=str(tmp_path / "graphs"), max_atoms=90)
+    config = FeaturizeConfig.of(data=str(tmp_path / "crystals.parquet"), out=str(tmp_path / "graphs"), max_atoms=90)
     assert featurize_plain(config).accepted == 1
     np.testing.assert_array_equal(load(config.out).atomic_numbers, second.atomic_numbers)
     reasons = pq.read_table(tmp_path / "graphs" / "quarantine.parquet")["reason"].to_pylist()
@@ -71,8 +71,8 @@ def test_a_broken_crystal_takes_its_id_from_nobody(name: str, tmp_path: Path) ->
 def test_the_ingest_job_decides_likewise(per_shard: int, tmp_path: Path) -> None:
     table = tmp_path / "crystals.parquet"
     crystals = many(table)
-    ingested = ingest_plain(IngestConfig(source=str(table), out=str(tmp_path / "ingested")))
-    config = FeaturizeConfig(data=str(table), out=str(tmp_path / "graphs"), crystals_per_shard=per_shard)
+    ingested = ingest_plain(IngestConfig.of(source=str(table), out=str(tmp_path / "ingested")))
+    config = FeaturizeConfig.of(data=str(table), out=str(tmp_path / "graphs"), crystals_per_shard=per_shard)
     report = featurize_plain(config)
     kept, graphs = read_table(ingested.table), load(config.out)
     assert graphs.material_ids.tolist() == kept["material_id"].to_pylist()

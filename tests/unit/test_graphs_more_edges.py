@@ -1,4 +1,4 @@
-"""Edges both ways, edges along lattice vectors, pairs of bonds: against versions by loops, on real crystals."""
+"""Edges in both directions, edges along lattice vectors, and pairs of bonds against loops, on real crystals."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Edge = tuple[int, ...]
 
 @pytest.fixture(scope="module", name="crystals")
 def _crystals() -> list[Crystal]:
-    """60 of up to 20 atoms, the most skewed cells among them."""
+    """60 crystals of up to 20 atoms, including the most skewed cells."""
     some = [c for c in prototypes() if len(c.atomic_numbers) <= 20]
     return sorted(some, key=lambda c: -float(skewness(c.lattice[None])[0]))[:15] + small(20, 45)
 
 
 def edges_of(crystal: Crystal, spec: GraphSpec) -> Counter[Edge]:
-    """Center, neighbor and image of each edge, as often as it is there."""
+    """Count center, neighbor and image of each edge."""
     found = neighbor_graph(crystal.lattice, crystal.frac_coords, spec)
     center = np.repeat(np.arange(len(found.degree)), found.degree)
     return Counter(map(tuple, np.column_stack([center, found.neighbor, found.image]).tolist()))
@@ -56,7 +56,7 @@ def test_an_edge_is_kept_both_ways(crystals: list[Crystal]) -> None:
 
 
 def test_the_published_shells(crystals: list[Crystal]) -> None:
-    """Nearest shells without a cutoff, edges with i <= j in a set, each then both ways (reference/models.md 4)."""
+    """Nearest shells without a cutoff, edges with i <= j in a set, each then both ways (ALIGNN's released code)."""
     spec = paper("alignn").graph
     for crystal in crystals[::3]:
         shells = set()
@@ -127,7 +127,7 @@ def test_edges_along_lattice_vectors() -> None:
 
 
 def test_pairs_of_bonds_and_their_angles(crystals: list[Crystal]) -> None:
-    """By loops over coordinates: for the bond from j to i each bond that ends at j, the angle at j."""
+    """Loops over coordinates: for the bond from j to i, each bond that ends at j, and the angle at j."""
     for crystal in crystals[::4]:
         batch = batch_of([crystal], default("alignn").graph)
         line = LineGraph.of(batch)

@@ -1,4 +1,4 @@
-"""Rules of the neighbor list at their edges: the cutoff, ties, isolated atoms, padding."""
+"""Edge cases of the neighbor list: the cutoff, ties, isolated atoms, padding."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ RADIUS = 4.0
     ids=["a tie within the tolerance", "a tie by rounding", "a wide shell", "a shell that begins in the margin"],
 )
 def test_a_shell_that_the_search_radius_cuts_is_found_whole(inner: float, outer: float, tolerance: float) -> None:
-    """The first radius, which is to hold 2.2 times the wanted neighbors, is 4 angstrom in this cell.
+    """The first radius, for an expected 2.2 times the wanted neighbors, is 4 angstrom in this cell.
 
-    Its edges along a and b end a little within or beyond it. Along c two neighbors are at 2.5 angstrom, and the next
-    ones of all are at 4.7.
+    Edges along a and b end slightly within or beyond it. Along c, two neighbors are at 2.5 angstrom. The next
+    neighbors of all are at 4.7.
     """
     volume = 4 / 3 * np.pi * RADIUS**3 / (2.2 * 3)
     a, b = RADIUS + inner, RADIUS + outer

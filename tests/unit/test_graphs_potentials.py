@@ -1,4 +1,4 @@
-"""Lattice sums of potentials: known constants, direct summation, what may not change them, the published decay."""
+"""Lattice sums of potentials: known constants, direct summation, invariances, the published decay."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_constants_of_madelung(lattice: np.ndarray, site: list[float], nearest: 
 
 
 def direct(lattice: np.ndarray, coords: np.ndarray, reach: float) -> np.ndarray:
-    """Distances ``(N, N, images)`` of all images within a reach and more."""
+    """Distances ``(N, N, images)`` of at least all images within a reach."""
     counts = np.ceil(reach * np.linalg.norm(np.linalg.inv(lattice), axis=0) + 1).astype(int)
     images = np.array(list(itertools.product(*(range(-n, n + 1) for n in counts))))
     vectors = (coords[:, None] - coords)[:, :, None] + images
@@ -55,7 +55,7 @@ def test_pauli_by_direct_summation() -> None:
 
 
 def test_london_by_direct_summation() -> None:
-    """Beyond the reach stands the integral: what is left of the tail oscillates, 1e-4 of the nearest terms."""
+    """An integral replaces the terms beyond the reach; the remaining oscillation is 1e-4 of the nearest terms."""
     for crystal in [c for c in prototypes() if len(c.atomic_numbers) <= 3][::12]:
         reach = 30.0
         r = direct(crystal.lattice, crystal.frac_coords, reach)
@@ -66,7 +66,7 @@ def test_london_by_direct_summation() -> None:
 
 
 def test_the_published_decay() -> None:
-    """The routine divides the decay by the square root of V^(1/3), by V^(1/6) (reference/models.md 4.2)."""
+    """The routine divides the decay by the square root of V^(1/3), by V^(1/6) (PotNet's released code)."""
     lattice = np.diag([4.0, 5.0, 6.25])
     site = np.array([[0.0, 0.0, 0.0], [0.2, 0.3, 0.4]])
     rate = 3 / np.sqrt(np.prod([4.0, 5.0, 6.25]) ** (1 / 3))
@@ -90,7 +90,7 @@ def test_the_description_of_a_crystal_does_not_matter() -> None:
 
 @pytest.mark.parametrize("sums", [coulomb_sums, london_sums, pauli_sums])
 def test_a_supercell_spreads_a_sum_over_the_copies(sums: Callable[..., np.ndarray]) -> None:
-    """Coulomb's, too: the backgrounds of the copies add up to the cell's."""
+    """This holds for Coulomb sums too: the backgrounds of the copies add up to that of the cell."""
     crystal = next(c for c in prototypes() if len(c.atomic_numbers) == 3)
     large = supercell(crystal, (2, 1, 3))
     copies = 6

@@ -1,4 +1,4 @@
-"""Graph shards: what is in them, how a folder is used again, and what is said when it cannot be."""
+"""Graph shards: content, reuse of a folder, and messages if it cannot be reused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.graph_crystals import prototypes, write_table
 
 
 def _crystals() -> list[Crystal]:
-    """60 real crystals, one id twice, and one with coincident atoms."""
+    """60 real crystals, with one repeated id and one crystal with coincident atoms."""
     crystals = prototypes()[::5][:58]
     broken = replace(crystals[3], material_id="broken", frac_coords=np.zeros_like(crystals[3].frac_coords))
     return [*crystals[:20], replace(crystals[40], material_id=crystals[2].material_id), broken, *crystals[20:]]
@@ -33,7 +33,7 @@ def _crystals() -> list[Crystal]:
 @pytest.fixture
 def config(tmp_path: Path) -> FeaturizeConfig:
     write_table(tmp_path / "crystals.parquet", _crystals(), row_group_size=17)
-    return FeaturizeConfig(
+    return FeaturizeConfig.of(
         data=str(tmp_path / "crystals.parquet"), out=str(tmp_path / "graphs"), crystals_per_shard=13, max_atoms=30
     )
 
@@ -195,7 +195,7 @@ def test_every_crystal_can_be_rejected(config: FeaturizeConfig) -> None:
 
 
 def test_any_source_of_the_ingest_job_can_be_featurized(tmp_path: Path) -> None:
-    config = FeaturizeConfig(data=EMBEDDED_SOURCE, out=str(tmp_path / "graphs"))
+    config = FeaturizeConfig.of(data=EMBEDDED_SOURCE, out=str(tmp_path / "graphs"))
     assert featurize_plain(config).accepted == 288
     assert featurize_plain(config).made == 0
     assert read_manifest(config.out)["source"] == EMBEDDED_SOURCE

@@ -1,7 +1,8 @@
-"""The pure parts of benchmarks/soak.py and benchmarks/ten_times.py, and what they led to."""
+"""Pure functions of benchmarks/soak.py and benchmarks/ten_times.py, and fixes that resulted from them."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+import soak
 from perturbed_crystals import perturbed, write_copies
 from watching import DRIVER, OTHER, TASKS, Slope, kind_of, memory_of, slope
 
@@ -115,6 +117,10 @@ def test_memory_is_read_in_parts() -> None:
     status = "Name:\tx\nVmRSS:\t 3000 kB\nRssAnon:\t 1000 kB\nRssFile:\t 1500 kB\nRssShmem:\t 500 kB\nThreads:\t4\n"
     assert memory_of(status) == {"rss": 3.072, "private": 1.024, "store": 0.512}
     assert memory_of("Name:\tzombie\n") == {"rss": 0, "private": 0, "store": 0}
+
+
+def test_the_page_of_the_soak_has_its_figures() -> None:
+    assert soak.summary(json.loads(soak.RESULTS.read_text())) in soak.PAGE.read_text()
 
 
 def test_ray_knows_the_variables_that_are_set_for_it() -> None:

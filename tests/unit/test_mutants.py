@@ -1,4 +1,4 @@
-"""The list of mutants fits the code, and the tool tells those that survive from those that are killed."""
+"""The list of mutants matches the code, and the tool distinguishes surviving from killed mutants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The edge-gated convolution in pieces gives what its formula gives: values, gradients, running statistics."""
+"""The blocked edge-gated convolution equals its formula: values, gradients, running statistics."""
 
 from __future__ import annotations
 

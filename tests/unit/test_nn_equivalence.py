@@ -1,4 +1,4 @@
-"""Equivalent atoms evaluated once give what all atoms give: values, gradients and running statistics."""
+"""Evaluating equivalent atoms once equals evaluating all: values, gradients and running statistics."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_one_atom_for_all_equivalent_ones_gives_the_same(batch: Batch, training:
     one = layers().train(training)
     all_ = copy.deepcopy(one)
     table = torch.randn(100, WIDTH, dtype=torch.float64, requires_grad=True)
-    cotangent = torch.randn(batch.num_nodes, WIDTH, dtype=torch.float64)  # equivalent atoms may differ in it
+    cotangent = torch.randn(batch.num_nodes, WIDTH, dtype=torch.float64)  # may differ between equivalent atoms
     edges, atoms = Edges.of(batch, features(batch))
     assert len(atoms.first) < 0.8 * batch.num_nodes
     found = evaluate(one, table, batch.atomic_numbers[atoms.first], edges)[atoms.which]
@@ -169,7 +169,7 @@ def test_blocks_of_crystals_change_nothing(graphs: GraphTensors, monkeypatch: py
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("predictor", sorted(PREDICTORS.keys() - {"alignn", "potnet"}))
 def test_predictors_see_no_difference_in_condensed_graphs(graphs: GraphTensors, predictor: str, training: bool) -> None:
-    """Of batches drawn with repeats, in any order: predictions, gradients, running statistics."""
+    """For batches with repeats, in any order: predictions, gradients, running statistics."""
     some = torch.randint(graphs.num_crystals, (30,))
     table = given_vectors("onehot92")
     one = build_predictor(PredictorSpec(predictor=predictor), table).double().train(training)
@@ -200,7 +200,7 @@ def one_each(color: Tensor) -> Classes:
 def test_predictors_that_read_more_than_distances_see_no_difference_either(
     predictor: str, training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every atom, bond, angle and pair by itself: predictions, gradients, running statistics."""
+    """Compared with every atom, bond, angle and pair evaluated separately: predictions, gradients, statistics."""
     crystals = small(8, 12)
     config = default(predictor)
     batch = batch_of([*crystals, *(supercell(c, (2, 1, 1)) for c in crystals[:2])], config.graph)

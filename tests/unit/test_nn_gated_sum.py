@@ -1,4 +1,4 @@
-"""The gated sum against its formula written out edge by edge, with torch's own normalization and autograd.
+"""The gated sum against its formula, edge by edge, with torch's own normalization and autograd.
 
 float64; tolerance 1e-11 absolute on values of order one, a thousand times the rounding of sums of some
 hundred terms.
@@ -83,7 +83,7 @@ def test_values_and_gradients_are_those_of_the_formula(degrees: list[list[int]],
     expected = formula(inputs, edges, statistics)
     out, _, _ = gated_sum(*inputs, edges, statistics=statistics)
     torch.testing.assert_close(out, expected, **TOLERANCE)
-    # An uneven cotangent; what batch normalization removes would hide in an even one.
+    # Uneven cotangent: with an even one, batch normalization would hide errors.
     cotangent = torch.randn(out.shape, dtype=torch.float64)
     ours = torch.autograd.grad(out, inputs, cotangent)
     theirs = torch.autograd.grad(expected, inputs, cotangent)
@@ -114,7 +114,7 @@ def test_exponents_that_overflow() -> None:
     edges = make_edges(DEGREES["three views"])
     inputs = make_inputs(edges.num_atoms)
     with torch.no_grad():
-        inputs[3].mul_(5000)  # softplus of some thousands is its argument, and two to the power of it is not finite
+        inputs[3].mul_(5000)  # softplus of thousands equals its argument, and two to that power is not finite
     expected = formula(inputs, edges, None)
     out, _, _ = gated_sum(*inputs, edges)
     assert out.max() > 2000

@@ -50,7 +50,7 @@ def test_running_statistics_follow_the_first_view_and_are_used_in_evaluation() -
         ours(x, 2)
         theirs[0](x[:ROWS])
     torch.testing.assert_close(ours.running_mean, theirs[0].running_mean, **TOLERANCE)
-    # torch tracks the unbiased variance; ours is the one the batch is normalized by.
+    # torch tracks the unbiased variance; ours is the variance that normalizes the batch.
     decay, ratio = 0.9**5, (ROWS - 1) / ROWS
     torch.testing.assert_close(ours.running_var - decay, ratio * (theirs[0].running_var - decay), **TOLERANCE)
     ours.eval(), theirs[0].eval()

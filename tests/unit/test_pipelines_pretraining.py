@@ -1,8 +1,7 @@
-"""What identifies a run: its settings, and what it learns from, wherever that lies."""
+"""Identity of a run: its settings and the content of its data, wherever it is stored."""
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 
@@ -24,27 +23,27 @@ def _shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def name_of(config: PretrainConfig) -> str:
-    return default_name(config, input_digest(config, read_manifest(config.data)))
+    return default_name(config, input_digest(config, read_manifest(config.source.data)))
 
 
 def test_the_same_shards_elsewhere_are_the_same_run(shards: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(shards, tmp_path / "copy")
-    assert name_of(PretrainConfig(data=str(copy))) == name_of(PretrainConfig(data=str(shards)))
+    assert name_of(PretrainConfig.of(data=str(copy))) == name_of(PretrainConfig.of(data=str(shards)))
 
 
 def test_other_data_or_settings_are_another_run(shards: Path, tmp_path: Path) -> None:
-    config = PretrainConfig(data=str(shards))
-    fewer = dataclasses.replace(config, data=str(make_shards(tmp_path, count=4)))
-    faster = dataclasses.replace(config, lr=0.01)
+    config = PretrainConfig.of(data=str(shards))
+    fewer = config.replace(data=str(make_shards(tmp_path, count=4)))
+    faster = config.replace(lr=0.01)
     assert len({name_of(c) for c in (config, fewer, faster)}) == 3
     assert digest(fewer) == digest(config), "the same settings, to compare data sets by"
 
 
 def test_the_digest_is_of_all_shards_and_of_no_settings(tmp_path: Path) -> None:
     folder = make_shards(tmp_path, count=6, crystals_per_shard=3)
-    config, manifest = PretrainConfig(data=str(folder)), read_manifest(folder)
+    config, manifest = PretrainConfig.of(data=str(folder)), read_manifest(folder)
     known = input_digest(config, manifest)
-    assert input_digest(dataclasses.replace(config, lr=0.01, seed=5, embedding_dim=8), manifest) == known
+    assert input_digest(config.replace(lr=0.01, seed=5, embedding_dim=8), manifest) == known
     for shard in manifest["shards"]:
         other = {**manifest, "shards": [{**s, "sha256": "0" * 64} if s is shard else s for s in manifest["shards"]]}
         assert input_digest(config, other) != known
@@ -64,6 +63,6 @@ def test_features_are_identified_by_their_content(shards: Path, tmp_path: Path) 
         features_file(tmp_path / "values", "Na Cl", rows[::-1]),
         features_file(tmp_path / "elements", "Na Br", rows),
     ]
-    names = [name_of(PretrainConfig(data=str(shards), node_features=file)) for file in files]
+    names = [name_of(PretrainConfig.of(data=str(shards), node_features=file)) for file in files]
     assert names[0] == names[1]
     assert len(set(names)) == 3

@@ -1,7 +1,7 @@
-"""What MLflow is told of a run's data: the digest of what was learned from, and how many crystals each part had.
+"""Data of a run in MLflow: the digest of the training data, and the number of crystals of each part.
 
-Read from the journal, which is written before anything is sent; the store itself is away here, for one takes seconds to
-make. That a journal arrives is tests/integration/test_tracking.py.
+They are read from the journal, which is written before anything is sent. There is no MLflow store here, since making
+one takes seconds; tests/integration/test_tracking.py tests that a journal arrives.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ import pytest
 
 from crysatom.config import VectorsConfig, digest
 from crysatom.graphs.shards import read_manifest
+from crysatom.inputs.labels import labeled
 from crysatom.names import TEST, TRAIN, VAL
 from crysatom.pipelines import downstream, pretraining, vectors
-from crysatom.pipelines.labeled import labeled
-from crysatom.pipelines.preparing import prepare
 from crysatom.tracking.journal import Journal
 from crysatom.training.intervals import UNKNOWN
 from crysatom.vectors.card import CARD_MD
 from tests import small_regressions
-from tests.small_runs import make_shards, one_thread, tiny  # noqa: F401
+from tests.small_runs import make_shards, one_thread, prepared, tiny  # noqa: F401
 
 
 @pytest.fixture(scope="module", name="place")
@@ -43,7 +42,7 @@ def _away(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def told(folder: Path) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the tags, and the last value of each metric."""
+    """Return the tags and the last value of each metric."""
     tags: dict[str, str] = {}
     metrics: dict[str, Any] = {}
     for record, _ in Journal(folder / "tracking").records():
@@ -57,7 +56,7 @@ def test_a_predictor_tells_its_data_and_how_many_crystals_each_part_has(place: P
     config = small_regressions.tiny(data=str(place / "crystals.parquet"), **run)
     [finished] = downstream.run(config)
     tags, metrics = told(finished.folder)
-    data = labeled(config, prepare(config, place), place / "crystals.parquet")
+    data = labeled(config, prepared(config, place), place / "crystals.parquet", "")
     assert tags["data_digest"] == data.data_digest
     assert tags["vectors_digest"] == data.vectors_digest
     assert tags["split_digest"] == data.split.digest()
@@ -77,7 +76,7 @@ def test_a_part_of_one_crystal_has_an_error_and_no_interval() -> None:
         seed=0,
         property="density",
         unit="g/cm^3",
-        metrics={"val_selected/mae": 1.0, "test/mae": 2.0, "test/num_crystals": 1.0},  # NaN is left out of these
+        metrics={"val_selected/mae": 1.0, "test/mae": 2.0, "test/num_crystals": 1.0},  # NaN is left out
         selected_epoch=0,
         epochs=1,
         tracking_uri="sqlite:///mlflow.db",
@@ -93,14 +92,14 @@ def test_a_pretraining_tells_its_data(place: Path, away: str) -> None:
     finished = pretraining.run(config)
     tags, _ = told(finished.folder)
     known = pretraining.input_digest(config, read_manifest(place / "graphs"))
-    assert (tags["data"], tags["data_digest"], tags["config_digest"]) == (config.data, known, digest(config))
+    assert (tags["data"], tags["data_digest"], tags["config_digest"]) == (config.source.data, known, digest(config))
     assert finished.vectors.provenance["data_digest"] == known != digest(config)
     assert f"`{known}`" in (finished.folder / "vectors" / CARD_MD).read_text()
 
 
 def test_vectors_of_older_methods_tell_their_data(place: Path, away: str) -> None:
-    """The digest changes with any shard, and with no setting."""
-    config = VectorsConfig(
+    """The digest changes with any shard, but not with settings."""
+    config = VectorsConfig.of(
         data=str(place / "graphs"), out=str(place), name="older", method="onehot", num_workers=0, tracking_uri=away
     )
     finished = vectors.run(config)

@@ -1,4 +1,4 @@
-"""Figures of a trained predictor show what they are given."""
+"""Figures of a trained predictor show the given data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crysatom.report.prediction_figures import MANY, learning_curve, parity_plot, with_unit
+from crysatom.figures.predictions import MANY, learning_curve, parity_plot, with_unit
 
 
 def test_a_learning_curve_marks_the_selected_epoch() -> None:

@@ -1,4 +1,4 @@
-"""The reader of CGCNN's checkpoints: files of the published form written here, and files that are something else."""
+"""Reader of CGCNN's checkpoints: files in the published format, written here, and other files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PUBLISHED = {
     "semi-metal-classification": None,
     "shear-moduli": 0.090753,
 }
-"""Best validation errors of the eight published files; that of the classifier is no plain number."""
+"""Best validation errors of the eight published files; that of the classifier is not a plain number."""
 
 
 def weights_of(spec: PredictorSpec) -> dict[str, Tensor]:
@@ -43,7 +43,7 @@ def weights_of(spec: PredictorSpec) -> dict[str, Tensor]:
 
 
 def checkpoint(spec: PredictorSpec | None = None, **changes: Any) -> dict[str, Any]:
-    """What the published code saves."""
+    """Return a checkpoint as the published code saves it."""
     spec = spec or PredictorSpec(width=8, num_layers=2, hidden_dim=6)
     regression = spec.outputs == 1
     return {
@@ -61,7 +61,7 @@ def checkpoint(spec: PredictorSpec | None = None, **changes: Any) -> dict[str, A
 
 
 def written(folder: Path, content: Any, *, old_form: bool = True) -> Path:
-    """Save as the versions of torch did that the published files are from, or as today's does."""
+    """Save in the format of the old torch versions of the published files, or in today's."""
     path = folder / "model.pth.tar"
     torch.save(content, path, _use_new_zipfile_serialization=not old_form)
     return path
@@ -133,7 +133,7 @@ def test_code_in_a_file_is_not_run(entry: str, old_form: bool, tmp_path: Path) -
     ):
         read_published(path)
     assert not trap.exists()
-    function, arguments = Hostile(trap).__reduce__()  # what the file asks to be called
+    function, arguments = Hostile(trap).__reduce__()  # the call that the file requests
     function(*arguments)
     assert trap.exists(), "the trap works"
 
@@ -148,7 +148,7 @@ def test_a_bare_pickle_is_not_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["scalar", "dtype", "encode"])
 def test_the_names_let_in_call_nothing(name: str, tmp_path: Path) -> None:
-    """Of the three, only inert stand-ins exist in the reader: a number made by them is no number."""
+    """The reader has only inert placeholders for the three names: a value made by them is not a number."""
     made = {"scalar": np.float64(1.5), "dtype": np.dtype("f8"), "encode": np.float64(2.5)}[name]
     found = read_published(written(tmp_path, checkpoint(best_mae_error=made)))
     assert found.best is None

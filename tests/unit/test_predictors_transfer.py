@@ -1,4 +1,4 @@
-"""Predictors that start from a pretrained encoder, and CrysXPP's feature selector."""
+"""Predictors initialized from a pretrained encoder, and CrysXPP's feature selector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command that is printed can be copied into a shell, whatever the folders are called."""
+"""Printed commands can be copied into a shell, for any folder names."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from crysatom.pipelines import downstream, tuning
-from crysatom.pipelines.tracked import where_to_look
-from crysatom.pipelines.trial_record import FINISHED, Trial
+from crysatom.pipelines import downstream
+from crysatom.runs.lifecycle import where_to_look
+from crysatom.sweeps import sweep as sweeps
+from crysatom.sweeps.record import FINISHED, Trial
 from crysatom.tracking.runs import Tracker
 
 PLACES = ["/plain/place", "/two words", "/it's", "/$HOME", '/say "so"', "/a;b&c", "/#x*?"]
@@ -44,7 +45,7 @@ def test_how_to_predict(place: str) -> None:
 def test_how_to_use_the_best_settings(place: str, tmp_path: Path) -> None:
     trial = Trial.at(tmp_path / "000", {"dim": 8})
     trial.ended = FINISHED
-    sweep = tuning.FinishedSweep(
+    sweep = sweeps.FinishedSweep(
         folder=Path(place),
         objective="pretrain",
         data=f"{place}/x.parquet",
@@ -54,7 +55,7 @@ def test_how_to_use_the_best_settings(place: str, tmp_path: Path) -> None:
         tracking_uri="sqlite:///x.db",
         run_id="",
     )
-    [said] = [line for line in tuning.describe(sweep).splitlines() if "jobs/pretrain.py" in line]
+    [said] = [line for line in sweeps.describe(sweep).splitlines() if "jobs/pretrain.py" in line]
     expected = ["python", "jobs/pretrain.py", "--data", f"{place}/x.parquet", "--config", f"{place}/best.json"]
     assert shlex.split(said) == expected
 

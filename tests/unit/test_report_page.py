@@ -1,4 +1,4 @@
-"""The page: its size, what it says where something is missing, and that nothing of a user's becomes markup."""
+"""Report page: its size, its text if something is missing, and escaping of the user's text."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
-from crysatom.report import svg
-from crysatom.report.page import page, vector_map_of, vector_tables
+from crysatom.figures.style import hover, new_figure
+from crysatom.report.heat import Heat, four, number
+from crysatom.report.inline import inline
+from crysatom.report.overview import arranged
+from crysatom.report.page import Scale, page
 from crysatom.report.page_data import About, Details, GroupDetails, StudyDetails
-from crysatom.studies.overview import arranged
+from crysatom.report.sweep_figures import parallel_coordinates
 from crysatom.tracking.reading import Store, TrackedRun
 from crysatom.vectors.controls import random_vectors
 from tests.tracked_runs import tracked
@@ -31,7 +35,7 @@ EVIL = "\"><script>alert(1)</script><img src=x onerror='alert(2)'>{{ 7 * 7 }}"
 
 
 class Elements(HTMLParser):
-    """What a browser would make of the page."""
+    """Elements of the page, as parsed by a browser."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,22 +76,24 @@ def test_two_hundred_runs_are_less_than_five_megabytes() -> None:
         del run.tags["predictor"]  # type: ignore[attr-defined]
         runs.append(run)
     overview = arranged(runs)
-    groups = overview.tables[0].groups[:20]
     vectors = random_vectors(seed=0, dim=64)
-    history, drawn = [(step, 1 / (step + 1)) for step in range(1000)], 2
-    details = Details(
-        groups={group.runs[0].run_id: group_details(7500, 2) for group in groups},
-        losses={run.run_id: {"train/loss": history, "train/ssl": history} for run in overview.pretrainings[:20]},
-        vectors={run.run_id: vectors for run in overview.pretrainings[:drawn]},
-    )
-    text = made(runs, details)
-    one = sum(len(svg.periodic_table(heat)) for heat in vector_tables(vectors)) + len(vector_map_of(vectors) or "")
+    history = [(step, 1 / (step + 1)) for step in range(1000)]
+
+    def drawn(count: int) -> str:
+        details = Details(
+            groups={group.runs[0].run_id: group_details(7500, 2) for group in overview.tables[0].groups[:count]},
+            losses={run.run_id: {"train/loss": history, "train/ssl": history} for run in overview.pretrainings[:count]},
+            vectors={run.run_id: vectors for run in overview.pretrainings[:count]},
+        )
+        return made(runs, details)
+
+    one, none = drawn(1), drawn(0)
     assert len(overview.tables[0].groups) == 80
-    assert len(text.encode()) + (20 - drawn) * one < 5e6, (
-        "as if all twenty had been drawn, each of which takes half a second"
+    assert len(none.encode()) + 20 * (len(one.encode()) - len(none.encode())) < 5e6, (
+        "as if twenty of each had been drawn, which takes a second for each"
     )
-    assert "60 of 80 groups" in text
-    assert "20 of 40 pretrainings" in text
+    assert "79 of 80 groups" in one
+    assert "39 of 40 pretrainings" in one
 
 
 def test_nothing_of_a_user_becomes_markup() -> None:
@@ -165,27 +171,61 @@ def test_errors_are_those_of_the_runs_with_their_intervals() -> None:
     assert "seed 4: 5.000 [4.500, 5.500]" in text
 
 
-@pytest.mark.parametrize("log", [True, False])
-def test_an_axis_places_its_ends_and_round_ticks(log: bool) -> None:
-    axis = svg.Axis.over([2.0, 2000.0], 100, 0, log=log)
-    assert axis(axis.low) == pytest.approx(100)
-    assert axis(axis.high) == pytest.approx(0)
-    ticks = axis.ticks()
-    assert 3 <= len(ticks) <= 10
-    assert all(axis.low <= tick <= axis.high for tick in ticks)
-    assert (10.0 in ticks) is log
+def test_a_scale_holds_all_intervals_and_round_ticks() -> None:
+    [table] = arranged([tracked(0), tracked(2), tracked(4)]).tables
+    scale = Scale(table)
+    assert (scale.place(scale.low), scale.place(scale.high)) == (0, 100)
+    places = [place for group in table.groups for _, *ends in scale.strips(group) for place in ends]
+    assert 0 < min(places) < max(places) < 100
+    assert 2 <= len(scale.ticks()) <= 4
+
+
+def test_a_figure_in_the_page_says_words_and_keeps_its_numbers() -> None:
+    def draw() -> Figure:
+        figure = new_figure(3, 2)
+        axes = figure.add_subplot()
+        [line] = axes.plot([0.123456, 1], [0, 1])
+        hover(line, f"0.123456 {EVIL}")
+        axes.set_title(f"0.654321 $x$ {EVIL}")
+        return figure
+
+    drawn = inline(draw, EVIL)
+    assert drawn == inline(draw, EVIL), "the same figure is the same text"
+    parsed = Elements()
+    parsed.feed(drawn)
+    assert not {"script", "img"} & set(parsed.names)
+    assert [text for text in parsed.texts if EVIL in text] == [f"0.123456 {EVIL}", f"0.654321 $x$ {EVIL}"]
+    assert set(parsed.names) <= {"svg", "g", "path", "defs", "use", "clippath", "rect", "title", "text"}
+    assert not re.search(r' d="[^"]*\.\d{3}', drawn), "two decimals are a hundredth of a point"
+    assert "id=" not in drawn.replace('<path id="', "").replace('<clipPath id="', "")
+
+
+def test_a_sweep_shows_numbers_by_size_and_words_by_name() -> None:
+    sweep = tracked(3, tags={"search_objective": "downstream"})
+    found = [
+        tracked(
+            4 + k, parent=sweep.run_id, params={"lr": lr, "loss": loss}, metrics={"probe/mae_over_mad": 0.1 * k + 0.1}
+        )
+        for k, (lr, loss) in enumerate([("0.001", "vicreg"), ("0.1", "barlow_twins"), ("0.01", "vicreg")])
+    ]
+    figure = parallel_coordinates(arranged([sweep, *found]).sweeps[0], "MAE/MAD")
+    [axes] = figure.axes
+    lines = [line.get_ydata() for line in axes.lines if len(line.get_ydata()) == 3]
+    drawn = sorted([round(float(y), 6) for y in line] for line in lines if len(set(line)) > 1 or line[0] != 0)
+    assert drawn == [[0.0, 1.0, 0.0], [0.5, 1.0, 1.0], [1.0, 0.0, 0.5]]
+    texts = [text.get_text() for text in axes.texts]
+    assert texts[:5] == ["0.001", "0.01", "0.1", "barlow_twins", "vicreg"]
 
 
 def test_a_periodic_table_says_values_and_shades_them() -> None:
-    heat = svg.Heat(title="t", unit="eV", values={26: 1.0, 8: 3.0}, says={26: ", 5 crystals"})
+    heat = Heat(title="t", unit="eV", values={26: 1.0, 8: 3.0}, says={26: ", 5 crystals"})
     assert heat.shades() == {26: 0.0, 8: 1.0}
-    drawn = svg.periodic_table(heat)
-    assert "Fe: 1 eV, 5 crystals" in drawn
-    assert "Au: no value" in drawn
-    assert drawn.count("<rect") == 118
-    places = re.findall(r'<rect x="(\d+)" y="([\d.]+)"', drawn)
-    assert len(set(places)) == 118, "no two elements at one place"
-    signed = svg.Heat(title="t", unit="", values={1: -2.0, 2: 1.0}, says={}, signed=True)
+    cells = {cell.symbol: cell for cell in heat.cells()}
+    assert cells["Fe"].says == "Fe: 1 eV, 5 crystals"
+    assert cells["Au"].says == "Au: no value"
+    assert len(cells) == 118
+    assert len({(cell.row, cell.column) for cell in cells.values()}) == 118, "no two elements at one place"
+    signed = Heat(title="t", unit="", values={1: -2.0, 2: 1.0}, signed=True)
     assert signed.shades() == {1: -1.0, 2: 0.5}
 
 
@@ -203,5 +243,5 @@ def test_no_password_of_a_store_gets_into_the_page(uri: str, shown: str, address
 
 
 def test_numbers_have_four_digits_and_no_dot_at_the_end() -> None:
-    assert [svg.four(v) for v in (10.9, 12.0, 1234.4, 0.1)] == ["10.90", "12.00", "1234", "0.1000"]
-    assert [svg.number(v) for v in (12345.0, 0.25)] == ["12,345", "0.2500"]
+    assert [four(v) for v in (10.9, 12.0, 1234.4, 0.1)] == ["10.90", "12.00", "1234", "0.1000"]
+    assert [number(v) for v in (12345.0, 0.25)] == ["12,345", "0.2500"]

@@ -1,4 +1,4 @@
-"""Promises that the repository as a whole makes."""
+"""Rules of the repository as a whole."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from crysatom.names import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 500
+MAX_WIDTH = 120
 
 
 def _source_files() -> list[Path]:
@@ -27,12 +28,38 @@ def test_no_file_is_long() -> None:
     assert {path: length for path, length in lengths.items() if length > MAX_LINES} == {}
 
 
+def test_prose_of_markdown_is_narrow() -> None:
+    """Outside code fences, tables and lines that are one link, which cannot be wrapped."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")]
+    assert len(pages) > 20
+    wide = {str(page.relative_to(ROOT)): _wide_prose(page.read_text(encoding="utf-8")) for page in sorted(pages)}
+    assert {page: lines for page, lines in wide.items() if lines} == {}
+
+
+def _wide_prose(markdown: str) -> list[int]:
+    """Return the numbers of lines that could be wrapped and were not."""
+    found, fenced = [], False
+    for number, line in enumerate(markdown.splitlines(), 1):
+        fenced ^= line.lstrip().startswith("```")
+        bare = line.startswith("|") or re.fullmatch(r"\s*([-*] )?<?(\[[^]]*\]\()?https?://\S+", line)
+        if len(line) > MAX_WIDTH and not fenced and not bare:
+            found.append(number)
+    return found
+
+
+def test_wide_prose_is_seen() -> None:
+    wide = "word " * 25
+    assert _wide_prose(
+        f"{wide}\n\n```\n{wide}\n```\n| {wide} |\n- https://x.org/{'y' * 120}\n- {wide}\n    {wide}"
+    ) == [1, 8, 9]
+
+
 def test_platform_folder_is_no_package() -> None:
     assert not (ROOT / "platform" / "__init__.py").exists(), "it would hide Python's own module 'platform'"
 
 
 def test_standard_platform_module_works_beside_crysatom() -> None:
-    # A fresh interpreter: here the module was imported long ago.
+    # A new interpreter: in this one the module is already imported.
     code = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'platform')!r}]\n"
         "import crysatom, platform\n"
@@ -79,7 +106,7 @@ def test_readme_names_only_targets_that_make_knows() -> None:
 
 
 def _code(markdown: str) -> list[str]:
-    """Return what stands in code blocks and between backquotes."""
+    """Return the content of code blocks and of backquotes."""
     return re.findall(r"```.*?```|`[^`\n]+`", markdown, re.DOTALL)
 
 
@@ -98,7 +125,7 @@ assert not loaded, f"loaded: {loaded}"
 
 
 def test_models_and_loops_need_neither_pymatgen_nor_ray_nor_mlflow() -> None:
-    """Shards made elsewhere are trained on where only torch, PyG, numpy, pandas and pyarrow are."""
+    """Training on existing shards needs only torch, PyG, numpy, pandas and pyarrow."""
     modules = ("training.pretrain", "training.regression", "predictors.registry", "graphs.shards")
     imports = "; ".join(f"import crysatom.{module}" for module in modules)
     code = (

@@ -1,4 +1,4 @@
-"""Files of strangers: whatever is unpickled would make a directory, and none is made; the file is named."""
+"""Untrusted files: unpickling would make a directory, and none is made; the message names the file."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from crysatom.crystals.ingest import ingest_plain
 from crysatom.crystals.plain_columns import require_plain
 from crysatom.crystals.table import open_table
 from crysatom.graphs.shards import shard_files
+from crysatom.models.inference import open_model
 from crysatom.predictors.published_cgcnn import read_published
 from crysatom.ssl.encoder import Encoder
 from crysatom.training import checkpoints
 from crysatom.training.encoder_files import PretrainedEncoder, load_encoder, save_encoder
-from crysatom.training.inference import open_model
 from crysatom.vectors.files import read_vectors
 from tests.graph_crystals import small, write_table
 from tests.run_script import run_script
@@ -48,7 +48,7 @@ def state(folder: Path, content: bytes) -> Any:
 
 
 def tensors(folder: Path, content: bytes) -> Any:
-    """By somebody who also makes the checksums right."""
+    """Forge a file together with its checksums."""
     file = checkpoint(folder / "c") / "state.json"
     (file.parent / "model.safetensors").write_bytes(content)
     entries = json.loads(file.read_text())
@@ -94,7 +94,7 @@ def published(folder: Path, content: bytes) -> Any:
 
 
 def shard(folder: Path, content: bytes) -> Any:
-    """With its size and checksum in the manifest."""
+    """Forge a shard together with its size and checksum in the manifest."""
     graphs = make_shards(folder, count=3)
     note(graphs, content)
     return shard_files(graphs, verify=True)
@@ -163,9 +163,9 @@ def test_a_pickle_in_place_of_a_file_is_refused_by_name(name: str, form: str, tm
 
 
 def verdict(source: Path, out: Path) -> str:
-    """Return why a source with nothing usable in it is refused, or its records quarantined: of JSON Lines each line."""
+    """Return why a source without usable content is rejected, or why its records or lines are quarantined."""
     try:
-        report = ingest_plain(IngestConfig(source=str(source), out=str(out)))
+        report = ingest_plain(IngestConfig.of(source=str(source), out=str(out)))
     except ValueError as error:
         return str(error)
     assert report.accepted == 0 < report.rejected
@@ -201,7 +201,7 @@ def test_a_pickle_in_place_of_crystals_is_refused_or_quarantined(name: str, form
     assert not trap.exists()
 
 
-# Ray Data's extension types: one reads a column's values as pickles
+# Ray Data's extension types; one unpickles the values of a column
 
 
 RAY_DATA = """
@@ -230,7 +230,7 @@ except FileExistsError:  # of the second row
     pass
 trap.rmdir()
 """
-"""With Ray Data imported; at the end, that the trap works."""
+"""The same with Ray Data imported; at the end, a check that the trap works."""
 
 
 def test_columns_of_ray_datas_types_are_refused_whether_or_not_it_is_imported(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_columns_of_ray_datas_types_are_refused_whether_or_not_it_is_imported(tm
         with pytest.raises(ValueError, match=rf"{name}.parquet: column band_gap is of the extension type ray\.data\."):
             open_table(path)
         with pytest.raises(ValueError, match=rf"{name}.parquet: column band_gap"):
-            ingest_plain(IngestConfig(source=str(path), out=str(tmp_path / name)))
+            ingest_plain(IngestConfig.of(source=str(path), out=str(tmp_path / name)))
         note(graphs, path.read_bytes())
         with pytest.raises(ValueError, match=r"graphs/.*: column band_gap is of the extension type ray\.data\."):
             shard_files(graphs)

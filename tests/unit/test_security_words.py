@@ -1,4 +1,4 @@
-"""Secrets do not show, and names do not lead out of the folder they are meant for."""
+"""Secrets are not shown, and names do not lead out of their folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from crysatom.config.flags import flags_of, recorded
 from crysatom.config.secrets import scrubbed, warn_of_passwords, without_password
 from crysatom.studies.leaderboard import csv_name
 
-SECRET = "Zq7-marker"  # noqa: S105 - of nothing
+SECRET = "Zq7-marker"  # noqa: S105 - not a real secret
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_messages_of_others_are_scrubbed_of_the_environments_secrets(
 
 def test_what_says_where_a_secret_is_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/home/me/token")
-    monkeypatch.setenv("MY_TOKEN", "abc")  # too short to be looked for
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://mlflow@db/runs")  # a user's name is no secret
+    monkeypatch.setenv("MY_TOKEN", "abc")  # too short to be masked
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://mlflow@db/runs")  # a user name is not a secret
     monkeypatch.setenv("PWD", "/home/me/work")
     said = "no /home/me/token, abc in /home/me/work; see mlflow ui"
     assert scrubbed(said) == said
@@ -116,7 +116,7 @@ def test_a_password_on_the_command_line_is_warned_of(
 
 
 def test_what_is_kept_of_a_configuration_has_no_password() -> None:
-    config = PretrainConfig(tracking_uri=f"http://u:{SECRET}@host")
+    config = PretrainConfig.of(tracking_uri=f"http://u:{SECRET}@host")
     assert SECRET not in str(recorded(config))
     assert SECRET not in " ".join(flags_of(config))
 
@@ -127,12 +127,12 @@ def test_what_is_kept_of_a_configuration_has_no_password() -> None:
 BAD_NAMES = ["../x", "/x", ".x", "..", "a/b", "a\\b", "a\0b", "a\nb", "\x1b[2J", " x", "x" * 300, "\N{SNOWMAN}" * 100]
 
 CONFIGS: dict[str, Callable[[str], Any]] = {
-    "pretrain": lambda name: PretrainConfig(name=name),
-    "downstream": lambda name: DownstreamConfig(name=name),
-    "vectors": lambda name: VectorsConfig(name=name),
-    "tune": lambda name: TuneConfig(name=name, space="pretrain"),
-    "study": lambda name: ChemistryConfig(name=name, vectors=("onehot",)),
-    "grid": lambda name: GridConfig(name=name),
+    "pretrain": lambda name: PretrainConfig.of(name=name),
+    "downstream": lambda name: DownstreamConfig.of(name=name),
+    "vectors": lambda name: VectorsConfig.of(name=name),
+    "tune": lambda name: TuneConfig.of(name=name, space="pretrain"),
+    "study": lambda name: ChemistryConfig.of(name=name, vectors=("onehot",)),
+    "grid": lambda name: GridConfig.of(name=name),
 }
 
 

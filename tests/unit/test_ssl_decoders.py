@@ -1,4 +1,4 @@
-"""Decoders and reconstruction losses against what torch computes on every pair and atom, written out.
+"""Decoders and reconstruction losses against explicit torch code on every pair and atom.
 
 float64; tolerance 1e-12 relative to values of order one: the factored form sums in another order.
 """

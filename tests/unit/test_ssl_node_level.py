@@ -1,8 +1,7 @@
-"""Masked elements and contexts: formulas against loops, what is masked, what is learned."""
+"""Masked elements and contexts: formulas against loops, masking, learning."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
@@ -24,7 +23,7 @@ OBJECTIVES = {"masking": {MASKING}, "context": {CONTEXT}, "masking_context": {MA
 
 def model_of(objective: str, **options: Any) -> NodeLevelObjective:
     config = tiny(objective=objective, **options)
-    model = build(config, element_features(config.node_features))
+    model = build(config, element_features(config.encoder.node_features))
     assert isinstance(model, NodeLevelObjective)
     return model
 
@@ -81,7 +80,7 @@ def test_terms_add_up_and_every_parameter_learns(objective: str, batch: Batch) -
 
 
 def test_what_is_masked_cannot_be_seen(batch: Batch) -> None:
-    """The masked pass is that of crystals whose masked atoms are any other elements."""
+    """The masked pass does not change if masked atoms are other elements."""
     model = model_of("masking").eval()
     hidden = one_atom(batch, batch.material_key)
     unmasked, masked = model.encode(batch, hidden)
@@ -119,7 +118,7 @@ def test_an_isolated_atom_has_an_empty_context(padded: bool) -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_few_crystals_are_learned_by_heart(objective: str) -> None:
-    """The same atoms are masked throughout; contexts of five different crystals can be told apart."""
+    """The same atoms are masked throughout; contexts of five different crystals can be distinguished."""
     batch = batch_of(small(8, 5), GraphSpec())
     model = model_of(objective, embedding_dim=16)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -136,13 +135,13 @@ def test_masks_change_with_epoch_and_seed_only(batch: Batch) -> None:
     model = model_of("masking").eval()
     losses = [float(model(batch, epoch)[LOSS].detach()) for epoch in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]
-    model.config = dataclasses.replace(model.config, seed=5)
+    model.config = model.config.replace(seed=5)
     assert float(model(batch, 0)[LOSS].detach()) != losses[0]
 
 
 def test_nothing_to_predict_is_refused() -> None:
     with pytest.raises(ValueError, match="objective 'masking' predicts masked atoms: set atom_mask_fraction above 0"):
-        PretrainConfig(objective="masking", atom_mask_fraction=0.0)
-    PretrainConfig(objective="context", atom_mask_fraction=0.0)
+        PretrainConfig.of(objective="masking", atom_mask_fraction=0.0)
+    PretrainConfig.of(objective="context", atom_mask_fraction=0.0)
     with pytest.raises(ValueError, match=r"objective must be one of .*, got 'contexts'"):
-        PretrainConfig(objective="contexts")
+        PretrainConfig.of(objective="contexts")

@@ -1,9 +1,8 @@
-"""What an objective masks, and which crystals its running statistics follow."""
+"""Masks of an objective, and the crystals of its running statistics."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import itertools
 from typing import Any
 
@@ -26,13 +25,13 @@ SEEDS, EPOCHS = (0, 1, 7), (-1, 0, 1, 2)
 
 def model_of(**options: Any) -> Objective | NodeLevelObjective:
     config = tiny(**options)
-    return build(config, element_features(config.node_features))
+    return build(config, element_features(config.encoder.node_features))
 
 
 def masks_of(model: Objective | NodeLevelObjective, batch: Batch, **changes: Any) -> list[Tensor]:
-    """Return all masks of an epoch by another seed, ``(CRYSTALS, ...)`` each."""
+    """Return all masks of an epoch with changed settings, ``(CRYSTALS, ...)`` each."""
     epoch = changes.pop("epoch", 0)
-    model.config = dataclasses.replace(model.config, **changes)
+    model.config = model.config.replace(**changes)
     first, second = model.masks(batch, epoch)
     masks = [*first, *second] if isinstance(first, list) else [first, second]
     return [mask.view(batch.num_graphs, -1) for mask in masks]
@@ -48,12 +47,12 @@ def _model(request: pytest.FixtureRequest) -> Objective | NodeLevelObjective:
 
 @pytest.fixture(name="alike")
 def _alike() -> Batch:
-    """Crystals that differ in nothing but their keys: what differs between masks is drawn."""
+    """Crystals that differ only in their keys: differences between masks are random."""
     return uniform_batch([ATOMS] * CRYSTALS, EDGES)
 
 
 def test_masks_are_others_by_seed_epoch_and_view(model: Objective | NodeLevelObjective, alike: Batch) -> None:
-    """By chance a pair of masks is equal once in 40^8 draws."""
+    """Two masks are equal by chance once in 40^8 draws."""
     drawn = [
         mask
         for seed, epoch in itertools.product(SEEDS, EPOCHS)
@@ -94,7 +93,7 @@ def statistics(model: nn.Module) -> dict[str, Tensor]:
     ids=str,
 )
 def test_running_statistics_follow_crystals_as_they_are(options: dict[str, Any]) -> None:
-    """They are those of a pass in which nothing is masked, and evaluation leaves them alone."""
+    """They are those of a pass without masks, and evaluation does not change them."""
     model = model_of(atom_mask_fraction=0.5, edge_mask_fraction=0.5 if "ssl_loss" in options else 0.1, **options)
     batch = batch_of(small(8, 10), model.config.graph)
     reference, before = copy.deepcopy(model.encoder), statistics(model.encoder)

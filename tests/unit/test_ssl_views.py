@@ -1,4 +1,4 @@
-"""Masks are pure functions of (seed, epoch, view, material, atom, edge), of the promised size and uniform."""
+"""Masks are pure functions of (seed, epoch, view, material, atom, edge), with the documented size, and uniform."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def splitmix64(state: int, counter: int) -> int:
 
 
 def uniform_batch(sizes: list[int], degree: int, padded: int = 0) -> Batch:
-    """Crystals whose atoms all have ``degree`` edges, the last ``padded`` of which are padding."""
+    """Crystals whose atoms all have ``degree`` edges; the last ``padded`` are padding."""
     sizes_ = torch.tensor(sizes)
     ptr = torch.nn.functional.pad(sizes_.cumsum(0), (1, 0))
     num_atoms = int(ptr[-1])
@@ -128,7 +128,7 @@ def test_every_atom_and_edge_is_as_likely_as_any_other() -> None:
         freedom = len(counts) - 1
         limit = freedom * (1 - 2 / (9 * freedom) + 3.09 * math.sqrt(2 / (9 * freedom))) ** 3
         assert chi_square(counts) < limit
-    # Which atom is masked says nothing about which of its edges are: mixing the counters leaves no trace.
+    # The masked atom is independent of its masked edges: mixing the counters leaves no correlation.
     first = edges.view(draws, 10, 12)[atoms.view(draws, 10)]
     freedom = 11
     assert chi_square(first.sum(0)) < freedom * (1 - 2 / (9 * freedom) + 3.09 * math.sqrt(2 / (9 * freedom))) ** 3

@@ -1,4 +1,4 @@
-"""Tables whose chemistry is known are found to hold it, others are not, and nothing leaks to an element left out."""
+"""The study finds known chemistry in tables that have it, not in others, and held-out elements do not leak."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import pytest
 from numpy.typing import NDArray
 
 from crysatom.names import DISTANCES, SYMBOLS
-from crysatom.studies.chemistry import on_common_elements, study
-from crysatom.studies.leave_one_out import METHODS, NEIGHBORS, PENALTIES, nearest_neighbors, predict_left_out, ridge
-from crysatom.studies.probes import GROUP, probe, targets_of
-from crysatom.studies.significance import holm, p_above, relabelings
-from crysatom.studies.silhouettes import silhouette
-from crysatom.studies.statements import (
+from crysatom.studies.chemistry.leave_one_out import (
+    METHODS,
+    NEIGHBORS,
+    PENALTIES,
+    nearest_neighbors,
+    predict_left_out,
+    ridge,
+)
+from crysatom.studies.chemistry.probes import GROUP, probe, targets_of
+from crysatom.studies.chemistry.silhouettes import silhouette
+from crysatom.studies.chemistry.statements import (
     CONTRADICTED,
     NOT_TESTED,
     STATEMENTS,
@@ -21,6 +26,8 @@ from crysatom.studies.statements import (
     examine,
     verdicts,
 )
+from crysatom.studies.chemistry.study import on_common_elements, study
+from crysatom.studies.significance import holm, p_above, relabelings
 from crysatom.training.metrics import r2
 from crysatom.vectors.controls import random_vectors
 from crysatom.vectors.elements import element_table
@@ -132,7 +139,7 @@ def test_silhouette_agrees_with_scikit_learn() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     labels = np.random.default_rng(0).integers(6, size=(3, 40))
     labels[0, labels[0] == 5] = 0
-    labels[0, 3] = 5  # alone in its class
+    labels[0, 3] = 5  # the only member of its class
     distance = distances(cloud(9, count=40), "euclidean")
     expected = [metrics.silhouette_score(distance, row, metric="precomputed") for row in labels]
     np.testing.assert_allclose(silhouette(distance, labels), expected, rtol=1e-12)
@@ -219,7 +226,7 @@ def test_statements_name_elements_once() -> None:
 
 
 def test_the_study_compares_on_common_elements_and_says_what_it_left_out() -> None:
-    numbers = NUMBERS[:54]  # fewer than there are, to be quick
+    numbers = NUMBERS[:54]  # a subset, to be fast
     periods = np.array([[float(element_table()[int(z)]["period"]), float(z)] for z in numbers])
     noble = np.isin(numbers, [2, 10, 18])
     tables = {"all": table(periods, numbers), "no noble gases": table(cloud(13, count=54)[~noble], numbers[~noble])}

@@ -41,7 +41,7 @@ FILE = "AI-SinglePropertyPrediction-ehull-dft_3d-test-mae.csv.zip"
 
 @pytest.fixture
 def _small_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real test sets are not in the repository: four ids take the place of one."""
+    """Replace a test set by four ids, since the real ones are not in the repository."""
     monkeypatch.setitem(leaderboard.BENCHMARKS, "ehull", Benchmark(4, ids_digest(IDS)))
 
 
@@ -109,7 +109,7 @@ def test_a_finished_run_becomes_a_contribution_with_its_mae(tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("_small_benchmark")
 def test_bytes_are_those_of_the_predictions(tmp_path: Path) -> None:
-    """Neither the time nor the order of rows is in them."""
+    """They depend neither on the time nor on the order of rows."""
     write(tmp_path / "a")
     write(tmp_path / "b", predictions(IDS[::-1], VALUES[::-1]))
     write(tmp_path / "c", predictions(values=VALUES + 1e-9))
@@ -159,7 +159,7 @@ def test_other_refusals(tmp_path: Path) -> None:
 
 
 def leaderboards_own(path: Path, test: dict[str, float]) -> float:
-    """Score as the leaderboard does, with its libraries (reference/science.md section 1.4)."""
+    """Score as jarvis_leaderboard/rebuild.py does, with its libraries."""
     table = pd.read_csv(path, sep=",")
     actual = pd.DataFrame({"id": list(test), "actual": list(test.values())})
     for frame in (table, actual):
@@ -181,7 +181,7 @@ def test_score(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_score_of_numeric_ids_and_further_columns(tmp_path: Path) -> None:
-    """Other contributions hold numbers as ids, and a column of targets."""
+    """Other contributions have numeric ids and a column of targets."""
     table = pd.DataFrame({"id": [1, 2], "target": [9.0, 9.0], "prediction": [1.0, 2.0]})
     table.to_csv(tmp_path / FILE, index=False)
     assert score(tmp_path, "ehull", {"1": 1.5, "2": 2.25}) == 0.375
@@ -200,7 +200,7 @@ def test_score_needs_predictions(tmp_path: Path) -> None:
 
 
 def test_contribution_to_all_seven(test_data: Path, tmp_path: Path) -> None:
-    """The medians of the train targets have the errors of reference/science.md section 1.1."""
+    """Predicting the median of the train targets has the errors counted from the JARVIS-Leaderboard's files."""
     table = read_table(test_data / "jarvis_dft_3d.parquet")
     ids = np.array(list(dict.fromkeys(table["material_id"].to_pylist())), dtype=object)
     splits = {name: official(table, name, ids) for name in leaderboard.BENCHMARKS}

@@ -1,4 +1,4 @@
-"""What a stranger's file holds is shown to people, not sent to their terminal."""
+"""Content of untrusted files is escaped before it is shown in a terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SENT = {
     "\u2066": "\\u2066",
     "\u200b": "\\u200b",
     "\u2028": "\\u2028",
-    "\udcff": "\\udcff",  # a byte of a file's name that is no UTF-8
+    "\udcff": "\\udcff",  # a byte of a file name that is not UTF-8
 }
 
 

@@ -1,4 +1,4 @@
-"""What each worker gets of a batch, by its speed and its memory."""
+"""Share of a batch for each worker, by its speed and its memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_parts_go_by_speed() -> None:
 
 def test_what_a_worker_cannot_hold_goes_to_the_others_by_their_speeds() -> None:
     np.testing.assert_allclose(proportions([6.0, 2.0, 1.0], [0.4, 0.7, UNLIMITED]), [0.4, 0.4, 0.2])
-    # The second is filled up only by what the first leaves
+    # The second gets only what the first leaves
     np.testing.assert_allclose(proportions([6.0, 2.0, 1.0], [0.4, 0.3, UNLIMITED]), [0.4, 0.3, 0.3])
 
 
@@ -76,7 +76,7 @@ def test_shares_are_cut_where_the_costs_are_reached(shards: Path, tail: str, mon
 
 def test_measuring_leaves_no_trace(shards: Path) -> None:
     config = tiny()
-    model = build(config, element_features(config.node_features))
+    model = build(config, element_features(config.encoder.node_features))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     batch = next(iter(data_of(config, shards).train.epoch(0)))
     found = measure(model, batch, 0, CPU)
@@ -90,7 +90,7 @@ def test_measuring_leaves_no_trace(shards: Path) -> None:
 @pytest.mark.parametrize("argv", ["--num-workers 2:5", "--num-workers=2:5", "--num-workers=2 --max-workers=5"])
 def test_a_range_of_workers_is_written_with_a_colon(argv: str) -> None:
     config = parse(PretrainConfig, [*argv.split(), "--epochs", "3"])
-    assert (config.num_workers, config.max_workers, config.epochs) == (2, 5, 3)
+    assert (config.workers.num_workers, config.workers.max_workers, config.optimization.epochs) == (2, 5, 3)
 
 
 @pytest.mark.parametrize("value", ["0:2", "3:2", "2:200"])

@@ -1,4 +1,4 @@
-"""Checkpoints that were damaged, by whatever damages files: each is noticed, told of, and passed over."""
+"""Damaged checkpoints: each is detected, reported and skipped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILES = ("optimizer.safetensors", "state.json", "state.safetensors")
 
 
 def write(folder: Path, epochs: int, step: int = 0) -> Path:
-    """Write a small checkpoint with all that a state may hold."""
+    """Write a small checkpoint with all kinds of state."""
     folder.mkdir(parents=True)
     generator = torch.Generator().manual_seed(epochs)
     groups = {
@@ -35,7 +35,7 @@ def write(folder: Path, epochs: int, step: int = 0) -> Path:
 
 @pytest.fixture(name="run")
 def _run(tmp_path: Path) -> Path:
-    """A run's checkpoints, of epochs 1, 2 and 3."""
+    """Checkpoints of a run at epochs 1, 2 and 3."""
     for epoch in (1, 2, 3):
         write(tmp_path / "run" / f"epoch-{epoch - 1:06d}", epoch)
     return tmp_path / "run"
@@ -79,7 +79,7 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(file: str, run: Path) -> No
         if problem(folder):
             assert file in problem(folder)
             noticed += 1
-        else:  # white space of JSON, and the like
+        else:  # e.g. white space of JSON
             assert file == STATE
             assert repr(load(folder)[1]) == repr(before)
     assert noticed > 0.7 * len(whole)
@@ -107,13 +107,13 @@ def flip(folder: Path) -> None:
 
 
 def zero(folder: Path) -> None:
-    """What a file system may leave after a power cut: the length, not the content."""
+    """Zero the content but keep the length, as after a power failure."""
     file = folder / "state.json"
     file.write_bytes(bytes(file.stat().st_size))
 
 
 def mix(folder: Path) -> None:
-    """A file of another, whole checkpoint."""
+    """Replace a file by that of another, intact checkpoint."""
     shutil.copy(folder.parent / "epoch-000000" / "state.safetensors", folder / "state.safetensors")
 
 
@@ -155,7 +155,7 @@ def test_the_one_that_got_furthest_is_the_newest_whatever_it_is_called(tmp_path:
 
 
 def without_checksums(folder: Path) -> Path:
-    """Rewrite a state as older versions wrote it."""
+    """Rewrite a state in the format of older versions."""
     state: dict[str, Any] = json.loads((folder / STATE).read_text())
     del state["sha256"]
     state["files"] = {name: entry["size"] for name, entry in state["files"].items()}
@@ -205,7 +205,7 @@ def test_the_newest_two_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_new_checkpoint_stays_though_damaged_ones_got_further(run: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A training that began again, since all of its checkpoints were damaged, would else lose each new one at once."""
+    """Otherwise a training that restarted because all checkpoints were damaged would delete each new one at once."""
     for old in run.iterdir():
         cut(old)
     assert newest(run) is None
@@ -252,7 +252,7 @@ def test_on_a_full_disk_the_newest_checkpoint_stays_and_older_ones_make_room(
     if not can_mount(tmp_path / "disk"):
         pytest.skip("may not mount a file system")
     with small_disk(tmp_path / "disk", 2_300_000) as disk:
-        for epoch in range(3):  # three do not fit: the oldest goes before the third is written
+        for epoch in range(3):  # three do not fit: the oldest is deleted before the third is written
             assert keep(disk, f"epoch-{epoch}", lambda folder, done=epoch + 1: megabyte(folder, done))
         assert kept(disk) == ["epoch-1", "epoch-2"]
         assert not caplog.messages

@@ -1,4 +1,4 @@
-"""Distillation: its formula, a teacher that stays as it is, and a model that is kept without it."""
+"""Distillation: its formula, an unchanged teacher, and a model that is saved without it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from crysatom.inputs.labels import Labeled
 from crysatom.names import DISTILLATION, LOSS, MAE, TRAIN, VAL
-from crysatom.pipelines.labeled import Labeled
 from crysatom.predictors.cgcnn import CGCNN
 from crysatom.training.context import PlainContext
 from crysatom.training.distillation import Distillation, distillation_loss
@@ -112,7 +112,7 @@ def test_the_teacher_goes_where_the_model_goes(data: Labeled) -> None:
 
 @WIDTHS
 def test_directions_are_learned(data: Labeled, teacher_width: int) -> None:
-    """A student that has nothing else to learn comes near to the teacher on a few crystals."""
+    """A student trained only on distillation approaches the teacher on a few crystals."""
     model = build_regression(tiny(distill_weight=0.99), distilled(data, teacher_width)).train()
     batch = batch_from(data)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.02)

@@ -1,4 +1,4 @@
-"""A pretrained encoder in a folder: read back it is the same, and a damaged one is refused."""
+"""A saved pretrained encoder is read back unchanged, and a damaged one is rejected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.small_runs import one_thread, tiny  # noqa: F401
 
 def encoder_of(**options: Any) -> PretrainedEncoder:
     config = tiny(**options)
-    features = element_features(config.node_features)
+    features = element_features(config.encoder.node_features)
     elements = torch.from_numpy(features.features), torch.from_numpy(features.atomic_numbers)
     return PretrainedEncoder.of(build(config, features).encoder, config.graph, *elements)
 

@@ -1,4 +1,4 @@
-"""The first losses of a small run are the kept ones; see tests/golden/pretrain_losses.py for how to renew them.
+"""The first losses of a small run equal the golden ones; see tests/golden/pretrain_losses.py to update them.
 
 Relative tolerance 1e-8: float64 with sums in another order, amplified by 20 steps of AdamW; a changed formula,
 mask, batch order or initial weight gives 1e-3 and more.

@@ -1,4 +1,4 @@
-"""Intervals against the textbook's formula and against the truth; what they do where data say nothing."""
+"""Intervals against the textbook formula and their true coverage; behavior with too few data."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from crysatom.studies.statistics import TIE, compare
+from crysatom.studies.grid.statistics import TIE, compare
 from crysatom.training import metrics
 from crysatom.training.intervals import UNKNOWN, Interval, bootstrap_mean, bootstrap_r2, wilson
-from tests.unit.test_studies_statistics import side
+from tests.unit.test_studies_grid_statistics import side
 
 Array = np.ndarray
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_interval_is_that_of_the_textbook(symmetric: bool) -> None:
-    """Resample by resample, by other random numbers; ends of two runs of 20,000 differ by some hundredths of an error.
+    """Other random resamples; ends of two runs of 20,000 differ by some hundredths of a standard error.
 
-    The error is that of the mean. Tolerance: four times what was seen of ten seeds.
+    The error is that of the mean. Tolerance: four times the largest difference observed for ten seeds.
     """
     values = np.random.default_rng(1).lognormal(0, 0.8, 60)
     generator = np.random.default_rng(2)
@@ -40,7 +40,7 @@ def test_interval_is_that_of_the_textbook(symmetric: bool) -> None:
 def coverage(
     draw: Callable[[np.random.Generator], Array], truth: float, interval: Callable[[Array, int], Interval]
 ) -> float:
-    """Return how many of 1,000 intervals hold the truth."""
+    """Return the fraction of 1,000 intervals that contain the truth."""
     found = [interval(draw(np.random.default_rng(seed)), seed) for seed in range(1000)]
     return float(np.mean([low <= truth <= high for _, low, high in found]))
 
@@ -52,9 +52,9 @@ def percentile(values: Array, seed: int) -> Interval:
 
 
 def test_an_error_is_covered_as_often_as_possible() -> None:
-    """Twenty lognormal errors: 0.93 of 0.95 (benchmarks/interval_coverage.py), where percentiles cover 0.86.
+    """Twenty lognormal errors: 0.93 of 0.95 (benchmarks/interval_coverage.py); percentiles cover 0.86.
 
-    The limit lies between, three standard deviations (0.008 and 0.011) of 1,000 samples from either.
+    The limit is between these, three standard deviations (0.008 and 0.011) of 1,000 samples from either.
     """
     truth = math.exp(0.5)
 
@@ -66,13 +66,13 @@ def test_an_error_is_covered_as_often_as_possible() -> None:
 
 
 def test_a_difference_is_covered_as_often_as_it_says() -> None:
-    """Two models, fifty crystals, those that are hard for both with larger differences: 0.96, with equal tails 0.90."""
+    """Two models, fifty crystals, larger differences where both have large errors: 0.96; with equal tails 0.90."""
 
     def draw(generator: np.random.Generator) -> Array:
         return generator.lognormal(0, 1, 50) * (generator.lognormal(0, 0.3, 50) - 1)
 
     def interval(values: Array, seed: int) -> Interval:
-        return metrics.paired_difference(np.zeros(50), np.abs(values + 99), np.full(50, 99.0), seed=seed, resamples=400)
+        return bootstrap_mean(values, seed=seed, resamples=400, symmetric=True)
 
     truth = math.exp(0.5) * (math.exp(0.045) - 1)
     assert 0.935 < coverage(draw, truth, interval) < 0.98
@@ -80,9 +80,9 @@ def test_a_difference_is_covered_as_often_as_it_says() -> None:
 
 
 def test_r2_is_covered_as_often_as_possible() -> None:
-    """Twenty exponential targets, normal errors, R2 = 1 - 0.25 / 1: 0.92, where percentiles cover 0.83.
+    """Twenty exponential targets, normal errors, R2 = 1 - 0.25 / 1: 0.92; percentiles cover 0.83.
 
-    The limit lies three standard deviations (0.009 and 0.012) from either.
+    The limit is three standard deviations (0.009 and 0.012) from either.
     """
 
     def interval(values: Array, seed: int) -> Interval:
@@ -105,7 +105,7 @@ def test_r2_is_covered_as_often_as_possible() -> None:
 @pytest.mark.parametrize("count", [12, 66])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8, 0.97])
 def test_a_share_is_covered_whatever_it_is(share: float, count: int) -> None:
-    """The exact chance, summed over numbers of hits; Wilson's interval wavers by some hundredths about 0.95."""
+    """The exact probability, summed over numbers of hits; Wilson's interval varies by some hundredths about 0.95."""
     hits = np.arange(count + 1)
     found = [wilson(np.arange(count) < hit) for hit in hits]
     held = [interval.low <= share <= interval.high for interval in found]

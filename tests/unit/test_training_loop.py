@@ -1,4 +1,4 @@
-"""The loop in a plain process, on real crystals: what it reports, keeps, resumes and refuses."""
+"""The loop in a plain process, on real crystals: reports, checkpoints, resuming and errors."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch_geometric.data import Batch
 from crysatom.config import PretrainConfig
 from crysatom.names import HELD_OUT, LOSS, LOSS_TERMS, SYSTEM, TRAIN
 from crysatom.training import checkpoints
-from crysatom.training.context import LOOK_S, STOP, Metrics, PlainContext, StoppedError, Wish
-from crysatom.training.loop import Loop, NonFiniteLossError
+from crysatom.training.context import LOOK_S, STOP, Action, Metrics, PlainContext, StoppedError
+from crysatom.training.loop import Loop, NonFiniteLossError, Selection
 from crysatom.training.pretrain import PretrainData, PretrainOutcome, build, pretrain
 from crysatom.vectors.elements import element_features
 from tests.small_runs import TIMINGS, comparable, data_of, make_shards, one_thread, tiny  # noqa: F401
@@ -29,7 +29,7 @@ def _shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class InterruptedRunError(RuntimeError):
-    """What a test stops a run with."""
+    """Raised by a test to stop a run."""
 
 
 def interrupt_after(epoch: int) -> Any:
@@ -42,7 +42,7 @@ def interrupt_after(epoch: int) -> Any:
 
 @dataclasses.dataclass
 class Breaking:
-    """A loader that breaks off in the middle of an epoch."""
+    """Loader that raises in the middle of an epoch."""
 
     loader: Any
     epoch_to_break: int
@@ -61,7 +61,7 @@ class Breaking:
 
 
 def assert_same_outcome(one: PretrainOutcome, two: PretrainOutcome) -> None:
-    """Bit for bit."""
+    """Compare outcomes bit for bit."""
     assert comparable(one.history) == comparable(two.history)
     assert np.array_equal(one.vectors.atomic_numbers, two.vectors.atomic_numbers)
     assert np.array_equal(one.vectors.vectors, two.vectors.vectors)
@@ -83,7 +83,7 @@ def test_history_has_the_vocabulary_of_metrics(shards: Path, tmp_path: Path) -> 
         for split in (TRAIN, HELD_OUT):
             weighted = 0.25 * metrics[f"{split}/connectivity"] + 0.25 * metrics[f"{split}/features"]
             weighted += 0.5 * metrics[f"{split}/ssl"]
-            # Printed losses are means of float32 values: some 1e-7 each.
+            # Printed losses are means of float32 values: about 1e-7 each.
             assert metrics[f"{split}/{LOSS}"] == pytest.approx(weighted, rel=1e-5)
 
 
@@ -120,15 +120,15 @@ def test_a_resumed_run_equals_an_undisturbed_one(options: dict[str, Any], shards
 
 
 class Asking(PlainContext):
-    """Asks for a checkpoint and the end after a step, or for a checkpoint only."""
+    """Requests a checkpoint, and optionally the end of the run, after a step."""
 
-    def __init__(self, folder: Path, after: int, wish: Wish) -> None:
+    def __init__(self, folder: Path, after: int, wish: Action) -> None:
         super().__init__(folder)
         self.after, self.asked = after, wish
 
-    def wish(self) -> Wish:
+    def next_action(self) -> Action:
         self.after -= 1
-        return self.asked if self.after == 0 else Wish.GO_ON
+        return self.asked if self.after == 0 else Action.GO_ON
 
 
 @pytest.mark.parametrize("options", RUNS.values(), ids=RUNS.keys())
@@ -142,7 +142,7 @@ def test_a_run_stopped_in_the_midst_of_an_epoch_loses_nothing(
     assert steps >= 3
     for after, epoch, step in ((steps - 1, 0, steps - 1), (2, 1, 1)):
         with pytest.raises(StoppedError, match=f"stopped after step {step} of epoch {epoch}"):
-            pretrain(config, data, Asking(folder, after, Wish.STOP))
+            pretrain(config, data, Asking(folder, after, Action.STOP))
         assert (folder / f"step-{epoch * steps + step:010d}").is_dir()
     resumed = pretrain(config, data, PlainContext(folder))
     assert_same_outcome(resumed, undisturbed)
@@ -155,25 +155,25 @@ def test_a_run_stopped_by_the_last_step_of_an_epoch_ends_with_the_checkpoint_of_
     data = data_of(config, shards)
     steps = data.train.num_steps()
     with pytest.raises(StoppedError, match="stopped after epoch 0, as asked"):
-        pretrain(config, data, Asking(tmp_path, steps, Wish.STOP))
+        pretrain(config, data, Asking(tmp_path, steps, Action.STOP))
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-000000"]
-    finished = pretrain(config, data, Asking(tmp_path, steps, Wish.STOP))
+    finished = pretrain(config, data, Asking(tmp_path, steps, Action.STOP))
     assert len(finished.history) == 2, "there is nothing left to stop"
 
 
 def test_a_file_asks_for_the_end_and_the_clock_for_a_checkpoint(shards: Path, tmp_path: Path) -> None:
     config = tiny()
     context = PlainContext(tmp_path, every=60.0)
-    assert context.wish() == Wish.GO_ON
+    assert context.next_action() == Action.GO_ON
     context.looked_at -= LOOK_S
-    assert context.wish() == Wish.GO_ON
+    assert context.next_action() == Action.GO_ON
     context.looked_at -= LOOK_S
     context.saved_at -= 60.0
-    assert context.wish() == Wish.SAVE
+    assert context.next_action() == Action.SAVE
     (tmp_path / STOP).touch()
-    assert context.wish() == Wish.GO_ON, "it does not look at each step"
+    assert context.next_action() == Action.GO_ON, "it does not look at each step"
     context.looked_at -= LOOK_S
-    assert context.wish() == Wish.STOP
+    assert context.next_action() == Action.STOP
     context.looked_at -= LOOK_S
     with pytest.raises(StoppedError, match="stopped after step 1 of epoch 0, as asked"):
         pretrain(config, data_of(config, shards), context)
@@ -182,30 +182,30 @@ def test_a_file_asks_for_the_end_and_the_clock_for_a_checkpoint(shards: Path, tm
 def test_a_checkpoint_within_an_epoch_changes_nothing(shards: Path, tmp_path: Path) -> None:
     config = tiny(epochs=2)
     undisturbed = pretrain(config, data_of(config, shards), PlainContext(tmp_path / "whole"))
-    saving = Asking(tmp_path / "saved", 2, Wish.SAVE)
+    saving = Asking(tmp_path / "saved", 2, Action.SAVE)
     assert_same_outcome(pretrain(config, data_of(config, shards), saving), undisturbed)
 
 
 def test_options_change_the_result(shards: Path, tmp_path: Path) -> None:
-    """Else the test above would compare eight equal runs."""
+    """Otherwise the test above would compare eight equal runs."""
     found = []
     for k, options in enumerate(RUNS.values()):
         config = tiny(**options)
         outcome = pretrain(config, data_of(config, shards), PlainContext(tmp_path / str(k)))
         found.append(outcome.vectors.vectors)
     distinct = {v.tobytes() for v in found}
-    # The last epoch may be the best one, too.
+    # The last epoch may also be the best.
     assert len(distinct) >= len(RUNS) - 2
 
 
 def test_the_selected_epoch_is_the_best_one(shards: Path, tmp_path: Path) -> None:
-    """With a rate that makes training diverge, the best epoch is an early one, whose weights are extracted."""
+    """With a learning rate that makes training diverge, the best epoch is an early one; its weights are extracted."""
     config = tiny(selection="held_out", lr=0.3, schedule="constant", epochs=5)
     outcome = pretrain(config, data_of(config, shards), PlainContext(tmp_path / "all"))
     losses = [m[f"{HELD_OUT}/{LOSS}"] for m in outcome.history]
     best = int(np.argmin(losses))
     assert best < 4
-    until = dataclasses.replace(config, epochs=best + 1, selection="last")
+    until = config.replace(epochs=best + 1, selection="last")
     shorter = pretrain(until, data_of(until, shards), PlainContext(tmp_path / "short"))
     assert np.array_equal(shorter.vectors.vectors, outcome.vectors.vectors)
 
@@ -259,8 +259,9 @@ def test_an_incomplete_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def loop_with(config: PretrainConfig, data: PretrainData, folder: Path, **options: Any) -> Loop:
-    model = build(config, element_features(config.node_features))
-    return Loop(model, data.train, data.held_out, config, PlainContext(folder), **options)
+    model = build(config, element_features(config.encoder.node_features))
+    options = {"selection": Selection(by=config.selected_by), **options}
+    return Loop(model, data.train, data.held_out, config.optimization, PlainContext(folder), **options)
 
 
 def test_a_loss_that_is_not_a_number_stops_before_the_weights_change(shards: Path, tmp_path: Path) -> None:

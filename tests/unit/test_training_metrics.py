@@ -105,21 +105,6 @@ def test_seeds_decide(target: np.ndarray, prediction: np.ndarray) -> None:
     assert first != other
 
 
-def test_pairs_resolve_what_single_intervals_do_not(target: np.ndarray) -> None:
-    """Two models that fail on the same crystals: their difference is much surer than either's error."""
-    generator = np.random.default_rng(3)
-    hard = generator.gamma(0.5, size=len(target))
-    first, second = target + hard, target + 1.05 * hard + generator.normal(scale=0.001, size=len(target))
-    single = metrics.mae_interval(target, first)
-    difference = metrics.paired_difference(target, first, second)
-    assert difference.estimate == pytest.approx(metrics.mae(target, first) - metrics.mae(target, second), abs=1e-15)
-    assert difference.high < 0
-    assert difference.high - difference.low < 0.1 * (single.high - single.low)
-    swapped = metrics.paired_difference(target, second, first)
-    assert swapped.estimate == pytest.approx(-difference.estimate, abs=1e-15)
-    assert metrics.paired_difference(target, first, first) == (0, 0, 0)
-
-
 def test_summary(target: np.ndarray, prediction: np.ndarray) -> None:
     found = metrics.summary(target, prediction, "ehull", seed=4)
     interval = metrics.mae_interval(target, prediction, seed=4)

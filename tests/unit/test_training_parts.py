@@ -1,4 +1,4 @@
-"""Schedules, batches, the held-out set, averaging: the parts that a loop is made of."""
+"""Parts of the loop: schedules, batches, the held-out set, averaging."""
 
 from __future__ import annotations
 
@@ -85,17 +85,17 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
 
     assert order(0, 0) == order(0, 0)
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
-    # Pinned, since a resumed run must meet the order of the run it continues, whatever numpy it meets it with.
+    # Pinned: a resumed run must have the order of the original run, with any version of numpy.
     assert order(0, 0)[:8] == [1099, 1014, 1007, 1015, 1086, 1070, 1045, 1053]
 
 
 def orders(loader: Loader) -> list[list[int]]:
-    """Return the crystals of two epochs, in their order."""
+    """Return the crystals of two epochs, in order."""
     return [torch.cat([batch.material_key for batch in loader.epoch(epoch)]).tolist() for epoch in (0, 1)]
 
 
 def test_a_run_shuffles_and_begins_by_its_seed(tmp_path: Path) -> None:
-    """Twice the same, and another order for each seed and epoch; also of labeled crystals."""
+    """The order is reproducible, and differs for each seed and epoch; also for labeled crystals."""
     shards = make_shards(tmp_path)
     trained = [orders(data_of(tiny(seed=seed), shards).train) for seed in (0, 0, 1)]
     assert trained[0] == trained[1]
@@ -130,7 +130,7 @@ def test_the_held_out_set_is_stable_nested_and_of_the_asked_size() -> None:
     assert (marked[0.05] <= marked[0.5]).all()
     order = np.random.default_rng(0).permutation(len(keys))
     assert np.array_equal(is_held_out(keys[order], 0.05), marked[0.05][order])
-    # The SHA-256 of the id, read as a binary fraction, decides.
+    # Decided by the SHA-256 of the id as a binary fraction.
     for k in range(200):
         uniform = int(hashlib.sha256(f"JVASP-{k}".encode()).hexdigest(), 16) / 2**256
         assert marked[0.05][k] == (uniform < 0.05)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ import pytest
 import torch
 
 from crysatom.config import DownstreamConfig
+from crysatom.inputs.labels import Labeled
 from crysatom.names import LOSS, MAE, TEST, TRAIN, VAL
-from crysatom.pipelines.labeled import Labeled
 from crysatom.training.context import Metrics, PlainContext
 from crysatom.training.normalizer import Normalizer, composition_reference
 from crysatom.training.regression import (
@@ -50,7 +49,7 @@ def test_targets_that_are_all_equal_are_refused() -> None:
 
 
 def test_the_reference_finds_what_each_element_contributes() -> None:
-    """Contributions that explain the targets exactly are found exactly: Na -1, Cl 3, Fe 10."""
+    """Contributions that explain the targets exactly are recovered: Na -1, Cl 3, Fe 10."""
     numbers = np.array([11, 17, 11, 11, 17, 26, 26, 11], np.uint8)
     ptr = np.array([0, 2, 5, 6, 8])
     contribution = np.zeros(119)
@@ -62,7 +61,7 @@ def test_the_reference_finds_what_each_element_contributes() -> None:
 
 
 def test_the_reference_leaves_a_residual_that_is_smaller(folder: Path, data: Labeled) -> None:
-    """Least squares: no smaller one is possible with a function linear in the composition."""
+    """Least squares: the smallest residual of a function linear in the composition."""
     with_reference = volumes(folder, tiny(composition_reference=True))
     assert with_reference.task.normalizer.std < 0.9 * data.task.normalizer.std
     assert with_reference.task.normalizer.mean == pytest.approx(0, abs=1e-9)
@@ -123,7 +122,7 @@ def test_batches_hold_the_targets_of_their_crystals(data: Labeled) -> None:
 
 
 def test_predictions_do_not_depend_on_the_batches(data: Labeled) -> None:
-    """Tolerance: float32 products of other shapes."""
+    """The tolerance is for float32 products of other shapes."""
     config = tiny()
     model = model_of(config, data)
     loader = labeled_data(config, data.task, CPU)[TRAIN]
@@ -146,13 +145,13 @@ def test_what_is_kept_is_the_epoch_with_the_least_validation_error(data: Labeled
     assert outcome.selected_epoch == int(np.argmin(errors)) < 5
     kept = np.abs(outcome.predictions[VAL] - data.targets.labels[data.split.val]).mean()
     assert kept == pytest.approx(min(errors))
-    last = train(dataclasses.replace(config, selection="last"), data, tmp_path / "last")
+    last = train(config.replace(selection="last"), data, tmp_path / "last")
     assert last.selected_epoch == 5
     assert np.abs(last.predictions[VAL] - data.targets.labels[data.split.val]).mean() == pytest.approx(errors[-1])
 
 
 class InterruptedRunError(RuntimeError):
-    """What a test stops a run with."""
+    """Raised by a test to stop a run."""
 
 
 def interrupt_after(epoch: int) -> Any:
@@ -164,7 +163,7 @@ def interrupt_after(epoch: int) -> Any:
 
 
 def assert_same(one: RegressionOutcome, two: RegressionOutcome) -> None:
-    """Bit for bit."""
+    """Compare outcomes bit for bit."""
     assert comparable(one.history) == comparable(two.history)
     assert one.selected_epoch == two.selected_epoch
     for part in (VAL, TEST):
@@ -204,7 +203,7 @@ def test_patience_ends_a_training_and_a_resumed_one_at_the_same_epoch(data: Labe
 
 
 def test_seeds_and_options_change_the_result(folder: Path, tmp_path: Path) -> None:
-    """Else the tests above would compare equal runs."""
+    """Otherwise the tests above would compare equal runs."""
     options = [*RUNS.values(), {"seeds": (1,)}, {"optimizer": "adam", "weight_decay": 0.1}, {"weight_decay": 0.1}]
     found = set()
     for k, changed in enumerate(options):

@@ -1,4 +1,4 @@
-"""What happens in a step and after an epoch, seen from within: gradients, averages, masks of held-out crystals."""
+"""Internals of a step and of an epoch's end: gradients, averages, masks of held-out crystals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("clip", [0.0, 1e-3, 1e9], ids=["off", "always", "never reached"])
 def test_a_step_is_taken_by_the_gradient_clipped_to_its_norm(clip: float, shards: Path, tmp_path: Path) -> None:
-    """Adam hides the length of gradients: steps nearly look the same without."""
+    """Adam hides the norm of gradients: without clipping, steps are nearly the same."""
     config = tiny(gradient_clip=clip, epochs=2)
     loop = loop_with(config, data_of(config, shards), tmp_path)
     raw: dict[nn.Parameter, Tensor] = {}
@@ -41,7 +41,7 @@ def test_a_step_is_taken_by_the_gradient_clipped_to_its_norm(clip: float, shards
     for parameter in loop.trainable:
         parameter.register_hook(
             partial(raw.__setitem__, parameter)
-        )  # of this step alone, before it is clipped in place
+        )  # the gradient of this step alone, before it is clipped in place
     loop.optimizer.register_step_pre_hook(look)
     loop.run()
     assert len(norms) == 2 * loop.train.num_steps()
@@ -50,7 +50,7 @@ def test_a_step_is_taken_by_the_gradient_clipped_to_its_norm(clip: float, shards
 
 @pytest.mark.parametrize("selection", ["last", "held_out"])
 def test_what_is_evaluated_kept_and_left_is_the_moving_average(selection: str, shards: Path, tmp_path: Path) -> None:
-    """The average by its formula, from the weights after each step; tolerance: float32, a dozen steps."""
+    """Compare with the formula of the average over weights after each step; tolerance: float32, a dozen steps."""
     config = tiny(ema_decay=0.7, epochs=4, selection=selection, lr=0.3, schedule="constant")
     data = data_of(config, shards)
     average: dict[str, Tensor] = {}
@@ -106,4 +106,4 @@ def test_epochs_decide_masks_in_training_and_not_of_held_out_crystals(shards: Pa
     each = len(held_out) // 3
     assert held_out == held_out[:each] * 3, "the same crystals in the same batches"
     assert {epoch for epoch, _ in held_out} == {HELD_OUT_EPOCH}
-    assert HELD_OUT_EPOCH not in range(config.epochs), "no masks that are learned from"
+    assert HELD_OUT_EPOCH not in range(config.optimization.epochs), "no masks that are learned from"

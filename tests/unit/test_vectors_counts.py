@@ -1,4 +1,4 @@
-"""SkipAtom and Atom2Vec: counts against loops over real crystals, factorizations against what they must be."""
+"""SkipAtom and Atom2Vec: counts against loops over real crystals, factorizations against known results."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from crysatom.config import GraphSpec, VectorsConfig
-from crysatom.crystals.checks import Limits
+from crysatom.config import GraphSpec, Limits, VectorsConfig
 from crysatom.crystals.table import to_table
 from crysatom.graphs.shard_task import make_graphs
 from crysatom.names import SYMBOLS
@@ -83,16 +82,16 @@ def test_counts_of_parts_add_up(crystals: list[Crystal], counts: Counts) -> None
 
 @pytest.mark.parametrize("pad", [False, True])
 def test_an_atom_out_of_reach_of_all_others_is_bonded_to_nothing(pad: bool) -> None:
-    """Its short list, padded, leads to the crystal's first atom."""
+    """Padding of its short list points at the crystal's first atom."""
     places = np.array([[0, 0, 0], [0.09, 0, 0], [0.5, 0.5, 0.5]])
     crystal = Crystal(
         material_id="far", lattice=30 * np.eye(3), frac_coords=places, atomic_numbers=np.array([11, 17, 10])
     )
     found = count(graphs_of([crystal], GraphSpec(pad_short_lists=pad)), TOLERANCE, GraphSpec.cutoff)
     assert np.argwhere(found.pairs).tolist() == [[10, 16], [16, 10]]
-    vectors, _ = learned(VectorsConfig(steps=5), found)
+    vectors, _ = learned(VectorsConfig.of(steps=5), found)
     assert vectors.symbols == ("Na", "Cl")
-    assert learned(VectorsConfig(method="atom2vec"), found)[0].symbols == ("Ne", "Na", "Cl")
+    assert learned(VectorsConfig.of(method="atom2vec"), found)[0].symbols == ("Ne", "Na", "Cl")
 
 
 def compounds_of(*formulas: dict[str, int]) -> np.ndarray:
@@ -104,7 +103,7 @@ def compounds_of(*formulas: dict[str, int]) -> np.ndarray:
 
 
 def test_elements_with_the_same_environments_are_the_same_to_atom2vec() -> None:
-    """Bi and Sb are found in (2)Se3 and (2)Te3; Se and Te in Bi2(3) and Sb2(3); Na in something else."""
+    """Bi and Sb occur in (2)Se3 and (2)Te3; Se and Te in Bi2(3) and Sb2(3); Na in another environment."""
     compounds = compounds_of(
         {"Bi": 2, "Se": 3}, {"Sb": 2, "Se": 3}, {"Bi": 2, "Te": 3}, {"Sb": 2, "Te": 3}, {"Na": 1, "Cl": 1}
     )  # fmt: skip
@@ -179,13 +178,13 @@ def test_rare_elements_lean_on_those_like_them() -> None:
 
 def test_what_cannot_be_learned_is_refused(counts: Counts) -> None:
     with pytest.raises(ValueError, match="aflow:prototypes holds no crystal with a graph"):
-        learned(VectorsConfig(method="atom2vec"), Counts.total([]))
+        learned(VectorsConfig.of(method="atom2vec"), Counts.total([]))
     iron = Counts(**{**vars(Counts.total([])), "crystals": 1, "compounds": compounds_of({"Fe": 1})})
     with pytest.raises(ValueError, match="holds 1 elements, which atom2vec gives at most as many dimensions"):
-        learned(VectorsConfig(method="atom2vec", dim=2), iron)
+        learned(VectorsConfig.of(method="atom2vec", dim=2), iron)
     with pytest.raises(ValueError, match="no two atoms of aflow:prototypes are bonded within 8 angstrom"):
-        learned(VectorsConfig(), Counts(**{**vars(counts), "pairs": np.zeros_like(counts.pairs)}))
+        learned(VectorsConfig.of(), Counts(**{**vars(counts), "pairs": np.zeros_like(counts.pairs)}))
     with pytest.raises(ValueError, match="onehot vectors have 118 dimensions"):
-        VectorsConfig(method="onehot", dim=5)
+        VectorsConfig.of(method="onehot", dim=5)
     with pytest.raises(ValueError, match="bond_tolerance must lie between 0 and 1, got 15"):
-        VectorsConfig(bond_tolerance=15)
+        VectorsConfig.of(bond_tolerance=15)

@@ -1,4 +1,4 @@
-"""Elements without vectors: named with their crystals, or predicted and flagged."""
+"""Elements without vectors: reported with their crystals, or predicted and flagged."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_filled_vectors_are_flagged_and_the_others_kept(learned: AtomVectors) ->
 
 
 def test_the_ridge_is_the_textbook_one_with_errors_of_rows_really_left_out() -> None:
-    """Solve the normal equations, once for each element left out, for the penalty that was chosen."""
+    """Solve the normal equations for the chosen penalty, once for each left-out element."""
     mixed = element_features("elements").features[:60, :7] * 2 + 0.3 * random_vectors(1, 7).vectors[:60]
     table = AtomVectors(atomic_numbers=np.arange(1, 61), vectors=mixed)
     filled = fill_missing(table, [61, 90])

@@ -1,4 +1,4 @@
-"""Element features: distinct for every element, chemically right, equal to CGCNN's where they claim to be."""
+"""Element features: distinct for every element, chemically correct, and equal to CGCNN's as documented."""
 
 from __future__ import annotations
 

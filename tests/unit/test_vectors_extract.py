@@ -1,4 +1,4 @@
-"""Streaming moments equal those of all atoms at once, in any order, batching and split; Algorithm 1 by hand."""
+"""Streaming moments equal those of all atoms, in any order, batching and split; Algorithm 1 by hand."""
 
 from __future__ import annotations
 

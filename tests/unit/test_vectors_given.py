@@ -1,4 +1,4 @@
-"""Vectors by name: what each name stands for, and what a wrong one is told."""
+"""Vectors by name: the table of each name, and the message for a wrong one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scaled tables: equal starts for a predictor, unchanged geometry, no blown-up rounding."""
+"""Scaled tables: equal initial outputs of a predictor, unchanged geometry, no amplified rounding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from crysatom.vectors.table import AtomVectors
 
 @pytest.mark.parametrize("how", ["rms", "standardize"])
 def test_scaled_tables_start_a_linear_layer_with_equal_outputs(learned: AtomVectors, how: str) -> None:
-    """The promise is about PyTorch's own initialization, so that is what is measured."""
+    """The claim is about PyTorch's own initialization, so it is measured with it."""
     for table in (learned, one_hot(), random_vectors(0, 200), random_vectors(1, 16)):
         made = scaled(table, how, [1, 8, 11, 17, 26])
         rows = torch.from_numpy(made.lookup([1, 8, 11, 17, 26]))

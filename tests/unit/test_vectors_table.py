@@ -1,4 +1,4 @@
-"""Atom vectors: files restore them exactly, broken files are refused, missing elements are named."""
+"""Atom vectors: files restore them exactly, broken files are rejected, missing elements are named."""
 
 from __future__ import annotations
 

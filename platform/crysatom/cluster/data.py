@@ -55,7 +55,7 @@ class StreamedLoader:
 
     def __init__(self, config: PretrainConfig, count: int, sample: TableLoader, device: torch.device) -> None:
         self.config, self.device, self.source = config, device, sample
-        self.shares = shares(count, config.batch_size, distributed.rank(), distributed.world_size())
+        self.shares = shares(count, config.optimization.batch_size, distributed.rank(), distributed.world_size())
         self.parts: Parts | None = None
         self.names: dict[int, str] = {}
 
@@ -77,7 +77,7 @@ class StreamedLoader:
         A stream begins with its beginning. So with ``start`` above 0 as many batches as are left are drawn anew, from
         all crystals.
         """
-        nominal = self.config.batch_size // distributed.world_size()
+        nominal = self.config.optimization.batch_size // distributed.world_size()
         tables = ray.train.get_dataset_shard(STREAM).iter_batches(
             batch_format="pyarrow",
             batch_size=nominal,
@@ -187,8 +187,8 @@ class TableLoader:
 
 def streamed_data(config: PretrainConfig, folder: Path, device: torch.device) -> PretrainData:
     """Return loaders that hold a few batches at a time."""
-    everything = TableLoader(folder, config.batch_size, None, device)
-    held_out = TableLoader(folder, config.batch_size, config.holdout_fraction, device)
+    everything = TableLoader(folder, config.optimization.batch_size, None, device)
+    held_out = TableLoader(folder, config.optimization.batch_size, config.holdout_fraction, device)
     keys = [table[MATERIAL_KEY].to_numpy() for table in iter_tables(folder, (MATERIAL_KEY,))]
     marked = is_held_out(np.concatenate(keys), config.holdout_fraction)
     stream = StreamedLoader(config, int((~marked).sum()), everything, device)

@@ -10,8 +10,7 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 
-from crysatom.config import IngestConfig
-from crysatom.crystals.checks import Limits
+from crysatom.config import IngestConfig, Limits
 from crysatom.crystals.examine import examine_batch
 from crysatom.crystals.ingest import IngestReport, run_ingest
 

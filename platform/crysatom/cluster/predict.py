@@ -12,16 +12,16 @@ from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
 from crysatom.cluster.ingest import windows
-from crysatom.cluster.resources import require, said_if_late
+from crysatom.cluster.resources import require, warn_if_late
 from crysatom.config import PredictConfig
-from crysatom.training.inference import Ensemble
+from crysatom.models.inference import Ensemble
 
 MAX_DEATHS = 3
 """Of a worker, and new attempts at a batch. Ray's own limit is none: a batch that kills its worker would go on so."""
 
 
 def predict_on_cluster(config: PredictConfig, ensemble: Ensemble, batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Predict batches of raw records as :meth:`Ensemble.predict_records` does, on ``config.num_workers`` workers.
+    """Predict batches of raw records as :meth:`Ensemble.predict_records` does, on the workers of a configuration.
 
     The driver reads files and models, so that workers need not see them. Workers are started, and given the models,
     once for each window of :data:`crysatom.cluster.ingest.WINDOW_BYTES` of raw records: some 100,000 CIFs.
@@ -31,9 +31,9 @@ def predict_on_cluster(config: PredictConfig, ensemble: Ensemble, batches: Itera
         RuntimeError: If a batch kills its worker again and again.
 
     """
-    wanted = {"CPU": float(config.threads_per_worker)} | ({"GPU": 1.0} if config.use_gpu else {})
+    wanted = {"CPU": float(config.workers.threads_per_worker)} | ({"GPU": 1.0} if config.workers.use_gpu else {})
     for resource, amount in wanted.items():
-        require(resource, config.num_workers, amount)
+        require(resource, config.workers.num_workers, amount)
     models = ray.put(ensemble)
     for window in windows(batches):
         dataset = ray.data.from_arrow(window)
@@ -41,8 +41,12 @@ def predict_on_cluster(config: PredictConfig, ensemble: Ensemble, batches: Itera
         dataset.context.enable_progress_bars = False
         predicted = dataset.map_batches(
             _Worker,
-            fn_constructor_args=(models, config.threads_per_worker, "cuda" if config.use_gpu else "cpu"),
-            compute=ActorPoolStrategy(size=config.num_workers),
+            fn_constructor_args=(
+                models,
+                config.workers.threads_per_worker,
+                "cuda" if config.workers.use_gpu else "cpu",
+            ),
+            compute=ActorPoolStrategy(size=config.workers.num_workers),
             num_cpus=wanted["CPU"],
             num_gpus=wanted.get("GPU"),
             batch_format="pyarrow",
@@ -51,7 +55,7 @@ def predict_on_cluster(config: PredictConfig, ensemble: Ensemble, batches: Itera
             max_task_retries=MAX_DEATHS,
         )
         try:
-            with said_if_late(config.num_workers, wanted) as in_time:
+            with warn_if_late(config.workers.num_workers, wanted) as in_time:
                 for batch in predicted.iter_batches(batch_format="pyarrow", batch_size=None):
                     in_time()
                     yield batch

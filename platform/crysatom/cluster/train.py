@@ -25,10 +25,11 @@ from ray.util.queue import Queue
 from crysatom import distributed
 from crysatom.cluster.failures import LostWorkersError, may_be_lost_worker, summary
 from crysatom.cluster.messages import Forward, messages_to
-from crysatom.cluster.resources import TrainingWorkers, said_if_late, scaling
+from crysatom.cluster.resources import scaling, warn_if_late
 from crysatom.cluster.session import started_here
+from crysatom.config import TrainingWorkers
 from crysatom.training import checkpoints
-from crysatom.training.context import Context, Metrics, PlainContext, Wish
+from crysatom.training.context import Action, Context, Metrics, PlainContext
 
 logger = logging.getLogger(__name__)
 
@@ -89,11 +90,11 @@ class RayContext(PlainContext):
         self.warned = False
         self.news = self.hardware()
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """Wind up the watchdog: a C thread, which ends even a process whose Python threads are stuck."""
         faulthandler.dump_traceback_later(self.patience, exit=True)
 
-    def rest(self) -> None:
+    def stop_watchdog(self) -> None:
         """Stop the watchdog."""
         faulthandler.cancel_dump_traceback_later()
 
@@ -102,15 +103,15 @@ class RayContext(PlainContext):
         if distributed.rank() == 0:
             self.sentences.put(sentence)
 
-    def wish(self) -> Wish:
+    def next_action(self) -> Action:
         """Return what time or a file ask for, or whether it is time to ask the machines."""
-        found = super().wish()
-        if found != Wish.GO_ON or not self.watched or distributed.rank() != 0:
+        found = super().next_action()
+        if found != Action.GO_ON or not self.watched or distributed.rank() != 0:
             return found
         if time.monotonic() - self.asked_at < ASK_S:
-            return Wish.GO_ON
+            return Action.GO_ON
         self.asked_at = time.monotonic()
-        return Wish.ASK
+        return Action.ASK
 
     def about_to_be_lost(self) -> bool:
         """Ask Ray Train; True the first time, after which checkpoints are more frequent."""
@@ -180,7 +181,7 @@ def _worker(arguments: dict[str, Any]) -> Any:
         error.add_note(f"in worker {distributed.rank()}:\n{traceback.format_exc()}")  # a traceback does not travel
         raise
     finally:
-        context.rest()
+        context.stop_watchdog()
 
 
 def train_on_cluster(
@@ -235,7 +236,7 @@ def train_on_cluster(
     backend = "nccl" if workers.use_gpu else "gloo"
     with (
         _environment(settings),
-        said_if_late(workers.num_workers, resources.resources_per_worker) as in_time,
+        warn_if_late(workers.num_workers, resources.resources_per_worker) as in_time,
         messages_to(tell, in_time) as news,
     ):
         arguments = {"work": ray.put(work), "threads": workers.threads_per_worker, "streamed": streamed, "news": news}

@@ -20,7 +20,8 @@ import ray
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
-from crysatom.cluster.resources import Workers, per_worker, slots
+from crysatom.cluster.resources import per_worker, slots
+from crysatom.config import Workers
 
 logger = logging.getLogger(__name__)
 

@@ -1,14 +1,16 @@
-"""One frozen, keyword-only dataclass per job; presets are functions; flags come from the fields.
+"""One frozen, keyword-only dataclass per job, made of groups that jobs share; recipes are functions.
 
-A field's docstring is its help text on the command line. Validation happens in ``__post_init__``,
-so that a configuration that exists is one that can run.
+Flags come from the fields, by their flat names (:mod:`crysatom.config.base`). A field's docstring is its help text on
+the command line. Validation happens in ``__post_init__``, so that a configuration that exists is one that can run.
 """
 
+from crysatom.config.base import Group, Role
 from crysatom.config.chemistry import ChemistryConfig
-from crysatom.config.data import FeaturizeConfig, GraphSpec, IngestConfig
-from crysatom.config.downstream import DownstreamConfig
-from crysatom.config.flags import NOT_IN_DIGEST, digest, parse, parse_study, recorded
+from crysatom.config.downstream import DownstreamConfig, config_of
+from crysatom.config.flags import default_settings, digest, parse, parse_study, recorded
 from crysatom.config.grid import GridConfig
+from crysatom.config.groups import GraphSpec, Limits, Optimization, Source, TrainingWorkers, Workers
+from crysatom.config.ingesting import FeaturizeConfig, IngestConfig
 from crysatom.config.predicting import PredictConfig
 from crysatom.config.pretraining import RECIPES, PretrainConfig, default, paper
 from crysatom.config.report import ReportConfig
@@ -17,7 +19,6 @@ from crysatom.config.tuning import TuneConfig
 from crysatom.config.vectors import VectorsConfig
 
 __all__ = [
-    "NOT_IN_DIGEST",
     "RECIPES",
     "ChemistryConfig",
     "Choice",
@@ -25,16 +26,25 @@ __all__ = [
     "FeaturizeConfig",
     "GraphSpec",
     "GridConfig",
+    "Group",
     "IngestConfig",
+    "Limits",
     "LogUniform",
+    "Optimization",
     "PredictConfig",
     "PretrainConfig",
     "ReportConfig",
+    "Role",
     "SearchSpace",
+    "Source",
+    "TrainingWorkers",
     "TuneConfig",
     "Uniform",
     "VectorsConfig",
+    "Workers",
+    "config_of",
     "default",
+    "default_settings",
     "digest",
     "load_space",
     "paper",

@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from crysatom.config.data import require, require_each, require_run_name
+from crysatom.config.base import Group, reads
+from crysatom.config.checks import require, require_each
+from crysatom.config.groups import Output, Tracking
 
 MIN_DRAWS = 99
 """With fewer no p-value can be below 0.01."""
@@ -15,22 +17,18 @@ _NAMED = re.compile(r"([A-Za-z0-9_.-]+)=(.+)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChemistryConfig:
+class ChemistryConfig(Group):
     """Compare what atom vectors know of the periodic table (the paper's Figure 5)."""
 
     study: Literal["chemistry"] = "chemistry"
     """This one; ``--study table7 --help`` shows the flags of the studies that are grids of runs."""
 
-    vectors: tuple[str, ...] = ()
+    vectors: tuple[str, ...] = reads(())
     """Tables as the downstream job takes them (a file, a folder, onehot92, random:SEED, permuted:OTHER, skipatom,
     models:/NAME/VERSION, ...), each alone or as NAME=TABLE. They are compared on the elements that all of them have;
     the first is the one that the others are held against."""
 
-    out: str = "runs"
-    """Folder under which the study's own folder is made."""
-
-    name: str = ""
-    """Name of that folder; empty: made of the study and digests."""
+    output: Output = Output()
 
     vector_scale: Literal["rms", "standardize"] = "rms"
     """Before anything is computed: 'rms': all columns by one factor, which keeps the table's own geometry (and lets one
@@ -50,14 +48,9 @@ class ChemistryConfig:
     """Pictures of each table: principal components, t-SNE and UMAP; the first only; or none. t-SNE and UMAP need
     scikit-learn and umap-learn (crysatom[report])."""
 
-    tracking_uri: str = ""
-    """MLflow store; empty: MLFLOW_TRACKING_URI, or mlflow.db in the working directory."""
-
-    experiment: str = "crysatom-studies"
-    """Experiment in MLflow."""
+    tracking: Tracking = Tracking(experiment="crysatom-studies")
 
     def __post_init__(self) -> None:
-        require_run_name(self.name)
         require(bool(self.vectors), "say what to compare: --vectors mine=runs/NAME/vectors onehot92 random:0")
         require_each(self, ("draws", "probe_draws"), lambda value: value >= MIN_DRAWS, f"be at least {MIN_DRAWS}")
         require_each(self, ("seed",), lambda value: value >= 0, "not be negative")
@@ -69,8 +62,3 @@ class ChemistryConfig:
         """Name of each table and what it is, in order."""
         matches = [(_NAMED.fullmatch(text), text) for text in self.vectors]
         return tuple((match[1], match[2]) if match else (text, text) for match, text in matches)
-
-    @property
-    def resume(self) -> bool:
-        """A study that was stopped is begun anew: it takes minutes."""
-        return False

@@ -15,40 +15,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from crysatom.config import chemistry, downstream, grid, predicting, pretraining
+from crysatom.config.base import Group, Role
 from crysatom.config.files import read_text
 from crysatom.config.secrets import warn_of_passwords, without_password
 from crysatom.names import CGCNN_BITS, ELEMENT_BINS
 
-ConfigT = TypeVar("ConfigT")
-
-WHAT_IS_READ = frozenset(
-    {"data", "max_atoms", "min_distance", "targets", "vectors", "init_encoder", "init_model", "distill", "space"}
-)
-"""Fields that decide what is read: crystals, labels, vectors, encoders, search spaces. Those, not the way to them, are
-what a run depends on: they are identified by their content, in the data digest, wherever they lie and however they
-were chosen."""
-
-NOT_IN_DIGEST = WHAT_IS_READ | frozenset(
-    {
-        "out",
-        "name",
-        "resume",
-        "num_workers",
-        "max_workers",
-        "balance",
-        "checkpoint_minutes",
-        "hang_timeout",
-        "use_gpu",
-        "tracking_uri",
-        "experiment",
-        "register",
-        "max_failures",
-        "threads_per_worker",
-        "memory_gb",
-        "max_concurrent",
-    }
-)
-"""Beside what is read: fields that say where a run happens, not what it computes."""
+ConfigT = TypeVar("ConfigT", bound=Group)
 
 RECIPES: Mapping[type, Mapping[str, Callable[..., Any]]] = {
     pretraining.PretrainConfig: pretraining.RECIPES,
@@ -66,17 +38,17 @@ CONFIG_HELP = (
 )
 
 
-def recorded(config: Any) -> dict[str, Any]:
-    """Return the fields of a configuration as results and MLflow keep them: without passwords."""
-    return {k: without_password(v) if k == TRACKING_URI else v for k, v in dataclasses.asdict(config).items()}
+def recorded(config: Group) -> dict[str, Any]:
+    """Return the settings of a configuration by their flat names, as results and MLflow keep them: no passwords."""
+    return {k: without_password(v) if k == TRACKING_URI else v for k, v in config.flat().items()}
 
 
-def digest(config: Any) -> str:
+def digest(config: Group) -> str:
     """Return 12 hex digits that change whenever what a run computes from the same data would change.
 
-    Element features of a file count as data, too: only that they are from a file is part of the digest.
+    Element features from a file count as data: the digest holds only that they are from a file.
     """
-    content = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_IN_DIGEST}
+    content = config.flat(Role.RESULT)
     if content.get("node_features", ELEMENT_BINS) not in {ELEMENT_BINS, CGCNN_BITS}:
         content["node_features"] = "file"
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
@@ -106,13 +78,13 @@ def parse(config_type: type[ConfigT], argv: Sequence[str] | None = None) -> Conf
             sys.exit(f"error: {error}")
     arguments = _with_range(config_type, arguments)
     preset: Any = None
-    marks: tuple[Any, ...] = ()
+    marks: tuple[Any, ...] = (tyro.conf.OmitArgPrefixes,)
     if config_type is predicting.PredictConfig:  # inputs stand alone, and a flag is repeated, so that it takes none
-        marks = (tyro.conf.PositionalRequiredArgs, tyro.conf.UseAppendAction)
+        marks += (tyro.conf.PositionalRequiredArgs, tyro.conf.UseAppendAction)
     if config_type in RECIPES:
         chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         chooser.add_argument("--recipe", choices=sorted(RECIPES[config_type]), default="default")
-        chooser.add_argument("--predictor", default=downstream.DownstreamConfig.predictor)
+        chooser.add_argument("--predictor", default=downstream.Architecture.predictor)
         chosen = chooser.parse_known_args(arguments)[0]
         preset = _preset(config_type, chosen.recipe, chosen.predictor)
     try:
@@ -124,9 +96,9 @@ def parse(config_type: type[ConfigT], argv: Sequence[str] | None = None) -> Conf
     return config
 
 
-def _with_range(config_type: type, arguments: Sequence[str]) -> list[str]:
+def _with_range(config_type: type[Group], arguments: Sequence[str]) -> list[str]:
     """Return the arguments of a job, with ``--num-workers MIN:MAX`` as the two flags that it stands for."""
-    if "max_workers" not in {field.name for field in dataclasses.fields(config_type)}:
+    if "max_workers" not in config_type.names():
         return list(arguments)
     found: list[str] = []
     for argument in arguments:
@@ -162,7 +134,7 @@ def parse_study(argv: Sequence[str] | None = None) -> chemistry.ChemistryConfig 
     return parse(grid.GridConfig, arguments)
 
 
-def preset_flags(file: Path, config_type: type, given: Sequence[str]) -> list[str]:
+def preset_flags(file: Path, config_type: type[Group], given: Sequence[str]) -> list[str]:
     """Return the content of a preset file as flags, less those that are given anyway.
 
     Args:
@@ -181,7 +153,7 @@ def preset_flags(file: Path, config_type: type, given: Sequence[str]) -> list[st
     if not isinstance(content, dict):
         raise ValueError(f"--config {file}: must hold names and values, got {type(content).__name__}")  # noqa: TRY004
     # inputs of a prediction have no flag: they stand alone
-    known = {f.name for f in dataclasses.fields(config_type)} - {"inputs"}
+    known = config_type.names() - {"inputs"}
     if unknown := sorted(content.keys() - known):
         named = ", ".join(" ".join(name.split()) for name in unknown)
         raise ValueError(f"--config {file}: unknown {named[:200]}; known: {', '.join(sorted(known))}")
@@ -190,26 +162,37 @@ def preset_flags(file: Path, config_type: type, given: Sequence[str]) -> list[st
     return [part for key, value in content.items() if key not in overridden for part in _as_flags(key, value)]
 
 
-def flags_of(config: Any, always: str = "") -> list[str]:
+def flags_of(config: Group, always: str = "") -> list[str]:
     """Return the flags that give a configuration, quoted for a shell.
 
     Args:
-        config: Of a job.
-        always: Field whose flag is given even if it has its default, as those of all others are not.
+        config: Configuration of a job.
+        always: Setting whose flag is given even if it has its default, as those of all others are not.
 
     """
-    flags: list[str] = []
-    preset = None
+    values = recorded(config)
+    defaults = default_settings(type(config))
     if type(config) in RECIPES:
-        preset = _preset(type(config), config.recipe, getattr(config, "predictor", ""))
-    for each in dataclasses.fields(config):
-        default = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
-        if preset is not None and each.name not in {"recipe", "predictor"}:
-            default = getattr(preset, each.name)
-        if (value := getattr(config, each.name)) != default or each.name == always:
-            value = without_password(value) if each.name == TRACKING_URI else value
-            flags += map(shlex.quote, _as_flags(each.name, value))
-    return flags
+        preset = _preset(type(config), values["recipe"], values.get("predictor", "")).flat()
+        defaults = preset | {name: defaults[name] for name in ("recipe", "predictor") if name in defaults}
+    flags = [
+        _as_flags(name, value)
+        for name, value in values.items()
+        if name == always or name not in defaults or value != defaults[name]
+    ]
+    return [shlex.quote(part) for flag in flags for part in flag]
+
+
+def default_settings(config_type: type[Group]) -> dict[str, Any]:
+    """Return the defaults of a configuration's settings by their flat names; settings that must be given have none."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config_type):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if isinstance(default, Group):
+            found |= default.flat()
+        elif default is not dataclasses.MISSING:
+            found[field.name] = default
+    return found
 
 
 def _as_flags(key: str, value: Any) -> list[str]:

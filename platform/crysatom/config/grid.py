@@ -6,8 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from crysatom.config.data import require, require_each, require_run_name
-from crysatom.names import EMBEDDED_SOURCE, Recipe
+from crysatom.config.base import Group, places, reads
+from crysatom.config.checks import require, require_each
+from crysatom.config.groups import Output, Source, Tracking
+from crysatom.names import Recipe
 
 GridStudy = Literal[
     "table5", "table6", "table7", "table8", "table9", "table10", "table11", "learning_curve", "held_out_elements"
@@ -15,16 +17,14 @@ GridStudy = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class GridConfig:
+class GridConfig(Group):
     """Run a study: every combination of property, vectors (or predictor, or pretraining) and seed that is not there."""
 
-    # -- what to compare, and where results go
     study: GridStudy = "table7"
     """One of the paper's tables (``--table 7`` is ``--study table7``), or: errors against the share of labels; errors
     on elements that training lacks. ``--study chemistry``, the paper's Figure 5, has flags of its own."""
 
-    data: str = EMBEDDED_SOURCE
-    """Graph shards, a crystal table (.parquet), or any source that the ingest job reads. With labels."""
+    source: Source = Source()
 
     properties: tuple[str, ...] = ()
     """What to predict; empty: what the paper's table does, as far as the data have labels."""
@@ -47,7 +47,7 @@ class GridConfig:
     measured: str = ""
     """Of Table 8: crystal table with a column exp_PROPERTY, measured values in the unit of the calculated ones."""
 
-    vectors: tuple[str, ...] = ()
+    vectors: tuple[str, ...] = reads(())
     """NAME=VECTORS: vectors that are there already instead of those that the study would take, or pretrain:
     ours=runs/NAME/vectors. Several of one NAME are draws, whose errors are averaged."""
 
@@ -67,33 +67,25 @@ class GridConfig:
     pretrain_epochs: int = 0
     """Of each pretraining; 0: the recipe's."""
 
-    out: str = "runs"
-    """Folder of the runs' folders: runs that it holds already are not repeated, whichever job made them."""
+    output: Output = Output()
+    """Runs that the folder holds already are not repeated, whichever job made them."""
 
-    name: str = ""
-    """Name of the study's own folder in it; empty: 'study-', the study and a digest of its settings."""
-
-    finished: tuple[str, ...] = ()
+    finished: tuple[str, ...] = places(())
     """Further folders of finished runs, only read: taken where settings, vectors and data are equal."""
 
-    # -- where it runs
-    budget: float = 0.0
+    budget: float = places(0.0)
     """Minutes after which nothing more is started; what runs then is finished. 0: no limit."""
 
-    num_workers: int = 1
+    num_workers: int = places(1)
     """Runs at a time on the Ray cluster, each on one CPU; 0 runs one after another in this process, without Ray."""
 
-    use_gpu: bool = False
+    use_gpu: bool = places(False)
     """One GPU for each run."""
 
-    tracking_uri: str = ""
-    """MLflow; empty: MLFLOW_TRACKING_URI, or mlflow.db in the working directory."""
-
-    experiment: str = "crysatom-studies"
-    """Of the study's own run in MLflow; those of predictions and pretrainings are where their jobs put them."""
+    tracking: Tracking = Tracking(experiment="crysatom-studies")
+    """Place of the study's own run; those of predictions and pretrainings are where their jobs put them."""
 
     def __post_init__(self) -> None:
-        require_run_name(self.name)
         require(self.study in get_args(GridStudy), f"study must be one of {get_args(GridStudy)}, got {self.study!r}")
         not_negative = ("budget", "num_workers", "epochs", "further_epochs", "pretrain_epochs")
         require_each(self, not_negative, lambda value: value >= 0, "not be negative")

@@ -1,7 +1,7 @@
 """What predictors are trained with: sizes, graphs and optimization, by name, where they differ from CGCNN's.
 
-Sources: the papers and released code of each, described in reference/models.md section 4. Differences between the two
-recipes are those of all predictors (:mod:`crysatom.config.downstream`), and what is named here.
+Sources: the paper and released code of each, named in its module in :mod:`crysatom.predictors`. Differences between
+the two recipes are those of all predictors (:mod:`crysatom.config.downstream`), and what is named here.
 """
 
 from __future__ import annotations

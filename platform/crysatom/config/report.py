@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crysatom.config.data import require, require_each
+from crysatom.config.base import Group
+from crysatom.config.checks import require, require_each
+from crysatom.config.groups import Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig:
+class ReportConfig(Group):
     """Make one HTML page of what MLflow holds of experiments: errors, curves, sweeps, vectors. Nothing else is read."""
 
     experiment: tuple[str, ...] = ()
@@ -18,14 +20,13 @@ class ReportConfig:
     """The page, replaced if it is there; one file without scripts, styles or pictures from elsewhere."""
 
     title: str = "CrysAtom report"
-    """Of the page."""
+    """Title of the page."""
 
     figures: int = 20
     """Groups of runs that get figures of their own, those with the smallest errors first; likewise pretrainings, sweeps
     and tables of vectors, the latest first. Tables list everything. Each figure adds some 20 kB."""
 
-    tracking_uri: str = ""
-    """MLflow store; empty: MLFLOW_TRACKING_URI, or mlflow.db in the working directory."""
+    tracking: Store = Store()
 
     def __post_init__(self) -> None:
         require(bool(self.experiment), "say what to report on: --experiment crysatom-pretrain crysatom-jarvis")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import itertools
 import math
@@ -12,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from crysatom.config.data import FeaturizeConfig, require
+from crysatom.config.base import Role
+from crysatom.config.checks import require
 from crysatom.config.downstream import DownstreamConfig
-from crysatom.config.flags import NOT_IN_DIGEST
+from crysatom.config.ingesting import FeaturizeConfig
 from crysatom.config.pretraining import PretrainConfig
 
 FUNCTION = "space"
@@ -26,7 +26,7 @@ JOBS: dict[str, type[PretrainConfig | DownstreamConfig]] = {
 }
 
 SHARED = (
-    {f.name for f in dataclasses.fields(FeaturizeConfig)}
+    FeaturizeConfig.names()
     | {"epochs", "patience", "recipe", "seeds", "selection", "split", "split_seed", "train_fraction"}
     | {"composition_reference", "missing_vectors", "property", "vector_scale"}
 )
@@ -97,12 +97,12 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         require(self.objective in JOBS, f"objective must be one of {', '.join(JOBS)}, got {self.objective!r}")
-        known = {f.name for f in dataclasses.fields(JOBS[self.objective])}
-        allowed = known - SHARED - NOT_IN_DIGEST
+        known = JOBS[self.objective].names(Role.RESULT)
+        allowed = known - SHARED
         for name in self.settings:
             require(name in allowed, f"{name} cannot be searched; settings of {self.objective}: {_listed(allowed)}")
         for name in self.fixed:
-            require(name in known - NOT_IN_DIGEST, f"{name} cannot be fixed by a search space")
+            require(name in known, f"{name} cannot be fixed by a search space")
         grid = all(isinstance(values, Choice) for values in self.settings.values())
         require(bool(self.settings), "a search space needs settings to search")
         require(self.num_trials >= 0, f"num_trials must not be negative, got {self.num_trials}")
@@ -166,5 +166,5 @@ def _rounded(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def _listed(names: set[str]) -> str:
+def _listed(names: frozenset[str]) -> str:
     return ", ".join(sorted(names))

@@ -1,1 +1,1 @@
-"""Ingest: from wherever crystals are to the crystal table, with every rejected input accounted for."""
+"""Ingest: read crystals from any source into the crystal table, and record every rejected input."""

@@ -7,12 +7,12 @@ Each rule stands here once, for B crystals in flat arrays. Ingest checks one cry
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crysatom.config import Limits
 from crysatom.crystals.closest_pair import closest_pair
 from crysatom.crystals.quarantine import Reason, Rejection
 from crysatom.crystals.table import Crystal, Structures
@@ -31,15 +31,6 @@ MAX_FRACTIONAL = 1e3
 """Fractional coordinates beyond this lose their digits when wrapped; the usual cause is Cartesian values."""
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a user may allow; see IngestConfig for the meaning of the fields."""
-
-    max_atoms: int = 500
-    min_distance: float = 0.5
-
 
 DEFAULT_LIMITS = Limits()
 

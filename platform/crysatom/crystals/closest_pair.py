@@ -1,4 +1,4 @@
-"""The closest pair of atoms in a crystal, periodic images included, if it is too close."""
+"""Find the closest pair of atoms in a crystal, including periodic images, if it is too close."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pymatgen.core import Lattice
 from crysatom.crystals.spheres import pairs_within
 
 DENSE_ATOMS = 200
-"""Cells up to this size are searched over all pairs, larger ones with cell lists; measured to be faster."""
+"""Cells up to this size are searched over all pairs, larger ones with cell lists; measured as faster."""
 
 
 class Pair(NamedTuple):
@@ -24,14 +24,14 @@ class Pair(NamedTuple):
 def closest_pair(lattice: np.ndarray, frac_coords: np.ndarray, *, below: float) -> Pair | None:
     """Return the closest two atoms if they are closer than ``below``, else None.
 
-    A vector shorter than ``below`` has fractional components smaller than ``below`` over the heights
-    of the cell. Where all heights exceed twice ``below`` those are under one half, so that the pair
-    difference wrapped to [-1/2, 1/2] is the one to look at, and searching all pairs is exact.
+    A vector shorter than ``below`` has fractional components smaller than ``below`` divided by the heights of the
+    cell. If all heights exceed twice ``below``, these are under one half, so only the pair difference wrapped to
+    [-1/2, 1/2] matters, and searching all pairs is exact.
 
     Args:
         lattice: ``(3, 3)`` rows a, b, c in angstrom, of positive volume.
         frac_coords: ``(N, 3)`` finite.
-        below: Angstrom; 0 finds nothing.
+        below: In angstrom; 0 finds nothing.
 
     """
     if below <= 0:
@@ -54,7 +54,7 @@ def _among_all_pairs(lattice: np.ndarray, frac_coords: np.ndarray, below: float)
 
 
 def _with_cell_lists(lattice: np.ndarray, frac_coords: np.ndarray, below: float) -> Pair | None:
-    # Reduced first: the search visits below / height images per direction, without end in a skewed cell.
+    # Reduce the cell first: the search visits below / height images per direction, too many in a skewed cell.
     reduced = Lattice(lattice).get_lll_reduced_lattice()
     shortest = min(reduced.abc)
     if shortest < below:

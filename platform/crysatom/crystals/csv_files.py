@@ -1,7 +1,7 @@
-"""CSV that spreadsheets do not run: text which they would take for a formula gets an apostrophe before it.
+"""CSV that spreadsheets do not execute: text that looks like a formula gets a leading apostrophe.
 
-After OWASP's "CSV injection": a formula begins with ``=``, ``+``, ``-`` or ``@``, in full width, too, or behind white
-space that an import strips. Numbers stay numbers. An apostrophe that was there can be told from ours
+See OWASP's "CSV injection": a formula begins with ``=``, ``+``, ``-`` or ``@``, also in full width or after white space
+that an import strips. Numbers stay numbers. An original apostrophe can be distinguished from an added one
 (:func:`as_it_was`).
 """
 
@@ -19,16 +19,16 @@ from crysatom.writing import write_text
 _FORMULA = re.compile(r"'*(\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _QUOTED = re.compile(r'[",;|\t\r\n]')
-"""Also what separates cells for other programs: ``a;=1`` would be two."""
+"""Includes separators of other programs, for which ``a;=1`` would be two cells."""
 
 
 def harmless(text: str) -> str:
-    """Return a text as a cell of CSV holds it; behind apostrophes that were there comes one more."""
+    """Escape a text for a CSV cell; original leading apostrophes get one more."""
     return f"'{text}" if _is_formula(text) else text
 
 
 def as_it_was(cell: str) -> str:
-    """Return the text that :func:`harmless` made a cell of."""
+    """Return the original text of a cell that :func:`harmless` made."""
     return cell[1:] if cell.startswith("'") and _is_formula(cell[1:]) else cell
 
 
@@ -37,7 +37,7 @@ def _is_formula(text: str) -> bool:
 
 
 def csv_line(cells: Iterable[object]) -> str:
-    """Return a row: numbers in full precision, None as nothing, text harmless and in quotes where it needs them."""
+    """Return a row: numbers in full precision, None as empty, text escaped and quoted if necessary."""
     return ",".join(map(_cell, cells)) + "\n"
 
 
@@ -56,7 +56,7 @@ def csv_rows(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def csv_text(frame: pd.DataFrame) -> str:
-    """Return a table without its index; what is missing is empty."""
+    """Return a table as CSV, without its index; missing values are empty."""
     columns = [_values(frame.iloc[:, k]) for k in range(frame.shape[1])]
     return "".join(map(csv_line, (list(frame.columns), *zip(*columns, strict=True))))
 
@@ -72,10 +72,10 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 
 def read_written(path: Path) -> pd.DataFrame:
-    """Read a table whose ids, if it has some, are the text that was written: ``NA`` and ``007``, too.
+    """Read a table that :func:`write_csv` wrote; ids stay text, such as ``NA`` and ``007``.
 
     Raises:
-        ValueError: If it is no table.
+        ValueError: If it is not a table.
 
     """
     missing = {name: ["", "nan"] for name in pd.read_csv(path, nrows=0).columns if name != MATERIAL_ID}

@@ -1,4 +1,4 @@
-"""From element symbols to atomic numbers, strictly: what is not an element is not guessed."""
+"""Convert element symbols to atomic numbers, strictly: unknown symbols are rejected, not guessed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from crysatom.crystals.quarantine import Reason, Rejection
 from crysatom.names import SYMBOLS
 
 ATOMIC_NUMBER: dict[str, int] = {symbol: z for z, symbol in enumerate(SYMBOLS, start=1)} | {"D": 1, "T": 1}
-"""Deuterium and tritium are hydrogen: they differ in mass, and a crystal graph knows no masses."""
+"""Deuterium and tritium are hydrogen: they differ in mass only, and a crystal graph has no masses."""
 
 
 def atomic_number(symbol: str) -> int:
-    """Return Z of an element symbol.
+    """Return the atomic number of an element symbol.
 
     Raises:
         Rejection: ``unknown_species`` for anything but a symbol from H to Og, D or T.
@@ -20,7 +20,7 @@ def atomic_number(symbol: str) -> int:
         return ATOMIC_NUMBER[symbol]
     except (KeyError, TypeError):
         message = (
-            f"{symbol!r} is no element; dummy atoms and vacancies must be left out, and elements written by "
+            f"{symbol!r} is no element; leave out dummy atoms and vacancies, and write elements by "
             "symbol (H to Og, D, T)"
         )
         raise Rejection(Reason.UNKNOWN_SPECIES, message) from None

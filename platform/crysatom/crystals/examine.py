@@ -1,4 +1,4 @@
-"""From a raw record to an accepted crystal or a row of the quarantine; never anything else."""
+"""Convert each raw record to an accepted crystal or a row of the quarantine."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from crysatom.crystals.checks import Limits, check
+from crysatom.config import Limits
+from crysatom.crystals.checks import check
 from crysatom.crystals.cif import parse_cif
 from crysatom.crystals.formula import reduced_formula
 from crysatom.crystals.poscar import parse_poscar
 from crysatom.crystals.quarantine import Rejected, Rejection
-from crysatom.crystals.raw import PROPERTIES_JSON, Raw, from_batch, unpack_arrays
+from crysatom.crystals.record import PROPERTIES_JSON, Raw, from_batch, unpack_arrays
 from crysatom.crystals.structure_json import parse_structure_json
 from crysatom.crystals.table import STRUCTURE_FIELDS, Crystal
 from crysatom.names import (
@@ -47,7 +48,7 @@ def examine(raw: Raw | Rejected, limits: Limits) -> Crystal | Rejected:
 
 
 def parse(raw: Raw, limits: Limits) -> Crystal:
-    """Return the crystal of a record, unchecked; its atomic numbers are int64 and may be no elements.
+    """Return the unchecked crystal of a record; its atomic numbers are int64 and may be invalid.
 
     Raises:
         Rejection: If the record cannot be read.
@@ -74,7 +75,7 @@ def parse(raw: Raw, limits: Limits) -> Crystal:
 
 
 def examine_batch(batch: pa.Table, limits: Limits) -> pa.Table:
-    """Parse and check a batch of raw records; a table with :data:`OUTCOME_SCHEMA`, one row per record, in order."""
+    """Parse and check raw records; return a table with :data:`OUTCOME_SCHEMA`, one row per record, in order."""
     records = list(from_batch(batch))
     rows = [_row(examine(record, limits), record.source) for record in records]
     return pa.Table.from_pylist(rows, schema=OUTCOME_SCHEMA)

@@ -1,7 +1,7 @@
 """Ingest: every record of a source ends in the crystal table or in the quarantine.
 
-The order of records is that of the source, whoever parses them, so that the plain run here and the run
-on a cluster (:mod:`crysatom.cluster.ingest`) write the same rows.
+Records keep the order of the source, wherever they are parsed, so the plain run here and the run on a cluster
+(:mod:`crysatom.cluster.ingest`) write the same rows.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from crysatom.config import IngestConfig
-from crysatom.crystals.checks import Limits
-from crysatom.crystals.computed import COMPUTED_COLUMNS, COMPUTED_FIELDS, computed_column
+from crysatom.config import IngestConfig, Limits
+from crysatom.crystals.derived_columns import COMPUTED_COLUMNS, COMPUTED_FIELDS, computed_column
 from crysatom.crystals.examine import examine_batch
 from crysatom.crystals.notes import Notes, writing_notes
 from crysatom.crystals.properties import PropertyTypes, property_array
 from crysatom.crystals.quarantine import QUARANTINE_SCHEMA, FirstOfEachId, Rejected
-from crysatom.crystals.raw import PROPERTIES_JSON, Raw, to_batch
+from crysatom.crystals.record import PROPERTIES_JSON, Raw, to_batch
 from crysatom.crystals.rejections import Rejections, streamed, to_parquet
 from crysatom.crystals.sources import Source, open_source
 from crysatom.crystals.table import STRUCTURE_COLUMNS, STRUCTURE_FIELDS, table_writer, write_table
@@ -39,30 +38,30 @@ NOTES_FILE = "notes.parquet"
 LOCK_FILE = ".ingest.lock"
 
 BATCH_RECORDS = 128
-"""Records parsed at a time; half a second of CIFs."""
+"""Records parsed at a time: half a second of CIFs."""
 
 BATCH_ROWS = 4096
-"""Records that travel together, with those that a reader already rejected, which need no parsing."""
+"""Largest size of a batch, including records that the reader rejected, which need no parsing."""
 
 PROGRESS_SECONDS = 5.0
 
 ExamineAll = Callable[[Iterator[pa.Table], Limits], Iterator[pa.Table]]
-"""From batches of raw records to batches of outcomes, in order."""
+"""Converts batches of raw records to batches of outcomes, in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IngestReport:
-    """What became of a source.
+    """Summary of an ingest run.
 
     Attributes:
-        read: Records that the source held.
+        read: Records of the source.
         accepted: Rows of the crystal table.
         rejected: Rows of the quarantine; ``read == accepted + rejected``.
         reasons: Rows of the quarantine for each reason, most frequent first.
         table: The crystal table.
         quarantine: The quarantine.
-        notes: Accepted crystals of which there is something to say, for each kind of note, most frequent first.
-        notes_file: The notes; None if there are none, and then there is no such file.
+        notes: Accepted crystals with a note, for each kind of note, most frequent first.
+        notes_file: The file of notes; None if there are no notes and hence no file.
 
     """
 
@@ -80,14 +79,14 @@ def ingest_plain(config: IngestConfig) -> IngestReport:
     """Ingest a source in this process, without Ray.
 
     Raises:
-        ValueError: If the source cannot be opened, or the output exists and may not be replaced.
+        ValueError: If the source cannot be opened, or the output exists and must not be replaced.
 
     """
     return run_ingest(config, lambda batches, limits: (examine_batch(batch, limits) for batch in batches))
 
 
 def run_ingest(config: IngestConfig, examine_all: ExamineAll) -> IngestReport:
-    """Ingest a source, parsing and checking by ``examine_all``.
+    """Ingest a source; ``examine_all`` parses and checks.
 
     Raises:
         ValueError: If the source cannot be opened, or the output exists and may not be replaced.
@@ -97,9 +96,9 @@ def run_ingest(config: IngestConfig, examine_all: ExamineAll) -> IngestReport:
     _require_free(out, overwrite=config.overwrite)
     source = open_source(config.source)
     read = ReadCount()
-    limits = Limits(max_atoms=config.max_atoms, min_distance=config.min_distance)
+    limits = config.limits
     with _held(out):
-        _require_free(out, overwrite=config.overwrite)  # another ingest may have ended just now
+        _require_free(out, overwrite=config.overwrite)  # another ingest may have just finished
         report = _collect(examine_all(read.batches(source), limits), source, read, out)
     assert report.read == report.accepted + report.rejected, f"a record was lost: {report}"
     return report
@@ -118,10 +117,10 @@ def _require_free(out: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def _held(out: Path) -> Iterator[None]:
-    """Hold a folder, which has one writer; a process that dies lets it go.
+    """Lock a folder for one writer; a process that dies releases the lock.
 
     Raises:
-        ValueError: If another process holds it.
+        ValueError: If another process has locked it.
 
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -139,13 +138,13 @@ def _held(out: Path) -> Iterator[None]:
 
 
 class ReadCount:
-    """Counts the records as they leave the source, before anything else happens to them."""
+    """Counts the records as they leave the source, before any other step."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def batches(self, source: Source) -> Iterator[pa.Table]:
-        """Yield the records of a source, :data:`BATCH_RECORDS` to be parsed at a time."""
+        """Yield the records of a source in batches with at most :data:`BATCH_RECORDS` to parse."""
         batch: list[Raw | Rejected] = []
         to_parse = 0
         for record in source.records():
@@ -163,7 +162,7 @@ class ReadCount:
 
 
 def _collect(outcomes: Iterable[pa.Table], source: Source, read: ReadCount, out: Path) -> IngestReport:
-    """Write the outcomes: to a spool while they come, then as a table, once the property columns are known."""
+    """Write the outcomes to a spool, then to a table once the property columns are known."""
     spool = out / f".{TABLE_FILE}.spool"
     try:
         with (
@@ -197,7 +196,7 @@ _SPOOL_SCHEMA = pa.schema([*STRUCTURE_FIELDS, pa.field(PROPERTIES_JSON, pa.strin
 
 
 class _Sorter:
-    """Passes on accepted crystals with distinct ids, and apart from them the rejected records."""
+    """Separates accepted crystals with distinct ids from rejected records."""
 
     def __init__(self, source: Source, rejections: Rejections, notes: Notes) -> None:
         self.rejections = rejections

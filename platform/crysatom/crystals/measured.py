@@ -1,8 +1,8 @@
-"""Measured beside calculated labels in one crystal table, for the study of DFT's bias (the paper's Table 8).
+"""Combine measured and calculated labels in one crystal table, for the study of DFT's bias (the paper's Table 8).
 
-Every column of parts is by reduced formula. The calculated crystals of all measured compounds are left out, whatever
-their structure, so that no run of the study knows a calculated value of a compound that it is judged on; and measured
-compounds are dealt into folds, so that each is judged exactly once by what was fine-tuned on others.
+Every split is by reduced formula. The calculated crystals of all measured compounds are left out, whatever their
+structure, so no run of the study sees a calculated value of a test compound. Measured compounds are assigned to folds,
+so each is tested exactly once by a model fine-tuned on others.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ Array = NDArray[Any]
 
 FOLDS = 5
 PREFIX = "exp_"
-"""Of the column that holds a property measured: ``exp_formation_energy_peratom``. And of the ids of measured crystals,
-which may be those of calculated ones."""
+"""Prefix of the column of a measured property (``exp_formation_energy_peratom``), and of the ids of measured crystals,
+which may equal those of calculated ones."""
 
 CALCULATED = f"{SPLIT_PREFIX}calculated"
-"""Parts of calculated crystals; all measured ones are in test."""
+"""Split column of calculated crystals; all measured ones are in test."""
 
 VAL_FRACTION = 0.1
 
 
 def folds_of(folds_to_learn: int) -> tuple[str, ...]:
-    """Return the columns of parts in which measured crystals of so many folds are learned from; one per test fold."""
+    """Return the split columns with this many folds of measured crystals for training; one per test fold."""
     return tuple(f"{SPLIT_PREFIX}measured_{100 * folds_to_learn // FOLDS}_{fold}" for fold in range(FOLDS))
 
 
 def with_measured(calculated: pa.Table, measured: pa.Table, name: str, *, seed: int = 0) -> pa.Table:
-    """Return a crystal table of both, with the labels of each in one column and the parts of the study in others.
+    """Return a table of both, with the labels of each in a column and the splits of the study in further columns.
 
     Args:
         calculated: Crystal table with the property.
-        measured: Crystal table with ``exp_<property>``, one crystal for each compound.
+        measured: Crystal table with ``exp_<property>``, one crystal per compound.
         name: The property.
-        seed: Of folds and validation crystals.
+        seed: Seed of folds and validation crystals.
 
     Raises:
-        ValueError: If a table lacks its labels, the two have different units, a compound was measured twice, or there
-            are too few.
+        ValueError: If a table lacks its labels, the units differ, a compound occurs twice among the measured ones, or
+            there are too few.
 
     """
     labels = [_labels(calculated, name, "calculated"), _labels(measured, PREFIX + name, "measured")]
@@ -76,7 +76,7 @@ def with_measured(calculated: pa.Table, measured: pa.Table, name: str, *, seed: 
     fold = np.where(is_measured, np.floor(hash_uniform(names, f"measured/{seed}")[which] * FOLDS), -1).astype(np.int64)
     for_val = np.zeros(len(fold), dtype=bool)
     order = hash_uniform(names, f"measured-val/{seed}")[which]
-    for members in [is_free, *(fold == k for k in range(FOLDS))]:  # each has some, however few there are
+    for members in [is_free, *(fold == k for k in range(FOLDS))]:  # each must have some
         if not members.any():
             raise ValueError(f"{is_measured.sum()} measured compounds, or the calculated ones beside them, are too few")
         for_val[members] = order[members] <= np.quantile(order[members], VAL_FRACTION, method="lower")

@@ -1,4 +1,4 @@
-"""Parquet files of others are believed to hold numbers and text; what would be unpickled when it is read is refused."""
+"""Reject columns of foreign Parquet files that would be unpickled on reading; only numbers and text are allowed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 EXTENSION = b"ARROW:extension:name"
-"""Where Arrow notes in a file that a column is of an extension type."""
+"""Metadata key of the extension type of a column in an Arrow file."""
 
 HARMLESS = frozenset({"arrow.bool8", "arrow.json", "arrow.uuid"})
 """Arrow's own types of single values, whose readers are not Python code."""
@@ -16,16 +16,16 @@ HARMLESS = frozenset({"arrow.bool8", "arrow.json", "arrow.uuid"})
 def require_plain(schema: pa.Schema, path: str | Path) -> None:
     """Raise if reading a column of a file might run code from it.
 
-    Libraries may register extension types whose values are unpickled as they are read: Ray Data does, in every process
-    that imports it (``ray.data.arrow_pickled_object``). Such a column is refused whether or not the type is known to
-    this process, so that a file is judged alike everywhere.
+    Libraries may register extension types whose values are unpickled on reading: Ray Data does, in every process that
+    imports it (``ray.data.arrow_pickled_object``). Such a column is rejected whether or not this process knows the
+    type, so that all processes treat a file alike.
 
     Args:
-        schema: Of the file.
-        path: Of the file, for the message.
+        schema: Schema of the file.
+        path: The file, for the message.
 
     Raises:
-        ValueError: Naming the first such column and its type.
+        ValueError: With the first such column and its type.
 
     """
     for field in schema:
@@ -37,11 +37,11 @@ def require_plain(schema: pa.Schema, path: str | Path) -> None:
 
 
 def _extension(field: pa.Field) -> str:
-    """Return the name of an extension type that a column has or holds; empty: none that could run code."""
+    """Return the extension type that a column has or contains; empty if none could run code."""
     dtype = field.type
     if isinstance(dtype, pa.BaseExtensionType):
         own, inner = str(dtype.extension_name), [pa.field(field.name, dtype.storage_type)]
-    elif pa.types.is_dictionary(dtype):  # which has no fields
+    elif pa.types.is_dictionary(dtype):  # a dictionary has no fields
         own, inner = "", [pa.field(field.name, dtype.value_type)]
     else:
         own, inner = "", [dtype.field(i) for i in range(dtype.num_fields)]

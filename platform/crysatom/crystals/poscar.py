@@ -1,6 +1,6 @@
 """POSCAR, the structure file of VASP (https://www.vasp.at/wiki/POSCAR), read strictly.
 
-Libraries invent elements for files that name none (VASP 4), or take them from the comment; here they are refused.
+Libraries invent elements for files without symbols (VASP 4), or take them from the comment; these are rejected here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crysatom.crystals.checks import Limits
+from crysatom.config import Limits
 from crysatom.crystals.cif import MAX_CIF_BYTES
 from crysatom.crystals.elements import ATOMIC_NUMBER, atomic_number
 from crysatom.crystals.quarantine import Reason, Rejection, short
@@ -21,13 +21,13 @@ _NUMBER = re.compile(
     r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eEdD][+-]?[0-9]+)?|[+-]?(?:nan|inf(?:inity)?)", re.IGNORECASE
 )
 _POTENTIAL = re.compile(r"([^_/]+)(?:_[^/]*)?(?:/.*)?")
-"""A symbol, maybe with the name of its potential and, as VASP 6 writes it, the hash: ``Na_pv/f474ac0d``."""
+"""A symbol, optionally with the name of its potential and, from VASP 6, its hash: ``Na_pv/f474ac0d``."""
 
 
 def parse_poscar(content: bytes, limits: Limits) -> Arrays:
     """Return lattice ``(3, 3)``, fractional coordinates ``(N, 3)`` and atomic numbers ``(N,)``.
 
-    Velocities and what else follows the positions are not read.
+    Velocities and anything else after the positions are ignored.
 
     Raises:
         Rejection: With the reason.
@@ -57,30 +57,30 @@ def parse_poscar(content: bytes, limits: Limits) -> Arrays:
 
 @dataclass
 class _Lines:
-    """The lines of a file, taken one after the other."""
+    """Iterator over the lines of a file."""
 
     text: list[str]
     taken: int = 0
 
     def next(self, what: str) -> list[str]:
-        """Return the words of the next line, without a remark after ``!`` or ``#``."""
+        """Return the words of the next line, without a comment after ``!`` or ``#``."""
         if self.taken >= len(self.text):
             raise Rejection(Reason.UNREADABLE, f"the file ends after line {self.taken}, before {what}; restore it")
         self.taken += 1
         return re.split("[!#]", self.text[self.taken - 1], maxsplit=1)[0].split()
 
     def numbers(self, what: str) -> list[float]:
-        """Return the three numbers that are all of the next line."""
+        """Return the three numbers of the next line, which has nothing else."""
         words = self.next(what)
         if len(words) != 3:
             raise self.wrong(f"{len(words)} words where {what} of three numbers was expected")
         return self.floats(words)
 
     def floats(self, words: list[str]) -> list[float]:
-        """Return numbers as Fortran writes them."""
+        """Parse numbers in Fortran notation."""
         for word in words:
             if not _NUMBER.fullmatch(word):
-                raise self.wrong(f"{short(word)!r} is no number")
+                raise self.wrong(f"{short(word)!r} is not a number")
         return [float(word.lower().replace("d", "e")) for word in words]
 
     def wrong(self, what: str) -> Rejection:
@@ -93,12 +93,12 @@ def _scale(lines: _Lines) -> list[float]:
         raise lines.wrong(f"{len(words)} words where one scale, or one for each axis, was expected")
     scale = lines.floats(words)
     if not np.isfinite(scale).all() or 0 in scale or (len(scale) == 3 and min(scale) < 0):
-        raise lines.wrong(f"{' '.join(words)} is no scale; it is a factor, or minus the volume of the cell")
+        raise lines.wrong(f"{' '.join(words)} is not a scale; give a factor, or minus the volume of the cell")
     return scale
 
 
 def _factors(scale: list[float], lattice: np.ndarray) -> np.ndarray:
-    """Return the ``(3,)`` factors of x, y and z; a negative scale is minus the volume of the cell."""
+    """Return the factors of x, y and z, ``(3,)``; a negative scale is minus the volume of the cell."""
     if scale[0] > 0:
         return np.array(scale * (3 // len(scale)))
     volume = abs(float(np.linalg.det(lattice))) if np.isfinite(lattice).all() else 0.0
@@ -108,7 +108,7 @@ def _factors(scale: list[float], lattice: np.ndarray) -> np.ndarray:
 
 
 def _composition(lines: _Lines) -> tuple[list[str], list[int]]:
-    """Return the symbols and how many atoms each has; VASP breaks long lines of either."""
+    """Return the symbols and their numbers of atoms; VASP wraps long lines of either."""
     symbols: list[str] = []
     while not (words := lines.next("the counts of atoms")) or not words[0].isdecimal():
         if not words or not all(word[0].isalpha() for word in words):
@@ -117,7 +117,7 @@ def _composition(lines: _Lines) -> tuple[list[str], list[int]]:
     if not symbols:
         raise Rejection(
             Reason.UNKNOWN_SPECIES,
-            f"line {lines.taken} has counts of atoms and no line before it says of which elements (VASP 4); insert a "
+            f"line {lines.taken} has counts of atoms and no line before it names the elements (VASP 4); insert a "
             "line of element symbols",
         )
     while len(words) < len(symbols) and (more := lines.next("the counts of atoms")) and more[0].isdecimal():
@@ -149,7 +149,7 @@ def _position(lines: _Lines, symbol: str) -> list[float]:
 
 
 def _require_end(lines: _Lines, num_atoms: int) -> None:
-    """Refuse a position more: velocities come after an empty line or a heading."""
+    """Raise on a surplus position; velocities come after an empty line or a heading."""
     if lines.taken < len(lines.text):
         words = lines.next("the end")
         if words and _NUMBER.fullmatch(words[0]):

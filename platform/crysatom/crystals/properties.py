@@ -1,4 +1,4 @@
-"""Columns for properties whose names and types are known only once all records have been read."""
+"""Property columns, whose names and types are known only after all records have been read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from crysatom.crystals.computed import COMPUTED_COLUMNS
+from crysatom.crystals.derived_columns import COMPUTED_COLUMNS
 from crysatom.crystals.quarantine import short
 from crysatom.crystals.table import STRUCTURE_COLUMNS, property_field
 from crysatom.crystals.text_table import is_missing, number
@@ -21,20 +21,20 @@ _INT64_LIMIT = 2**63
 
 
 def column_name(name: str) -> str:
-    """Return the column of a property; one that is called like a column that ingest writes gets a prefix."""
+    """Return the column name of a property, with a prefix if ingest writes a column of this name."""
     return f"source_{name}" if name in STRUCTURE_COLUMNS or name in COMPUTED_COLUMNS else name
 
 
 class PropertyTypes:
-    """The kinds of values seen under each property name, and the first crystal that has a value of each."""
+    """Kinds of values of each property, with the first crystal that has a value of each kind."""
 
     def __init__(self, declared: Sequence[pa.Field] = ()) -> None:
-        """Take over the fields that a source declares; their types and units are kept."""
+        """Start with the fields that a source declares; their types and units are kept."""
         self._declared = {f.name: f for f in declared}
         self._seen: dict[str, dict[type, _Kind]] = {name: {} for name in self._declared}
 
     def observe(self, material_ids: Iterable[str], properties: Iterable[dict[str, Any]]) -> None:
-        """Note the kinds of the values of more crystals."""
+        """Record the kinds of the values of more crystals."""
         for material_id, values in zip(material_ids, properties, strict=True):
             for name, value in values.items():
                 kinds = self._seen.setdefault(name, {})
@@ -46,7 +46,7 @@ class PropertyTypes:
                 kinds[kind].count += 1
 
     def remarks(self) -> Iterator[tuple[int, str]]:
-        """Yield (logging level, sentence) on columns whose values are of several kinds."""
+        """Yield (logging level, sentence) for columns with values of several kinds."""
         for name, kinds in self._seen.items():
             words = [kinds[kind] for kind in kinds if kind is not NoneType]
             if len(words) > 1 and set(kinds) - {NoneType} != {int, float}:
@@ -64,7 +64,7 @@ class PropertyTypes:
         """Return the field of each property's column, by property name, in order of first occurrence.
 
         Args:
-            source: Where they are from, for the message.
+            source: Name of the source, for the message.
 
         Raises:
             ValueError: If two properties would become the same column.
@@ -87,7 +87,7 @@ class PropertyTypes:
 
 @dataclass
 class _Kind:
-    """The first value of a kind, whose it is, and how many there are."""
+    """First value of a kind, its crystal, and the number of values."""
 
     material_id: str
     value: Any
@@ -95,16 +95,16 @@ class _Kind:
 
 
 def _kind(value: Any) -> type:
-    """Return the type of a value; that of None for a word that may mean that there is no value."""
+    """Return the type of a value, or NoneType for a word that may mean a missing value."""
     if isinstance(value, str) and is_missing(value):
         return NoneType
     return str if type(value) is int and abs(value) >= _INT64_LIMIT else type(value)
 
 
 def _common_type(kinds: Collection[type]) -> pa.DataType:
-    """Return the type that holds all values: that of one kind, float for int and float, else text.
+    """Return a type for all values: that of a single kind, float for int and float, else text.
 
-    Words for "no value" do not count beside numbers or booleans; by themselves they are text.
+    Words for missing values are ignored among numbers or booleans; alone they are text.
     """
     valued = set(kinds) - {NoneType}
     if len(valued) == 1:
@@ -113,14 +113,14 @@ def _common_type(kinds: Collection[type]) -> pa.DataType:
 
 
 def property_array(values: Sequence[Any], dtype: pa.DataType) -> pa.Array:
-    """Return a column; values of mixed kinds become text, words among numbers or booleans None, decimals floats."""
+    """Return a column: mixed kinds become text, words among numbers or booleans None, decimals floats."""
     if pa.types.is_string(dtype):
         values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
     else:
         values = [number(value) if isinstance(value, str) else value for value in values]
     if pa.types.is_floating(
         dtype
-    ):  # Arrow refuses whole numbers that a float cannot hold exactly, and Python's floats as halves
+    ):  # Arrow rejects integers that a float cannot represent exactly, and Python floats as halves
         values = [value if value is None else float(value) for value in values]
         return pa.array(values, type=pa.float64(), from_pandas=False).cast(dtype)
     return pa.array(values, type=dtype, from_pandas=False)

@@ -1,4 +1,4 @@
-"""The quarantine: every input that did not become a crystal, with its id, origin, reason and advice."""
+"""Quarantine: every input that did not become a crystal, with its id, source, reason and advice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUARANTINE_SCHEMA = pa.schema(
 
 
 class Reason(StrEnum):
-    """Why an input was rejected, as one word that programs can group by."""
+    """Machine-readable reason of a rejection."""
 
     UNREADABLE = "unreadable"
     EMPTY = "empty"
@@ -46,29 +46,29 @@ class Reason(StrEnum):
 
 
 class Rejection(ValueError):  # noqa: N818 - a verdict on an input, not an error of the program
-    """An input that cannot become a crystal; raised where it is noticed, recorded where its origin is known."""
+    """Raised for an input that cannot become a crystal; recorded where its source is known."""
 
     def __init__(self, reason: Reason, message: str) -> None:
-        """Keep the machine word beside the message, which says what is wrong and what to do."""
+        """Store the reason and the message, which says what is wrong and what to do."""
         super().__init__(message)
         self.reason = reason
 
 
 def short(what: object, limit: int = 160) -> str:
-    """Return a text on one line and cut off: what a file holds, and what a parser says of it, may be of any length."""
+    """Return a text on one line, truncated: file contents and parser messages may have any length."""
     text = " ".join(str(what).split())
     return text if len(text) <= limit else text[:limit] + "..."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rejected:
-    """One row of the quarantine.
+    """Row of the quarantine.
 
     Attributes:
         material_id: Identifier the crystal would have had.
-        source: File, or file and place in it, or database entry.
+        source: File, or file and position in it, or database entry.
         reason: A value of :class:`Reason`.
-        detail: A sentence for the user: where, what, and what to do.
+        detail: Sentence for the user: where, what, and what to do.
 
     """
 
@@ -79,7 +79,7 @@ class Rejected:
 
     @classmethod
     def because(cls, rejection: Rejection, *, material_id: str, source: str) -> Rejected:
-        """Return the row for a rejection of the input that came from ``source``."""
+        """Return the row for a rejected input from ``source``."""
         return cls(
             material_id=material_id,
             source=source,
@@ -95,13 +95,13 @@ def quarantine_table(rejected: Iterable[Rejected]) -> pa.Table:
 
 
 class FirstOfEachId:
-    """Of the accepted inputs with the same id the first is kept: remembers which ids are taken, and from where."""
+    """Keeps the first accepted input of each id: remembers used ids and their sources."""
 
     def __init__(self) -> None:
         self._origin: dict[str, str] = {}
 
     def claim(self, material_id: str, source: str) -> Rejected | None:
-        """Take an id; return the row of the quarantine if another input has it already."""
+        """Claim an id; return a row of the quarantine if another input already has it."""
         if material_id not in self._origin:
             self._origin[material_id] = source
             return None
@@ -116,5 +116,5 @@ class FirstOfEachId:
 
 
 def describe_reasons(reasons: Mapping[str, int]) -> str:
-    """Return the counts as aligned lines of text, one reason each."""
+    """Return the counts as aligned lines of text, one per reason."""
     return "\n".join(f"  {count:>8,}  {reason}" for reason, count in reasons.items())

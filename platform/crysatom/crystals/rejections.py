@@ -1,4 +1,4 @@
-"""Rejected inputs on their way to a file: counted, streamed and bounded, however many there are."""
+"""Count rejected inputs and stream them to a file, up to a limit."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import pyarrow.parquet as pq
 from crysatom.crystals.quarantine import Rejected, quarantine_table
 
 MOST_REJECTED = 1_000_000
-"""More rejected than accepted inputs than this are no list that anybody reads: the source is something else."""
+"""Largest surplus of rejected over accepted inputs; beyond it, the source is not one of crystals."""
 
 ROWS_AT_A_TIME = 4096
-"""Rows in memory, some megabytes."""
+"""Rows held in memory: some megabytes."""
 
 NAMED = 5
-"""First rows, kept to be shown."""
+"""Number of first rows that are kept for display."""
 
 Write = Callable[[list[Rejected]], object]
 
 
 class Rejections:
-    """Passes rejected inputs on to a file, some at a time, and counts them: memory does not depend on their number.
+    """Writes rejected inputs to a file in chunks and counts them; memory does not depend on their number.
 
     Args:
         write: Appends rows to the file.
 
     Attributes:
-        accepted: Inputs that were accepted meanwhile; whoever counts them says so here.
-        count: Inputs that were rejected.
+        accepted: Number of accepted inputs; set by the caller.
+        count: Number of rejected inputs.
         first: The first :data:`NAMED` of them.
 
     """
@@ -43,7 +43,7 @@ class Rejections:
         self._waiting: list[Rejected] = []
 
     def add(self, rejected: Rejected) -> None:
-        """Take one more.
+        """Add a rejected input.
 
         Raises:
             ValueError: If there are too many.
@@ -59,36 +59,36 @@ class Rejections:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is still in memory."""
+        """Write the rows that are still in memory."""
         self._write(self._waiting)
         self._waiting = []
 
     @property
     def reasons(self) -> dict[str, int]:
-        """How many inputs each reason rejected, most frequent first."""
+        """Number of rejected inputs of each reason, most frequent first."""
         return dict(self._reasons.most_common())
 
 
 @contextmanager
 def streamed(write: Write) -> Iterator[Rejections]:
-    """Yield where to put rejected inputs; all are written in the end, if it ends without an error."""
+    """Yield a collector of rejected inputs; all are written at exit unless an error is raised."""
     rejections = Rejections(write)
     yield rejections
     rejections.flush()
 
 
 def to_parquet(writer: pq.ParquetWriter) -> Write:
-    """Return what appends rows to a Parquet file of the quarantine's schema."""
+    """Return a function that appends rows to a Parquet file with the quarantine's schema."""
     return lambda rows: writer.write_table(quarantine_table(rows)) if rows else None
 
 
 def require_few(rejected: int, accepted: int, last: str) -> None:
-    """Give up a source that holds hardly anything but what is rejected.
+    """Raise if almost all inputs of a source are rejected.
 
     Args:
-        rejected: Inputs so far.
-        accepted: Inputs so far.
-        last: What is wrong with the last one.
+        rejected: Number of rejected inputs so far.
+        accepted: Number of accepted inputs so far.
+        last: Message of the last rejection.
 
     Raises:
         ValueError: If :data:`MOST_REJECTED` more inputs were rejected than accepted.

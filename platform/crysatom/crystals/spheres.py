@@ -1,4 +1,4 @@
-"""Pairs of atoms within a distance, in cells of any shape and emptiness, in bounded memory."""
+"""Find pairs of atoms within a distance, in cells of any shape and density, with bounded memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pymatgen.optimization.neighbors import find_points_in_spheres
 
 MAX_CUBES = 200_000
-"""Pymatgen's search lays cubes over the box around the atoms and takes 0.3 kB for each, empty or not."""
+"""Limit for pymatgen's search, which covers the box around the atoms with cubes of 0.3 kB each, empty or not."""
 
 _PERIODIC = np.ones(3, dtype=np.int64)
 
@@ -17,13 +17,13 @@ Array = NDArray[Any]
 
 
 def pairs_within(lattice: Array, coords: Array, radius: float, *, tol: float) -> tuple[Array, Array, Array, Array]:
-    """Return all pairs of atoms, periodic images and each atom with itself included, at most a distance apart.
+    """Return all pairs of atoms within a distance, including periodic images and each atom with itself.
 
     Args:
-        lattice: ``(3, 3)``, rows a, b, c in angstrom, compact: no row much shortens by adding others.
+        lattice: ``(3, 3)``, rows a, b, c in angstrom, compact: adding other rows hardly shortens a row.
         coords: ``(N, 3)``, Cartesian, in angstrom.
-        radius: The distance.
-        tol: Of pymatgen's search, which is used unless the box around the atoms is too large for it.
+        radius: The distance, in angstrom.
+        tol: Tolerance of pymatgen's search, which is used unless the box around the atoms is too large.
 
     Returns:
         ``(P,)`` center, ``(P,)`` neighbor, ``(P, 3)`` image of the neighbor, ``(P,)`` distance.

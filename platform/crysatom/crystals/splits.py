@@ -1,7 +1,7 @@
-"""Splits: which crystals a predictor learns from, is selected by, and is judged on.
+"""Splits of crystals for training, model selection (val) and test.
 
-What a seed decides is decided crystal by crystal, by a hash of seed and id: it depends neither on the order of
-the crystals nor on which others there are, so that a test crystal stays one when a table grows.
+Random choices are made per crystal, by a hash of seed and id. They depend neither on the order of the crystals nor on
+the other crystals, so a test crystal remains one when a table grows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from crysatom.crystals.computed import cell_volumes, element_counts, num_atoms
+from crysatom.crystals.derived_columns import cell_volumes, element_counts, num_atoms
 from crysatom.crystals.targets import Ids, first_rows
 from crysatom.names import MATERIAL_ID, SPACEGROUP_NUMBER, SPLIT_PREFIX, SYMBOLS, TEST, TRAIN, VAL
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 Fractions = tuple[float, float, float]
-"""Of train, val and test."""
+"""Fractions of train, val and test."""
 
 DEFAULT_FRACTIONS: Fractions = (0.8, 0.1, 0.1)
 PARTS = (TRAIN, VAL, TEST)
@@ -37,11 +37,11 @@ class Split:
     """Disjoint sets of crystals, by their position among M ids.
 
     Attributes:
-        name: How it was made.
+        name: Description of the split.
         material_ids: ``(M,)`` distinct ids of all crystals, in the order of the graphs.
-        train: Ascending positions of the crystals to learn from.
-        val: Of those to select by.
-        test: Of those to judge by, once.
+        train: Ascending positions of the training crystals.
+        val: Ascending positions of the validation crystals, for model selection.
+        test: Ascending positions of the test crystals, evaluated once.
 
     """
 
@@ -64,12 +64,12 @@ class Split:
         return np.asarray(self.material_ids[getattr(self, part)])
 
     def digest(self) -> str:
-        """Return the sha256, in hex, of the ids of the three parts, whatever their order."""
+        """Return the hexadecimal SHA-256 of the ids of the three parts, independent of their order."""
         parts = [sorted(map(str, self.ids(part))) for part in (TEST, VAL, TRAIN)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def where(self, chosen: Array) -> Split:
-        """Return the split of the ``(M,)`` chosen crystals alone, such as those that have a label.
+        """Return the split restricted to the chosen crystals ``(M,)``, such as those with a label.
 
         Raises:
             ValueError: If no crystal of a part remains.
@@ -86,21 +86,21 @@ class Split:
 
 
 def ids_digest(material_ids: Iterable[Any]) -> str:
-    """Return the sha256, in hex, of ids, whatever their order."""
+    """Return the hexadecimal SHA-256 of ids, independent of their order."""
     return hashlib.sha256(json.dumps(sorted(map(str, material_ids))).encode()).hexdigest()
 
 
 def official(table: pa.Table, name: str, material_ids: Ids) -> Split:
     """Return the published split of a property, from the table's column ``split_<property>``.
 
-    The published splits are keyed by id. An id whose rows are in several parts (JARVIS has such) is in test, else in
-    val: all test crystals are judged, and none is learned from.
+    Published splits are keyed by id. An id with rows in several parts (JARVIS has such) is in test, else in val: all
+    test crystals are evaluated, and none is used for training.
 
     Args:
         table: The crystal table that the graphs were made of, with all its rows: ``jobs/ingest.py`` removes repeated
-            ids, and with them the parts of the rows it removes.
+            ids, and with them the parts of the removed rows.
         name: The property.
-        material_ids: ``(M,)`` ids of the crystals, as the graphs hold them.
+        material_ids: ``(M,)`` ids of the crystals in the graphs.
 
     Raises:
         ValueError: If the table lacks the column, or a part of it is called otherwise.
@@ -110,7 +110,7 @@ def official(table: pa.Table, name: str, material_ids: Ids) -> Split:
 
 
 def by_column(table: pa.Table, column: str, material_ids: Ids) -> Split:
-    """Return the split that a column of the table holds: train, val, test or null, see :func:`official`.
+    """Return the split in a column of the table: train, val, test or null; see :func:`official`.
 
     Raises:
         ValueError: If the table lacks the column, or a part of it is called otherwise.
@@ -126,10 +126,10 @@ def by_column(table: pa.Table, column: str, material_ids: Ids) -> Split:
 
 
 def random(material_ids: Ids, *, seed: int = 0, fractions: Fractions = DEFAULT_FRACTIONS) -> Split:
-    """Return a random split; each crystal falls by itself, so that fractions are met on average.
+    """Return a random split; crystals are assigned independently, so fractions hold on average.
 
     Raises:
-        ValueError: If the fractions are none, or too few crystals are there for a part.
+        ValueError: If the fractions are invalid, or there are too few crystals for a part.
 
     """
     uniform = hash_uniform(map(str, material_ids), f"random/{seed}")
@@ -139,10 +139,10 @@ def random(material_ids: Ids, *, seed: int = 0, fractions: Fractions = DEFAULT_F
 def grouped_by_composition(
     table: pa.Table, material_ids: Ids, *, seed: int = 0, fractions: Fractions = DEFAULT_FRACTIONS
 ) -> Split:
-    """Return a random split in which no reduced formula is in two parts; fractions are of formulas.
+    """Return a random split in which no reduced formula is in two parts; fractions refer to formulas.
 
     Raises:
-        ValueError: If the table lacks an id, the fractions are none, or too few formulas are there for a part.
+        ValueError: If the table lacks an id, the fractions are invalid, or there are too few formulas for a part.
 
     """
     compositions, which = reduced_compositions(_crystals(table, material_ids))
@@ -153,10 +153,10 @@ def grouped_by_composition(
 def held_out_elements(
     table: pa.Table, material_ids: Ids, elements: Sequence[str], *, seed: int = 0, val_fraction: float = 0.1
 ) -> Split:
-    """Return the split whose test set is every crystal with one of the elements; val is drawn from the others.
+    """Return the split with every crystal of the given elements in test; val is drawn from the others.
 
     Raises:
-        ValueError: If a symbol is no element, or a part has no crystal.
+        ValueError: If a symbol is not an element, or a part has no crystal.
 
     """
     unknown = [symbol for symbol in elements if symbol not in SYMBOLS]
@@ -173,9 +173,9 @@ def held_out_elements(
 
 
 def train_fraction(split: Split, fraction: float, *, seed: int = 0) -> Split:
-    """Return the split with a random part of its train crystals, for learning curves.
+    """Return the split with a random fraction of its train crystals, for learning curves.
 
-    With one seed, the crystals of a smaller fraction are among those of a larger one.
+    With the same seed, a smaller fraction is a subset of a larger one.
 
     Raises:
         ValueError: If the fraction does not lie in (0, 1].
@@ -190,11 +190,11 @@ def train_fraction(split: Split, fraction: float, *, seed: int = 0) -> Split:
 
 @dataclass(frozen=True, kw_only=True)
 class TwinFree:
-    """Which test crystals are new to a predictor.
+    """Test crystals without a twin in the training set.
 
     Attributes:
         mask: ``(len(split.test),)`` bool, those without a twin among the train crystals.
-        criteria: What twins have in common.
+        criteria: Criteria that define twins.
 
     """
 
@@ -205,9 +205,9 @@ class TwinFree:
 def twin_free(table: pa.Table, split: Split, *, volume_tolerance: float = 0.03) -> TwinFree:
     """Mark the test crystals without a twin in train.
 
-    A twin has the same reduced formula, number of atoms in the cell and space group, and a cell volume of which the
-    larger exceeds the smaller by at most ``volume_tolerance``. A table without ``spacegroup_number`` leaves the
-    space group out; the result's ``criteria`` say so, and a warning.
+    Twins have the same reduced formula, number of atoms in the cell and space group, and the larger cell volume exceeds
+    the smaller by at most ``volume_tolerance`` (relative). Without ``spacegroup_number`` in the table, the space group
+    is ignored; ``criteria`` and a warning say so.
 
     Raises:
         ValueError: If the table lacks an id.
@@ -222,8 +222,8 @@ def twin_free(table: pa.Table, split: Split, *, volume_tolerance: float = 0.03) 
     else:
         logger.warning("twins are crystals of equal %s; the table has no %s", ", ".join(criteria), SPACEGROUP_NUMBER)
     kind = np.unique(np.stack(kinds, axis=1), axis=0, return_inverse=True)[1].ravel()
-    # Kinds lie further apart on one line than volumes of a kind do, so that one sorted search finds all twins.
-    with np.errstate(divide="ignore", invalid="ignore"):  # a cell without volume is nobody's twin
+    # Kinds are further apart on one axis than volumes within a kind, so one sorted search finds all twins.
+    with np.errstate(divide="ignore", invalid="ignore"):  # a cell without volume has no twin
         log_volume = np.log(cell_volumes(crystals))
         place = kind * (np.ptp(log_volume) + 1) + log_volume
     train, test, width = np.sort(place[split.train]), place[split.test], np.log1p(volume_tolerance)
@@ -236,9 +236,9 @@ def _crystals(table: pa.Table, material_ids: Ids) -> pa.Table:
 
 
 def reduced_compositions(crystals: pa.Table) -> tuple[Array, Array]:
-    """Return the ``(F,)`` distinct reduced compositions, as bytes, and which of them each crystal has, ``(M,)``.
+    """Return the distinct reduced compositions ``(F,)`` as bytes, and the index of each crystal's one, ``(M,)``.
 
-    From the atoms, not from the column ``formula``, which a table may fill as it likes.
+    They come from the atoms, not from the column ``formula``, which may have any content.
     """
     counts = element_counts(crystals)
     reduced = (counts // np.gcd.reduce(counts, axis=1, keepdims=True)).astype("<u2")
@@ -247,7 +247,7 @@ def reduced_compositions(crystals: pa.Table) -> tuple[Array, Array]:
 
 
 def _parts_in(table: pa.Table, column: str) -> Array:
-    """Return ``(R,)`` int64, the position in :data:`PARTS` of each row's part, -1 for null."""
+    """Return the position in :data:`PARTS` of each row's part, ``(R,)`` int64, -1 for null."""
     if column not in table.schema.names:
         has = [name for name in table.schema.names if name.startswith(SPLIT_PREFIX)]
         raise ValueError(
@@ -273,7 +273,7 @@ def _tell_missing(table: pa.Table, column: str, rows: Array) -> None:
 
 
 def hash_uniform(names: Iterable[str], purpose: str) -> Array:
-    """Return numbers in [0, 1) by a hash of purpose and name, as :func:`crysatom.graphs.shards.is_held_out`."""
+    """Return numbers in [0, 1) from a hash of purpose and name; cf. :func:`crysatom.graphs.shards.is_held_out`."""
     heads = b"".join(hashlib.sha256(f"{purpose}/{name}".encode()).digest()[:8] for name in names)
     return (np.frombuffer(heads, dtype=">u8") >> np.uint64(11)).astype(np.float64) / 2.0**53
 
@@ -287,7 +287,7 @@ def _by_fractions(name: str, material_ids: Ids, uniform: Array, fractions: Fract
 
 
 def _of_parts(name: str, material_ids: Ids, part: Array) -> Split:
-    """Return the split in which crystal i is in part ``PARTS[part[i]]``, or in none where that is -1."""
+    """Return the split in which crystal i is in part ``PARTS[part[i]]``, or in none if ``part[i]`` is -1."""
     members = {which: np.flatnonzero(part == number) for number, which in enumerate(PARTS)}
     return Split(name=name, material_ids=np.asarray(material_ids, dtype=object), **members)
 

@@ -1,4 +1,4 @@
-"""JSON in which every key counts: of a key that is twice in an object, Python would keep the last value."""
+"""JSON without repeated keys, for which Python would keep the last value."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from crysatom.crystals.quarantine import short
 
 
 class RepeatedKeyError(ValueError):
-    """An object has a key twice."""
+    """Raised if an object has a key twice."""
 
 
 def loads(text: str | bytes) -> Any:
-    """Return what a JSON text says.
+    """Parse a JSON text.
 
     Raises:
-        RepeatedKeyError: If an object has a key twice; names it.
+        RepeatedKeyError: If an object has a key twice; with the key.
         ValueError: If it is not valid.
 
     """

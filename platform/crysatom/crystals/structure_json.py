@@ -1,6 +1,6 @@
-"""From the JSON of a structure to arrays: pymatgen's ``Structure.as_dict`` and JARVIS's ``Atoms.to_dict``.
+"""Parse the JSON of a structure to arrays: pymatgen's ``Structure.as_dict`` and JARVIS's ``Atoms.to_dict``.
 
-Read directly, without MSONable decoding, which would import whatever module a file names.
+It is read directly, without MSONable decoding, which would import any module that a file names.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _site_number(row: int, species: list[dict[str, Any]]) -> int:
 
 
 def _symbol(text: str) -> str:
-    """Return the symbol of a species that may carry a charge, as in ``Fe3+``."""
+    """Return the symbol of a species with an optional charge, as in ``Fe3+``."""
     match = re.fullmatch(r"([A-Z][a-z]*)\d*\.?\d*[+-]?", text)
     return match.group(1) if match else text
 
@@ -91,7 +91,7 @@ def _floats(values: Any, width: int) -> np.ndarray:
     """Return ``(N, width)`` numbers.
 
     Raises:
-        ValueError: If the rows are of another length; text that reads like a number is none.
+        ValueError: If rows have another length, or a value is text, even text that looks like a number.
 
     """
     found = np.array(values)

@@ -1,4 +1,4 @@
-"""The crystal table: the Arrow schema every source is brought to, and its reading and writing as Parquet."""
+"""Crystal table: the common Arrow schema of all sources, and reading and writing it as Parquet."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ STRUCTURE_FIELDS: tuple[pa.Field, ...] = (
 STRUCTURE_COLUMNS = tuple(f.name for f in STRUCTURE_FIELDS)
 REQUIRED_COLUMNS = (MATERIAL_ID, LATTICE, FRAC_COORDS, ATOMIC_NUMBERS)
 GRAPH_COLUMNS = REQUIRED_COLUMNS
-"""What a crystal graph is made from."""
+"""Columns from which a crystal graph is made."""
 
 ROW_GROUP_CRYSTALS = 4096
-"""Crystals in a row group: some megabytes, what a streaming reader holds at a time."""
+"""Crystals in a row group: some megabytes, which a streaming reader holds at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crystal:
-    """One periodic crystal.
+    """Periodic crystal.
 
     Attributes:
         material_id: Identifier, unique within a table.
@@ -57,7 +57,7 @@ class Crystal:
         frac_coords: ``(N, 3)`` float64, fractional, not necessarily wrapped to [0, 1).
         atomic_numbers: ``(N,)`` uint8.
         properties: Values of further columns, by column name.
-        notes: What its reader decided, left out or rounded; no part of a table.
+        notes: Decisions, omissions and rounding of its reader; not part of a table.
 
     """
 
@@ -94,7 +94,7 @@ class Structures:
 
 
 def property_field(name: str, dtype: pa.DataType) -> pa.Field:
-    """Return the field of a property column, with its unit where the vocabulary knows it."""
+    """Return the field of a property column, with its unit if the vocabulary has it."""
     known = PROPERTIES.get(name)
     return pa.field(name, dtype, metadata={"unit": known.unit} if known else None)
 
@@ -104,7 +104,7 @@ def to_table(crystals: Iterable[Crystal], fields: Sequence[pa.Field] | None = No
 
     Args:
         crystals: Crystals that passed the checks.
-        fields: Fields of the property columns; None: all that occur, with the types Arrow infers.
+        fields: Fields of the property columns; None: all that occur, with types inferred by Arrow.
 
     """
     rows = list(crystals)
@@ -125,10 +125,10 @@ def to_table(crystals: Iterable[Crystal], fields: Sequence[pa.Field] | None = No
 
 
 def open_columns(path: str | Path) -> pq.ParquetFile:
-    """Open a Parquet file and verify that its columns have names of their own and hold no objects.
+    """Open a Parquet file and verify that its columns have distinct names and hold no objects.
 
     Raises:
-        ValueError: If the file is absent, is no Parquet file, holds objects or has a name twice; says which.
+        ValueError: If the file is missing, is not a Parquet file, holds objects or has a name twice; says which.
 
     """
     path = Path(path)
@@ -149,10 +149,10 @@ def open_columns(path: str | Path) -> pq.ParquetFile:
 
 
 def open_table(path: str | Path) -> pq.ParquetFile:
-    """Open a crystal table and verify that it has the columns of one.
+    """Open a crystal table and verify its columns.
 
     Raises:
-        ValueError: If the file is absent, is no Parquet file, holds objects or lacks a column; says which.
+        ValueError: If the file is missing, is not a Parquet file, holds objects or lacks a column; says which.
 
     """
     file = open_columns(path)
@@ -178,10 +178,10 @@ def is_number_list(dtype: pa.DataType) -> bool:
 
 
 def read_table(path: str | Path) -> pa.Table:
-    """Read a whole crystal table; structure columns first and with the types of the contract.
+    """Read a whole crystal table; structure columns come first and have the types of the contract.
 
-    Further columns keep their type and metadata. Ids are not required to be unique here: ``jobs/ingest.py``
-    with this file as its source takes duplicates out.
+    Further columns keep their type and metadata. Ids need not be unique here: ``jobs/ingest.py`` with this file as its
+    source removes duplicates.
 
     Raises:
         ValueError: If it is no crystal table or a row is malformed; names the row.
@@ -225,10 +225,10 @@ _BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError, TypeError, OverflowEr
 
 @contextmanager
 def readable(path: str | Path) -> Iterator[None]:
-    """Say of a table that turns out to be damaged while it is read which one it is, in one line.
+    """Raise a one-line error with the name of the table if reading it in the block fails.
 
     Raises:
-        ValueError: If it is.
+        ValueError: If the table is damaged.
 
     """
     try:
@@ -242,10 +242,10 @@ def _damaged(path: str | Path, error: Exception) -> ValueError:
 
 
 def write_table(data: pa.Table | Iterable[pa.Table], path: str | Path, schema: pa.Schema | None = None) -> int:
-    """Write a table, whole or in pieces, as zstd-compressed Parquet; the file appears complete or not at all.
+    """Write a table, whole or in pieces, as zstd-compressed Parquet; the write is atomic.
 
     Args:
-        data: A table, or tables that follow each other; the latter need ``schema``.
+        data: A table, or an iterable of consecutive tables, which needs ``schema``.
         path: File to write or replace.
         schema: Schema of the pieces.
 
@@ -268,7 +268,7 @@ def write_table(data: pa.Table | Iterable[pa.Table], path: str | Path, schema: p
 
 @contextmanager
 def table_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """Yield a writer of zstd-compressed Parquet; on leaving without an error its file takes the place of ``path``."""
+    """Yield a writer of zstd-compressed Parquet; its file replaces ``path`` at exit without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
         yield writer
@@ -276,7 +276,7 @@ def table_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
 
 def _conform(table: pa.Table, where: str) -> pa.Table:
     """Return the table with the structure columns of the contract, in their order, before all others."""
-    table.validate(full=True)  # else text that is not UTF-8 is noticed by whoever takes it out, who knows of no file
+    table.validate(full=True)  # else invalid UTF-8 would raise later, without the name of the file
     _require_lengths(table, where)
     if FORMULA not in table.schema.names:
         formulas = [reduced_formula(np.asarray(z)) for z in table[ATOMIC_NUMBERS].to_pylist()]
@@ -300,7 +300,7 @@ def _cast(column: pa.ChunkedArray, wanted: pa.Field, where: str) -> pa.ChunkedAr
 
 
 def _require_lengths(table: pa.Table, where: str) -> None:
-    """Raise where a lattice has not 9 numbers or the coordinates are not 3 per atom."""
+    """Raise if a lattice does not have 9 numbers, or coordinates are not 3 per atom."""
     lattice, coords, atoms = (pc.list_value_length(table[n]).to_numpy() for n in (LATTICE, FRAC_COORDS, ATOMIC_NUMBERS))
     bad = np.flatnonzero((lattice != 9) | (coords != 3 * atoms) | (atoms == 0))
     if len(bad):

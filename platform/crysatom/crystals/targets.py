@@ -1,7 +1,7 @@
-"""Targets: the value of one property for the crystals that have graphs, in their order.
+"""Targets: values of one property for the crystals of the graphs, in their order.
 
-JARVIS gives some ids to several rows. The graph of an id is that of the first row that has it
-(:mod:`crysatom.graphs.featurize`), so its target is the value of that row.
+JARVIS has some ids in several rows. The graph of an id is that of its first row (:mod:`crysatom.graphs.featurize`), so
+its target is the value of that row.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from crysatom.crystals.computed import COMPUTED_COLUMNS, computed_column
 from crysatom.crystals.csv_files import as_it_was
+from crysatom.crystals.derived_columns import COMPUTED_COLUMNS, computed_column
 from crysatom.crystals.quarantine import short
 from crysatom.crystals.table import STRUCTURE_COLUMNS
 from crysatom.crystals.text_table import Line, is_missing, number, read_text_table, says_missing, typed
@@ -37,12 +37,12 @@ _TRUTH_TRAINS = "column {} holds true and false, which are trained as 1 and 0"
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """One property of M crystals.
+    """Values of one property of M crystals.
 
     Attributes:
-        name: Of the property: the column it comes from.
-        unit: Its unit; empty if neither the table nor the vocabulary says it.
-        labels: ``(M,)`` float64, their values; NaN for crystals without one.
+        name: Name of the property and of its column.
+        unit: Its unit; empty if neither the table nor the vocabulary has it.
+        labels: ``(M,)`` float64 values; NaN for crystals without one.
 
     """
 
@@ -52,15 +52,15 @@ class Targets:
 
     @property
     def labeled(self) -> Array:
-        """``(M,)`` bool, the crystals that have a label."""
+        """Crystals with a label, ``(M,)`` bool."""
         return ~np.isnan(self.labels)
 
 
 def first_rows(table: pa.Table, material_ids: Ids) -> Array:
-    """Return ``(M,)`` int64, the row that each crystal's graph was made of: the first one with its id.
+    """Return the row from which each crystal's graph was made, the first with its id: ``(M,)`` int64.
 
     Raises:
-        ValueError: If the table lacks an id; it is not the table that the graphs were made of.
+        ValueError: If the table lacks an id, so that it is not the table of the graphs.
 
     """
     rows = pc.index_in(pa.array(material_ids, pa.string()), value_set=table[MATERIAL_ID].combine_chunks())
@@ -78,10 +78,9 @@ def targets_for(table: pa.Table, name: str, material_ids: Ids) -> Targets:
 
     Args:
         table: The crystal table that the graphs were made of (:func:`crysatom.crystals.table.read_table`).
-        name: A column of numbers, in which null and NaN mean that there is no label, or of booleans, which become
-            1 and 0; or ``volume_per_atom`` or
-            ``density``, which are computed where the table lacks them.
-        material_ids: ``(M,)`` ids of the crystals, as the graphs hold them.
+        name: A column of numbers, with null or NaN for a missing label, or of booleans, which become 1 and 0; or
+            ``volume_per_atom`` or ``density``, which are computed if the table lacks them.
+        material_ids: ``(M,)`` ids of the crystals in the graphs.
 
     Raises:
         ValueError: If there is no such column of numbers, no crystal has a label, or one is infinite.
@@ -104,16 +103,16 @@ def targets_for(table: pa.Table, name: str, material_ids: Ids) -> Targets:
 
 
 def targets_from_csv(path: str | Path, table: pa.Table, material_ids: Ids) -> Targets:
-    """Return targets from a file of two columns, ``material_id`` and one that is called like the property.
+    """Return targets from a file of two columns, ``material_id`` and the property.
 
     Args:
-        path: The file. Crystals that it does not name have no label.
+        path: The file. Crystals that are not in it have no label.
         table: The crystal table that the graphs were made of.
-        material_ids: ``(M,)`` ids of the crystals, as the graphs hold them.
+        material_ids: ``(M,)`` ids of the crystals in the graphs.
 
     Raises:
-        ValueError: If the file cannot be read, or a row has an unknown or repeated id or something else than a
-            number (or true or false) or a word for no value; names the line.
+        ValueError: If the file cannot be read, or a row has an unknown or repeated id, or its value is not a number,
+            true, false or a word for a missing value; with the line.
 
     """
     path = Path(path)
@@ -127,14 +126,14 @@ def targets_from_csv(path: str | Path, table: pa.Table, material_ids: Ids) -> Ta
 
 
 def _with_its_id(line: Line, known: Collection[str]) -> Line:
-    """Return a line whose id, unless the table has it, is without the apostrophe that our CSV puts before formulas."""
+    """Return a line; remove the apostrophe of our CSV escaping from its id unless the table has the id."""
     number_of_line, cells = line
     first = cells[0] if cells[0] in known else as_it_was(cells[0])
     return number_of_line, [first, *cells[1:]]
 
 
 def _require_rows(path: Path, lines: Sequence[Line], known: Collection[str]) -> None:
-    """Raise at the first row that has not two cells, or not an id of its own that the table has."""
+    """Raise at the first row without two cells, or whose id is unknown or repeated."""
     seen: dict[str, int] = {}
     for line, cells in lines:
         where = f"{path}:{line}"
@@ -150,7 +149,7 @@ def _require_rows(path: Path, lines: Sequence[Line], known: Collection[str]) -> 
 
 
 def _labels(path: Path, name: str, lines: Sequence[Line]) -> dict[str, float]:
-    """Return the values by id: of a column of numbers, or of true and false, without the missing ones."""
+    """Return the values by id, of a column of numbers or of true and false, without missing ones."""
     column = typed([cells[1] for _, cells in lines])
     if column.kind == "text":
         _require_numbers(path, lines)
@@ -183,7 +182,7 @@ def _numbers(crystals: pa.Table, name: str) -> Array:
 
 
 def _first_word(crystals: pa.Table, name: str) -> str:
-    """Say which value is the first that keeps a column of text from being one of numbers."""
+    """Return a sentence on the first value of a text column that is not a number."""
     for material_id, value in zip(crystals[MATERIAL_ID].to_pylist(), crystals[name].to_pylist(), strict=True):
         if value is not None and not is_missing(value) and number(value) is None:
             return f"the first value that is none is {short(value)!r} of {short(material_id)}; "
@@ -200,7 +199,7 @@ def _choices(table: pa.Table) -> str:
 
 
 def unit_of(table: pa.Table, name: str) -> str:
-    """Return the unit that the table says, else that of the vocabulary."""
+    """Return the unit of a column in the table, else that of the vocabulary."""
     metadata = (table.schema.field(name).metadata or {}) if name in table.schema.names else {}
     known = PROPERTIES[name].unit if name in PROPERTIES else ""
     return str(metadata[b"unit"].decode()) if b"unit" in metadata else known

@@ -1,6 +1,6 @@
-"""Text tables that people and spreadsheets write: lines of cells, and what a column of cells becomes.
+"""Parse text tables of people and spreadsheets into typed columns.
 
-Nothing is guessed: numbers have one grammar, missing values one list of words, and whatever is neither stays text.
+Nothing is guessed: numbers have one grammar, missing values one list of words, and anything else stays text.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from crysatom.crystals.quarantine import short
 _WORDS = {"na", "n/a", "n.a.", "#n/a", "#na", "<na>", "nan", "none", "null", "nil", "missing"}
 _SIGNS = {"", "-", "--", "---", "\N{EN DASH}", "\N{EM DASH}", ".", "?"}
 MISSING = frozenset(_WORDS | _SIGNS)
-"""What stands for "no value" in a column of numbers or of true and false, in any case of letters."""
+"""Words for a missing value in a column of numbers or of true and false, in any letter case."""
 
 _LONGEST = max(map(len, MISSING))
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-"""Which are read, and how they are called."""
+"""Supported separators and their names."""
 
 _REFUSED_SEPARATORS = {"|": "vertical bars", " ": "spaces"}
 _EXCEL = "sep="
-"""How the line begins by which Excel tells itself the separator."""
+"""Prefix of the line in which Excel stores the separator."""
 
 _TRUTH = {"true": True, "false": False}
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -42,7 +42,7 @@ Line = tuple[int, list[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class TextTable:
-    """The lines of a file that are not empty: the number of each, from 1, and its cells without spaces around them."""
+    """Non-empty lines of a file: the number of each, from 1, and its stripped cells."""
 
     separator: str
     lines: list[Line]
@@ -50,14 +50,14 @@ class TextTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """What the cells of a column became.
+    """Typed column.
 
     Attributes:
-        cells: As they are written.
-        kind: Of the column.
-        values: Numbers, booleans or text; None where there is none.
-        missing: Positions of the cells that stand for no value.
-        odd: Positions of the cells for which a column that holds numbers had to stay text.
+        cells: Original cells.
+        kind: Kind of the values.
+        values: Numbers, booleans or text; None for a missing value.
+        missing: Positions of the cells with a word for a missing value.
+        odd: Positions of the cells because of which a column with numbers stays text.
 
     """
 
@@ -69,14 +69,14 @@ class Column:
 
 
 def read_text_table(path: Path, known: Collection[str]) -> TextTable:
-    """Read a file of cells between commas; between semicolons or tabs if only so ids that are known come out.
+    """Read a comma-separated file; semicolons or tabs are used if only they give known ids.
 
     Args:
         path: The file, in UTF-8.
-        known: Ids that may stand in the first column.
+        known: Ids that may be in the first column.
 
     Raises:
-        ValueError: If it cannot be read, is no such text, a quotation mark is not closed, or it is separated otherwise.
+        ValueError: If it cannot be read, is not such a text, has an unclosed quotation mark, or has another separator.
 
     """
     text = _text(path)
@@ -120,10 +120,10 @@ def _no_table(path: Path, why: object) -> ValueError:
 
 
 def require_distinct(names: Iterable[str]) -> None:
-    """Return if no two columns have one name.
+    """Check that no two columns have the same name.
 
     Raises:
-        ValueError: Naming those that several have.
+        ValueError: With the repeated names.
 
     """
     if twice := [name for name, count in Counter(names).items() if count > 1]:
@@ -133,8 +133,8 @@ def require_distinct(names: Iterable[str]) -> None:
 def number(cell: str) -> float | None:
     """Return the value of a plain decimal number; None for anything else.
 
-    Digits of ASCII, a point, an exponent with ``e``: no underscores, commas, units, infinity or superfluous zeros in
-    front, and no whole number that a float would change.
+    Allowed are ASCII digits, a point, and an exponent with ``e``: no underscores, commas, units, infinity or leading
+    zeros, and no whole number that a float cannot represent.
     """
     if not _NUMBER.fullmatch(cell):
         return None
@@ -144,14 +144,14 @@ def number(cell: str) -> float | None:
 
 
 def is_missing(cell: str) -> bool:
-    """Return whether a cell stands for no value, if its column is one of numbers."""
+    """Return whether a cell is a missing value in a column of numbers."""
     return len(cell) <= _LONGEST and cell.lower() in MISSING
 
 
 def typed(cells: Sequence[str]) -> Column:
-    """Return a column: of numbers or of true and false, if all cells but the missing ones are such, else of text.
+    """Return a column of numbers or of true and false, if all cells except missing ones are such, else of text.
 
-    In text only an empty cell is no value: ``Na`` and ``None`` mean what they say.
+    In text, only an empty cell is missing: ``Na`` and ``None`` are text.
     """
     given = [i for i, cell in enumerate(cells) if not is_missing(cell)]
     missing = [i for i, cell in enumerate(cells) if is_missing(cell)]
@@ -171,12 +171,12 @@ def typed(cells: Sequence[str]) -> Column:
 
 
 def says_missing(name: str, column: Column, lines: Sequence[int]) -> str:
-    """Return a sentence on the values that a column lacks.
+    """Return a sentence on the missing values of a column.
 
     Args:
-        name: Of the column.
-        column: Of which some values are missing.
-        lines: Where its cells stand in the file.
+        name: Name of the column.
+        column: Column with missing values.
+        lines: Line of each cell in the file.
 
     """
     first = [f"{column.cells[i]!r} in line {lines[i]}" for i in column.missing[:3]]
@@ -186,7 +186,7 @@ def says_missing(name: str, column: Column, lines: Sequence[int]) -> str:
 
 
 def says_odd(name: str, column: Column, lines: Sequence[int]) -> str:
-    """Return a sentence on why a column that holds numbers stays text; arguments as of :func:`says_missing`."""
+    """Return a sentence on why a column with numbers stays text; arguments as in :func:`says_missing`."""
     cell, line = column.cells[column.odd[0]], lines[column.odd[0]]
     hint = "; decimal commas are not read, write points" if _DECIMAL_COMMA.fullmatch(cell) else ""
     return (

@@ -10,7 +10,7 @@ Shapes: B crystals, N atoms, E edges. A batch holds
     slot            (E,) int64    position of the edge within its atom's list
     material_key    (B,) int64
     batch, ptr      (N,), (B + 1,) int64, as PyG defines them
-    edge_ptr        (N + 1,) int64, first edge of each atom; of the batch, not of its crystals
+    edge_ptr        (N + 1,) int64, first edge of each atom, counted in the batch
 
 and, if graphs have them,
 
@@ -19,10 +19,10 @@ and, if graphs have them,
     potential       (Q,) float32    lattice sum of each pair
     pair_ptr        (B + 1,) int64  first pair of each crystal
 
-and, if its atoms and edges stand for several equal ones, see :mod:`crysatom.nn.condensed`,
+and, in a condensed batch (:mod:`crysatom.nn.condensed`),
 
-    multiplicity    (N,) int64    atoms of the crystal that each stands for
-    copies          (E,) int64    edges of the center atom that each stands for
+    multiplicity    (N,) int64    number of atoms of the crystal that each atom represents
+    copies          (E,) int64    number of edges of the center atom that each edge represents
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class GraphTensors:
         atomic_numbers: ``(N,)`` uint8.
         neighbor: ``(E,)`` int32, index within its crystal.
         distance: ``(E,)`` float32, angstrom.
-        multiplicity: ``(N,)`` int32, how many equal atoms each stands for; None: one.
-        copies: ``(E,)`` int32, how many equal edges of its center each stands for; None: one.
+        multiplicity: ``(N,)`` int32, number of equivalent atoms that each represents; None: one.
+        copies: ``(E,)`` int32, number of equivalent edges of its center that each represents; None: one.
         vector: ``(E, 3)`` float32, from the center of each edge to its neighbor, angstrom; or None.
         potential: ``(sum of squared atom counts,)`` float32, lattice sums of each crystal's pairs of atoms, row by
             row, NaN where there is no pair; or None.
@@ -73,7 +73,7 @@ class GraphTensors:
 
     @classmethod
     def of(cls, arrays: GraphArrays) -> GraphTensors:
-        """Return the arrays as tensors, sharing memory except for ``neighbor``: torch gathers no uint16 on a GPU."""
+        """Return the arrays as tensors that share memory, except ``neighbor``: torch cannot gather uint16 on a GPU."""
         return cls(
             material_keys=torch.from_numpy(arrays.material_keys),
             atom_ptr=torch.from_numpy(arrays.atom_ptr),
@@ -95,7 +95,7 @@ class GraphTensors:
 
     @property
     def num_crystals(self) -> int:
-        """B."""
+        """Number of crystals, B."""
         return len(self.atom_ptr) - 1
 
     @cached_property
@@ -110,11 +110,11 @@ class GraphTensors:
 
 
 def collate(table: pa.Table | pa.RecordBatch) -> Batch:
-    """Return the crystals of graph-shard rows as one batch; slices and chunks are honored.
+    """Return the crystals of graph-shard rows as one batch; slices and chunked columns are supported.
 
     Args:
-        table: Columns material_key, atomic_numbers, degree, neighbor, distance and, for graphs that have them, vector
-            and potential; others are ignored.
+        table: Columns material_key, atomic_numbers, degree, neighbor, distance and, if present, vector and potential;
+            others are ignored.
 
     """
     extra = {
@@ -136,7 +136,7 @@ def collate(table: pa.Table | pa.RecordBatch) -> Batch:
 
 
 def select(graphs: GraphTensors, crystals: Tensor) -> Batch:
-    """Gather crystals, in the given order and with repeats if asked for, as one batch.
+    """Gather crystals into one batch, in the given order; indices may repeat.
 
     Args:
         graphs: Graphs on any device.
@@ -177,7 +177,7 @@ def _ranges(starts: Tensor, counts: Tensor) -> Tensor:
     return shift + torch.arange(total, device=starts.device)
 
 
-def _assemble(  # noqa: PLR0913 - each with a name
+def _assemble(  # noqa: PLR0913 - keyword-only
     *,
     material_key: Tensor,
     num_atoms: Tensor,
@@ -190,7 +190,7 @@ def _assemble(  # noqa: PLR0913 - each with a name
     vector: Tensor | None = None,
     potential: Tensor | None = None,
 ) -> Batch:
-    """Build the batch from flat arrays; ``neighbor`` counts within its crystal, ``num_atoms`` is ``(B,)``."""
+    """Build the batch from flat arrays; ``neighbor`` is an index within the crystal, ``num_atoms`` is ``(B,)``."""
     device = atomic_numbers.device
     total_atoms, total_edges = len(atomic_numbers), len(neighbor)
     ptr, edge_ptr = _offsets(num_atoms), _offsets(degree)
@@ -230,7 +230,7 @@ def _assemble(  # noqa: PLR0913 - each with a name
 
 
 def _remember_parts(batch: Batch, atoms: Tensor, edges: Tensor) -> None:
-    """Note where each crystal begins, as ``Batch.from_data_list`` does, so that ``to_data_list`` works."""
+    """Record where each crystal begins, as ``Batch.from_data_list`` does, so that ``to_data_list`` works."""
     crystals = torch.arange(len(atoms), device=atoms.device)
     slices = {
         "atomic_numbers": atoms,
@@ -246,14 +246,14 @@ def _remember_parts(batch: Batch, atoms: Tensor, edges: Tensor) -> None:
         extra |= dict.fromkeys(("pair_index", "potential"), batch.pair_ptr)
     slices |= {name: parts for name, parts in extra.items() if name in batch}
     nothing = torch.zeros_like(atoms[:-1])
-    batch._num_graphs = len(atoms) - 1  # noqa: SLF001 - PyG has no public way to say so
+    batch._num_graphs = len(atoms) - 1  # noqa: SLF001 - PyG has no public setter
     batch._slice_dict = slices  # noqa: SLF001
     batch._inc_dict = {name: atoms[:-1] if name in {"edge_index", "pair_index"} else nothing for name in slices}  # noqa: SLF001
     batch._store.__dict__["_num_nodes"] = _Counts(atoms)  # noqa: SLF001
 
 
 class _Counts:
-    """Atoms of each crystal, read from the device only when asked for."""
+    """Number of atoms of each crystal, read from the device on access."""
 
     def __init__(self, ptr: Tensor) -> None:
         self.ptr = ptr

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from crysatom.crystals.checks import Limits, Rule, overlap, size_rules, structure_rules
+from crysatom.config import Limits
+from crysatom.crystals.checks import Rule, overlap, size_rules, structure_rules
 from crysatom.crystals.quarantine import Reason
 from crysatom.crystals.table import Structures
 from crysatom.graphs.columns import flat_values, list_lengths

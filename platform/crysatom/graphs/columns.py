@@ -1,4 +1,4 @@
-"""Arrow list columns as flat arrays, without a Python object per row."""
+"""Convert Arrow list columns to and from flat arrays, without a Python object per row."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Column: TypeAlias = Any
-"""pyarrow.Array or pyarrow.ChunkedArray; pyarrow ships no types."""
+"""pyarrow.Array or pyarrow.ChunkedArray; pyarrow has no type stubs."""
 
 
 def flat_values(column: Column) -> Array:
-    """Return the concatenated lists of a list column; slices and chunks are honored, zero-copy if possible."""
+    """Return the concatenated lists of a list column, sliced or chunked; zero-copy if possible."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     values = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in chunks]
     if len(values) == 1:

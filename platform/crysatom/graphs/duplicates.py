@@ -1,10 +1,10 @@
-"""Which rows of a crystal table have the id of an accepted crystal before them.
+"""Find the rows of a crystal table whose id belongs to an earlier accepted crystal.
 
-The rule is that of :mod:`crysatom.crystals.ingest`: each crystal is judged by itself first, and of the accepted
-ones with the same id the first is kept. A row that is rejected for itself takes its id from nobody.
+The rule is that of :mod:`crysatom.crystals.ingest`: each crystal is first checked alone, and the first accepted
+crystal of each id is kept. A row that is rejected on its own does not reserve its id.
 
-Shards are made anywhere and in any order, so whether an earlier row is accepted must be known before. Only the
-rows whose id is not their own are judged for it, once, here; from a table that the ingest job wrote, none.
+Shards are made anywhere and in any order, so duplicates must be known before. Only rows with a repeated id are
+checked here, once; a table that the ingest job wrote has none.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from crysatom.config import GraphSpec
-from crysatom.crystals.checks import Limits
+from crysatom.config import GraphSpec, Limits
 from crysatom.crystals.table import GRAPH_COLUMNS, readable
 from crysatom.graphs.graph import material_keys
 from crysatom.graphs.shard_task import ROW_GROUP_CRYSTALS, make_graphs
@@ -31,16 +30,16 @@ logger = logging.getLogger(__name__)
 Array = NDArray[Any]
 
 _IDS = 65_536
-"""Ids that are read at a time."""
+"""Number of ids read at a time."""
 
 
 def duplicate_rows(table: Path, spec: GraphSpec, limits: Limits) -> Array:
-    """Return the rows whose id an earlier accepted row has, ascending; of the whole table only the ids are read.
+    """Return the rows whose id an earlier accepted row has, ascending; only ids are read from the whole table.
 
     Args:
         table: Crystal table.
-        spec: How a crystal becomes a graph.
-        limits: What a crystal must keep to.
+        spec: Graph specification.
+        limits: Limits that an accepted crystal must satisfy.
 
     """
     shared = _shared(table)
@@ -64,8 +63,8 @@ def duplicate_rows(table: Path, spec: GraphSpec, limits: Limits) -> Array:
 def _shared(table: Path) -> Array:
     """Return the rows whose id occurs more than once, ascending.
 
-    Of each id eight bytes are held, its key, not the text: a large table has tens of millions. Different ids with one
-    key would do no harm, they are told apart later.
+    Only the 8-byte key of each id is held in memory: a large table has tens of millions. Key collisions are harmless,
+    since the caller compares the ids themselves.
     """
     keys, known = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=bool)]
     with readable(table), pq.ParquetFile(table) as file:
@@ -80,7 +79,7 @@ def _shared(table: Path) -> Array:
 
 
 def _read(table: Path, rows: Array) -> Iterator[tuple[Array, pa.RecordBatch]]:
-    """Yield some rows of a table (ascending) with their numbers, reading the row groups that hold any."""
+    """Yield the given rows of a table (ascending) with their numbers; other row groups are not read."""
     with readable(table), pq.ParquetFile(table) as file:
         end = 0
         for group in range(file.num_row_groups):

@@ -1,7 +1,7 @@
-"""Featurize a crystal table into graph shards: resumable, and the same bytes wherever the work is done.
+"""Featurize a crystal table into graph shards: resumable, and byte-identical wherever the work is done.
 
-Shard k holds the graphs of a fixed range of the table's rows, so that shards can be made in any order,
-by any process, and be made again after a crash.
+Shard k holds the graphs of a fixed range of the table's rows, so shards can be made in any order,
+by any process, and again after a crash.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crysatom.config import FeaturizeConfig, IngestConfig
-from crysatom.crystals.checks import Limits
 from crysatom.crystals.ingest import IngestReport, ingest_plain
 from crysatom.crystals.rejections import require_few
 from crysatom.graphs.duplicates import duplicate_rows
@@ -24,7 +23,7 @@ from crysatom.names import DETAIL
 
 Ingest = Callable[[IngestConfig], IngestReport]
 MapShards = Callable[[list[ShardTask]], Iterable[ShardRecord]]
-"""Makes shards, anywhere, and returns their records in any order."""
+"""Makes shards in any process and returns their records in any order."""
 
 PROGRESS_SECONDS = 5.0
 
@@ -33,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturizeReport:
-    """What a run did.
+    """Summary of a featurize run.
 
     Attributes:
         out: Folder of the shards.
@@ -42,9 +41,9 @@ class FeaturizeReport:
         rejected: Crystals in the quarantine.
         atoms: Atoms of all graphs.
         edges: Directed edges of all graphs.
-        num_shards: Parquet files.
-        num_bytes: Their size.
-        made: Crystals read by this run; fewer than ``read`` if it continued another, none if all was there.
+        num_shards: Number of Parquet files.
+        num_bytes: Total size of these files.
+        made: Crystals read by this run; fewer than ``read`` if it resumed another, zero if the folder was complete.
         seconds: Wall-clock time.
 
     """
@@ -62,15 +61,15 @@ class FeaturizeReport:
 
     @property
     def crystals_per_second(self) -> float:
-        """Crystals read by this run per second of it."""
+        """Crystals that this run read per second."""
         return self.made / self.seconds
 
 
 def featurize_plain(config: FeaturizeConfig) -> FeaturizeReport:
-    """Featurize in this process; leaves the same bytes as :func:`crysatom.cluster.featurize.featurize`.
+    """Featurize in this process; writes the same bytes as :func:`crysatom.cluster.featurize.featurize`.
 
     Raises:
-        ValueError: If the crystals cannot be read, or the folder holds something else.
+        ValueError: If the crystals cannot be read, or the folder holds other files.
 
     """
     return run(config, ingest_plain, lambda tasks: map(make_shard, tasks))
@@ -80,13 +79,12 @@ def run(config: FeaturizeConfig, ingest: Ingest, map_shards: MapShards) -> Featu
     """Make the missing shards of ``config.out`` and finish the folder.
 
     Args:
-        config: Crystals, folder, and how a crystal becomes a graph.
-        ingest: Brings a source that is not a crystal table to one.
+        config: Crystals, output folder and graph specification.
+        ingest: Converts any other source to a crystal table.
         map_shards: Makes the shards.
 
     Raises:
-        ValueError: If the crystals cannot be read, or the folder holds something else, or another process is at work
-            in it.
+        ValueError: If the crystals cannot be read, the folder holds other files, or another process is writing to it.
 
     """
     out = Path(config.out).expanduser()
@@ -112,7 +110,7 @@ def _run(config: FeaturizeConfig, out: Path, ingest: Ingest, map_shards: MapShar
 
 
 def _crystal_table(config: FeaturizeConfig, out: Path, ingest: Ingest) -> Path:
-    """Return the crystal table; made anew from any other source, which may have changed since the last run."""
+    """Return the crystal table; any other source is ingested again, since it may have changed since the last run."""
     table = Path(config.data).expanduser()
     if table.suffix == ".parquet":
         return table
@@ -121,8 +119,7 @@ def _crystal_table(config: FeaturizeConfig, out: Path, ingest: Ingest) -> Path:
         IngestConfig(
             source=config.data,
             out=str(folder),
-            max_atoms=config.max_atoms,
-            min_distance=config.min_distance,
+            limits=config.limits,
             overwrite=True,
         )
     )
@@ -133,7 +130,7 @@ def _crystal_table(config: FeaturizeConfig, out: Path, ingest: Ingest) -> Path:
 
 
 def _tasks(config: FeaturizeConfig, table: Path, out: Path, num_rows: int) -> list[ShardTask]:
-    limits = Limits(max_atoms=config.max_atoms, min_distance=config.min_distance)
+    limits = config.limits
     duplicates = duplicate_rows(table, config.graph, limits)
     tasks = []
     for k, start in enumerate(range(0, num_rows, config.crystals_per_shard)):
@@ -154,7 +151,7 @@ def _tasks(config: FeaturizeConfig, table: Path, out: Path, num_rows: int) -> li
 
 
 def _tell(records: Iterable[ShardRecord], *, total: int, done: int) -> None:
-    """Wait for all records, and report on progress now and then."""
+    """Wait for all records and log progress at intervals."""
     before, started = done, time.monotonic()
     told = started
     accepted = rejected = 0

@@ -1,8 +1,8 @@
-"""The life of a folder of graph shards: empty, unfinished, finished.
+"""States of a folder of graph shards: empty, unfinished, finished.
 
-An unfinished folder keeps its plan, and a record per finished shard, in ``.progress``. A finished one
-has a manifest, which is the last file to appear, and no ``.progress``. All content is a function of
-the plan: a run that was killed and continued leaves the same bytes as one that was not.
+An unfinished folder keeps its plan, and a record per finished shard, in ``.progress``. A finished folder
+has a manifest, which is written last, and no ``.progress``. All content is a function of the plan: a run
+that was killed and resumed writes the same bytes as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from crysatom.writing import replaced, write_json
 
 PROGRESS = ".progress"
 INGESTED = "source_crystals"
-"""Where the crystal table and its quarantine go when the source is not a table already."""
+"""Subfolder for the crystal table and its quarantine when the source is not a crystal table."""
 
 _PLAN = "plan.json"
 _LOCK = ".lock"
@@ -41,7 +41,7 @@ Plan = dict[str, Any]
 
 
 def make_plan(config: FeaturizeConfig, table: Path) -> Plan:
-    """Return what decides the content of the shards: equal plans make equal files.
+    """Return everything that determines the content of the shards: equal plans give equal files.
 
     Raises:
         ValueError: If the crystal table cannot be read.
@@ -50,14 +50,14 @@ def make_plan(config: FeaturizeConfig, table: Path) -> Plan:
     return {
         "source": {"rows": open_table(table).metadata.num_rows, "sha256": file_sha256(table)},
         "graph": config.graph.to_dict(),
-        "max_atoms": config.max_atoms,
-        "min_distance": config.min_distance,
+        "max_atoms": config.limits.max_atoms,
+        "min_distance": config.limits.min_distance,
         "crystals_per_shard": config.crystals_per_shard,
     }
 
 
 def is_finished(out: Path, plan: Plan) -> bool:
-    """Return whether the folder already holds what the plan asks for.
+    """Return whether the folder already holds the finished shards of the plan.
 
     Raises:
         ValueError: If it holds graphs of another plan, or is damaged.
@@ -72,7 +72,7 @@ def is_finished(out: Path, plan: Plan) -> bool:
 
 
 def require_ours(out: Path) -> None:
-    """Return if the folder is absent, empty, or has been used by this module before.
+    """Check that the folder is absent, empty, or was written by this module.
 
     Raises:
         ValueError: Otherwise.
@@ -87,12 +87,12 @@ def require_ours(out: Path) -> None:
 
 @contextmanager
 def held(out: Path) -> Iterator[None]:
-    """Hold a folder, absent or of this module, which has one writer; a process that dies lets it go.
+    """Lock a folder (absent, empty or written by this module) for one writer; a process that dies releases it.
 
-    The lock lies in ``.progress``, and goes with it when the folder is finished.
+    The lock file is in ``.progress`` and is removed with it when the folder is finished.
 
     Raises:
-        ValueError: If it holds anything else, or another process holds it.
+        ValueError: If the folder holds other files, or another process has locked it.
 
     """
     require_ours(out)
@@ -100,7 +100,7 @@ def held(out: Path) -> Iterator[None]:
     lock = FileLock(out / PROGRESS / _LOCK)
     try:
         lock.acquire(timeout=0)
-    except (Timeout, FileNotFoundError) as error:  # the latter: the other has finished just now
+    except (Timeout, FileNotFoundError) as error:  # FileNotFoundError: the other process has just finished
         raise ValueError(f"another process is making graphs in {out}; wait for it, or choose another --out") from error
     try:
         yield
@@ -109,10 +109,10 @@ def held(out: Path) -> Iterator[None]:
 
 
 def enter(out: Path, plan: Plan, *, resume: bool) -> None:
-    """Start in an empty folder, or continue in an unfinished one.
+    """Start in an empty folder, or resume an unfinished one.
 
     Raises:
-        ValueError: If the folder holds an unfinished run, and ``resume`` is off or it had another plan.
+        ValueError: If the folder holds an unfinished run and ``resume`` is off or its plan differs.
 
     """
     path = out / PROGRESS / _PLAN
@@ -129,13 +129,13 @@ def enter(out: Path, plan: Plan, *, resume: bool) -> None:
 
 
 def finish(out: Path, plan: Plan, source: str, records: Iterable[ShardRecord]) -> None:
-    """Write the quarantine, then the manifest; forget the progress.
+    """Write the quarantine, then the manifest; remove the progress records.
 
     Args:
-        out: Folder, with all shards in it.
-        plan: What they were made by.
+        out: Folder that holds all shards.
+        plan: Plan that they were made by.
         source: Where the crystals came from, as the user named it.
-        records: Of all shards, in order; read one by one, since what was rejected is in them.
+        records: Records of all shards, in order; read one by one, since they contain the rejected crystals.
 
     """
     shards = []
@@ -165,7 +165,7 @@ def finish(out: Path, plan: Plan, source: str, records: Iterable[ShardRecord]) -
 
 
 def _forget_progress(out: Path) -> None:
-    shutil.rmtree(out / PROGRESS, ignore_errors=True)  # NFS keeps the name of an open file, of the lock's here
+    shutil.rmtree(out / PROGRESS, ignore_errors=True)  # NFS keeps the name of an open file, here the lock
 
 
 def _counts(records: list[ShardRecord], rejected: int) -> dict[str, Any]:

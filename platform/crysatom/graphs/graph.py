@@ -1,4 +1,4 @@
-"""Crystal graphs in flat arrays: one store for many crystals, never a Python object per crystal."""
+"""Crystal graphs in flat arrays: one set of arrays for many crystals, no Python object per crystal."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Array = NDArray[Any]
 class GraphArrays:
     """Periodic neighbor graphs of B crystals with N atoms and E directed edges in all.
 
-    Atoms are in crystal order; edges in order of the atom they arrive at ("center"), so that the
-    edges of atom i are ``edge_ptr[i]:edge_ptr[i + 1]`` and those of crystal b are contiguous.
+    Atoms are in crystal order. Edges are sorted by the atom they arrive at ("center"), so the edges of
+    atom i are ``edge_ptr[i]:edge_ptr[i + 1]`` and those of crystal b are contiguous.
 
     Attributes:
         material_ids: ``(B,)`` object array of str.
@@ -28,11 +28,11 @@ class GraphArrays:
         atomic_numbers: ``(N,)`` uint8.
         neighbor: ``(E,)`` uint16, index *within its crystal* of the atom the edge comes from.
         distance: ``(E,)`` float32, angstrom.
-        image: ``(E, 3)`` int8, or None where not read: ``(frac[neighbor] + image - frac[center]) @ lattice``
+        image: ``(E, 3)`` int8, or None if not read: ``(frac[neighbor] + image - frac[center]) @ lattice``
             is the vector of the edge, with the coordinates of the crystal table.
-        vector: ``(E, 3)`` float32, that vector in angstrom, or None where graphs have none.
+        vector: ``(E, 3)`` float32, that vector in angstrom, or None if the graphs have none.
         potential: Lattice sums of each crystal's pairs of atoms, atoms x atoms row by row, crystal after crystal,
-            float32, or None where graphs have none.
+            float32, or None if the graphs have none.
 
     """
 
@@ -49,7 +49,7 @@ class GraphArrays:
 
     @property
     def num_crystals(self) -> int:
-        """B."""
+        """Number of crystals, B."""
         return len(self.atom_ptr) - 1
 
     @property

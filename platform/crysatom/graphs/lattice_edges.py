@@ -1,10 +1,10 @@
-"""Edges along lattice vectors, which tell a network of the periodicity itself (Yan et al., Matformer, NeurIPS 2022).
+"""Edges along lattice vectors, which encode the periodicity itself (Yan et al., Matformer, NeurIPS 2022).
 
 Shapes: B crystals, N atoms, E edges. Lengths in angstrom.
 
-The published six vectors are those of whatever cell a crystal is given in. The default here depends on the crystal
-alone: of each of the seven classes of its translations modulo twice a translation, the shortest ("Voronoi vectors";
-Conway & Sloane, Proc. R. Soc. A 436, 55 (1992)). Their lengths determine the lattice, and change continuously with it.
+The six published vectors depend on the cell in which a crystal is given. The default here depends on the crystal
+alone: the shortest translation of each of the seven nonzero classes modulo twice a translation ("Voronoi vectors";
+Conway & Sloane, Proc. R. Soc. A 436, 55 (1992)). Their lengths determine the lattice and change continuously with it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from crysatom.graphs.lattices import reduce_lattice
 from crysatom.graphs.neighbors import RESOLUTION, Neighbors, sorted_edges
 
 PUBLISHED = np.array([[0, 0, 1], [0, 1, 0], [1, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 0]])
-"""Vectors of Matformer's edges, in those of the cell."""
+"""Vectors of Matformer's edges, in units of the cell vectors."""
 
 _CLASSES = [np.array(parity) for parity in itertools.product((0, 1), repeat=3) if any(parity)]
 
@@ -30,7 +30,7 @@ Array = NDArray[Any]
 def with_lattice_edges(
     found: Neighbors, lattices: Array, frac_coords: Array, atom_ptr: Array, atomic_numbers: Array, spec: GraphSpec
 ) -> Neighbors:
-    """Return the edges of B crystals and, as ``spec.lattice_edges`` says, those along lattice vectors.
+    """Add edges along lattice vectors to the edges of B crystals, as ``spec.lattice_edges`` selects.
 
     Args:
         found: Edges so far.
@@ -38,7 +38,7 @@ def with_lattice_edges(
         frac_coords: ``(N, 3)``.
         atom_ptr: ``(B + 1,)``, first atom of each crystal.
         atomic_numbers: ``(N,)``.
-        spec: How crystals become graphs.
+        spec: Graph specification.
 
     """
     if spec.lattice_edges == "none":
@@ -61,14 +61,14 @@ def with_lattice_edges(
 
 
 def voronoi_vectors(lattice: Array) -> Array:
-    """Return ``(7, 3)`` integers: in units of the cell, a shortest vector of each class modulo 2 but zero's.
+    """Return ``(7, 3)`` integers: a shortest vector of each nonzero class modulo 2, in units of the cell.
 
     Args:
         lattice: ``(3, 3)``, rows a, b, c.
 
     """
     transform = reduce_lattice(lattice)
-    # in a cell reduced in pairs the shortest of a class has coefficients of at most 2
+    # in a pairwise reduced cell, the shortest vector of a class has coefficients of at most 2
     vectors = []
     for parity in _CLASSES:
         candidates = parity - 2 * np.array(list(itertools.product((0, 1, -1), repeat=3)))
@@ -77,7 +77,7 @@ def voronoi_vectors(lattice: Array) -> Array:
 
 
 def primitive_cell(lattice: Array, frac_coords: Array, atomic_numbers: Array, tolerance: float) -> Array:
-    """Return the rows of a primitive cell in units of the given one, ``(3, 3)``; the identity if that is primitive.
+    """Return the rows of a primitive cell in units of the given cell, ``(3, 3)``; the identity if that is primitive.
 
     Args:
         lattice: ``(3, 3)``, rows a, b, c.
@@ -96,9 +96,9 @@ def primitive_cell(lattice: Array, frac_coords: Array, atomic_numbers: Array, to
 
 
 def translations(lattice: Array, frac_coords: Array, atomic_numbers: Array, tolerance: float) -> Array:
-    """Return ``(k, 3)`` translations in [0, 1) that map a crystal onto itself, but those of the given lattice."""
+    """Return ``(k, 3)`` translations in [0, 1) that map a crystal onto itself, except those of the given lattice."""
     numbers, counts = np.unique(atomic_numbers, return_counts=True)
-    if np.gcd.reduce(counts) == 1:  # as many translations as there are cells in the given one
+    if np.gcd.reduce(counts) == 1:  # the number of primitive cells in the given cell divides every count
         return np.zeros((0, 3))
     rarest = np.flatnonzero(atomic_numbers == numbers[counts.argmin()])
     same = atomic_numbers[:, None] == atomic_numbers
@@ -112,7 +112,7 @@ def translations(lattice: Array, frac_coords: Array, atomic_numbers: Array, tole
 
 
 def first_copies(lattice: Array, frac_coords: Array, atomic_numbers: Array, tolerance: float) -> Array:
-    """Return ``(N,)``, the first of the atoms that translations bring to each; itself in a primitive cell.
+    """Return ``(N,)``, the first atom that a translation maps to each atom; itself in a primitive cell.
 
     Args:
         lattice: ``(3, 3)``, rows a, b, c.
@@ -128,7 +128,7 @@ def first_copies(lattice: Array, frac_coords: Array, atomic_numbers: Array, tole
 
 
 def _row_basis(generators: Array) -> Array:
-    """Return the ``(3, 3)`` basis of the lattice that rows of integers generate, in Hermite's normal form."""
+    """Return the ``(3, 3)`` basis of the lattice that integer rows generate, in Hermite normal form."""
     rows = generators.copy()
     basis = np.zeros((3, 3), dtype=np.int64)
     for column in range(3):
@@ -144,7 +144,7 @@ def _row_basis(generators: Array) -> Array:
 
 
 def _moved(frac_coords: Array, lattice: Array, move: Array) -> tuple[Array, Array]:
-    """Return which atom lies where each is moved to, ``(N,)``, and in which cell, ``(N, 3)``."""
+    """Return the atom at the place to which each atom is moved, ``(N,)``, and the cell of that atom, ``(N, 3)``."""
     if np.equal(move, np.rint(move)).all():
         return np.arange(len(frac_coords)), np.repeat(np.rint(move).astype(np.int64)[None], len(frac_coords), axis=0)
     apart = frac_coords[:, None] + move - frac_coords

@@ -1,4 +1,4 @@
-"""Cells of a lattice: how skewed one is, and a compact one of the same lattice."""
+"""Skewness of a cell, and a compact cell of the same lattice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SKEWED = 20.0
-"""Skewness above which searching a compact cell is faster than searching the given one."""
+"""Skewness above which searching a compact cell is faster than searching the given cell."""
 
 Array = NDArray[Any]
 

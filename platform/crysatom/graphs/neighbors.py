@@ -1,10 +1,10 @@
-"""Periodic neighbor lists: the nearest neighbors of every atom, by a rule that ignores site order.
+"""Periodic neighbor lists: the nearest neighbors of every atom, independent of site order.
 
 Shapes: B crystals, N atoms, P candidate pairs, E edges. Lengths in angstrom.
 
-Distances are kept on a grid of ``RESOLUTION``. Symmetry-equivalent neighbors, whose distances differ
-in the last bits only, thereby become equal, and comparing with the cutoff or with the last neighbor's
-distance is comparing integers: the outcome does not change with rotation, cell choice or rounding.
+Distances are rounded to a grid of ``RESOLUTION``. Distances of symmetry-equivalent neighbors, which differ
+only in the last bits, become equal, and comparisons with the cutoff or with the last neighbor's distance
+are comparisons of integers: the result does not change with rotation, cell choice or rounding.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from crysatom.crystals.spheres import pairs_within
 from crysatom.graphs.lattices import SKEWED, reduce_lattice, skewness
 
 RESOLUTION = 2.0**-20
-"""Grid of distances, 9.5e-7 angstrom: its multiples are exact in float32 up to 16 angstrom."""
+"""Grid of distances, 9.5e-7 angstrom; its multiples are exact in float32 up to 16 angstrom."""
 
 _DISTANCE_BITS = 26  # 50 angstrom, the largest cutoff, is 2**25.7 grid steps
 _NEIGHBOR_BITS = 16  # atoms of a crystal are numbered in uint16
-_ATOMS_PER_BLOCK = 2048  # bounds memory; sort keys allow 2**21, and speed hardly depends on it
+_ATOMS_PER_BLOCK = 2048  # bounds memory; sort keys allow 2**21; speed hardly depends on it
 
 Array = NDArray[Any]
 
@@ -38,7 +38,7 @@ class Neighbors:
 
     Attributes:
         degree: ``(N,)`` int64, edges of each atom.
-        neighbor: ``(E,)`` int64, index within its crystal of the neighbor.
+        neighbor: ``(E,)`` int64, index of the neighbor within its crystal.
         image: ``(E, 3)`` int64; ``(frac[neighbor] + image - frac[center]) @ lattice`` is the edge's vector.
         distance: ``(E,)`` float32.
 
@@ -63,7 +63,7 @@ def neighbor_graph(lattice: Array, frac_coords: Array, spec: GraphSpec) -> Neigh
 
 
 def neighbor_graphs(lattices: Array, frac_coords: Array, atom_ptr: Array, spec: GraphSpec) -> Neighbors:
-    """Connect the atoms of B crystals; one search per crystal, everything after it for all at once.
+    """Connect the atoms of B crystals; one search per crystal, later steps for all crystals at once.
 
     Args:
         lattices: ``(B, 3, 3)``, of non-zero volume, either handedness.
@@ -100,7 +100,7 @@ def _blocks(atom_ptr: Array) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Candidate pairs: ``center`` counts the atoms of the block, ``neighbor`` those of the crystal."""
+    """Candidate pairs: ``center`` is an index within the block, ``neighbor`` within the crystal."""
 
     center: Array
     neighbor: Array
@@ -130,14 +130,14 @@ def _neighbors(pairs: _Pairs, num_atoms: int) -> Neighbors:
 
 
 def sorted_edges(center: Array, neighbor: Array, image: Array, steps: Array, *, num_atoms: int) -> Neighbors:
-    """Return edges in order of their center, then of distance, site and image.
+    """Return edges sorted by center, then by distance, site and image.
 
     Args:
-        center: ``(E,)`` atom at which each arrives.
-        neighbor: ``(E,)`` index within its crystal of the atom it comes from.
+        center: ``(E,)`` atom at which each edge arrives.
+        neighbor: ``(E,)`` index within its crystal of the atom the edge comes from.
         image: ``(E, 3)`` cell of that atom.
         steps: ``(E,)`` length in units of :data:`RESOLUTION`.
-        num_atoms: Of all crystals.
+        num_atoms: Number of atoms of all crystals.
 
     """
     order = np.lexsort((*image.T[::-1], neighbor, steps, center))
@@ -145,12 +145,12 @@ def sorted_edges(center: Array, neighbor: Array, image: Array, steps: Array, *, 
 
 
 def _both_ways(pairs: _Pairs, first_atom: Array, *, doubled: bool) -> _Pairs:
-    """Return each edge in both directions, once, of equal length; an atom's own images twice if ``doubled``.
+    """Return each edge once in both directions, with equal lengths; edges to own images twice if ``doubled``.
 
     Args:
         pairs: Edges.
         first_atom: ``(N,)``, first atom of each atom's crystal.
-        doubled: Whether to do as ALIGNN's code does.
+        doubled: Whether to follow ALIGNN's code.
 
     """
     first = first_atom[pairs.center]
@@ -184,13 +184,13 @@ def _candidates(lattices: Array, frac_coords: Array, atom_ptr: Array, spec: Grap
 
 
 def _search(lattice: Array, frac_coords: Array, volume: float, spec: GraphSpec) -> tuple[Array, Array, Array, Array]:
-    """Search spheres that grow until each holds enough neighbors, or reaches the cutoff."""
+    """Search spheres that grow until each holds enough neighbors or reaches the cutoff."""
     outside = np.floor(frac_coords)
     cart_coords = (frac_coords - outside) @ lattice
-    enough = spec.num_neighbors + 1  # an atom finds itself, too
+    enough = spec.num_neighbors + 1  # an atom also finds itself
     expected = 2.2 * spec.num_neighbors  # a first radius that is sufficient for most crystals
     radius = (3 * expected * volume / (4 * math.pi * len(frac_coords))) ** (1 / 3)
-    margin = spec.tie_tolerance + 4 * RESOLUTION  # the shell of the last neighbor is found whole
+    margin = spec.tie_tolerance + 4 * RESOLUTION  # so that the shell of the last neighbor is complete
     while True:
         reach = min(radius + margin, spec.cutoff + RESOLUTION)
         center, neighbor, image, distance = pairs_within(lattice, cart_coords, reach, tol=1e-8)
@@ -206,7 +206,7 @@ def _search(lattice: Array, frac_coords: Array, volume: float, spec: GraphSpec) 
 def _search_reduced(
     lattice: Array, frac_coords: Array, volume: float, spec: GraphSpec
 ) -> tuple[Array, Array, Array, Array]:
-    """Search in a compact cell of the same crystal, then express the images in the given cell."""
+    """Search in a compact cell of the same crystal and express the images in the given cell."""
     transform = reduce_lattice(lattice)
     reduced_frac = frac_coords @ np.rint(np.linalg.inv(transform))
     center, neighbor, image, distance = _search(transform @ lattice, reduced_frac, volume, spec)
@@ -237,7 +237,7 @@ def _last_steps(pairs: _Pairs, num_atoms: int, num_neighbors: int) -> Array:
 
 
 def _order_images(key: Array, image: Array) -> Array:
-    """Return the order that sorts pairs of equal key by image; only those few are looked at."""
+    """Return the order that sorts pairs of equal key by image; only these few pairs are sorted."""
     order = np.arange(len(key))
     equal = key[1:] == key[:-1]
     tied = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
@@ -246,7 +246,7 @@ def _order_images(key: Array, image: Array) -> Array:
 
 
 def _rank(center: Array, num_atoms: int) -> Array:
-    """Return ``(E,)`` positions of edges, in order of their centers, within the lists of their atoms."""
+    """Return ``(E,)`` positions of edges (sorted by center) within the lists of their atoms."""
     degree = np.bincount(center, minlength=num_atoms)
     return np.arange(len(center)) - np.repeat(np.cumsum(degree) - degree, degree)
 

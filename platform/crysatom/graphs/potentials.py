@@ -9,18 +9,18 @@ Prediction" (PotNet), ICML 2023, arXiv 2306.10045. With v the vector from atom j
 
 lengths in angstrom; a pair's potential is -0.801 S1 - 0.074 S2 + 0.145 S3.
 
-S1 diverges. Its value is that of Epstein's zeta function, continued to the power 1/2 (P. Epstein, Math. Ann. 56, 615
+S1 diverges. Its value is defined by Epstein's zeta function, continued to the power 1/2 (P. Epstein, Math. Ann. 56, 615
 (1903)); in other words that of unit charges in a uniform background that makes the cell neutral.
 
-Each is evaluated as P. P. Ewald did (Ann. Phys. 369, 253 (1921)). Every one of these functions is a mixture of
-Gaussians, f(r) = int_0^inf w(t) exp(-t r^2) dt. The sharp ones, t > eta^2, are summed over lattice vectors, the wide
+Each sum is evaluated as P. P. Ewald did (Ann. Phys. 369, 253 (1921)). Every one of these functions is a mixture of
+Gaussians, f(r) = int_0^inf w(t) exp(-t r^2) dt. Sharp Gaussians, t > eta^2, are summed over lattice vectors, wide
 ones over wave vectors G of the reciprocal lattice by Poisson's formula, sum_R exp(-t |R + v|^2) = (pi / t)^(3/2) / V
 sum_G exp(-G^2 / 4t) cos(G v). Both sums converge like Gaussians, and their sum does not depend on eta. A
 :class:`Kernel` has the two integrals over w, all of them in closed form.
 
-Accuracy: eta and the ends of both sums are functions of the cell's volume V alone, and images are counted in a reduced
-cell, so that a cell's shape or a site's position do not matter. What is left out amounts to less than 1e-10 of V^(-1/3)
-for S1, of V^(-2) for S2 and of the mean of S3 over the cell, 8 pi / (27 V).
+Accuracy: eta and the cutoffs of both sums are functions of the cell's volume V alone, and images are counted in a
+reduced cell, so the shape of the cell and the position of a site do not matter. The truncation error is less than 1e-10
+of V^(-1/3) for S1, of V^(-2) for S2 and of the mean of S3 over the cell, 8 pi / (27 V).
 """
 
 from __future__ import annotations
@@ -42,28 +42,27 @@ COULOMB, LONDON, PAULI = -0.801, -0.074, 0.145
 """Published weights of the three sums."""
 
 DECAY = 3.0
-"""Of Pauli's repulsion, in 1/angstrom."""
+"""Decay rate of Pauli's repulsion, in 1/angstrom."""
 
 REACH = 5.7
 """Both sums end where their Gaussians have fallen to exp(-REACH^2), 8e-15."""
 
 RADIUS = 1.3
-"""Largest length in the sum over lattice vectors, in units of V^(1/3); the larger, the shorter is the other sum."""
+"""Largest length in the sum over lattice vectors, in units of V^(1/3); a larger value shortens the other sum."""
 
 COINCIDENT = 1e-6
-"""Lengths below are zero, in angstrom: coordinates are no better."""
+"""Lengths below this are zero, in angstrom: coordinates are not more precise."""
 
-_BLOCK = 2**17  # pairs x images looked at once: bounds memory, and stays in a processor's cache
-_WAVES = 2**22  # atoms x waves looked at once: bounds memory; more than any usual crystal has
+_BLOCK = 2**17  # pairs x images processed at once: bounds memory and fits in the CPU cache
+_WAVES = 2**22  # atoms x waves processed at once: bounds memory; more than any usual crystal has
 
 
 class Kernel(NamedTuple):
-    """A function of the distance, in two parts.
+    """A function of the distance, split into two parts.
 
     Attributes:
-        near: The sharp part at lengths r, ``(n,)``; if the term of zero length is left out of the sum, minus the wide
-            part at zero.
-        far: Fourier transform of the wide part at the squares of wave numbers G, ``(m,)``, in 1/angstrom^2.
+        near: The sharp part at lengths r, ``(n,)``; at zero, minus the wide part if the sum omits that term.
+        far: Fourier transform of the wide part at squared wave numbers G^2, ``(m,)``, in 1/angstrom^2.
 
     """
 
@@ -72,12 +71,12 @@ class Kernel(NamedTuple):
 
 
 def pair_potentials(lattice: Array, frac_coords: Array, decay: Decay = "exact") -> Array:
-    """Return the potential of each pair of a crystal's atoms, an atom with itself (its images) included.
+    """Return the potential of each pair of a crystal's atoms, including each atom with its own images.
 
     Args:
         lattice: ``(3, 3)``, rows a, b, c in angstrom, either handedness.
         frac_coords: ``(N, 3)``, not necessarily wrapped to [0, 1).
-        decay: Of Pauli's repulsion, see :func:`pauli_sums`.
+        decay: Decay of Pauli's repulsion, see :func:`pauli_sums`.
 
     Returns:
         ``(N, N)`` float64, symmetric.
@@ -101,7 +100,7 @@ def pair_potentials(lattice: Array, frac_coords: Array, decay: Decay = "exact") 
 def coulomb_sums(lattice: Array, frac_coords: Array) -> Array:
     """Return S1 of each pair, ``(N, N)``, in 1/angstrom; the mean over all vectors v of a cell is zero.
 
-    A crystal of charges q_i that sum to zero has the energy ``q @ S1 @ q / 2``, conducting surroundings assumed.
+    A crystal of charges q_i that sum to zero has the energy ``q @ S1 @ q / 2``, assuming conducting surroundings.
 
     Args:
         lattice: ``(3, 3)``, rows a, b, c in angstrom.
@@ -134,9 +133,9 @@ def pauli_sums(lattice: Array, frac_coords: Array, decay: Decay = "exact") -> Ar
     Args:
         lattice: ``(3, 3)``, rows a, b, c in angstrom.
         frac_coords: ``(N, 3)``.
-        decay: ``exact`` is exp(-3 r). ``paper`` is what the released code computes, and the paper's results come from:
-            it measures lengths in units of g = V^(1/3) but divides the decay by sqrt(g), so that it sums
-            exp(-3 r / sqrt(g)), g in angstrom: a slower decay in larger cells of the same material.
+        decay: ``exact`` is exp(-3 r). ``paper`` is what the released code computes and the paper's results use: it
+            measures lengths in units of g = V^(1/3) but divides the decay by sqrt(g), so it sums
+            exp(-3 r / sqrt(g)), g in angstrom: the decay is slower in larger cells of the same material.
 
     Raises:
         ValueError: See :func:`pair_potentials`.
@@ -163,7 +162,7 @@ def decay_rate(lattice: Array, decay: Decay) -> float:
 def coulomb(eta: float) -> Kernel:
     """Return the kernel of 1/r: w(t) = 1 / sqrt(pi t).
 
-    Near: erfc(eta r) / r. Far: 4 pi / G^2 exp(-G^2 / 4 eta^2); at G = 0, what is left without the divergent 4 pi / G^2.
+    Near: erfc(eta r) / r. Far: 4 pi / G^2 exp(-G^2 / 4 eta^2); at G = 0, without the divergent 4 pi / G^2.
     """
 
     def near(r: Array) -> Array:
@@ -202,10 +201,10 @@ def pauli(eta: float, rate: float) -> Kernel:
     """Return the kernel of exp(-a r): w(t) = a / (2 sqrt(pi)) t^(-3/2) exp(-a^2 / 4t).
 
     Near: (exp(-a r) erfc(eta r - a / 2 eta) - exp(a r) erfc(eta r + a / 2 eta)) / 2. Far: pi a / 2 exp(-q / eta^2)
-    (1 / (q eta^2) + 1 / q^2) with q = (a^2 + G^2) / 4, by which it tends to the whole 8 pi a / (a^2 + G^2)^2.
+    (1 / (q eta^2) + 1 / q^2) with q = (a^2 + G^2) / 4; for large eta it tends to 8 pi a / (a^2 + G^2)^2.
 
     Args:
-        eta: Where the parts meet, in 1/angstrom.
+        eta: Boundary between the parts, in 1/angstrom.
         rate: a, in 1/angstrom.
 
     """
@@ -213,7 +212,7 @@ def pauli(eta: float, rate: float) -> Kernel:
 
     def near(r: Array) -> Array:
         x = eta * r
-        # exp(a r) by itself overflows
+        # exp(a r) alone overflows
         rising = np.exp(-x * x - shift**2) * erfcx(x + shift)
         found: Array = (np.exp(-rate * r) * erfc(x - shift) - rising) / 2
         return found
@@ -237,7 +236,7 @@ def lattice_sums(lattice: Array, frac_coords: Array, kernel: Callable[[float], K
     Args:
         lattice: ``(3, 3)``, rows a, b, c in angstrom.
         frac_coords: ``(N, 3)``.
-        kernel: The two parts of the function that meet at the given eta, in 1/angstrom.
+        kernel: Returns the two parts of the function for a boundary eta in 1/angstrom.
 
     Returns:
         ``(N, N)`` float64, symmetric.
@@ -250,7 +249,7 @@ def lattice_sums(lattice: Array, frac_coords: Array, kernel: Callable[[float], K
     frac_coords = np.asarray(frac_coords, dtype=np.float64)
     volume = _volume(lattice)
     if not np.isfinite(frac_coords).all():
-        raise ValueError("lattice sums need finite coordinates; take out crystals without (jobs/ingest.py does)")
+        raise ValueError("lattice sums need finite coordinates; remove crystals without them (jobs/ingest.py does)")
     transform = reduce_lattice(lattice)
     cell = transform @ lattice
     frac_coords = frac_coords @ np.linalg.inv(transform)
@@ -293,7 +292,7 @@ def _over_images(cell: Array, apart: Array, near: Callable[[Array], Array], radi
         distances += squares[part, None]
         distances += lengths
         pair, image = np.divmod(np.flatnonzero(distances <= radius**2), len(images))
-        # again, without the cancellation of the square's expansion
+        # computed again without the cancellation of the expanded square
         r = np.sqrt(np.square(vectors[part][pair] + images[image]).sum(1))
         totals[part] = np.bincount(pair, near(r), minlength=len(vectors[part]))
     return totals
@@ -304,7 +303,7 @@ def _over_waves(cell: Array, frac_coords: Array, far: Callable[[Array], Array], 
     reciprocal = 2 * np.pi * np.linalg.inv(cell).T
     counts = np.floor(radius * np.linalg.norm(cell, axis=1) / (2 * np.pi))
     indices = _grid(*counts.astype(int).tolist())
-    indices = indices[len(indices) // 2 :]  # of G and -G one, zero first
+    indices = indices[len(indices) // 2 :]  # one of G and -G, zero first
     waves = indices @ reciprocal
     squares = np.einsum("ij,ij->i", waves, waves)
     close = squares <= radius**2

@@ -1,4 +1,4 @@
-"""From crystals and their edges to the rows of a graph shard."""
+"""Convert crystals and their edges to the rows of a graph shard."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from crysatom.names import (
 )
 
 POTENTIAL_RESOLUTION = 2.0**-20
-"""Grid of lattice sums, by which those of equivalent pairs become equal."""
+"""Grid of lattice sums; rounding to it makes those of equivalent pairs equal."""
 
 Array = NDArray[Any]
 
@@ -68,9 +68,9 @@ def edge_vectors(crystals: Structures, graphs: Neighbors) -> Array:
 def _potentials(crystals: Structures, spec: GraphSpec) -> Array:
     """Return the sums of all pairs of each crystal's atoms, concatenated, float32.
 
-    In a cell that is not primitive an atom and its copies share one sum, over the images of all of them, which stands
-    at the first; the others have NaN. So a supercell has the pairs of its primitive cell, from each of its atoms. The
-    published code knows no such thing.
+    In a cell that is not primitive, an atom and its translated copies share one sum over the images of all of them. It
+    is stored at the first; the others have NaN. Each atom of a supercell thus has the pairs of the primitive cell. The
+    published code does not do this.
     """
     parts = [np.zeros(0)]
     for lattice, first, last in zip(crystals.lattices, crystals.atom_ptr, crystals.atom_ptr[1:], strict=False):

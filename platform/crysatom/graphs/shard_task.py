@@ -1,4 +1,4 @@
-"""One shard: a range of a crystal table's rows becomes one Parquet file of graphs, and a record of it."""
+"""Make one shard: a Parquet file of graphs, and its record, from a range of rows of a crystal table."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crysatom.config import GraphSpec
-from crysatom.crystals.checks import Limits
+from crysatom.config import GraphSpec, Limits
 from crysatom.crystals.quarantine import Reason, Rejected, Rejection
 from crysatom.crystals.table import GRAPH_COLUMNS, readable
 from crysatom.graphs.checks import Verdicts, check_neighbors, check_rows, check_structures, structures
@@ -29,7 +28,7 @@ ROW_GROUP_CRYSTALS = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """What a process needs to know to make one shard.
+    """Description of one shard, complete for the process that makes it.
 
     Attributes:
         table: Crystal table, as an absolute path.
@@ -37,10 +36,10 @@ class ShardTask:
         start: First row.
         stop: Row after the last.
         duplicates: Rows of the range whose id an earlier accepted row of the table has, ascending.
-        graph: How a crystal becomes a graph.
-        limits: What a crystal must keep to.
+        graph: Graph specification.
+        limits: Limits that an accepted crystal must satisfy.
         file: Shard to write, as an absolute path.
-        progress: Folder for the record of it, on the same file system.
+        progress: Folder for its record, on the same file system.
 
     """
 
@@ -61,11 +60,11 @@ class ShardTask:
 
     @property
     def record_path(self) -> Path:
-        """Where the record of the finished shard is."""
+        """Path of the record of the finished shard."""
         return Path(self.progress) / f"{Path(self.file).stem}.json"
 
     def is_done(self) -> bool:
-        """Return whether the shard is finished and its file is whole."""
+        """Return whether the shard is finished and its file is intact."""
         if not (self.record_path.is_file() and Path(self.file).is_file()):
             return False
         return file_sha256(Path(self.file)) == self.record().sha256
@@ -77,13 +76,13 @@ class ShardTask:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """What is in a finished shard.
+    """Content of a finished shard.
 
     Attributes:
         file: Name of the Parquet file.
         rows: Crystals in it.
-        num_bytes: Its size.
-        sha256: Of its content.
+        num_bytes: Size of the file.
+        sha256: SHA-256 of the file's content.
         read: Crystals of the table that were read for it.
         atoms: Atoms in it.
         edges: Directed edges in it.
@@ -104,7 +103,7 @@ class ShardRecord:
 
 
 def make_shard(task: ShardTask) -> ShardRecord:
-    """Write the shard, then its record; a row group at a time, so that memory does not depend on its size."""
+    """Write the shard, then its record; one row group at a time, so that memory does not depend on the shard size."""
     path, progress = Path(task.file), Path(task.progress)
     rejected: list[Rejected] = []
     rows = atoms = edges = read = 0
@@ -156,7 +155,7 @@ def _batches(task: ShardTask) -> Iterator[tuple[int, pa.RecordBatch]]:
 
 
 def _featurize(task: ShardTask, start: int, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, list[Rejected]]:
-    """Return the rows of the accepted crystals, and the quarantine, of one record batch."""
+    """Return the accepted crystals of one record batch as shard rows, and its quarantined crystals."""
     verdicts, graphs = make_graphs(batch, task.graph, task.limits)
     rows = verdicts.accepted
     duplicate = np.isin(start + rows, task.duplicates)
@@ -168,7 +167,7 @@ def _featurize(task: ShardTask, start: int, batch: pa.RecordBatch) -> tuple[pa.R
 
 
 def make_graphs(batch: pa.RecordBatch, spec: GraphSpec, limits: Limits) -> tuple[Verdicts, pa.RecordBatch]:
-    """Judge each crystal of a record batch by itself; return the verdicts, and the rows of the accepted ones."""
+    """Check each crystal of a record batch alone; return the verdicts and the shard rows of the accepted ones."""
     verdicts = check_rows(batch, limits)
     rows = verdicts.accepted
     crystals = structures(batch, rows)

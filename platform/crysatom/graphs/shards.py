@@ -1,4 +1,4 @@
-"""Graph shards on disk: Parquet files of flat list columns, one row a crystal, and a manifest about them."""
+"""Graph shards on disk: Parquet files of flat list columns, one row per crystal, and their manifest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crysatom.config import GraphSpec
-from crysatom.config.data import require_name
+from crysatom.config.checks import require_name
 from crysatom.config.files import read_text
 from crysatom.crystals.plain_columns import require_plain
 from crysatom.graphs.columns import flat_values, list_lengths
@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
         pa.field(DISTANCE, pa.list_(pa.float32()), nullable=False, metadata={"unit": "angstrom"}),
     ]
 )
-"""Edges run over the atoms in order, then over their neighbors by distance."""
+"""Edges are sorted by center atom, then by distance."""
 
 _VECTOR = pa.field(
     VECTOR,
@@ -65,13 +65,13 @@ _FULL = pa.schema([*SCHEMA, _VECTOR, _POTENTIAL])
 
 
 def schema_of(spec: GraphSpec) -> pa.Schema:
-    """Return the columns of shards of graphs: those of all graphs, and those that the specification asks for."""
+    """Return the schema of shards: the columns of all graphs and those that the specification adds."""
     extra = [_VECTOR] * spec.directions + [_POTENTIAL] * (spec.potentials != "none")
     return pa.schema([*SCHEMA, *extra])
 
 
 TRAINING_COLUMNS = (MATERIAL_ID, MATERIAL_KEY, ATOMIC_NUMBERS, DEGREE, NEIGHBOR, DISTANCE)
-"""What :func:`load` reads unless asked for more."""
+"""Columns that :func:`load` reads by default."""
 
 Array = NDArray[Any]
 
@@ -80,7 +80,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     """Return the manifest of a folder of graph shards.
 
     Raises:
-        ValueError: If there is none, or it is damaged or has another format.
+        ValueError: If there is none, it is damaged, or its format version differs.
 
     """
     path = Path(folder) / MANIFEST
@@ -109,14 +109,14 @@ def file_sha256(path: Path) -> str:
 
 
 def shard_files(folder: str | Path, *, verify: bool = False) -> list[Path]:
-    """Return the shards of a folder in order, after comparing them with its manifest.
+    """Return the shards of a folder in order, checked against its manifest.
 
     Args:
         folder: Folder of graph shards.
-        verify: Compare the content of each file, not only its size.
+        verify: Check the content of each file, not only its size.
 
     Raises:
-        ValueError: If a file is missing, is not the one the manifest describes, or holds more than numbers and text.
+        ValueError: If a file is missing, differs from the manifest, or holds more than numbers and text.
 
     """
     files = []
@@ -144,13 +144,13 @@ def shard_files(folder: str | Path, *, verify: bool = False) -> list[Path]:
 
 
 def _is_shard(entry: Any) -> bool:
-    """Tell whether an entry of the manifest describes a file."""
+    """Return whether an entry of the manifest describes a file."""
     return isinstance(entry, dict) and isinstance(entry.get("file"), str) and {"bytes", "sha256"} <= entry.keys()
 
 
 @contextmanager
 def _readable(folder: str | Path) -> Iterator[None]:
-    """Say of a shard that cannot be read, or does not hold graphs, what to do about it."""
+    """Raise a helpful ValueError if a shard cannot be read or does not hold graphs."""
     try:
         yield
     except (pa.ArrowException, OSError, KeyError) as error:
@@ -162,12 +162,12 @@ def _readable(folder: str | Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class RowGroup:
-    """About 1,000 crystals of a shard, which are read together.
+    """About 1,000 crystals of a shard that are read together.
 
     Attributes:
-        path: Of the shard.
-        number: In the shard.
-        num_bytes: In memory, by what the file says of itself.
+        path: Path of the shard.
+        number: Index of the row group in the shard.
+        num_bytes: Size in memory, as the file's metadata states it.
 
     """
 
@@ -194,7 +194,7 @@ def row_groups(folder: str | Path, *, verify: bool = False) -> list[RowGroup]:
         verify: Compare the content of each file with the manifest first.
 
     Raises:
-        ValueError: If the folder is not whole.
+        ValueError: If the folder is incomplete or damaged.
 
     """
     groups = []
@@ -214,13 +214,13 @@ def iter_tables(
 
 
 def is_held_out(material_keys: Array, fraction: float) -> Array:
-    """Mark the crystals held out of pretraining, by a hash of their id: the same in every data set and run.
+    """Mark the crystals held out of pretraining by a hash of their id: the same in every data set and run.
 
-    Here and not among the loaders, for processes that only read shards have no use for torch.
+    Defined here, not with the loaders: processes that only read shards do not need torch.
 
     Args:
         material_keys: ``(B,)`` int64, the heads of the SHA-256 of the ids.
-        fraction: Of the crystals, about.
+        fraction: Approximate fraction of crystals to hold out.
 
     """
     uniform = (material_keys.astype(np.uint64) >> np.uint64(11)).astype(np.float64) / 2.0**53
@@ -229,15 +229,15 @@ def is_held_out(material_keys: Array, fraction: float) -> Array:
 
 
 def load(folder: str | Path, columns: Sequence[str] = TRAINING_COLUMNS, *, verify: bool = False) -> GraphArrays:
-    """Read all shards of a folder into flat arrays, column by column; vectors and potentials where shards have them.
+    """Read all shards of a folder into flat arrays, column by column, with vectors and potentials if present.
 
     Args:
         folder: Folder of graph shards.
-        columns: At least :data:`TRAINING_COLUMNS`; with ``image`` the arrays have it.
-        verify: Compare the content of each file with the manifest first.
+        columns: At least :data:`TRAINING_COLUMNS`; add ``image`` to read images too.
+        verify: Check the content of each file against the manifest first.
 
     Raises:
-        ValueError: If the folder is not whole, or a column is missing.
+        ValueError: If the folder is incomplete or damaged, or a column is missing.
 
     """
     missing = set(TRAINING_COLUMNS) - set(columns)
@@ -271,7 +271,7 @@ def _load(files: list[Path], columns: Sequence[str]) -> GraphArrays:
 
 
 def _require_whole(graphs: GraphArrays, folder: str | Path) -> None:
-    """Raise unless arrays have the lengths that others of them say, and neighbors are atoms."""
+    """Raise unless the lengths of the arrays agree and every neighbor is an atom of its crystal."""
     edges = graphs.edge_ptr[-1]
     whole = len(graphs.atomic_numbers) == graphs.atom_ptr[-1] == len(graphs.edge_ptr) - 1
     whole = whole and edges == len(graphs.neighbor) == len(graphs.distance)
@@ -288,14 +288,14 @@ def _require_whole(graphs: GraphArrays, folder: str | Path) -> None:
 
 
 def load_atoms(folder: str | Path) -> tuple[Array, Array, Array]:
-    """Read what crystals consist of, without their edges.
+    """Read the atoms of all crystals, without their edges.
 
     Returns:
         ``(B,)`` ids, ``(B + 1,)`` first atom of each crystal, ``(N,)`` uint8 atomic numbers; B crystals in the order
         of :func:`load`.
 
     Raises:
-        ValueError: If the folder is not whole.
+        ValueError: If the folder is incomplete or damaged.
 
     """
     files = shard_files(folder)

@@ -1,1 +1,1 @@
-"""Building blocks of networks on crystal graphs: exact on any number of workers, fast on one."""
+"""Network layers on crystal graphs: exact on any number of workers, fast on one."""

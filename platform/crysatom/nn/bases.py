@@ -1,4 +1,4 @@
-"""Distances as features."""
+"""Expand distances into features."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def gaussian_centers(cutoff: float, step: float = 0.2) -> Tensor:
 def gaussian_basis(distance: Tensor, centers: Tensor) -> Tensor:
     r"""Expand distances in Gaussians, :math:`\exp(-(d - \mu)^2 / s^2)` with s the spacing of the centers.
 
-    Xie & Grossman, PRL 120, 145301 (2018), supplement; note that s is not a standard deviation.
+    Xie & Grossman, PRL 120, 145301 (2018), supplement. Note that s is not a standard deviation.
 
     Args:
         distance: ``(E,)`` in angstrom.
@@ -31,13 +31,13 @@ def gaussian_basis(distance: Tensor, centers: Tensor) -> Tensor:
 def radial_basis(value: Tensor, centers: Tensor, gamma: float) -> Tensor:
     r"""Expand values in Gaussians, :math:`\exp(-\gamma (x - \mu)^2)`.
 
-    In ALIGNN and what descends from it gamma is one over the spacing of the centers, not over its square: with fine
+    In ALIGNN and models derived from it, gamma is one over the spacing of the centers, not over its square: with fine
     grids these Gaussians are wide.
 
     Args:
         value: ``(E,)``.
         centers: ``(F,)``.
-        gamma: Of the unit of the value to the power of -2.
+        gamma: Exponent factor; its unit is that of the value to the power of -2.
 
     Returns:
         ``(E, F)``, in the type of ``centers``.
@@ -47,9 +47,9 @@ def radial_basis(value: Tensor, centers: Tensor, gamma: float) -> Tensor:
 
 
 def expand_different(distance: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the features ``(R, F)`` of the R different distances, and the row of each edge ``(E,)``.
+    """Return the features ``(R, F)`` of the R distinct distances, and the row of each edge ``(E,)``.
 
-    In crystals most distances occur many times: some 5 in batches of JARVIS-DFT.
+    In crystals most distances occur many times: about 5 times in batches of JARVIS-DFT.
 
     Args:
         distance: ``(E,)`` in angstrom.

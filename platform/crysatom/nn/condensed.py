@@ -1,7 +1,8 @@
-"""Graphs of whole data sets with each atom and edge once that networks of messages cannot tell from others.
+"""Condense graphs of whole data sets: keep one of the atoms and edges that message passing cannot distinguish.
 
-What is learned of labeled crystals reads every crystal in every epoch, unmasked. Equal atoms are found once, before;
-then equal edges: in rock salt an atom's six nearest neighbors are one, six times. Nothing is approximated.
+Supervised training reads every crystal in every epoch, unmasked. Equivalent atoms are found once, before training;
+then equal edges: in rock salt, an atom's six nearest neighbors become one edge with six copies. Nothing is
+approximated.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from crysatom.nn.equivalence import EquivalentAtoms
 from crysatom.nn.hashing import mix
 
 BLOCK = 4096
-"""Crystals at a time, to bound the memory."""
+"""Crystals processed at a time, to bound memory."""
 
 
 def condensed(graphs: GraphTensors) -> GraphTensors:
-    """Return the same crystals with one atom per class of equivalent ones and one edge per class of equal ones.
+    """Return the same crystals with one atom per class of equivalent atoms and one edge per class of equal edges.
 
-    Graphs with vectors or potentials are returned as they are: atoms that distances do not tell apart, those may.
-    Atoms keep the order of the first of each class, edges that of the first of their copies.
+    Graphs with vectors or potentials are returned unchanged: these may distinguish atoms that distances do not.
+    Atoms are in order of the first atom of each class, edges in order of their first copy.
 
     Args:
-        graphs: Graphs of which each atom and edge stands for itself.
+        graphs: Graphs that are not condensed.
 
     """
     if graphs.vector is not None or graphs.potential is not None:
@@ -49,8 +50,8 @@ def condensed(graphs: GraphTensors) -> GraphTensors:
 
 
 def _condense(batch: Batch) -> tuple[Tensor, ...]:
-    """Return atoms of each crystal; degree, element and multiplicity of atoms; neighbor, distance, copies of edges."""
-    row = batch.distance.view(torch.int32).long()  # equal where the bits are
+    """Return atoms per crystal; degree, element and multiplicity of atoms; neighbor, distance and copies of edges."""
+    row = batch.distance.view(torch.int32).long()  # equal if the bits are equal
     classes = EquivalentAtoms.of(batch, row, across=False)
     crystal = batch.batch[classes.first]
     is_first = torch.zeros_like(batch.batch, dtype=torch.bool)
@@ -72,7 +73,7 @@ def _condense(batch: Batch) -> tuple[Tensor, ...]:
 
 
 def _different(key: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first place of each different key, ascending, and how often each occurs."""
+    """Return the first position of each distinct key, ascending, and how often each occurs."""
     different, which, counts = torch.unique(key, return_inverse=True, return_counts=True)
     places = torch.arange(len(key), device=key.device)
     first, order = key.new_full((len(different),), len(key)).scatter_reduce(0, which, places, "amin").sort()

@@ -1,8 +1,8 @@
-"""Edge-gated convolution whose arrays of the size of the edges stay few: what is between them lives in the cache.
+"""Edge-gated convolution that allocates few arrays of the size of the edges and keeps intermediates in the cache.
 
-Line graphs have some fourteen times as many edges as crystal graphs. Written plainly, a layer makes some thirty arrays
-of their size, and on a CPU the memory for each is mapped and zeroed anew in every step: half the time. Here a layer
-keeps two, the gates' exponents and the new edges, and recomputes the rest in pieces.
+Line graphs have about fourteen times as many edges as crystal graphs. A straightforward layer makes about thirty arrays
+of their size. On a CPU the memory of each is mapped and zeroed again in every step, which takes half the time. Here a
+layer keeps two, the gates' exponents and the new edges, and recomputes the rest in blocks.
 
 Shapes: n nodes, m edges, width C.
 """
@@ -22,14 +22,14 @@ from crysatom.nn.normalization import ViewBatchNorm, merge_statistics
 
 
 class EdgeGatedConv(nn.Module):
-    """Convolution of nodes with gates that edges carry on (Bresson & Laurent, arXiv 1711.07553, with residuals).
+    """Convolution of nodes with gates that update the edges (Bresson & Laurent, arXiv 1711.07553, with residuals).
 
-    Of the edge e from j to i: m = A h_j + B h_i + C e; h_i + SiLU(norm(U h_i + sum_j s(m) V h_j / sum_j s(m)));
+    For the edge e from j to i: m = A h_j + B h_i + C e; h_i + SiLU(norm(U h_i + sum_j s(m) V h_j / sum_j s(m)));
     e + SiLU(norm(m)); s is the sigmoid.
 
     Args:
-        width: Of nodes and edges.
-        last: Return no new edges: nothing reads them.
+        width: Width of nodes and edges, C.
+        last: Return the edges unchanged, since no layer reads them.
 
     """
 
@@ -49,7 +49,7 @@ class EdgeGatedConv(nn.Module):
         self.norm_edges.requires_grad_(requires_grad=not last)
 
     def forward(self, h: Tensor, e: Tensor, graph: Multigraph) -> tuple[Tensor, Tensor]:
-        """Return new nodes ``(n, C)`` and edges ``(m, C)`` from those of the graph."""
+        """Return the updated nodes ``(n, C)`` and edges ``(m, C)`` of the graph."""
         m = add_ends(self.edge_gate(e), self.source_gate(h), self.target_gate(h), graph)
         messages, gates = gated_sums(m, self.source_update(h), graph)
         mean = messages / (gates + self.EPS)
@@ -58,18 +58,18 @@ class EdgeGatedConv(nn.Module):
 
 
 def add_ends(m: Tensor, of_source: Tensor, of_target: Tensor, graph: Multigraph) -> Tensor:
-    """Return edges ``(m, C)``, changed in place, plus a row ``(n, C)`` of each end."""
+    """Add the rows ``(n, C)`` of both end nodes to the edges ``(m, C)``, in place."""
     total: Tensor = _AddEnds.apply(m, of_source, of_target, graph.source, graph.target)  # type: ignore[no-untyped-call]
     return total
 
 
 def gated_sums(m: Tensor, values: Tensor, graph: Multigraph) -> tuple[Tensor, Tensor]:
-    """Return at each node the sum of gated values of the edges' sources, and the sum of the gates, ``(n, C)`` each.
+    """Return, at each node, the sum of gated source values and the sum of gates, ``(n, C)`` each.
 
     Args:
-        m: ``(m, C)`` exponents of the gates, which are their sigmoids.
+        m: ``(m, C)`` arguments of the sigmoid of the gates.
         values: ``(n, C)``.
-        graph: Nodes and edges; each edge counts as many times as it has copies.
+        graph: Nodes and edges; each edge is weighted by its copies.
 
     """
     copies = graph.copies.to(m.dtype)
@@ -86,7 +86,7 @@ def residual(norm: ViewBatchNorm, e: Tensor, m: Tensor, count: Tensor) -> Tensor
         norm: Batch normalization.
         e: ``(m, C)``.
         m: ``(m, C)``.
-        count: ``(m,)`` how many rows each stands for.
+        count: ``(m,)`` number of rows that each represents.
 
     """
     if not norm.training:
@@ -145,7 +145,7 @@ class _GatedSums(torch.autograd.Function):
 
 
 class _Residual(torch.autograd.Function):
-    """``e + SiLU(weight * (m - mean) / std + bias)``, statistics over all workers, see :class:`ViewBatchNorm`."""
+    """``e + SiLU(weight * (m - mean) / std + bias)``, with statistics over all workers, see :class:`ViewBatchNorm`."""
 
     @staticmethod
     def forward(

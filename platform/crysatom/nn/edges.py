@@ -1,4 +1,4 @@
-"""The edges that messages travel on: several views of the same crystals as one disjoint graph."""
+"""Edges for message passing: several views of the same crystals as one disjoint graph."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from torch_geometric.data import Batch
 from crysatom.nn.equivalence import EquivalentAtoms
 
 CACHE_ELEMENTS = 2**18
-"""Values of one temporary that still stay in a CPU core's second-level cache (1 MiB in float32)."""
+"""Values of one temporary that fit in a CPU core's second-level cache (1 MiB in float32)."""
 
 GPU_ELEMENTS = 2**28
-"""On a GPU a temporary only has to fit into memory (1 GiB in float32)."""
+"""Values of one temporary on a GPU, where it only has to fit into memory (1 GiB in float32)."""
 
 
 def rows_at_once(width: int, device: torch.device) -> int:
-    """Return how many rows of a temporary are looked at together."""
+    """Return how many rows of a temporary are processed together."""
     return max(1, (CACHE_ELEMENTS if device.type == "cpu" else GPU_ELEMENTS) // width)
 
 
 def blocks(rows: int, width: int, device: torch.device) -> Iterator[slice]:
-    """Cut ``(rows, width)`` into runs of rows that stay in the processor's cache, or fit into a GPU's memory."""
+    """Cut ``(rows, width)`` into runs of rows that fit into the CPU cache, or into a GPU's memory."""
     size = rows_at_once(width, device)
     return (slice(i, i + size) for i in range(0, rows, size))
 
 
 def sum_rows(table: Tensor, rows: Tensor, ptr: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
-    """Return sums of rows of a table, without a temporary that holds the rows (torch's embedding bag).
+    """Return sums of rows of a table, without a temporary that holds the rows (torch's ``embedding_bag``).
 
     Args:
         table: ``(K, C)``, contiguous.
         rows: ``(n, k)`` rows.
-        ptr: ``(m + 1,)`` runs of the n that are summed; None: each by itself.
+        ptr: ``(m + 1,)`` start of each run of the n that is summed; None: each is its own run.
         weights: ``(n,)`` factors, for k = 1.
 
     Returns:
@@ -54,7 +54,7 @@ def sum_rows(table: Tensor, rows: Tensor, ptr: Tensor | None = None, weights: Te
 
 @dataclass(frozen=True)
 class Chunk:
-    """A run of atoms of one view, with all edges that arrive at them."""
+    """A run of atoms of one view with all edges that arrive at them."""
 
     atoms: slice
     edges: slice
@@ -65,18 +65,18 @@ class Edges:
     """Directed edges of V views with N atoms each, as one graph of M = V * N atoms.
 
     Attributes:
-        num_views: V; normalization statistics are kept apart per view.
+        num_views: V; each view has its own normalization statistics.
         num_atoms: M.
         edge_ptr: ``(M + 1,)`` first edge of each atom; edges are sorted by the atom they arrive at.
         center: ``(E,)`` atom the edge arrives at.
         neighbor: ``(E,)`` atom it comes from.
         row: ``(E,)`` row of ``basis`` that describes it.
         basis: ``(R, F)`` distance features; edges of equal length, in all views, share a row.
-        count: ``(E,)`` how many equal edges each stands for, in the type of ``basis``; None: one.
-        multiplicity: ``(M,)`` how many equivalent atoms each stands for, in the type of ``basis``; None: one.
-            The ``count`` of an edge then is that of its center, times its ``copies``.
-        copies: ``(E,)`` how many equal edges of its center each stands for, in the type of ``basis``; None: one.
-        apart: Messages are wanted per edge, not summed at the atoms.
+        count: ``(E,)`` number of equal edges that each represents, in the type of ``basis``; None: one.
+        multiplicity: ``(M,)`` number of equivalent atoms that each represents, in the type of ``basis``; None: one.
+            The ``count`` of an edge is then the multiplicity of its center times its ``copies``.
+        copies: ``(E,)`` number of equal edges of its center that each represents, in the type of ``basis``; None: one.
+        apart: Return messages per edge, not summed at the atoms.
 
     """
 
@@ -94,7 +94,7 @@ class Edges:
 
     @classmethod
     def of(cls, batch: Batch, features: tuple[Tensor, Tensor]) -> tuple[Edges, EquivalentAtoms]:
-        """Return the edges of a batch as one view, of equivalent atoms one.
+        """Return the edges of a batch as one view, with one atom per class of equivalent atoms.
 
         Args:
             batch: Crystals.
@@ -144,18 +144,18 @@ class Edges:
 
     @cached_property
     def view_ptr(self) -> list[int]:
-        """First edge of each view, and the end."""
+        """First edge of each view, then the number of edges."""
         atoms = self.num_atoms // self.num_views
         ends: list[int] = self.edge_ptr[:: max(atoms, 1)].tolist()
         return ends if atoms else [0] * (self.num_views + 1)
 
     @cached_property
     def edges_per_view(self) -> Tensor:
-        """``(V,)`` float64 on the device."""
+        """Number of edges of each view, ``(V,)`` float64 on the device."""
         return self.row_counts.sum(1, dtype=torch.float64)
 
     def chunks(self, width: int) -> list[list[Chunk]]:
-        """Cut each view into runs whose ``(edges, width)`` temporaries stay in the processor's cache."""
+        """Cut each view into runs whose ``(edges, width)`` temporaries fit into the CPU cache."""
         if width not in self._chunks:
             size = rows_at_once(width, self.basis.device)
             self._chunks[width] = [self._cut(view, size) for view in range(self.num_views)]
@@ -181,7 +181,7 @@ class Edges:
 
     @cached_property
     def terms(self) -> Tensor:
-        """``(E, 3)`` rows that make up an edge in a table of its view: N neighbors, N centers, R distances."""
+        """``(E, 3)`` rows that sum to an edge, in a table of its view: N neighbors, N centers, R distances."""
         atoms = self.num_atoms // self.num_views
         views = torch.arange(self.num_views, device=self.row.device)
         first = atoms * views.repeat_interleave(torch.tensor(self.view_ptr, device=self.row.device).diff())
@@ -189,7 +189,7 @@ class Edges:
 
     @cached_property
     def _by_neighbor(self) -> tuple[Tensor, Tensor]:
-        """Edges in order of the atom they leave ``(E,)``, and the first of each atom ``(M + 1,)``."""
+        """Edges sorted by the atom they leave ``(E,)``, and the first edge of each atom ``(M + 1,)``."""
         degree = torch.bincount(self.neighbor, minlength=self.num_atoms)
         return torch.argsort(self.neighbor), F.pad(degree.cumsum(0), (1, 0))
 
@@ -203,40 +203,40 @@ class Edges:
         return sum_rows(table, rows[order][:, None], ptr, None if self.count is None else self.count[order])
 
     def sum_messages(self, messages: Tensor) -> Tensor:
-        """Return the sum of the messages ``(E, C)`` that arrive at each atom, ``(M, C)``; equal edges count each."""
+        """Return the sum of the messages ``(E, C)`` that arrive at each atom, ``(M, C)``, weighted by copies."""
         if self.copies is not None:
             messages = messages * self.copies[:, None]
         return messages.new_zeros(self.num_atoms, messages.shape[1]).index_add(0, self.center, messages)
 
     @cached_property
     def center_basis(self) -> Tensor:
-        """``(M, F)`` sum of the features of the edges that arrive at each atom."""
+        """Sum of the features of the edges that arrive at each atom, ``(M, F)``."""
         return self.at_center(self.basis, self.row)
 
     @cached_property
     def neighbor_basis(self) -> Tensor:
-        """``(M, F)`` sum of the features of the edges that leave each atom."""
+        """Sum of the features of the edges that leave each atom, ``(M, F)``."""
         return self.at_neighbor(self.basis, self.row)
 
     @cached_property
     def row_counts(self) -> Tensor:
-        """``(V, R)`` edges of each view that a row of ``basis`` describes."""
+        """Number of edges of each view that each row of ``basis`` describes, ``(V, R)``."""
         views = zip(self.view_ptr, self.view_ptr[1:], strict=False)
         return torch.stack([self._counts(self.row[a:b], len(self.basis), slice(a, b)) for a, b in views])
 
     @cached_property
     def gram(self) -> Tensor:
-        """``(V, F, F)`` sum over each view's edges of the outer product of their features."""
+        """Sum over each view's edges of the outer product of their features, ``(V, F, F)``."""
         return self.basis.T @ (self.row_counts[:, :, None] * self.basis)
 
     @cached_property
     def in_degree(self) -> Tensor:
-        """``(M,)`` edges that arrive at each atom."""
+        """Number of edges that arrive at each atom, ``(M,)``."""
         return self._counts(self.center, self.num_atoms)
 
     @cached_property
     def out_degree(self) -> Tensor:
-        """``(M,)`` edges that leave each atom."""
+        """Number of edges that leave each atom, ``(M,)``."""
         return self._counts(self.neighbor, self.num_atoms)
 
     def _counts(self, index: Tensor, size: int, part: slice = slice(None)) -> Tensor:
@@ -244,14 +244,14 @@ class Edges:
         return torch.bincount(index, weights, minlength=size).to(self.basis.dtype)
 
     def classes(self, kind: Tensor, num_kinds: int) -> tuple[Edges, EdgeClasses]:
-        """Return the different edges between kinds of atoms, each with its count, and which edges are which.
+        """Return the distinct edges between kinds of atoms, each with its count, and the class of each edge.
 
-        In a layer that knows of an atom only its kind, edges of a view are equal if their distances and the
-        kinds at both ends are: in the first layer some 36 % of the edges of JARVIS-DFT are different.
+        In a layer that reads only the kind of an atom, edges of a view are equal if their distances and the kinds at
+        both ends are equal: in the first layer about 36 % of the edges of JARVIS-DFT are distinct.
 
         Args:
             kind: ``(M,)`` in ``0..num_kinds - 1``.
-            num_kinds: K; atom ``v K + k`` of the result stands for all atoms of kind k in view v.
+            num_kinds: K; atom ``v K + k`` of the result represents all atoms of kind k in view v.
 
         """
         view = torch.arange(self.num_views, device=kind.device).repeat_interleave(self.num_atoms // self.num_views)
@@ -279,15 +279,15 @@ class Edges:
 
 @dataclass(frozen=True)
 class EdgeClasses:
-    """Which edges are equal.
+    """Classes of equal edges.
 
     Attributes:
         which: ``(E,)`` class of each edge.
         edge_ptr: ``(M + 1,)`` first edge of each atom.
-        order: ``(E,)`` the edges, class by class.
+        order: ``(E,)`` the edges, sorted by class.
         center: ``(E,)`` atoms at which they arrive, in this order.
-        ptr: ``(U + 1,)`` first of each class, in this order.
-        copies: ``(E,)`` see :class:`Edges`.
+        ptr: ``(U + 1,)`` first edge of each class, in this order.
+        copies: ``(E,)``, see :class:`Edges`.
 
     """
 
@@ -299,7 +299,7 @@ class EdgeClasses:
     copies: Tensor | None
 
     def sum_messages(self, messages: Tensor) -> Tensor:
-        """Return the sum of their messages at the atoms, ``(M, D)``, from one message per class, ``(U, D)``."""
+        """Sum messages, given one per class ``(U, D)``, over the edges that arrive at each atom, ``(M, D)``."""
         total: Tensor = _SumMessages.apply(messages, self)  # type: ignore[no-untyped-call]
         return total
 

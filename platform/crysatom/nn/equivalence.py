@@ -1,9 +1,9 @@
-"""Atoms that no network of messages can tell apart, so that one of them is evaluated for all.
+"""Find atoms that no message-passing network can distinguish, so that one is evaluated for all.
 
-Most crystals are symmetric: of the 562,055 atoms of JARVIS-DFT 316,179 remain. What a
-message-passing network makes of an atom depends on its element and on what arrives along its edges, so two atoms
-get equal vectors if color refinement gives them equal colors (Weisfeiler & Leman 1968; Xu et al., ICLR 2019,
-lemma 2). This includes symmetry-equivalent atoms and the copies of a supercell. Nothing is approximated.
+Most crystals are symmetric: of the 562,055 atoms of JARVIS-DFT 316,179 remain. In a message-passing network, the
+vector of an atom depends on its element and on the messages along its edges, so two atoms get equal vectors if color
+refinement gives them equal colors (Weisfeiler & Leman 1968; Xu et al., ICLR 2019, lemma 2). This includes
+symmetry-equivalent atoms and the copies of a supercell. Nothing is approximated.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Classes:
     """A partition of N atoms, or bonds, into U classes.
 
     Attributes:
-        which: ``(N,)`` class of each.
-        first: ``(U,)`` first of each class, ascending.
-        size: ``(U,)`` how many are in each class.
+        which: ``(N,)`` class of each member.
+        first: ``(U,)`` first member of each class, ascending.
+        size: ``(U,)`` number of members of each class.
 
     """
 
@@ -55,13 +55,13 @@ class EquivalentAtoms(Classes):
     def of(cls, batch: Batch, row: Tensor, *, across: bool = True) -> EquivalentAtoms:
         """Refine the elements until the classes are stable.
 
-        A color is a 64-bit hash of an atom's color and of the *set* of its neighbors' colors and distances. Two
-        different ones among a million atoms would collide once in some forty million batches.
+        A color is a 64-bit hash of an atom's color and of the *set* of its neighbors' colors and distances. With a
+        million atoms, two different colors collide about once in forty million batches.
 
         Args:
             batch: Crystals.
-            row: ``(E,)`` equal where distances are.
-            across: Atoms of different crystals may share a class.
+            row: ``(E,)`` equal if the distances are equal.
+            across: Let atoms of different crystals share a class.
 
         """
         color = mix(batch.atomic_numbers.long(), 0 if across else batch.batch)
@@ -69,7 +69,7 @@ class EquivalentAtoms(Classes):
 
     @classmethod
     def by_edges(cls, atomic_numbers: Tensor, edge_index: Tensor, row: Tensor) -> EquivalentAtoms:
-        """Refine elements ``(N,)`` by edges ``(2, E)`` in any order, the atom they leave first, of kinds ``(E,)``."""
+        """Refine elements ``(N,)`` by edges ``(2, E)`` of kinds ``(E,)``, in any order; row 0: the atom they leave."""
         color = mix(atomic_numbers.long(), 0)
         neighbor, center = edge_index
         return cls._refined(color, lambda c: torch.zeros_like(c).index_add(0, center, mix(c[neighbor], row)))
@@ -86,14 +86,14 @@ class EquivalentAtoms(Classes):
 
 @dataclass(frozen=True)
 class Multigraph:
-    """n nodes and m directed edges, each of which stands for several equal ones.
+    """Graph of n nodes and m directed edges, each of which represents several equal ones.
 
     Attributes:
         source: ``(m,)`` node that each edge leaves.
-        target: ``(m,)`` node that it arrives at.
-        nodes: ``(n,)`` nodes that each stands for.
-        edges: ``(m,)`` edges that each stands for, over all equal targets.
-        copies: ``(m,)`` edges that each stands for at one target.
+        target: ``(m,)`` node that each edge arrives at.
+        nodes: ``(n,)`` number of nodes that each represents.
+        edges: ``(m,)`` number of edges that each represents, over all equal targets.
+        copies: ``(m,)`` number of edges that each represents at one target.
 
     """
 
@@ -109,8 +109,8 @@ class Multigraph:
 
         Args:
             nodes: Classes of the nodes.
-            edges: Classes of the edges; those of a class leave and arrive at nodes of one class each.
-            edge_index: ``(2, E)`` of all edges, the node they leave first.
+            edges: Classes of the edges; all edges of a class leave nodes of one class and arrive at nodes of one class.
+            edge_index: ``(2, E)`` of all edges; row 0: the node they leave.
 
         """
         source, target = nodes.which[edge_index[:, edges.first]]
@@ -118,8 +118,8 @@ class Multigraph:
 
 
 def run_sums(colors: Tensor, ptr: Tensor) -> Tensor:
-    """Return the sums ``(N,)`` of runs of colors, which begin at ``ptr`` ``(N + 1,)``: equal for equal sets."""
-    return F.pad(colors.cumsum(0), (1, 0))[ptr].diff()  # wraps around: differences stay right
+    """Return the sums ``(N,)`` of runs of colors that begin at ``ptr`` ``(N + 1,)``: equal for equal sets."""
+    return F.pad(colors.cumsum(0), (1, 0))[ptr].diff()  # overflow wraps around; differences stay correct
 
 
 def _count(color: Tensor) -> int:

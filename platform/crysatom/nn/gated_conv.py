@@ -17,14 +17,13 @@ class GatedConv(nn.Module):
               \sigma(y_f) \odot \mathrm{softplus}(y_c)\Bigr), \quad
               [y_f, y_c] = \mathrm{BN}_1\bigl(W [h_i, h_j, e_{ij}] + b\bigr)
 
-    Names, shapes and initialization of the weights are those of the published code (``fc_full``,
-    ``bn1``, ``bn2``), the sum is evaluated by :func:`crysatom.nn.gated_sum.gated_sum`. ``fc_full.bias``
-    is kept for such weights but not trained: behind a batch normalization its gradient is zero, and
-    what arithmetic leaves of it is noise that Adam would scale up to full steps.
+    Names, shapes and initialization of the weights are those of the published code (``fc_full``, ``bn1``, ``bn2``).
+    :func:`crysatom.nn.gated_sum.gated_sum` evaluates the sum. ``fc_full.bias`` is kept for published weights but not
+    trained: before a batch normalization its gradient is zero, and Adam would scale rounding noise up to full steps.
 
     Args:
-        width: D, length of an atom's vector.
-        num_features: F, length of an edge's features.
+        width: D, dimension of an atom's vector.
+        num_features: F, number of features of an edge.
 
     """
 
@@ -42,9 +41,9 @@ class GatedConv(nn.Module):
         Args:
             h: ``(M, D)``, or ``(K, D)`` with one row per kind of atom.
             edges: Edges between the M atoms.
-            kind: ``(M,)`` row of ``h`` of each atom; None: the atom's own. With few kinds the linear maps
-                are evaluated once for each, and messages once for edges that are equal.
-            track: Let the running statistics follow.
+            kind: ``(M,)`` row of ``h`` of each atom; None: the atom's own. With few kinds, the linear maps are
+                evaluated once per kind, and messages once per class of equal edges.
+            track: Update the running statistics.
 
         Returns:
             ``(M, D)``.

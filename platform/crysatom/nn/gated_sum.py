@@ -1,20 +1,20 @@
-r"""Normalized, gated messages of a crystal-graph convolution, summed at their atoms, in cache-sized pieces.
+r"""Normalized, gated messages of a crystal-graph convolution, summed at their atoms, in cache-sized blocks.
 
 For an edge j -> i with distance features e (Xie & Grossman, PRL 120, 145301 (2018), eq. 5):
 
 .. math:: u = S_i + T_j + W_e e, \quad
           m_i = \sum_{j \to i} \sigma(y_f) \odot \mathrm{softplus}(y_c), \quad [y_f, y_c] = \mathrm{BN}(u)
 
-where S = W_c h + b and T = W_n h are computed once per *atom* instead of once per edge, which is the
-published concatenated linear layer with the sums taken in another order. Autograd would keep some
-twenty ``(E, 2D)`` intermediates; here each is recomputed from S and T, a piece at a time, so that
-they never leave the processor's cache and memory grows with atoms, not with edges times width.
+where S = W_c h + b and T = W_n h are computed once per *atom* instead of once per edge. This is the published
+concatenated linear layer with its sums in another order. Autograd would keep about twenty ``(E, 2D)``
+intermediates; here each is recomputed from S and T, block by block, so they stay in the CPU cache and memory grows
+with atoms, not with edges times width.
 
-Only what is not linear in the three terms is evaluated per edge; the rest follows from sums over atoms:
+Only the parts that are not linear in the three terms are evaluated per edge; the rest follows from sums over atoms:
 
 - Mean and variance of u over the edges of a view on *all* workers. The square of the sum of three terms is
-  expanded; what edges contribute to it are the sums of :math:`T_j + W_e e` at the atoms i.
-- The normalization is folded into the terms, so that their sum already is the exponent of the gate.
+  expanded; edges enter only through the sums of :math:`T_j + W_e e` at the atoms i.
+- The normalization is folded into the terms, so their sum is the exponent of the gate.
 - The backward pass of the normalization,
 
   .. math:: \partial u = \gamma r (\partial y - \overline{\partial y} - \hat x\, \overline{\partial y\, \hat x}),
@@ -22,7 +22,7 @@ Only what is not linear in the three terms is evaluated per edge; the rest follo
   is linear in :math:`\partial y`, 1 and :math:`\hat x`. Only :math:`\partial y` is summed edge by edge, at
   centers, neighbors and distances; :math:`\overline{\partial y\, \hat x}` then follows from these sums.
 
-Shapes: V views of N atoms, M = V N, C = 2D channels, R different distances, F features of each.
+Shapes: V views of N atoms, M = V N, C = 2D channels, R distinct distances, F features of each.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _per_view(x: Tensor, num_views: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Statistics:
-    """Of u over each view's edges.
+    """Statistics of u over each view's edges.
 
     Attributes:
         mean: ``(V, C)`` float64, over all workers.
@@ -73,8 +73,8 @@ class _Statistics:
 def _statistics(edges: Edges, terms: tuple[Tensor, Tensor, Tensor], weight: Tensor) -> _Statistics:
     """Return the statistics of u from sums over atoms.
 
-    The variance is taken about this worker's own mean, then merged. S and T are taken about means of their own,
-    so that no large products cancel in it.
+    The variance is computed about this worker's own mean, then merged. S and T are centered on their own means, so
+    that no large products cancel.
     """
     views, (center_term, neighbor_term, edge_term) = edges.num_views, terms
     degrees = edges.in_degree[:, None], edges.out_degree[:, None]
@@ -102,9 +102,9 @@ def _statistics(edges: Edges, terms: tuple[Tensor, Tensor, Tensor], weight: Tens
 def _exponents(
     edges: Edges, terms: tuple[Tensor, Tensor, Tensor], gain: Tensor, offset: Tensor
 ) -> Iterator[tuple[int, Tensor, list[Chunk]]]:
-    """Yield each view that has edges, a table whose rows add up to an edge's exponents, and its chunks.
+    """Yield each view that has edges, a table whose rows sum to an edge's exponents, and its chunks.
 
-    The exponents are -y_f and y_c in units of ln 2. The table is overwritten by the next view's.
+    The exponents are -y_f and y_c in units of ln 2. The next view overwrites the table.
     """
     center_term, neighbor_term, edge_term = terms
     atoms, dims = len(center_term) // edges.num_views, center_term.shape[1]
@@ -123,9 +123,9 @@ def _exponents(
 
 
 def _power_and_core(exponent: Tensor, small: bool) -> tuple[Tensor, Tensor]:
-    """Return [exp(-y_f), exp(y_c)] ``(e, 2D)``, which may replace the exponents, and softplus(y_c) ``(e, D)``.
+    """Return [exp(-y_f), exp(y_c)] ``(e, 2D)``, possibly in place of the exponents, and softplus(y_c) ``(e, D)``.
 
-    If no y_c is above 88 (709 in float64), where its exponential overflows, softplus takes half the time.
+    Softplus takes half the time if no y_c is above 88 (709 in float64), where the exponential overflows.
     """
     width = exponent.shape[1] // 2
     if small:
@@ -160,7 +160,7 @@ def _column_dots(a: Tensor, level: Tensor, b: Tensor) -> Tensor:
 
 
 def _targets(edges: Edges) -> tuple[Tensor, int]:
-    """Return the row of the output that takes the message of each edge, and the number of rows."""
+    """Return the output row of each edge's message, and the number of rows."""
     if edges.apart:
         return torch.arange(len(edges.row), device=edges.row.device), len(edges.row)
     return edges.center, edges.num_atoms
@@ -169,7 +169,7 @@ def _targets(edges: Edges) -> tuple[Tensor, int]:
 def _summed_messages(
     edges: Edges, terms: tuple[Tensor, Tensor, Tensor], gain: Tensor, offset: Tensor, *, small: bool
 ) -> Tensor:
-    """Return the sums of messages at their targets; not finite if ``small`` is claimed and does not hold."""
+    """Return the sums of messages at their targets; not finite if ``small`` is set but the exponents are large."""
     targets, num_targets = _targets(edges)
     width = gain.shape[1] // 2
     out = gain.new_zeros(num_targets, width)
@@ -183,7 +183,7 @@ def _summed_messages(
     return out
 
 
-def _through_normalization(  # noqa: PLR0913 - the letters of the formula
+def _through_normalization(  # noqa: PLR0913 - the symbols of the formula
     grad: Tensor, term: Tensor, rest: Tensor, degree: Tensor, *, mean: Tensor, k: Tensor, kx: Tensor, gain: Tensor
 ) -> None:
     """Turn the sums of dy at the atoms of a view into the gradient of S or T, in place.
@@ -191,8 +191,8 @@ def _through_normalization(  # noqa: PLR0913 - the letters of the formula
     Args:
         grad: ``(N, C)`` sums of dy.
         term: ``(N, C)`` S or T.
-        rest: ``(N, C)`` sum over an atom's edges of what must be added to ``term`` to make u.
-        degree: ``(N, 1)`` number of those edges.
+        rest: ``(N, C)`` sum over an atom's edges of u minus ``term``.
+        degree: ``(N, 1)`` number of these edges.
         mean: ``(C,)`` mean of u.
         k: ``(C,)`` mean of dy.
         kx: ``(C,)`` mean of dy times x, over the standard deviation of u.
@@ -205,7 +205,7 @@ def _through_normalization(  # noqa: PLR0913 - the letters of the formula
 
 
 class _GatedSum(torch.autograd.Function):
-    """Forward and backward of the module's formula; see there."""
+    """Forward and backward of the module's formula."""
 
     @staticmethod
     def forward(  # noqa: PLR0913, PLR0917 - autograd takes tensors one by one
@@ -308,7 +308,7 @@ class _GatedSum(torch.autograd.Function):
         )
 
 
-def gated_sum(  # noqa: PLR0913 - what the formula holds
+def gated_sum(  # noqa: PLR0913 - the terms of the formula
     center_term: Tensor,
     neighbor_term: Tensor,
     weight: Tensor,
@@ -332,7 +332,7 @@ def gated_sum(  # noqa: PLR0913 - what the formula holds
         statistics: Mean and variance ``(2D,)`` to normalize by; None: those of each view's edges.
 
     Returns:
-        Summed messages ``(M, D)``, or where they are wanted apart that of each edge, ``(E, D)``; mean and (biased)
+        Summed messages ``(M, D)``, or with ``edges.apart`` the message of each edge, ``(E, D)``; mean and (biased)
         variance used per view, ``(V, 2D)`` float64.
 
     """

@@ -11,7 +11,7 @@ _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Shift without sign, which torch lacks for int64."""
+    """Shift right without sign extension; torch has no such shift for int64."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 

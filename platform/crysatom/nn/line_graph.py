@@ -1,8 +1,8 @@
 """Pairs of bonds that meet at an atom, and the angles between them.
 
-Edges of a batch are sorted by the atom they arrive at, so that the bonds which continue into a given one are a run of
-them: the line graph is offsets arithmetic, done on the device for each batch, and never stored. Of atoms, bonds and
-angles that no network of messages can tell apart one is kept: of 128 crystals of JARVIS-DFT about half.
+Edges of a batch are sorted by the atom they arrive at, so the bonds that lead into a given bond are contiguous: the
+line graph is offset arithmetic, computed on the device for each batch and never stored. One of the atoms, bonds and
+angles that message passing cannot distinguish is kept: about half of those of 128 crystals of JARVIS-DFT.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from crysatom.nn.equivalence import Classes, Multigraph, run_sums
 from crysatom.nn.hashing import mix
 
 ANGLE_RESOLUTION = 2.0**-18
-"""Cosines are kept on a grid of 4e-6, by which equal angles become equal numbers."""
+"""Cosines are rounded to this grid of 4e-6, so that equal angles become equal numbers."""
 
 
 @dataclass(frozen=True)
 class LineGraph:
-    """Edges between E bonds: from the bond k to j to the bond j to i, the one back (k = i) among them.
+    """Edges between E bonds: from the bond k to j to the bond j to i, including the way back (k = i).
 
     Attributes:
-        source: ``(T,)`` bond that ends where the other begins.
-        target: ``(T,)`` the other, ascending.
+        source: ``(T,)`` bond that ends where the target begins.
+        target: ``(T,)`` bond that begins there, ascending.
         ptr: ``(E + 1,)`` first edge of each target.
-        steps: ``(T,)`` int64, cosine of the angle at the atom that both share, between the directions to its two
-            neighbors, in units of :data:`ANGLE_RESOLUTION`; that of 0 degrees for the way back.
+        steps: ``(T,)`` int64, cosine of the angle at the shared atom, between the directions to its two neighbors, in
+            units of :data:`ANGLE_RESOLUTION`; the angle of the way back is 0 degrees.
 
     """
 
@@ -44,7 +44,7 @@ class LineGraph:
         """Return the line graph of a batch of graphs with vectors.
 
         Raises:
-            ValueError: If the graphs have none.
+            ValueError: If the graphs have no vectors.
 
         """
         if "vector" not in batch:
@@ -71,7 +71,7 @@ class BondsAndAngles:
         bonds: Classes of its edges.
         crystal: Atoms, and bonds between them.
         line: Bonds, and angles between them.
-        cosine: ``(T,)`` of the angles, float32.
+        cosine: ``(T,)`` cosine of the angles, float32.
 
     """
 
@@ -83,7 +83,7 @@ class BondsAndAngles:
 
     @classmethod
     def of(cls, batch: Batch) -> BondsAndAngles:
-        """Return both graphs of a batch, with one of all equal atoms, bonds and angles.
+        """Return both graphs of a batch, with one atom, bond or angle per class of equal ones.
 
         Raises:
             ValueError: If the batch's graphs have no vectors.
@@ -103,7 +103,7 @@ class BondsAndAngles:
 
 
 def _classes(batch: Batch, angles: LineGraph) -> tuple[Classes, Classes]:
-    """Refine elements and distances by what arrives along bonds and angles, until the classes are stable."""
+    """Refine elements and distances along bonds and angles until the classes are stable."""
     neighbor, center = batch.edge_index
     atom = mix(batch.atomic_numbers.long(), 0)
     bond = mix(torch.unique(batch.distance, return_inverse=True)[1], 0)

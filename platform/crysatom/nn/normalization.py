@@ -1,8 +1,8 @@
-r"""Batch normalization over all workers, with statistics of their own for each view.
+r"""Batch normalization over all workers, with separate statistics for each view.
 
-``torch.nn.SyncBatchNorm`` needs a GPU and knows no views. Here rows are the atoms of V views, one
-after the other; the mean and variance of a view are those of its rows on all workers together,
-whatever number each worker holds. Gradients obey the rule of :mod:`crysatom.distributed`.
+``torch.nn.SyncBatchNorm`` needs a GPU and has no views. Here rows are the atoms of V views, one after the other. The
+mean and variance of a view are those of its rows on all workers together, however many each worker holds. Gradients
+follow the rule of :mod:`crysatom.distributed`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def merge_statistics(count: Tensor, mean: Tensor, squares: Tensor) -> tuple[Tens
 
     Args:
         count: Rows of each view on this worker, ``(V,)`` float64.
-        mean: Their mean, ``(V, C)`` float64.
-        squares: Their summed squared deviations from that mean, ``(V, C)`` float64.
+        mean: Mean of these rows, ``(V, C)`` float64.
+        squares: Summed squared deviations from that mean, ``(V, C)`` float64.
 
     Returns:
         Count ``(V,)``, mean and biased variance ``(V, C)`` over all workers.
@@ -44,7 +44,7 @@ class _Normalize(torch.autograd.Function):
         weight_row, number = weight[:, None], rows.clamp(min=1)[:, None]
         local_mean = (weight_row @ x)[:, 0].double() / number
         rest = x - local_mean.to(x.dtype)[:, None]
-        error = (weight_row @ rest)[:, 0].double() / number  # of a float32 running sum: 1e-5 of the spread
+        error = (weight_row @ rest)[:, 0].double() / number  # corrects the float32 running sum: 1e-5 of the spread
         local_mean = local_mean.to(x.dtype).double() + error
         squares = (weight_row @ rest.square())[:, 0].double() - rows[:, None] * error.square()
         count, mean, variance = merge_statistics(rows, local_mean, squares)
@@ -69,7 +69,7 @@ class ViewBatchNorm(nn.Module):
     Args:
         num_channels: C.
         eps: Added to the variance.
-        momentum: Share of the newest batch in the running statistics.
+        momentum: Weight of the newest batch in the running statistics.
 
     """
 
@@ -85,13 +85,13 @@ class ViewBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(num_channels))
 
     def forward(self, x: Tensor, num_views: int, weight: Tensor | None = None, *, track: bool = True) -> Tensor:
-        """Normalize rows; in evaluation mode by the running statistics.
+        """Normalize rows, in evaluation mode by the running statistics.
 
         Args:
             x: ``(V * N, C)``.
             num_views: V.
-            weight: ``(V * N,)`` how many rows each stands for; None: one.
-            track: Let the running statistics follow the first view.
+            weight: ``(V * N,)`` number of rows that each represents; None: one.
+            track: Update the running statistics from the first view.
 
         """
         if self.training:
@@ -109,6 +109,6 @@ class ViewBatchNorm(nn.Module):
 
     @torch.no_grad()
     def track(self, mean: Tensor, variance: Tensor) -> None:
-        """Update the running statistics from those of a batch, ``(V, C)``."""
+        """Update the running statistics by those of a batch, ``(V, C)``."""
         self.running_mean.lerp_(mean[0].to(self.running_mean.dtype), self.momentum)
         self.running_var.lerp_(variance[0].to(self.running_var.dtype), self.momentum)

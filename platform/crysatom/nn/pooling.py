@@ -1,4 +1,4 @@
-"""From atoms to crystals."""
+"""Pool atom vectors to crystal vectors."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a job does from beginning to end: data, training, tracking, pictures. Jobs only call these."""
+"""What a job does from beginning to end: data, training, tracking, figures. Jobs only call these."""

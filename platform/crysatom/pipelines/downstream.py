@@ -1,4 +1,4 @@
-"""Property prediction from beginning to end: data, training, judgment, model, tracking, pictures."""
+"""Training of a predictor from beginning to end: data, training, evaluation, model, tracking, figures."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ import pandas as pd
 from crysatom.config import DownstreamConfig, digest, recorded
 from crysatom.crystals.csv_files import write_csv
 from crysatom.crystals.splits import PARTS
+from crysatom.figures.predictions import learning_curve, parity_plot
+from crysatom.inputs.encoders import given_model, pretrained_encoders, require_known, starts_with_embedding
+from crysatom.inputs.graphs import crystal_table, prepare
+from crysatom.inputs.labels import Labeled, labeled
+from crysatom.models.files import ModelInfo, save_model
+from crysatom.models.inference import MODEL_FOLDER as MODEL
 from crysatom.names import (
     ELEMENT,
     ELEMENT_ERRORS_CSV,
@@ -44,24 +50,16 @@ from crysatom.names import (
     VAL,
     VAL_SELECTED,
 )
-from crysatom.pipelines.encoders import given_model, pretrained_encoders, require_known, starts_with_embedding
-from crysatom.pipelines.labeled import Labeled, labeled, tracking_uri
-from crysatom.pipelines.places import resolve
-from crysatom.pipelines.preparing import crystal_table, prepare
-from crysatom.pipelines.run_folder import CHECKPOINTS, RunFolder
-from crysatom.pipelines.stopping import saved_when_told
-from crysatom.pipelines.tracked import Publish, log_epochs, plain_context, progress, require_gpu, tracked, where_to_look
 from crysatom.predictors.registry import build_predictor
-from crysatom.report.prediction_figures import learning_curve, parity_plot
+from crysatom.runs.lifecycle import Run, opened, require_workers, start_ray, where_to_look
+from crysatom.runs.paths import Paths
 from crysatom.tracking import fields
 from crysatom.tracking.datasets import data_name
 from crysatom.tracking.environment import environment_tags
 from crysatom.tracking.models import describe_to_mlflow
-from crysatom.tracking.runs import Tracker
-from crysatom.training.inference import MODEL_FOLDER as MODEL
+from crysatom.training.context import Metrics
 from crysatom.training.intervals import Interval
 from crysatom.training.metrics import mae_by_element, summary
-from crysatom.training.model_files import ModelInfo, save_model
 from crysatom.training.regression import RegressionOutcome, spec_of, train_predictor
 from crysatom.vectors.controls import one_hot
 
@@ -113,29 +111,26 @@ def run(config: DownstreamConfig) -> list[FinishedRun]:
 
     """
     build_predictor(spec_of(config), one_hot())  # a name or option that does not exist is refused at once
-    init, teacher = pretrained_encoders(config)
-    start = given_model(config)
-    if config.num_workers > 0:
-        from crysatom.cluster.resources import scaling
-        from crysatom.cluster.session import start_ray
-
-        logger.info("starting Ray ...")
-        start_ray()
-        scaling(config, streamed=False)  # refused now rather than after the graphs are built
-    elif config.use_gpu:
-        require_gpu()
-    out = resolve(config.out)
-    shards = prepare(config, out)
-    data = labeled(config, shards, crystal_table(config, shards), start)
+    paths = Paths.of(config.output.out, config.tracking.tracking_uri)
+    init, teacher = pretrained_encoders(config, paths.tracking_uri)
+    start = given_model(config, paths.tracking_uri)
+    start_ray(config.workers.num_workers)
+    require_workers(config.workers)  # refused now rather than after the graphs are built
+    shards = prepare(
+        config.source,
+        config.limits,
+        config.graph,
+        paths.out,
+        num_workers=config.workers.num_workers,
+        resume=config.output.resume,
+    )
+    data = labeled(config, shards, crystal_table(config.source, shards), paths.tracking_uri, start)
     data = dataclasses.replace(data, task=dataclasses.replace(data.task, init=init, teacher=teacher))
     _check_encoders(config, data)
     counts = ", ".join(f"{len(crystals):,} {part}" for part, crystals in data.task.parts.items())
     logger.info("%s of %s crystals, split %s", data.targets.name, counts, data.split.name)
-    name = config.name or default_name(config, data)
-    return [
-        _run(dataclasses.replace(config, seeds=(seed,)), data, RunFolder(out / f"{name}-seed{seed}"))
-        for seed in config.seeds
-    ]
+    name = config.output.name or default_name(config, data)
+    return [_run(config.replace(seeds=(seed,)), data, paths, f"{name}-seed{seed}") for seed in config.seeds]
 
 
 def _check_encoders(config: DownstreamConfig, data: Labeled) -> None:
@@ -147,50 +142,40 @@ def _check_encoders(config: DownstreamConfig, data: Labeled) -> None:
     """
     if (init := data.task.init) is not None:
         too = starts_with_embedding(config, init, data.task.vectors)
-        logger.info("%d convolutions%s start from %s", init.num_layers, " and the embedding" * too, config.init_encoder)
-    if data.task.teacher is not None:
-        require_known(config.distill, data.task.teacher, data.trained_elements)
-        logger.info("distilled from %s, %g of the loss", config.distill, config.distill_weight)
-
-
-def _run(config: DownstreamConfig, data: Labeled, folder: RunFolder) -> FinishedRun:
-    tracker = Tracker.at(folder.path, tracking_uri(config))
-    finished = folder.claim(config, _identity(data))
-    with folder.held():
-        if finished:
-            tracker.settle()
-        else:
-            _learn(config, data, folder, tracker)
-        return dataclasses.replace(_finished(config, data, folder, tracker), again=finished)
-
-
-def _learn(config: DownstreamConfig, data: Labeled, folder: RunFolder, tracker: Tracker) -> None:
-    done = f"continuing after epoch {folder.epochs_done()} of " if folder.epochs_done() else ""
-    with tracked(folder, tracker, config, experiment=experiment(config), tags=_tags(config, data)):
-        logger.info("%s: %s%d epochs, %d workers ...", folder.path, done, config.epochs, config.num_workers)
-        publish = Publish(tracker, partial(epoch_line, epochs=config.epochs, unit=data.targets.unit))
-        with saved_when_told(folder.path / CHECKPOINTS):
-            outcome = _train(config, data, folder.path, publish)
-        log_epochs(tracker, outcome.history)  # those of an epoch after whose checkpoint the run was killed
-        _write_results(config, data, folder, tracker, outcome)
-    folder.finish(run_id=tracker.run_id, seconds=sum(epoch["seconds"] for epoch in outcome.history))
-    tracker.finish()
-
-
-def _train(config: DownstreamConfig, data: Labeled, folder: Path, publish: Publish) -> RegressionOutcome:
-    if config.num_workers > 0:
-        from crysatom.cluster.downstream import train_predictor_on_cluster
-
-        return train_predictor_on_cluster(
-            config, data.task, folder / CHECKPOINTS, record=publish.record, show=publish.show
+        logger.info(
+            "%d convolutions%s start from %s", init.num_layers, " and the embedding" * too, config.start.init_encoder
         )
-    return train_predictor(config, data.task, plain_context(config, folder, publish))
+    if data.task.teacher is not None:
+        require_known(config.start.distill, data.task.teacher, data.trained_elements)
+        logger.info("distilled from %s, %g of the loss", config.start.distill, config.start.distill_weight)
 
 
-def epoch_line(metrics: Mapping[str, float], epochs: int, unit: str) -> str:
-    """Return one line on an epoch: errors, speed, time left."""
-    errors = f"train MAE {metrics[f'{TRAIN}/{MAE}']:.4g}  val MAE {metrics[f'{VAL}/{MAE}']:.4g} {unit}".rstrip()
-    return progress(metrics, epochs, errors)
+def _run(config: DownstreamConfig, data: Labeled, paths: Paths, name: str) -> FinishedRun:
+    with opened(
+        config,
+        paths,
+        name,
+        _identity(data),
+        tags={fields.DATA: config.source.data} | _tags(config, data),
+        experiment=config.tracking.experiment or default_experiment(config.source.data),
+        resume=config.output.resume,
+        workers_report=config.workers.num_workers > 0,
+    ) as run:
+        if not run.again:
+            outcome = run.train(
+                partial(train_predictor, config, data.task),
+                config.workers,
+                epochs=config.optimization.epochs,
+                line=partial(epoch_line, unit=data.targets.unit),
+            )
+            _write_results(config, data, run, outcome)
+            run.finish(seconds=sum(epoch["seconds"] for epoch in outcome.history))
+        return _finished(config, data, run)
+
+
+def epoch_line(metrics: Metrics, unit: str) -> str:
+    """Return the results of an epoch: training and validation errors."""
+    return f"train MAE {metrics[f'{TRAIN}/{MAE}']:.4g}  val MAE {metrics[f'{VAL}/{MAE}']:.4g} {unit}".rstrip()
 
 
 def describe(runs: Sequence[FinishedRun]) -> str:
@@ -230,15 +215,19 @@ def _describe_one(finished: FinishedRun) -> list[str]:
 
 def default_name(config: DownstreamConfig, data: Labeled) -> str:
     """Return the name of runs that were given none; their seeds are added to it."""
-    settings = digest(dataclasses.replace(config, seeds=(0,)))
+    settings = digest(config.replace(seeds=(0,)))
     pretrained = [f"{use}{digest[:8]}" for use, digest in _pretrained_digests(data).items()]
-    words = (config.predictor, data.targets.name, config.vectors)  # the second may be the header of a stranger's file
+    words = (
+        config.architecture.predictor,
+        data.targets.name,
+        config.vectors.vectors,
+    )  # the second may be the header of a stranger's file
     return "-".join((*map(_slug, words), settings, _identity(data)[:8], *pretrained))
 
 
-def experiment(config: DownstreamConfig) -> str:
-    """Return the experiment of the runs: as given, or one per data set."""
-    return config.experiment or f"crysatom-{_slug(data_name(config.data))}"
+def default_experiment(data: str) -> str:
+    """Return the MLflow experiment of runs that were given none: one per data set."""
+    return f"crysatom-{_slug(data_name(data))}"
 
 
 def _slug(text: str) -> str:
@@ -262,14 +251,14 @@ def _pretrained_digests(data: Labeled) -> dict[str, str]:
 def _tags(config: DownstreamConfig, data: Labeled) -> dict[str, str]:
     pretrained = _pretrained_digests(data)
     return {
-        fields.PREDICTOR: config.predictor,
-        fields.VECTORS: config.vectors,
+        fields.PREDICTOR: config.architecture.predictor,
+        fields.VECTORS: config.vectors.vectors,
         fields.VECTORS_DIGEST: data.vectors_digest,
         fields.FILLED: " ".join(data.task.vectors.provenance.get("filled", ())),
         fields.LEFT_OUT: str(len(data.left_out)),
         fields.PROPERTY: data.targets.name,
         fields.UNIT: data.targets.unit,
-        fields.SEED: str(config.seeds[0]),
+        fields.SEED: str(config.seed),
         fields.SPLIT: data.split.name,
         fields.SPLIT_DIGEST: data.split.digest(),
         fields.DATA_DIGEST: data.data_digest,
@@ -279,25 +268,24 @@ def _tags(config: DownstreamConfig, data: Labeled) -> dict[str, str]:
     }
 
 
-def _write_results(
-    config: DownstreamConfig, data: Labeled, folder: RunFolder, tracker: Tracker, outcome: RegressionOutcome
-) -> None:
+def _write_results(config: DownstreamConfig, data: Labeled, run: Run, outcome: RegressionOutcome) -> None:
+    folder = run.path
     history = pd.DataFrame(outcome.history)
-    write_csv(history, folder.path / HISTORY)
-    write_csv(data.left_out, folder.path / LEFT_OUT)
+    write_csv(history, folder / HISTORY)
+    write_csv(data.left_out, folder / LEFT_OUT)
     for part, file in PREDICTIONS.items():
         columns = {
             MATERIAL_ID: data.split.ids(part),
             TARGET: data.targets.labels[data.task.parts[part]],
             PREDICTION: outcome.predictions[part],
         }
-        write_csv(pd.DataFrame(columns), folder.path / file)
-    write_csv(_element_errors(data, outcome), folder.path / ELEMENT_ERRORS_CSV)
-    metrics = judge(data, outcome)
+        write_csv(pd.DataFrame(columns), folder / file)
+    write_csv(_element_errors(data, outcome), folder / ELEMENT_ERRORS_CSV)
+    metrics = evaluate(data, outcome)
     results = {
         "property": data.targets.name,
         "unit": data.targets.unit,
-        "seed": config.seeds[0],
+        "seed": config.seed,
         "selected_epoch": outcome.selected_epoch,
         "epochs": len(outcome.history),
         "metrics": metrics,
@@ -320,11 +308,11 @@ def _write_results(
         training={"config": recorded(config), **_tags(config, data), **results},
         versions=versions,
     )
-    save_model(folder.path / MODEL, outcome.state, info)
-    describe_to_mlflow(folder.path / MODEL, info)
-    (folder.path / RESULTS_JSON).write_text(json.dumps(results, indent=1))
-    _tell(folder, tracker, data, outcome, history, metrics)
-    _tell_of_model(config, data, folder, tracker, metrics)
+    save_model(folder / MODEL, outcome.state, info)
+    describe_to_mlflow(folder / MODEL, info)
+    (folder / RESULTS_JSON).write_text(json.dumps(results, indent=1))
+    _log_results(run, data, outcome, history, metrics)
+    _log_model(config, data, run, metrics)
 
 
 def _element_errors(data: Labeled, outcome: RegressionOutcome) -> pd.DataFrame:
@@ -334,7 +322,7 @@ def _element_errors(data: Labeled, outcome: RegressionOutcome) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[ELEMENT, NUM_CRYSTALS, MAE])
 
 
-def judge(data: Labeled, outcome: RegressionOutcome) -> dict[str, float]:
+def evaluate(data: Labeled, outcome: RegressionOutcome) -> dict[str, float]:
     """Return all metrics of the predictions, ``<part>/<metric>``; what is undefined is left out."""
     labels, name = data.targets.labels, data.targets.name
     new = data.new.mask
@@ -353,14 +341,14 @@ def judge(data: Labeled, outcome: RegressionOutcome) -> dict[str, float]:
     }
 
 
-def _tell(
-    folder: RunFolder,
-    tracker: Tracker,
+def _log_results(
+    run: Run,
     data: Labeled,
     outcome: RegressionOutcome,
     history: pd.DataFrame,
     metrics: Mapping[str, float],
 ) -> None:
+    folder, tracker = run.path, run.tracker
     of_model = {NUM_PARAMETERS: float(outcome.num_parameters), TEST_SECONDS: outcome.test_seconds}
     tracker.log_metrics({**metrics, **of_model}, outcome.selected_epoch)
     sizes = {f"num_{part}": float(len(data.task.parts[part])) for part in PARTS}
@@ -372,7 +360,7 @@ def _tell(
         *PREDICTIONS.values(),
         *([LEFT_OUT] if len(data.left_out) else []),
     ):
-        tracker.log_artifact(folder.path / file)
+        tracker.log_artifact(folder / file)
     name, unit = data.targets.name, data.targets.unit
     label = PROPERTIES[name].label if name in PROPERTIES else name
     remark = f"MAE {metrics[f'{TEST}/{MAE}']:.4g} {unit}\n{len(data.split.test):,} test crystals"
@@ -381,22 +369,18 @@ def _tell(
     tracker.log_figure(learning_curve(history, outcome.selected_epoch, unit), "learning_curve")
 
 
-def _tell_of_model(
-    config: DownstreamConfig, data: Labeled, folder: RunFolder, tracker: Tracker, metrics: Mapping[str, float]
-) -> None:
+def _log_model(config: DownstreamConfig, data: Labeled, run: Run, metrics: Mapping[str, float]) -> None:
     name = config.model_name(data.targets.name)
     if name:
         tags = _tags(config, data) | {fields.TEST_MAE: f"{metrics[f'{TEST}/{MAE}']:.6g}"}
-        tracker.register(name, tags, folder.path / MODEL, to=MODEL)
+        run.tracker.register(name, tags, run.path / MODEL, to=MODEL)
     else:
-        tracker.log_artifact(folder.path / MODEL, to=MODEL)
+        run.tracker.log_artifact(run.path / MODEL, to=MODEL)
 
 
-def _finished(config: DownstreamConfig, data: Labeled, folder: RunFolder, tracker: Tracker) -> FinishedRun:
-    registered = folder.read().get("registered", "")
-    if not registered and (registered := tracker.registered(config.model_name(data.targets.name))):
-        folder.note(registered=registered)
-    results: dict[str, Any] = json.loads((folder.path / RESULTS_JSON).read_text())
-    return FinishedRun(
-        folder=folder.path, tracking_uri=tracker.uri, run_id=tracker.run_id, registered=registered, **results
-    )
+def _finished(config: DownstreamConfig, data: Labeled, run: Run) -> FinishedRun:
+    registered = run.folder.read().get("registered", "")
+    if not registered and (registered := run.tracker.registered(config.model_name(data.targets.name))):
+        run.folder.note(registered=registered)
+    results: dict[str, Any] = json.loads((run.path / RESULTS_JSON).read_text())
+    return FinishedRun(**run.address, registered=registered, again=run.again, **results)

@@ -18,14 +18,14 @@ import torch
 
 from crysatom.config import PredictConfig
 from crysatom.config.terminal import one_line
-from crysatom.crystals.checks import Limits
 from crysatom.crystals.csv_files import csv_line
 from crysatom.crystals.ingest import PROGRESS_SECONDS, ReadCount
 from crysatom.crystals.notes import NoteCounts
 from crysatom.crystals.quarantine import QUARANTINE_SCHEMA, Rejected, describe_reasons
-from crysatom.crystals.raw import Raw
+from crysatom.crystals.record import Raw
 from crysatom.crystals.rejections import Rejections, streamed
 from crysatom.crystals.sources import Source, open_source
+from crysatom.models.inference import Ensemble, SavedModel, open_model
 from crysatom.names import (
     ALL_FLAGS,
     FLAGS,
@@ -40,10 +40,9 @@ from crysatom.names import (
     UNKNOWN_TRAINING,
     UNTRAINED_ELEMENTS,
 )
-from crysatom.pipelines.places import default_tracking_uri, find, resolve
-from crysatom.pipelines.tracked import require_gpu
+from crysatom.runs.lifecycle import require_gpu, start_ray
+from crysatom.runs.paths import default_tracking_uri, find, resolve
 from crysatom.tracking.models import fetch_model, is_in_mlflow
-from crysatom.training.inference import Ensemble, SavedModel, open_model
 from crysatom.writing import replaced
 
 logger = logging.getLogger(__name__)
@@ -93,11 +92,11 @@ def run(config: PredictConfig) -> PredictReport:
         OSError: If the results cannot be written; then those that were there are left.
 
     """
-    if config.use_gpu and not config.num_workers:
+    if config.workers.use_gpu and not config.workers.num_workers:
         require_gpu()
     source = _inputs(config.inputs)
-    models = tuple(_model(name, config.tracking_uri) for name in config.model)
-    ensemble = Ensemble(models, Limits(max_atoms=config.max_atoms, min_distance=config.min_distance))
+    models = tuple(_model(name, config.tracking.tracking_uri) for name in config.model)
+    ensemble = Ensemble(models, config.limits)
     for model in models:
         if not model.tells_training():
             logger.warning(
@@ -190,17 +189,15 @@ def _predict_all(config: PredictConfig, ensemble: Ensemble, batches: Iterator[pa
     """Yield outcomes in order; a single batch is predicted here sooner than the processes of a cluster are started."""
     first = list(islice(batches, 2))
     batches = chain(first, batches)
-    if config.num_workers > 0 and len(first) > 1:
+    if config.workers.num_workers > 0 and len(first) > 1:
         from crysatom.cluster.predict import predict_on_cluster
-        from crysatom.cluster.session import start_ray
 
-        logger.info("starting Ray ...")
-        start_ray()
+        start_ray(config.workers.num_workers)
         return predict_on_cluster(config, ensemble, batches)
-    device = "cuda" if config.use_gpu and torch.cuda.is_available() else "cpu"
-    if config.use_gpu and device == "cpu":  # the workers that were asked for may have GPUs
+    device = "cuda" if config.workers.use_gpu and torch.cuda.is_available() else "cpu"
+    if config.workers.use_gpu and device == "cpu":  # the workers that were asked for may have GPUs
         logger.info("too few crystals for the cluster, and no CUDA device here: they are predicted on the CPU")
-    torch.set_num_threads(config.threads_per_worker)
+    torch.set_num_threads(config.workers.threads_per_worker)
     return map(ensemble.to(device).predict_records, batches)
 
 

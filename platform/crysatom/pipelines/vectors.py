@@ -16,16 +16,14 @@ import torch
 from numpy.typing import NDArray
 
 from crysatom.config import VectorsConfig, digest, recorded
+from crysatom.figures.pretraining import has_map, vector_map
 from crysatom.graphs.shards import read_manifest, shard_files
+from crysatom.inputs.graphs import prepare
 from crysatom.names import LOSS, NUM_ELEMENTS, SYMBOLS
-from crysatom.pipelines.places import default_tracking_uri, resolve
-from crysatom.pipelines.preparing import prepare
-from crysatom.pipelines.run_folder import RunFolder
-from crysatom.pipelines.tracked import tracked, where_to_look
-from crysatom.report.figures import has_map, vector_map
+from crysatom.runs.lifecycle import Run, opened, start_ray, where_to_look
+from crysatom.runs.paths import Paths
 from crysatom.tracking.environment import environment_tags
-from crysatom.tracking.fields import DATA_DIGEST, DIMENSIONS, ELEMENTS, VECTORS
-from crysatom.tracking.runs import Tracker
+from crysatom.tracking.fields import DATA, DATA_DIGEST, DIMENSIONS, ELEMENTS, VECTORS
 from crysatom.training.machine import hardware
 from crysatom.vectors.atom2vec import decompose
 from crysatom.vectors.card import CARD_MD, CardFacts, card
@@ -72,35 +70,33 @@ def run(config: VectorsConfig) -> FinishedVectors:
         ValueError: If the data cannot be read or hold nothing to learn from, or the folder holds another run.
 
     """
-    if config.num_workers > 0:
-        from crysatom.cluster.session import start_ray
-
-        logger.info("starting Ray ...")
-        start_ray()
-    out = resolve(config.out)
-    shards = prepare(config, out)
+    start_ray(config.num_workers)
+    paths = Paths.of(config.output.out, config.tracking.tracking_uri)
+    shards = prepare(config.source, config.limits, config.graph, paths.out, num_workers=config.num_workers)
     data_digest = _data_digest(shards)
-    folder = RunFolder(out / (config.name or f"{config.method}-{digest(config)}-{data_digest[:8]}"))
-    tracker = Tracker.at(folder.path, default_tracking_uri(config.tracking_uri))
-    finished = folder.claim(config, data_digest)
-    with folder.held():
-        if finished:
-            tracker.settle()
-        else:
-            _learn(config, shards, folder, tracker)
-        return _finished(folder, tracker, again=finished)
+    name = config.output.name or f"{config.method}-{digest(config)}-{data_digest[:8]}"
+    with opened(
+        config, paths, name, data_digest, tags={DATA: config.source.data}, experiment=config.tracking.experiment
+    ) as run:
+        if not run.again:
+            run.finish(facts=_learn(config, shards, run))
+        return FinishedVectors(
+            **run.address,
+            vectors=read_vectors(run.path / VECTORS),
+            facts=run.folder.read()["facts"],
+            again=run.again,
+        )
 
 
-def _learn(config: VectorsConfig, shards: Path, folder: RunFolder, tracker: Tracker) -> None:
+def _learn(config: VectorsConfig, shards: Path, run: Run) -> dict[str, float]:
+    """Write the vectors; return numbers about how they were made."""
     torch.set_num_threads(1)  # the matrices are small: on a busy machine threads wait for each other, 15 times as long
-    with tracked(folder, tracker, config, experiment=config.experiment, tags={}):
-        start = time.perf_counter()
-        counts = _count(config, shards)
-        vectors, facts = learned(config, counts)
-        facts |= {"seconds": time.perf_counter() - start, NUM_ELEMENTS: len(vectors.symbols)}
-        _write(config, folder, tracker, counts, vectors, facts)
-    folder.finish(run_id=tracker.run_id, facts=facts)
-    tracker.finish()
+    start = time.perf_counter()
+    counts = _count(config, shards)
+    vectors, facts = learned(config, counts)
+    facts |= {"seconds": time.perf_counter() - start, NUM_ELEMENTS: len(vectors.symbols)}
+    _write(config, run, counts, vectors, facts)
+    return facts
 
 
 def learned(config: VectorsConfig, counts: Counts) -> tuple[AtomVectors, dict[str, float]]:
@@ -111,7 +107,7 @@ def learned(config: VectorsConfig, counts: Counts) -> tuple[AtomVectors, dict[st
 
     """
     if not counts.crystals:
-        raise ValueError(f"{config.data} holds no crystal with a graph; there is nothing to learn from")
+        raise ValueError(f"{config.source.data} holds no crystal with a graph; there is nothing to learn from")
     facts = {
         "crystals": float(counts.crystals),
         "pairs": float(counts.pairs.sum()),
@@ -120,7 +116,7 @@ def learned(config: VectorsConfig, counts: Counts) -> tuple[AtomVectors, dict[st
     if config.method == "skipatom":
         numbers = np.flatnonzero(counts.pairs.sum(1)) + 1
         if not len(numbers):
-            raise ValueError(f"no two atoms of {config.data} are bonded within {config.cutoff:g} angstrom")
+            raise ValueError(f"no two atoms of {config.source.data} are bonded within {config.graph.cutoff:g} angstrom")
         pairs = counts.pairs[np.ix_(numbers - 1, numbers - 1)]
         found = factorize(
             pairs,
@@ -139,7 +135,7 @@ def learned(config: VectorsConfig, counts: Counts) -> tuple[AtomVectors, dict[st
         numbers, vectors = decompose(counts.compounds)
         if config.dim > len(numbers):
             raise ValueError(
-                f"{config.data} holds {len(numbers)} elements, which atom2vec gives at most as many dimensions; "
+                f"{config.source.data} holds {len(numbers)} elements, which atom2vec gives at most as many dimensions; "
                 f"--dim {config.dim} is more"
             )
         return _table(numbers, vectors[:, : config.dim or None], counts), facts
@@ -179,32 +175,25 @@ def _count(config: VectorsConfig, shards: Path) -> Counts:
     files = shard_files(shards)
     logger.info("counting in %d shards ...", len(files))
     if config.num_workers == 0 or len(files) == 1:
-        return Counts.total(count_file(file, config.bond_tolerance, config.cutoff) for file in files)
+        return Counts.total(count_file(file, config.bond_tolerance, config.graph.cutoff) for file in files)
     from crysatom.cluster.counts import count_on_cluster
 
-    return count_on_cluster(files, config.bond_tolerance, config.cutoff)
+    return count_on_cluster(files, config.bond_tolerance, config.graph.cutoff)
 
 
-def _write(
-    config: VectorsConfig,
-    folder: RunFolder,
-    tracker: Tracker,
-    counts: Counts,
-    vectors: AtomVectors,
-    facts: dict[str, float],
-) -> None:
-    note = folder.read()
+def _write(config: VectorsConfig, run: Run, counts: Counts, vectors: AtomVectors, facts: dict[str, float]) -> None:
+    note, folder, tracker = run.folder.read(), run.path, run.tracker
     provenance = {
-        "data": config.data,
+        "data": config.source.data,
         "data_digest": note["data_digest"],
         "config_digest": note["config_digest"],
         "config": recorded(config),
         **environment_tags(hardware()),
     }
     vectors = dataclasses.replace(vectors, provenance=provenance)
-    write_vectors(vectors, folder.path / VECTORS)
+    write_vectors(vectors, folder / VECTORS)
     described = CardFacts(
-        data=config.data,
+        data=config.source.data,
         data_digest=note["data_digest"],
         num_crystals=counts.crystals,
         crystals_per_element={int(z) + 1: int(counts.crystals_of[z]) for z in np.flatnonzero(counts.crystals_of)},
@@ -212,23 +201,12 @@ def _write(
         losses=facts,
         run_id=tracker.run_id,
     )
-    (folder.path / VECTORS / CARD_MD).write_text(card(vectors, described))
+    (folder / VECTORS / CARD_MD).write_text(card(vectors, described))
     tracker.log_metrics(facts, 0)
     if has_map(vectors):
         tracker.log_figure(vector_map(vectors), "vector_map")
-    if config.register:
+    if config.tracking.register:
         tags = {DIMENSIONS: str(vectors.dim), ELEMENTS: str(len(vectors.symbols)), DATA_DIGEST: note["data_digest"]}
-        tracker.register(config.register, tags, folder.path / VECTORS, to=VECTORS)
+        tracker.register(config.tracking.register, tags, folder / VECTORS, to=VECTORS)
     else:
-        tracker.log_artifact(folder.path / VECTORS, to=VECTORS)
-
-
-def _finished(folder: RunFolder, tracker: Tracker, *, again: bool = False) -> FinishedVectors:
-    return FinishedVectors(
-        folder=folder.path,
-        vectors=read_vectors(folder.path / VECTORS),
-        facts=folder.read()["facts"],
-        tracking_uri=tracker.uri,
-        run_id=tracker.run_id,
-        again=again,
-    )
+        tracker.log_artifact(folder / VECTORS, to=VECTORS)

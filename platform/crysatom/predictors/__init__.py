@@ -1,1 +1,1 @@
-"""Predictors: a property from crystal graphs and atom vectors. A new one is a file here and a line in ``registry``."""
+"""Predict properties from crystal graphs and atom vectors. A new predictor is one file and one line in ``registry``."""

@@ -1,4 +1,4 @@
-"""ALIGNN: messages between atoms and between bonds. Choudhary & DeCost, npj Comput. Mater. 7, 185 (2021)."""
+"""ALIGNN: message passing between atoms and between bonds. Choudhary & DeCost, npj Comput. Mater. 7, 185 (2021)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from crysatom.vectors.table import AtomVectors
 
 
 class ALIGNN(Predictor):
-    """Edge-gated convolutions on the crystal graph and, in turn, on its line graph, then on the crystal graph alone.
+    """Edge-gated convolutions alternating on the crystal graph and its line graph, then on the crystal graph alone.
 
-    With 92 element features and its default settings it has 4,026,753 parameters. 1,024 of them, the affine parts of
-    the last norms of bonds and of angles, have no effect and are not trained.
+    With 92 element features and default settings it has 4,026,753 parameters. 1,024 of them, the affine parts of the
+    last norms of bonds and angles, have no effect and are not trained.
     """
 
     OPTIONS: ClassVar[Mapping[str, float]] = {
@@ -33,9 +33,9 @@ class ALIGNN(Predictor):
         "angle_bins": 40,
         "basis_cutoff": 8.0,
     }
-    """``plain_layers`` behind those with angles, of which ``num_layers`` is the number; ``embedding``, width of the
-    first layer behind the Gaussians; ``distance_bins`` from 0 to ``basis_cutoff`` angstrom; ``angle_bins`` of the
-    cosine."""
+    """``plain_layers``: layers without angles, after ``num_layers`` with them; ``embedding``: width of the first layer
+    after the Gaussians; ``distance_bins``: Gaussians from 0 to ``basis_cutoff`` angstrom; ``angle_bins``: Gaussians of
+    the cosine."""
 
     distance_centers: Tensor
     cosine_centers: Tensor
@@ -79,11 +79,11 @@ class ALIGNN(Predictor):
 
 
 class Dense(nn.Module):
-    """A linear layer, batch normalization, SiLU.
+    """Linear layer, batch normalization and SiLU.
 
     Args:
-        inputs: Width of the rows that it reads.
-        outputs: Of those that it returns.
+        inputs: Width of the input.
+        outputs: Width of the output.
 
     """
 
@@ -93,17 +93,17 @@ class Dense(nn.Module):
         self.norm = ViewBatchNorm(outputs)
 
     def forward(self, x: Tensor, count: Tensor) -> Tensor:
-        """Return ``(n, outputs)`` from ``(n, inputs)`` different rows, each of which stands for ``count`` ``(n,)``."""
+        """Return ``(n, outputs)`` from ``(n, inputs)`` distinct rows that occur ``count`` ``(n,)`` times each."""
         return F.silu(self.norm(self.linear(x), 1, count.to(x.dtype)))
 
 
 class Embedding(nn.Module):
-    """Gaussians of a number, and two layers. Equal numbers, of which crystals have many, are embedded once.
+    """Expand a number in Gaussians and apply two layers. Equal numbers, frequent in crystals, are embedded once.
 
     Args:
-        bins: Gaussians.
+        bins: Number of Gaussians.
         hidden: Width of the first layer.
-        outputs: Of the second.
+        outputs: Width of the second layer.
 
     """
 
@@ -113,7 +113,7 @@ class Embedding(nn.Module):
         self.second = Dense(hidden, outputs)
 
     def forward(self, value: Tensor, count: Tensor, centers: Tensor) -> Tensor:
-        """Return ``(n, outputs)`` from ``(n,)`` numbers, how often each occurs, and evenly spaced ``centers``."""
+        """Embed ``(n,)`` numbers that occur ``count`` times each, ``(n, outputs)``; ``centers`` are evenly spaced."""
         different, row = torch.unique(value, return_inverse=True)
         count = torch.zeros_like(different).index_add(0, row, count.to(different.dtype))
         basis = radial_basis(different, centers, 1 / float(centers[1] - centers[0]))

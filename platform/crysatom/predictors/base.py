@@ -1,4 +1,4 @@
-"""What all predictors share: how one is described, what it takes and returns, and its table of atom vectors."""
+"""Base of all predictors: specification, inputs and outputs, and table of atom vectors."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ from crysatom.vectors.table import AtomVectors
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorSpec:
-    """All that decides a predictor's architecture, beside the atom vectors; JSON values only.
+    """Complete architecture of a predictor except the atom vectors; JSON values only.
 
     Raises:
-        ValueError: If a value cannot be built.
+        ValueError: If a value is out of range.
 
     """
 
     predictor: str = "cgcnn"
-    """A name of ``crysatom.predictors.registry``."""
+    """Name in ``crysatom.predictors.registry``."""
 
     width: int = 64
-    """Length of an atom's vector in the convolutions."""
+    """Dimension of an atom's vector in the convolutions."""
 
     num_layers: int = 3
-    """Convolutions."""
+    """Number of convolutions."""
 
     hidden_dim: int = 128
-    """Width of the layers behind the pooling."""
+    """Width of the layers after the pooling."""
 
     num_hidden: int = 1
-    """Layers behind the pooling, before the output."""
+    """Number of layers between the pooling and the output."""
 
     cutoff: float = GraphSpec.cutoff
-    """Largest distance that Gaussians describe, in angstrom; that of the graphs."""
+    """Largest distance that Gaussians describe, in angstrom; the cutoff of the graphs."""
 
     basis_step: float = 0.2
     """Spacing and width of the Gaussians, in angstrom."""
 
     train_vectors: bool = False
-    """Train the atom vectors with the rest; off: frozen, as published."""
+    """Train the atom vectors too; off: frozen, as published."""
 
     outputs: int = 1
-    """1: a number; more: log-probabilities of so many classes."""
+    """1: a number; more: log-probabilities of this many classes."""
 
     options: Mapping[str, float] = field(default_factory=dict)
-    """Options that only this predictor has, see its ``OPTIONS``; those not given have the defaults there."""
+    """Options of this predictor alone, see its ``OPTIONS``; missing ones have the defaults there."""
 
     def __post_init__(self) -> None:
         for name in ("width", "num_layers", "hidden_dim", "num_hidden", "outputs"):
@@ -73,18 +73,18 @@ class PredictorSpec:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values; ``PredictorSpec(**values)`` is equal to this one."""
+        """Return the fields as JSON values; ``PredictorSpec(**values)`` equals this specification."""
         return {**dataclasses.asdict(self), "options": dict(self.options)}
 
 
 class AtomTable(nn.Module):
-    """Vectors by element, frozen or trained.
+    """Table of vectors by element, frozen or trained.
 
     They are part of the saved weights either way, so that weights never meet the vectors of other elements.
 
     Args:
         table: M elements, K dimensions.
-        trained: Whether they are parameters.
+        trained: Whether the vectors are parameters.
 
     """
 
@@ -104,11 +104,11 @@ class AtomTable(nn.Module):
             self.register_buffer("vectors", vectors)
 
     def forward(self, atomic_numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the vectors of the different elements ``(P, K)``, and which of them each atom is ``(N,)``.
+        """Return the vectors of the distinct elements ``(P, K)``, and the row of each atom ``(N,)``.
 
-        Elements without a vector must have been refused before (``vectors.coverage.require_elements``). Should
-        one come this far, its vector is NaN, and so is the prediction: never silently zero. Elements
-        that no atom is are not returned, since zero times NaN is NaN in every gradient.
+        Callers must reject elements without a vector before (``vectors.coverage.require_elements``). Here such an
+        element has the vector NaN, and so has the prediction: never silently zero. Elements without an atom are
+        not returned, since zero times NaN is NaN in every gradient.
 
         Args:
             atomic_numbers: ``(N,)``.
@@ -120,11 +120,11 @@ class AtomTable(nn.Module):
 
 
 class Predictor(nn.Module, ABC):
-    """One property of crystals from their graphs and a table of atom vectors.
+    """Predict one property of crystals from their graphs and a table of atom vectors.
 
-    What comes out is normalized: the training knows the mean and the spread of its targets, the predictor does not.
-    In evaluation mode a crystal's prediction depends on no other crystal. In training mode all statistics
-    are over all workers (:mod:`crysatom.distributed`).
+    The output is normalized: the training knows the mean and the spread of its targets, the predictor does not. In
+    evaluation mode, the prediction of a crystal depends on no other crystal. In training mode, all statistics are over
+    all workers (:mod:`crysatom.distributed`).
 
     Subclasses are constructed with ``(spec, vectors)``.
 
@@ -133,7 +133,7 @@ class Predictor(nn.Module, ABC):
         vectors: Table of atom vectors.
 
     Raises:
-        ValueError: If the specification has an option that this predictor does not know.
+        ValueError: If the specification has an unknown option.
 
     """
 
@@ -154,7 +154,7 @@ class Predictor(nn.Module, ABC):
 
     @abstractmethod
     def atoms(self, batch: Batch) -> Tensor:
-        """Return the vectors of the atoms before they are pooled, ``(N, D)``."""
+        """Return the atom vectors before pooling, ``(N, D)``."""
 
     @abstractmethod
     def readout(self, atoms: Tensor, batch: Batch) -> Tensor:
@@ -165,5 +165,5 @@ class Predictor(nn.Module, ABC):
         return self.readout(self.atoms(batch), batch)
 
     def penalty(self) -> Tensor:
-        """Return what is added to the training loss, a scalar; 0 unless a predictor says otherwise."""
+        """Return the penalty added to the training loss, a scalar; 0 unless a predictor overrides it."""
         return torch.zeros((), device=self.table.row.device)

@@ -14,15 +14,15 @@ from crysatom.predictors.base import Predictor, PredictorSpec
 from crysatom.vectors.table import AtomVectors
 
 CLASSIFIER_DROPOUT = 0.5
-"""Before the output layer of a classifier, as published."""
+"""Dropout rate before the output layer of a classifier, as published."""
 
 
 class CGCNN(Predictor):
-    """A linear map of atom vectors, gated convolutions, the mean over atoms, and a small network behind it.
+    """Linear map of atom vectors, gated convolutions, mean over atoms, and a small output network.
 
-    Names, shapes and initialization of the weights are those of the published code, so that its checkpoints fit.
-    With 92 element features and the default specification there are 80,833 of them, 384 of which
-    (``fc_full.bias``) have no effect and are not trained, see :class:`GatedConv`.
+    Names, shapes and initialization of the weights are those of the published code, so its checkpoints can be loaded.
+    With 92 element features and the default specification there are 80,833 weights. 384 of them (``fc_full.bias``)
+    have no effect and are not trained, see :class:`GatedConv`.
     """
 
     centers: Tensor
@@ -38,7 +38,7 @@ class CGCNN(Predictor):
         self.fc_out = nn.Linear(spec.hidden_dim, spec.outputs)
 
     def inputs(self, atomic_numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the embedding reads of each different element ``(P, K)``, and which one an atom is ``(N,)``."""
+        """Return the embedding's input for each distinct element ``(P, K)``, and the row of each atom ``(N,)``."""
         vectors: tuple[Tensor, Tensor] = self.table(atomic_numbers)
         return vectors
 

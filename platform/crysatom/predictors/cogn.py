@@ -1,8 +1,8 @@
-"""coGN: a graph network on the crystal's different atoms. Ruff et al., Digital Discovery 3, 594 (2024).
+"""coGN: a graph network on the crystal's inequivalent atoms. Ruff et al., Digital Discovery 3, 594 (2024).
 
-arXiv 2302.14102; the released code (aimat-lab/coGN and gcnn_keras, MIT) was read for its settings. Best of all entries
-of the JARVIS leaderboard for six of the seven properties of CrysAtom's paper in 2023, and second to its nested sibling
-for the seventh; it needs distances only.
+arXiv 2302.14102; the settings are those of the released code (aimat-lab/coGN and gcnn_keras, MIT). In 2023 it was the
+best entry of the JARVIS leaderboard for six of the seven properties of CrysAtom's paper, and second to its nested
+variant for the seventh. It needs distances only.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from crysatom.vectors.table import AtomVectors
 
 
 class CoGN(Predictor):
-    """Messages by a deep network of an edge and both its ends, summed; no normalization over the batch.
+    """Message passing by a deep network on an edge and both its ends; no normalization over the batch.
 
-    The paper evaluates an atom for all that a space group makes equivalent; so do all predictors here that read
-    distances only (:mod:`crysatom.nn.condensed`), and without symmetry being looked for. Beside the atomic number its
-    code reads mass, radius, electronegativity, ionization energy and oxidation states of an element: here the atom
-    vectors stand for them.
+    The paper evaluates one atom for all that are equivalent under the space group. All predictors here that read
+    distances only do so too (:mod:`crysatom.nn.condensed`), without a search for symmetry. Besides the atomic number,
+    its code reads mass, radius, electronegativity, ionization energy and oxidation states of an element; here the atom
+    vectors replace them.
     """
 
     OPTIONS: ClassVar[Mapping[str, float]] = {"message_layers": 5, "distance_bins": 32, "basis_cutoff": 8.0}
-    """``message_layers`` of the network of messages; ``distance_bins`` Gaussians up to ``basis_cutoff`` angstrom."""
+    """``message_layers`` of the message network; ``distance_bins`` Gaussians up to ``basis_cutoff`` angstrom."""
 
     centers: Tensor
 
@@ -66,18 +66,18 @@ class CoGN(Predictor):
 
 
 def _initialize(module: nn.Module) -> None:
-    """Start as Keras does (Glorot & Bengio 2010): torch's smaller weights would let five layers forget distances."""
+    """Initialize as Keras does (Glorot & Bengio 2010): with torch's smaller weights, five layers lose the distances."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
 
 
 class MessageLayer(nn.Module):
-    """Add to each atom what a layer makes of the sum of its messages.
+    """Add a layer's output for the sum of its messages to each atom.
 
     Args:
-        width: Of atoms, edges and messages.
-        depth: Layers that make a message.
+        width: Width of atoms, edges and messages, C.
+        depth: Number of layers of the message network.
 
     """
 
@@ -88,7 +88,7 @@ class MessageLayer(nn.Module):
         self.update = nn.Linear(width, width)
 
     def forward(self, h: Tensor, edges: Edges) -> Tensor:
-        """Return the atoms' new vectors ``(M, C)`` from ``(M, C)``; edges have ``basis`` ``(R, C)``."""
+        """Return updated atom vectors ``(M, C)`` from ``(M, C)``; edges have ``basis`` ``(R, C)``."""
         of_edge, of_center, of_neighbor = self.first.weight.split(h.shape[1], dim=1)
         message = (edges.basis @ of_edge.T + self.first.bias)[edges.row]
         message = F.silu(message + (h @ of_center.T)[edges.center] + (h @ of_neighbor.T)[edges.neighbor])

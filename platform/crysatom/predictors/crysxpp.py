@@ -1,7 +1,7 @@
 """CrysXPP's property predictor: CGCNN that learns which components of the atom vectors matter.
 
-Das, Samanta, Goyal, Lee, Bhattacharjee & Ganguly, npj Comput. Mater. 8, 43 (2022). Its convolutions start from a
-pretrained auto-encoder's: :func:`crysatom.predictors.transfer.load_convolutions`.
+Das, Samanta, Goyal, Lee, Bhattacharjee & Ganguly, npj Comput. Mater. 8, 43 (2022). Its convolutions start from those
+of a pretrained auto-encoder: :func:`crysatom.predictors.transfer.load_convolutions`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from crysatom.vectors.table import AtomVectors
 
 
 class CrysXPP(CGCNN):
-    """CGCNN behind a feature selector: one factor per component of the atom vectors, drawn to zero by an L1 term.
+    """CGCNN after a feature selector: one factor per component of the atom vectors, with an L1 penalty.
 
-    The released code leaves the L1 term of the paper out; that is ``mask_penalty=0``.
+    The released code omits the L1 term of the paper; this is ``mask_penalty=0``.
     """
 
     OPTIONS: ClassVar[Mapping[str, float]] = {"mask_penalty": 0.01}
@@ -31,7 +31,7 @@ class CrysXPP(CGCNN):
         self.mask = nn.Parameter(torch.ones(vectors.dim))
 
     def inputs(self, atomic_numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the selected vectors of the different elements ``(P, K)``, and which one an atom is ``(N,)``."""
+        """Return the selected vectors of the distinct elements ``(P, K)``, and the row of each atom ``(N,)``."""
         different, kind = super().inputs(atomic_numbers)
         return different * self.mask, kind
 

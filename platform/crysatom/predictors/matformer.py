@@ -20,14 +20,14 @@ from crysatom.vectors.table import AtomVectors
 
 
 class Matformer(Predictor):
-    """Attention whose every component is gated by itself, over neighbors and along lattice vectors.
+    """Attention over neighbors and along lattice vectors, in which each component has its own gate.
 
-    With 92 element features and its default settings it has 2,782,849 parameters. It reads distances only, so that
-    equivalent atoms and equal edges are evaluated once.
+    With 92 element features and default settings it has 2,782,849 parameters. It reads distances only, so equivalent
+    atoms and equal edges are evaluated once.
     """
 
     OPTIONS: ClassVar[Mapping[str, float]] = {"heads": 4, "distance_bins": 128, "basis_cutoff": 8.0}
-    """``heads`` of attention; ``distance_bins`` Gaussians from 0 to ``basis_cutoff`` angstrom."""
+    """``heads``: attention heads; ``distance_bins``: Gaussians from 0 to ``basis_cutoff`` angstrom."""
 
     centers: Tensor
 
@@ -69,11 +69,11 @@ class AttentionLayer(nn.Module):
 
     Along the edge from j to i a head has Q = [q_i, q_i, q_i], K = [k_i, k_j, e], V = [v_i, v_j, e], each 3C wide, and
     sends ``norm(W_2 (W_1 V * sigmoid(norm(Q * K / sqrt(3C)))))``. W_1 V is the sum of a part of each end and one of
-    the distance: those are computed per atom and per different distance, not per edge.
+    the distance; these are computed per atom and per distinct distance, not per edge.
 
     Args:
         width: C.
-        heads: H, all with the same W_1, W_2 and norms.
+        heads: H; all share W_1, W_2 and norms.
 
     """
 
@@ -93,7 +93,7 @@ class AttentionLayer(nn.Module):
         self.skip = nn.Linear(width, width)
 
     def forward(self, h: Tensor, edges: Edges) -> Tensor:
-        """Return the atoms' new vectors ``(M, C)`` from ``(M, C)``; edges have ``basis`` ``(R, C)``."""
+        """Return updated atom vectors ``(M, C)`` from ``(M, C)``; edges have ``basis`` ``(R, C)``."""
         by_head = (-1, self.heads, self.width)
         query, key, value = (part(h).view(by_head) for part in (self.query, self.key, self.value))
         edge = self.edge(edges.basis).view(by_head)

@@ -23,18 +23,18 @@ from crysatom.predictors.base import Predictor, PredictorSpec
 from crysatom.vectors.table import AtomVectors
 
 NEAREST = -0.75
-"""Scalar of an edge to a near neighbor, times its length in angstrom."""
+"""Edge scalar of a near neighbor times the edge's length in angstrom."""
 
 
 class PotNet(Predictor):
-    """One network of messages for two kinds of edges: to near neighbors, and to every atom with all its images.
+    """One message network for two kinds of edges: to near neighbors, and to every atom with all its images.
 
-    With 92 element features and its default settings it has 1,751,809 parameters. Equivalent atoms and equal edges are
+    With 92 element features and default settings it has 1,751,809 parameters. Equivalent atoms and equal edges are
     evaluated once.
     """
 
     OPTIONS: ClassVar[Mapping[str, float]] = {"distance_bins": 256, "potential_bins": 64, "largest": 4.0}
-    """``distance_bins`` Gaussians and ``potential_bins`` multiquadrics, from -``largest`` to ``largest``."""
+    """``distance_bins`` Gaussians and ``potential_bins`` multiquadrics from -``largest`` to ``largest``."""
 
     distances: Tensor
     potentials: Tensor
@@ -79,7 +79,7 @@ class PotNet(Predictor):
         return h.index_select(0, atoms.which)
 
     def _edges(self, length: Tensor, potential: Tensor, count: Tensor) -> Tensor:
-        """Embed different lengths, and different potentials, each of which occurs ``count`` times."""
+        """Embed distinct lengths and distinct potentials, each of which occurs ``count`` times."""
         near = F.silu(self.distance_embedding(gaussian_basis(NEAREST / length, self.distances)))
         basis = multiquadric_basis(potential, self.potentials)
         far = F.softplus(self.potential_embedding(basis))
@@ -110,10 +110,10 @@ def multiquadric_basis(value: Tensor, centers: Tensor) -> Tensor:
 
 
 class PotentialLayer(nn.Module):
-    """Gated messages from both ends and the edge, by two networks of two layers; their sum, normalized, is added.
+    """Gated messages from both ends and the edge, by two networks of two layers; adds their normalized sum.
 
     Args:
-        width: Of atoms and edges.
+        width: Width of atoms and edges, C.
 
     """
 
@@ -125,7 +125,7 @@ class PotentialLayer(nn.Module):
         self.norm = ViewBatchNorm(width)
 
     def forward(self, h: Tensor, edges: Tensor, row: Tensor, graph: Multigraph) -> Tensor:
-        """Return new atoms ``(n, C)``, from different edges ``(R, C)`` and which of them each is ``(m,)``."""
+        """Return updated atoms ``(n, C)``, from distinct edges ``(R, C)`` and the row of each edge ``(m,)``."""
         gate, value = (_two_layers(part, h, edges, row, graph) for part in (self.gate, self.value))
         messages = torch.sigmoid(self.gate_norm(gate, 1, graph.edges.to(h.dtype))) * value
         messages = messages * graph.copies.to(h.dtype)[:, None]
@@ -134,7 +134,7 @@ class PotentialLayer(nn.Module):
 
 
 def _two_layers(layers: nn.ModuleList, h: Tensor, edges: Tensor, row: Tensor, graph: Multigraph) -> Tensor:
-    """Return the network of [center, neighbor, edge], ``(m, C)``; what each contributes is computed once."""
+    """Apply the network to [center, neighbor, edge], ``(m, C)``; the contribution of each is computed once."""
     first, second = layers
     assert isinstance(first, nn.Linear)
     of_center, of_neighbor, of_edge = first.weight.split(h.shape[1], dim=1)

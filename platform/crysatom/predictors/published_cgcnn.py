@@ -1,9 +1,9 @@
-"""The checkpoints that CGCNN's authors published, and those that users of their code have.
+"""Read checkpoints of CGCNN's code: those that its authors published, and those of its users.
 
-Such a file is a pickle, which could run any code. It is read by torch's restricted unpickler, which makes
-tensors, numbers, texts and containers and nothing else. Three more names occur in one of the published files,
-in its best validation error, a NumPy scalar; they are let in as :class:`_Ignored`, not as NumPy's own functions of
-these names, so that reading still calls nothing.
+Such a file is a pickle, which could run any code. It is read by torch's restricted unpickler, which builds
+tensors, numbers, texts and containers and nothing else. One of the published files needs three more names for its
+best validation error, a NumPy scalar. They resolve to :class:`_Ignored`, not to NumPy's functions of these names, so
+reading still calls nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from crysatom.predictors.crysxpp import CrysXPP
 from crysatom.vectors.table import AtomVectors
 
 GRAPH = GraphSpec(cutoff=8.0, num_neighbors=12, ties="truncate", pad_short_lists=True)
-"""Graphs that the published models were trained on."""
+"""Graph specification that the published models were trained with."""
 
 BASIS_STEP = 0.2
 """Spacing of their Gaussians, in angstrom."""
@@ -41,14 +41,14 @@ UNITS = {
     "bulk_moduli": "log10(GPa)",
     "shear_moduli": "log10(GPa)",
 }
-"""Of the targets that only the published files name: README.md of pre-trained/ in txie-93/cgcnn, which calls the Fermi
-energy's eV/atom, though it is a level, and leaves the base of the logarithm open."""
+"""Units of targets that only the published files name, from README.md of pre-trained/ in txie-93/cgcnn. It gives the
+Fermi energy in eV/atom, though it is a level, and does not state the base of the logarithm."""
 
 Task = Literal["regression", "classification"]
 
 
 class _Ignored:
-    """Stands where a file asks for a NumPy scalar: takes what it is given and does nothing."""
+    """Placeholder for a NumPy scalar of the file: accepts any arguments and does nothing."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -62,18 +62,18 @@ _IGNORED = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "nu
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PublishedCGCNN:
-    """A model of the published code.
+    """Model of the published code.
 
     Attributes:
-        spec: Architecture, read off the shapes of the weights.
-        num_features: K, length of an element's input features; 92 in the published ones.
-        weights: By the names of :class:`CGCNN`.
-        mean: Added to a prediction, after it was multiplied by ``std``; unit of the property.
+        spec: Architecture, inferred from the shapes of the weights.
+        num_features: K, number of input features of an element; 92 in the published models.
+        weights: Weights by the names of :class:`CGCNN`.
+        mean: Added to a prediction after multiplication by ``std``; in the unit of the property.
         std: See ``mean``.
-        task: Whether a number is predicted, or the probability of the second class (published: of a metal).
-        target: What it was trained on, as its file calls it; empty if it does not say.
-        epoch: At which it was saved.
-        best: Its best validation error, in the unit of the property; None where the file holds no plain number.
+        task: Whether it predicts a number, or the probability of the second class (published: metal).
+        target: Name of the training target in the file; empty if there is none.
+        epoch: Epoch at which it was saved.
+        best: Best validation error, in the unit of the property; None if the file holds no plain number.
 
     """
 
@@ -89,18 +89,17 @@ class PublishedCGCNN:
 
     @property
     def unit(self) -> str:
-        """Unit of the target, or ``probability``; empty where it is not known, or the target a pure number."""
+        """Unit of the target, or ``probability``; empty if it is unknown or the target is a pure number."""
         return "probability" if self.task == "classification" else UNITS.get(self.target, "")
 
     def build(self, vectors: AtomVectors) -> CGCNN:
         """Return the predictor, in evaluation mode.
 
         Args:
-            vectors: The element features it was trained with: ``vectors.published.cgcnn_bits()`` for the
-                published ones.
+            vectors: Element features of its training: ``vectors.published.cgcnn_bits()`` for the published models.
 
         Raises:
-            ValueError: If the vectors have another length than those.
+            ValueError: If the vectors have another dimension.
 
         """
         if vectors.dim != self.num_features:
@@ -112,17 +111,17 @@ class PublishedCGCNN:
         return _filled(self.spec, self.weights, vectors)
 
     def values(self, outputs: Tensor) -> Tensor:
-        """Return what the published code would write, ``(B,)``, from what the predictor returns."""
+        """Convert the predictor's outputs to the values that the published code writes, ``(B,)``."""
         if self.task == "classification":
             return outputs[:, 1].exp()
         return outputs * self.std + self.mean
 
 
 def read_published(path: str | Path) -> PublishedCGCNN:
-    """Read a ``.pth.tar`` of CGCNN's code, or of CrysXPP's, which has the same form.
+    """Read a ``.pth.tar`` of CGCNN's code, or of CrysXPP's, which has the same format.
 
     Raises:
-        ValueError: If the file cannot be read without running code from it, or holds something else.
+        ValueError: If the file cannot be read without running code from it, or is not such a checkpoint.
 
     """
     content = _load(Path(path))
@@ -155,7 +154,7 @@ def read_published(path: str | Path) -> PublishedCGCNN:
 
 
 def _target(options: list[Any]) -> str:
-    """Return what a model was trained on; only the files whose data options are (file, task, target) say it."""
+    """Return the training target; only files whose data options are (file, task, target) contain it."""
     return str(options[2]) if len(options) > 2 and options[1] in get_args(Task) else ""
 
 
@@ -169,8 +168,8 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals([(_Ignored, name) for name in _IGNORED]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a broken or hostile file makes torch raise is not documented
-        # torch's own message advises to switch the restriction off; what it was made from says what was found
+    except Exception as error:  # torch does not document what it raises for broken or hostile files
+        # torch's own message advises to disable the restriction; its cause says what was found
         cause = error.__context__ or error
         reason = str(cause).partition("\n")[0].partition(". ")[0] or type(cause).__name__
         raise ValueError(
@@ -183,7 +182,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _weights(entries: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors that the predictor has, in float32."""
+    """Return the tensors of the predictor, in float32."""
     weights = {str(name): value for name, value in entries.items() if not str(name).endswith(UNUSED)}
     for name, value in weights.items():
         if not (isinstance(value, Tensor) and value.is_floating_point() and torch.isfinite(value).all()):
@@ -192,7 +191,7 @@ def _weights(entries: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _specification(weights: dict[str, Tensor]) -> PredictorSpec:
-    """Read the architecture off the shapes, and check all of them by it."""
+    """Infer the architecture from the shapes, and check all of them against it."""
     width, num_features = weights["embedding.weight"].shape
     hidden_dim = len(weights["conv_to_fc.weight"])
     count = {

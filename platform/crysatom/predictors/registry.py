@@ -15,7 +15,7 @@ PREDICTORS: dict[str, str] = {
     "potnet": "crysatom.predictors.potnet:PotNet",
     "cogn": "crysatom.predictors.cogn:CoGN",
 }
-"""Module and class, imported when first used: one may need a package that others do not."""
+"""Module and class, imported on first use: one may need a package that others do not."""
 
 
 def predictor_class(name: str) -> type[Predictor]:
@@ -33,14 +33,14 @@ def predictor_class(name: str) -> type[Predictor]:
 
 
 def build_predictor(spec: PredictorSpec, vectors: AtomVectors) -> Predictor:
-    """Return an untrained predictor; its weights follow from torch's seed.
+    """Return an untrained predictor; torch's seed determines its weights.
 
     Args:
         spec: Architecture.
         vectors: Table that covers the elements of the data (``vectors.coverage.require_elements``).
 
     Raises:
-        ValueError: If no predictor has the name, or it does not know an option.
+        ValueError: If no predictor has the name, or an option is unknown.
 
     """
     return predictor_class(spec.predictor)(spec, vectors)

@@ -1,4 +1,4 @@
-"""Convolutions of a pretrained encoder as the start of a predictor's."""
+"""Initialize a predictor's convolutions from a pretrained encoder."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ CONVOLUTIONS = "convs."
 def start_from_encoder(
     predictor: Predictor, weights: Mapping[str, Tensor], features: Tensor, atomic_numbers: Tensor
 ) -> bool:
-    """Start a predictor from a pretrained encoder: its convolutions and, where it can be, its embedding.
+    """Initialize a predictor from a pretrained encoder: its convolutions and, if possible, its embedding.
 
-    The embedding belongs to the encoder's own element features. It is taken over if those are the predictor's atom
-    vectors, which then start at the encoder's own output; else it stays random, as CrysXPP's does.
+    The embedding belongs to the encoder's own element features. It is copied if these are the predictor's atom
+    vectors, so that training starts from the encoder's own output; otherwise it stays random, as in CrysXPP.
 
     Args:
         predictor: Changed in place.
-        weights: Of the encoder, see :func:`load_convolutions`.
-        features: ``(M, K)``, what the encoder reads of an element.
-        atomic_numbers: ``(M,)``, of which elements.
+        weights: Weights of the encoder, see :func:`load_convolutions`.
+        features: ``(M, K)``, element features of the encoder.
+        atomic_numbers: ``(M,)``, elements of these features.
 
     Returns:
-        Whether the embedding was taken over.
+        Whether the embedding was copied.
 
     Raises:
-        ValueError: If the predictor has no such convolutions, or the weights do not fit it.
+        ValueError: If the predictor has no such convolutions, or the weights do not fit.
 
     """
     if not isinstance(predictor, CGCNN):
@@ -49,7 +49,7 @@ def start_from_encoder(
 
 
 def _reads(predictor: CGCNN, features: Tensor, atomic_numbers: Tensor) -> bool:
-    """Tell whether the predictor's atom vectors are these features of these elements."""
+    """Return whether the predictor's atom vectors are these features of these elements."""
     row, vectors = predictor.table.row, predictor.table.vectors
     known = row[atomic_numbers] < len(vectors)
     if int(known.sum()) < len(vectors) or vectors.shape[1] != features.shape[1]:
@@ -59,13 +59,13 @@ def _reads(predictor: CGCNN, features: Tensor, atomic_numbers: Tensor) -> bool:
 
 @torch.no_grad()
 def load_convolutions(predictor: CGCNN, weights: Mapping[str, Tensor]) -> None:
-    """Start the convolutions of a predictor from those of a pretrained encoder, as CrysXPP does.
+    """Initialize the convolutions of a predictor from those of a pretrained encoder, as CrysXPP does.
 
-    Weights and the statistics of the batch norms are taken over; the encoder's embedding and the decoders are not,
-    since they belong to the encoder's own element features.
+    Weights and batch norm statistics are copied; the encoder's embedding and the decoders are not, since they belong to
+    the encoder's own element features.
 
     Args:
-        predictor: Changed in place. Needs the encoder's width, number of layers and Gaussians.
+        predictor: Changed in place. It must have the encoder's width, number of layers and Gaussians.
         weights: Entries ``convs.<layer>.<name>``; others are ignored.
 
     Raises:
@@ -80,7 +80,7 @@ def load_convolutions(predictor: CGCNN, weights: Mapping[str, Tensor]) -> None:
 
 
 def _check_architecture(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Compare names and shapes; say what to change."""
+    """Compare names and shapes; raise with the change that is needed."""
     (layers, width), (my_layers, my_width) = (
         (len({name.partition(".")[0] for name in names}), len(names.get("0.bn2.weight", ())))
         for names in (found, expected)

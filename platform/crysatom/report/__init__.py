@@ -1,1 +1,1 @@
-"""Figures of a run, for the screen and for a paper."""
+"""The report: one HTML page of what MLflow holds."""

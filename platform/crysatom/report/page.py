@@ -14,7 +14,10 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from matplotlib.ticker import MaxNLocator
 
+from crysatom.figures.predictions import MANY, learning_curves, parity_plot, with_unit
+from crysatom.figures.pretraining import TITLES, has_map, loss_curves, vector_map
 from crysatom.names import (
     ALL_LOSS_TERMS,
     ELEMENT,
@@ -33,22 +36,19 @@ from crysatom.names import (
     TRAIN,
     VAL,
 )
-from crysatom.report import svg
-from crysatom.report.figures import TITLES, has_map
+from crysatom.report.heat import Heat, four, number
+from crysatom.report.inline import inline
+from crysatom.report.overview import Group, Overview, Sweep, Table, dataset, is_ranked
 from crysatom.report.page_data import About, Details, GroupDetails, History
-from crysatom.report.prediction_figures import with_unit
-from crysatom.report.style import FAMILY_STYLES
-from crysatom.studies.overview import Group, Overview, Sweep, Table, dataset, is_ranked
+from crysatom.report.sweep_figures import parallel_coordinates
 from crysatom.tracking import fields
 from crysatom.tracking.reading import TrackedRun
 from crysatom.training.intervals import Interval
-from crysatom.vectors.elements import element_table
 from crysatom.vectors.files import VECTORS_SAFETENSORS
 from crysatom.vectors.geometry import principal_components
 from crysatom.vectors.table import AtomVectors
 
 TEMPLATE = "page.html.j2"
-FAMILIES = list(FAMILY_STYLES)
 
 
 def page(about: About, runs: Sequence[TrackedRun], overview: Overview, details: Details, figures: int) -> str:
@@ -69,8 +69,7 @@ def page(about: About, runs: Sequence[TrackedRun], overview: Overview, details: 
                 reason,
                 unit_of,
                 duration,
-                interval_scale_of,
-                interval_strip,
+                Scale,
                 interval_texts,
                 parity_of,
                 curves_of,
@@ -86,15 +85,13 @@ def page(about: About, runs: Sequence[TrackedRun], overview: Overview, details: 
         },
         details=details,
         figures=figures,
-        many=svg.MANY,
-        periodic_table=svg.periodic_table,
-        families=FAMILIES,
+        many=MANY,
         losses=ALL_LOSS_TERMS,
         probe=PROBE,
         fields=fields,
         math=math,
     )
-    environment.filters.update(number=svg.number, four=svg.four, soft=soft)
+    environment.filters.update(number=number, four=four, soft=soft)
     folder = importlib.resources.files("crysatom.report")
     script = folder.joinpath("page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -128,7 +125,7 @@ def soft(text: str) -> Markup:
 def error(group: Group) -> str:
     """Return the test MAE over seeds, with its standard deviation where there are several."""
     mean, deviation = group.mae
-    return svg.four(mean) if math.isnan(deviation) else f"{svg.four(mean)} ± {deviation:#.2g}".removesuffix(".")
+    return four(mean) if math.isnan(deviation) else f"{four(mean)} ± {deviation:#.2g}".removesuffix(".")
 
 
 def vectors_name(group: Group) -> str:
@@ -165,28 +162,41 @@ def _interval(run: TrackedRun) -> tuple[float, float | None, float | None]:
     return run.metrics[f"{TEST}/{MAE}"], low, high
 
 
-def _axis(table: Table) -> svg.Axis:
-    ends = [value for group in table.groups for run in group.runs for value in _interval(run) if value is not None]
-    return svg.interval_axis(ends)
+class Scale:
+    """Places, in percent of the width, on the axis that the intervals of one table share."""
 
+    def __init__(self, table: Table) -> None:
+        """Span all intervals of the table, with a margin."""
+        runs = [run for group in table.groups for run in group.runs]
+        ends = [value for run in runs for value in _interval(run) if value is not None]
+        margin = 0.06 * (max(ends) - min(ends)) or 0.05 * abs(max(ends)) or 1.0
+        self.low, self.high = min(ends) - margin, max(ends) + margin
 
-def interval_scale_of(table: Table) -> Markup:
-    """Return the scale of a table's intervals."""
-    return svg.interval_scale(_axis(table))
+    def place(self, value: float) -> float:
+        """Return where a value is."""
+        return round(100 * (value - self.low) / (self.high - self.low), 1)
 
+    def ticks(self) -> list[str]:
+        """Return round values within."""
+        ticks = MaxNLocator(3).tick_values(self.low, self.high)
+        return [f"{value:g}" for value in ticks if self.low < value < self.high]
 
-def interval_strip(table: Table, group: Group) -> Markup:
-    """Return the drawing of a group's errors."""
-    runs = [(f"seed {seed}", *_interval(run)) for seed, run in zip(group.seeds, group.runs, strict=True)]
-    return svg.intervals(_axis(table), runs, group.mae[0])
+    def strips(self, group: Group) -> list[tuple[str, float, float, float]]:
+        """Return what each run says, and the places of its error and of the ends of its interval."""
+        found = []
+        for seed, run in zip(group.seeds, group.runs, strict=True):
+            value, low, high = _interval(run)
+            if low is None or high is None:
+                low = high = value
+            ends = f" [{four(low)}, {four(high)}]" if low < high else ""
+            found.append((f"seed {seed}: {four(value)}{ends}", self.place(value), self.place(low), self.place(high)))
+        return found
 
 
 def interval_texts(group: Group) -> list[str]:
     """Return the interval of each run, as it logged it."""
     ends = [_interval(run)[1:] for run in group.runs]
-    return [
-        "not logged" if low is None or high is None else f"[{svg.four(low)}, {svg.four(high)}]" for low, high in ends
-    ]
+    return ["not logged" if low is None or high is None else f"[{four(low)}, {four(high)}]" for low, high in ends]
 
 
 def parity_of(group: Group, found: GroupDetails) -> Markup | None:
@@ -195,46 +205,37 @@ def parity_of(group: Group, found: GroupDetails) -> Markup | None:
         return None
     target, prediction = (found.predictions[name].to_numpy(dtype=float) for name in (TARGET, PREDICTION))
     ids = found.predictions[MATERIAL_ID].astype(str).tolist()
-    run = group.runs[0]
-    return svg.parity(ids, target, prediction, label=label(run), unit=unit_of(run))
+    name, unit = label(group.runs[0]), unit_of(group.runs[0])
+    return inline(
+        lambda: parity_plot(target, prediction, label=name, unit=unit, ids=ids), f"{name}: predictions against targets"
+    )
 
 
 def curves_of(group: Group, found: GroupDetails) -> Markup | None:
     """Return the drawing of errors against epochs, a line for each seed, if there are histories."""
-    names = {f"{TRAIN}/{MAE}": ("training", "second"), f"{VAL}/{MAE}": ("validation", "first")}
-    lines = [
-        svg.Curve(
-            label=says,
-            points=_from_one(histories[name]),
-            style=style,
-            marked=None if selected is None or style == "second" else selected + 1,
-            hover=f"seed {seed}, {says}",
-        )
-        for seed, histories, selected in zip(group.seeds, found.histories, found.selected, strict=True)
-        for name, (says, style) in names.items()
-        if histories.get(name)
-    ]
-    unit = unit_of(group.runs[0])
-    return _curves(f"{label(group.runs[0])}: errors by epoch", f"MAE ({unit})" if unit else "MAE", lines)
+    frames = [_frame(histories, (f"{TRAIN}/{MAE}", f"{VAL}/{MAE}")) for histories in found.histories]
+    if all(frame.empty for frame in frames):
+        return None
+    names = [f"seed {seed}" for seed in group.seeds]
+    runs = list(zip(names, frames, found.selected, strict=True))
+    first = group.runs[0]
+    return inline(lambda: learning_curves(runs, unit_of(first)), f"{label(first)}: errors by epoch")
 
 
-def _curves(title: str, y_label: str, lines: Sequence[svg.Curve]) -> Markup | None:
-    drawable = any(math.isfinite(value) for line in lines for _, value in line.points)
-    return svg.curves(title, y_label, lines) if drawable else None
+def _frame(histories: Mapping[str, History], names: Sequence[str]) -> pd.DataFrame:
+    """Return finite values of these metrics, by step."""
+    known = {name: pd.Series(dict(histories[name]), dtype=float) for name in names if histories.get(name)}
+    return pd.DataFrame(known).replace([np.inf, -np.inf], np.nan).dropna(how="all")
 
 
-def _from_one(history: History) -> list[tuple[float, float]]:
-    return [(float(step + 1), value) for step, value in history]
-
-
-def element_errors_of(group: Group, found: GroupDetails) -> svg.Heat | None:
+def element_errors_of(group: Group, found: GroupDetails) -> Heat | None:
     """Return test errors by element, mean over the runs that have them."""
     if not found.element_errors:
         return None
     frame = pd.concat(found.element_errors).groupby(ELEMENT).agg({MAE: "mean", NUM_CRYSTALS: "max"})
     rows = zip(frame.index.astype(str), frame[MAE].astype(float), frame[NUM_CRYSTALS].astype(int), strict=True)
     known = {SYMBOLS.index(symbol) + 1: (mae, count) for symbol, mae, count in rows if symbol in SYMBOLS}
-    return svg.Heat(
+    return Heat(
         title="Test MAE by element",
         unit=unit_of(group.runs[0]),
         values={z: mae for z, (mae, _) in known.items()},
@@ -244,46 +245,32 @@ def element_errors_of(group: Group, found: GroupDetails) -> svg.Heat | None:
 
 def loss_curves_of(histories: Mapping[str, History], term: str) -> Markup | None:
     """Return the drawing of a term of a pretraining's loss, if it has it."""
-    splits = {TRAIN: ("training", "second"), HELD_OUT: ("held out", "first")}
-    lines = [
-        svg.Curve(label=says, points=_from_one(histories[f"{split}/{term}"]), style=style, hover=says)
-        for split, (says, style) in splits.items()
-        if histories.get(f"{split}/{term}")
-    ]
-    return _curves(TITLES[term], TITLES[term], lines) if lines else None
+    frame = _frame(histories, (f"{TRAIN}/{term}", f"{HELD_OUT}/{term}"))
+    frame.index += 1
+    return None if frame.empty else inline(lambda: loss_curves(frame), f"{TITLES[term]} loss by epoch")
 
 
-def vector_tables(table: AtomVectors) -> list[svg.Heat]:
+def vector_tables(table: AtomVectors) -> list[Heat]:
     """Return what periodic tables show of vectors: sites, length, leading components."""
     numbers = [int(z) for z in table.atomic_numbers]
     rows = table.vectors.astype(np.float64)
     found = []
     if table.site_counts is not None:
         counts = dict(zip(numbers, map(float, table.site_counts), strict=True))
-        found.append(svg.Heat(title="Sites that a vector averages", unit="sites", values=counts, says={}, log=True))
+        found.append(Heat(title="Sites that a vector averages", unit="sites", values=counts, log=True))
     norms = dict(zip(numbers, np.linalg.norm(rows, axis=1).tolist(), strict=True))
-    found.append(svg.Heat(title="Length of the vectors", unit="", values=norms, says={}))
+    found.append(Heat(title="Length of the vectors", unit="", values=norms))
     scores, explained = principal_components(table.vectors, 2)
     for i in range(scores.shape[1]):
         title = f"Principal component {i + 1} ({100 * explained[i]:.0f} % of variance)"
         values = dict(zip(numbers, scores[:, i].tolist(), strict=True))
-        found.append(svg.Heat(title=title, unit="", values=values, says={}, signed=True))
+        found.append(Heat(title=title, unit="", values=values, signed=True))
     return found
 
 
 def vector_map_of(table: AtomVectors) -> Markup | None:
     """Return the map of the elements, if there are three of them and two dimensions."""
-    if not has_map(table):
-        return None
-    scores, explained = principal_components(table.vectors, 2)
-    sites = {} if table.site_counts is None else dict(zip(table.atomic_numbers, table.site_counts, strict=True))
-    says = {
-        int(z): f"{SYMBOLS[z - 1]}: group {facts['group'] or '(f block)'}, period {facts['period']}, {facts['family']}"
-        + (f", {sites[z]:,} sites" if z in sites else "")
-        for z in table.atomic_numbers
-        for facts in [element_table()[int(z)]]
-    }
-    return svg.element_map(table.atomic_numbers, scores, explained, says, FAMILIES)
+    return inline(lambda: vector_map(table), "Map of the element vectors") if has_map(table) else None
 
 
 def study_rows(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
@@ -319,7 +306,7 @@ def _with_interval(cell: Mapping[Any, Any], name: str, sign: str = "") -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, float):
-        return "" if math.isnan(value) else svg.four(value)
+        return "" if math.isnan(value) else four(value)
     return str(value)
 
 
@@ -330,14 +317,9 @@ def png(figure: bytes) -> str:
 
 def sweep_drawing(sweep: Sweep) -> Markup | None:
     """Return the drawing of the finished trials, if there are two or more."""
-    trials = sweep.ranked
-    if len(trials) < 2 or not sweep.searched:
+    if len(sweep.ranked) < 2 or not sweep.searched:
         return None
-    values = [trial.metrics[PROBE] for trial in trials]
-    says = [f"{trial.name}: {value:.4g}" for trial, value in zip(trials, values, strict=True)]
-    return svg.parallel_coordinates(
-        [trial.params for trial in trials], values, sweep.searched, objective="MAE/MAD", says=says
-    )
+    return inline(lambda: parallel_coordinates(sweep, "MAE/MAD"), "Settings and objective of the trials")
 
 
 def epochs_of(probes: Mapping[str, Any], trial: TrackedRun) -> str:

@@ -1,1 +1,1 @@
-"""Pretrain: masked views, encoder, decoders, self-supervised losses, and their joint objective."""
+"""Pretraining: masked views, encoder, decoders, self-supervised losses, and their joint objective."""

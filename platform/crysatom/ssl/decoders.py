@@ -1,4 +1,4 @@
-"""The decoders of the auto-encoder and their reconstruction losses (paper eq. 2-5).
+"""Decoders of the auto-encoder and their reconstruction losses (paper eq. 2-5).
 
 B crystals, N atoms, P = sum of n_b^2 ordered pairs of atoms of the same crystal, D dimensions.
 """
@@ -13,10 +13,10 @@ from torch_geometric.data import Batch
 from crysatom.distributed import all_reduce_sum
 
 NUM_CLASSES = 6
-"""Edges between two atoms: 0, 1, 2, 3, 4, and 5 or more."""
+"""Classes of the number of edges between two atoms: 0, 1, 2, 3, 4, and 5 or more."""
 
 CLASS_WEIGHTS = (0.1, 1.0, 1.0, 1.0, 1.0, 1.0)
-"""Published weights: most pairs share no edge."""
+"""Published class weights; most pairs share no edge."""
 
 
 def feature_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def feature_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def pair_ptr(ptr: Tensor) -> Tensor:
-    """Return the first of each crystal's n^2 ordered pairs, ``(B + 1,)``."""
+    """Return the index of the first of each crystal's n^2 ordered pairs, ``(B + 1,)``."""
     return F.pad(ptr.diff().square().cumsum(0), (1, 0))
 
 
@@ -55,7 +55,7 @@ def connectivity_loss(logits: Tensor, target: Tensor, ptr: Tensor, *, per_crysta
         logits: ``(P, 6)``.
         target: ``(P,)`` classes.
         ptr: ``(B + 1,)`` first atom of each crystal.
-        per_crystal: Average within each crystal first, so that a crystal counts once and not n^2 times.
+        per_crystal: Average within each crystal first, so that a crystal counts once, not n^2 times.
 
     """
     weight = logits.new_tensor(CLASS_WEIGHTS)[target]
@@ -72,9 +72,9 @@ def connectivity_loss(logits: Tensor, target: Tensor, ptr: Tensor, *, per_crysta
 class ConnectivityDecoder(nn.Module):
     r"""Number of edges between two atoms from their vectors (paper eq. 4), :math:`W_1 (a_i^T W_c a_j + b) + b_1`.
 
-    The published code evaluates the bilinear form on every materialized pair, 12 D^2 operations each. Here
-    the 6x6 map is folded into it, :math:`a_i^T W'_c` is computed once per atom, and crystals of similar
-    size are multiplied together: some 12 D operations per pair, with the same result.
+    The published code evaluates the bilinear form on every materialized pair, 12 D^2 operations each. Here the 6x6 map
+    is folded into it, :math:`a_i^T W'_c` is computed once per atom, and crystals of similar size are multiplied
+    together: about 12 D operations per pair, with the same result.
 
     Args:
         width: D.
@@ -108,7 +108,7 @@ class ConnectivityDecoder(nn.Module):
 
 
 def size_buckets(sizes: Tensor) -> list[tuple[Tensor, int]]:
-    """Group crystals whose sizes lie within a factor of about 1.4; return their indices and largest size."""
+    """Group crystals whose sizes differ by a factor of at most about 1.4; return their indices and largest size."""
     if not len(sizes):
         return []
     bucket = torch.ceil(2 * torch.log2(sizes.double()) - 1e-9).long()
@@ -117,14 +117,14 @@ def size_buckets(sizes: Tensor) -> list[tuple[Tensor, int]]:
 
 
 def _padded_atoms(ptr: Tensor, crystals: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Return atom indices ``(b, size)``, the first atom where a crystal has fewer, and which are its own."""
+    """Return atom indices ``(b, size)``, padded with the first atom, and the mask of real atoms."""
     local = torch.arange(size, device=ptr.device)
     valid = local < ptr.diff()[crystals][:, None]
     return ptr[crystals][:, None] + local * valid, valid
 
 
 class FeatureDecoder(nn.Linear):
-    """Element features from an atom's vector (paper eq. 2): ``(N, D)`` to logits ``(N, K)``."""
+    """Predict element features from an atom's vector (paper eq. 2): ``(N, D)`` to logits ``(N, K)``."""
 
 
 class ProjectionHead(nn.Sequential):

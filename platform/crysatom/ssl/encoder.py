@@ -1,4 +1,4 @@
-"""The encoder: element features, then crystal-graph convolutions."""
+"""Encoder: element features, then crystal-graph convolutions."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from crysatom.nn.gated_conv import GatedConv
 class Encoder(nn.Module):
     """CrysAtom's encoder (paper eq. 1): a linear map of element features and L convolutions.
 
-    Differences from the published code: a table per element instead of features per atom (the same
-    numbers), masks that can be true masks, and optionally a learned vector at masked atoms.
+    Differences from the published code: a table per element instead of features per atom (the same numbers), masks
+    that can be true masks, and an optional learned vector at masked atoms.
 
     Args:
         features: ``(M, K)`` features of the elements.
         atomic_numbers: ``(M,)`` their atomic numbers.
         width: D.
         num_layers: L.
-        cutoff: Largest distance, in angstrom; decides the Gaussians.
+        cutoff: Largest distance, in angstrom; determines the Gaussians.
         learned_mask: Give masked atoms a learned vector instead of zero.
 
     """
@@ -51,11 +51,11 @@ class Encoder(nn.Module):
         self.convs = nn.ModuleList(GatedConv(width, len(self.centers)) for _ in range(num_layers))
 
     def basis(self, distance: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features ``(R, F)`` of the R different distances, and the row of each edge ``(E,)``."""
+        """Return the features ``(R, F)`` of the R distinct distances, and the row of each edge ``(E,)``."""
         return expand_different(distance, self.centers)
 
     def unmasked(self, batch: Batch, features: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the vectors ``(N, D)`` of a batch's atoms from what :meth:`basis` returns."""
+        """Return the vectors ``(N, D)`` of a batch's atoms, given the result of :meth:`basis`."""
         edges, atoms = Edges.of(batch, features)
         h: Tensor = self(batch.atomic_numbers[atoms.first].long(), edges)
         return h.index_select(0, atoms.which)
@@ -66,7 +66,7 @@ class Encoder(nn.Module):
         Args:
             atomic_numbers: ``(M,)``; 0 marks a masked atom.
             edges: Edges between them.
-            track: Let running statistics follow; those are what unmasked crystals are evaluated by.
+            track: Update the running statistics, which evaluation of unmasked crystals uses.
 
         Returns:
             ``(M, D)``.

@@ -1,11 +1,11 @@
-"""Pretraining by masked elements and by contexts, of single atoms: the rival objectives of the paper's Table 6.
+"""Pretraining on masked elements and on contexts of single atoms: the alternative objectives of the paper's Table 6.
 
 Hu, Liu, Gomes, Zitnik, Liang, Pande & Leskovec, Strategies for pre-training graph neural networks, ICLR 2020,
 arXiv 1905.12265, section 3.1. Implemented from that text.
 
-There a context is a ring of atoms around a center, between two distances in bonds. A crystal has no such ring: its
-graph is that of one cell, and twelve neighbors reach every atom of most cells in one or two steps. Here the center is
-hidden instead, in all cells, and its context is what its neighbors are then.
+In that paper, a context is a ring of atoms around a center, between two distances in bonds. A crystal has no such ring:
+its graph is that of one cell, and twelve neighbors reach every atom of most cells in one or two steps. Here the center
+is masked instead, in all cells, and its context is the vectors of its neighbors in the masked crystal.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from crysatom.ssl.encoder import Encoder
 from crysatom.ssl.views import lowest_per_segment, mask_atoms, stack_views
 
 CONTEXT_LAYERS = 3
-"""Convolutions of the encoder of contexts, which is thrown away (published: as many)."""
+"""Convolutions of the context encoder, which is discarded after training (published: the same number)."""
 
 
 def masked_element_loss(logits: Tensor, atomic_numbers: Tensor) -> Tensor:
-    """Return the mean cross-entropy of the elements of all workers' masked atoms (attribute masking).
+    """Return the mean cross-entropy of elements over all workers' masked atoms (attribute masking).
 
     Args:
         logits: ``(m, 118)``.
@@ -42,18 +42,18 @@ def masked_element_loss(logits: Tensor, atomic_numbers: Tensor) -> Tensor:
 
 
 def context_loss(centers: Tensor, contexts: Tensor) -> Tensor:
-    r"""Return the loss of telling an atom's own context from another's (context prediction).
+    r"""Return the loss for distinguishing an atom's own context from another's (context prediction).
 
     .. math:: \frac{1}{2n} \sum_i -\log \sigma(h_i \cdot c_i / \sqrt D) - \log \sigma(-h_i \cdot c_{i+1} / \sqrt D)
 
-    The mean over pairs of the binary cross-entropy, with one negative per positive: the context in the next crystal
-    of the global batch, that of the first for the last (half of what the authors' code takes, which adds the means of
-    positives and negatives). A single crystal has no negative. The root of D is ours: without it the loss of 200
-    dimensions begins at 23, thirty times that of a guess, and next to masking nothing else would be learned.
+    This is the binary cross-entropy averaged over pairs, with one negative per positive: the context of the next
+    crystal of the global batch, cyclically. It is half of the loss in the authors' code, which adds the means of
+    positives and negatives. A single crystal has no negative. The square root of D is ours: without it, the loss in 200
+    dimensions starts at 23, thirty times that of a guess, and added to masking it would dominate the training.
 
     Args:
         centers: ``(n, D)`` vector of one atom of each crystal of this worker.
-        contexts: ``(n, D)`` of the surroundings of the same atoms.
+        contexts: ``(n, D)`` context vectors of the same atoms.
 
     """
     start, total = row_range(len(centers), centers.device)
@@ -68,28 +68,28 @@ def context_loss(centers: Tensor, contexts: Tensor) -> Tensor:
 class NodeLevelObjective(nn.Module):
     """Attribute masking, context prediction, or the sum of both, by the rule of :mod:`crysatom.distributed`.
 
-    Differences from the paper, beside the contexts: atoms are masked whole, with a learned vector, and edges are left;
-    contexts pass a linear map, since vectors behind a softplus have positive products.
+    Differences from the paper, besides the contexts: atoms are masked entirely, by a learned vector, and edges are
+    kept; contexts pass through a linear map, since vectors after a softplus have positive products.
 
     Args:
         config: Run configuration.
         features: ``(M, K)`` element features.
-        atomic_numbers: ``(M,)`` the elements they belong to.
+        atomic_numbers: ``(M,)`` elements of these features.
 
     """
 
     def __init__(self, config: PretrainConfig, features: Tensor, atomic_numbers: Tensor) -> None:
         super().__init__()
         self.config = config
-        self.masking = config.objective in {"masking", "masking_context"}
-        self.context = config.objective in {"context", "masking_context"}
-        width, learned = config.embedding_dim, config.masked_atoms == "learned"
+        self.masking = config.loss.objective in {"masking", "masking_context"}
+        self.context = config.loss.objective in {"context", "masking_context"}
+        width, learned = config.encoder.embedding_dim, config.views.masked_atoms == "learned"
 
         def encoder(num_layers: int, *, learned_mask: bool) -> Encoder:
             shape = {"width": width, "num_layers": num_layers}
-            return Encoder(features, atomic_numbers, **shape, cutoff=config.cutoff, learned_mask=learned_mask)
+            return Encoder(features, atomic_numbers, **shape, cutoff=config.graph.cutoff, learned_mask=learned_mask)
 
-        self.encoder = encoder(config.num_layers, learned_mask=learned and self.masking)
+        self.encoder = encoder(config.encoder.num_layers, learned_mask=learned and self.masking)
         if self.masking:
             self.element = nn.Linear(width, MAX_ATOMIC_NUMBER)
         if self.context:
@@ -101,10 +101,10 @@ class NodeLevelObjective(nn.Module):
 
         Args:
             batch: Crystals.
-            epoch: Decides the atoms, together with the seed and each crystal's id.
+            epoch: Selects the atoms, together with the seed and each crystal's id.
 
         Returns:
-            As :meth:`crysatom.ssl.objective.Objective.forward`.
+            See :meth:`crysatom.ssl.objective.Objective.forward`.
 
         """
         hidden, center = self.masks(batch, epoch)
@@ -119,15 +119,15 @@ class NodeLevelObjective(nn.Module):
     def masks(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """Return the masked atoms and the centers of contexts, ``(N,)`` bool each."""
         stream = mix(mix(batch.material_key, self.config.seed), epoch)
-        return mask_atoms(batch, mix(stream, 0), self.config.atom_mask_fraction), one_atom(batch, mix(stream, 1))
+        return mask_atoms(batch, mix(stream, 0), self.config.views.atom_mask_fraction), one_atom(batch, mix(stream, 1))
 
     def encode(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the atoms' vectors in the crystals as they are and with some masked, ``(N, D)`` each.
+        """Return the atoms' vectors in the unmasked and in the masked crystals, ``(N, D)`` each.
 
-        Where no atom is masked, both are the same.
+        If no atom is masked, both are equal.
         """
         features = self.encoder.basis(batch.distance)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.context):  # masking learns from the masked only
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.context):  # masking alone needs no gradient
             unmasked = self.encoder.unmasked(batch, features)
         if not self.masking:
             return unmasked, unmasked
@@ -136,7 +136,7 @@ class NodeLevelObjective(nn.Module):
         return unmasked, self.encoder(numbers, edges, track=False)
 
     def surroundings(self, batch: Batch, center: Tensor) -> Tensor:
-        """Return the mean vector ``(B, D)`` of the neighbors of each crystal's center, in crystals without its element.
+        """Return the mean vector ``(B, D)`` of the neighbors of each crystal's center, with the center masked.
 
         Args:
             batch: B crystals.
@@ -145,7 +145,7 @@ class NodeLevelObjective(nn.Module):
         """
         features, no_edge = self.context_encoder.basis(batch.distance), torch.zeros_like(batch.slot, dtype=torch.bool)
         h = self.context_encoder(*stack_views(batch, features, [center], [no_edge], reroute=False))
-        near = batch.distance <= self.config.cutoff  # longer ones are padding
+        near = batch.distance <= self.config.graph.cutoff  # longer edges are padding
         source, target = batch.edge_index[:, center[batch.edge_index[1]] & near]
         crystal, count = batch.batch[target], len(batch.ptr) - 1
         total = h.new_zeros(count, h.shape[1]).index_add(0, crystal, h[source])

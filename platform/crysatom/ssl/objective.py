@@ -1,4 +1,4 @@
-"""The joint objective of pretraining: auto-encoder and self-supervised loss (paper eq. 9)."""
+"""Joint objective of pretraining: auto-encoder and self-supervised loss (paper eq. 9)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from crysatom.config import PretrainConfig
-from crysatom.names import CONNECTIVITY, FEATURES, LOSS, MAX_ATOMIC_NUMBER, SSL
+from crysatom.names import CONNECTIVITY, FEATURES, LOSS, SSL
 from crysatom.nn.hashing import mix
 from crysatom.nn.pooling import pool
 from crysatom.ssl.decoders import (
@@ -22,31 +22,23 @@ from crysatom.ssl.decoders import (
     feature_loss,
 )
 from crysatom.ssl.encoder import Encoder
-from crysatom.ssl.losses.barlow_twins import barlow_twins, cross_correlation
-from crysatom.ssl.losses.nt_xent import nt_xent
-from crysatom.ssl.losses.vicreg import vicreg
+from crysatom.ssl.losses import LOSSES
+from crysatom.ssl.losses.barlow_twins import cross_correlation, divisor_of
 from crysatom.ssl.views import mask_atoms, mask_edges, stack_views
 
 VIEWS = 2
 
 
-def composition(batch: Batch) -> Tensor:
-    """Return a number per crystal that is equal for equal reduced formulas (and else differs), ``(B,)`` float64."""
-    elements = torch.arange(MAX_ATOMIC_NUMBER + 1, device=batch.ptr.device)
-    weights = torch.cos(elements.double().square())
-    return pool(weights[batch.atomic_numbers.long()][:, None], batch)[:, 0]
-
-
 class Objective(nn.Module):
-    """CrysAtom: everything between a batch of crystals and the loss.
+    """CrysAtom's objective: from a batch of crystals to the loss.
 
-    Its forward pass is the whole training step up to the loss, so that one wrapper
-    (DistributedDataParallel) sees every parameter once.
+    The forward pass is the whole training step up to the loss, so that one wrapper (DistributedDataParallel) sees every
+    parameter once.
 
     Args:
         config: Run configuration.
         features: ``(M, K)`` element features, input and reconstruction target.
-        atomic_numbers: ``(M,)`` the elements they belong to.
+        atomic_numbers: ``(M,)`` elements of these features.
 
     """
 
@@ -56,25 +48,25 @@ class Objective(nn.Module):
         self.encoder = Encoder(
             features,
             atomic_numbers,
-            width=config.embedding_dim,
-            num_layers=config.num_layers,
-            cutoff=config.cutoff,
-            learned_mask=config.masked_atoms == "learned" and config.ssl_loss != "none",
+            width=config.encoder.embedding_dim,
+            num_layers=config.encoder.num_layers,
+            cutoff=config.graph.cutoff,
+            learned_mask=config.views.masked_atoms == "learned" and config.loss.ssl_loss != "none",
         )
-        self.connectivity = ConnectivityDecoder(config.embedding_dim)
-        self.features = FeatureDecoder(config.embedding_dim, features.shape[1])
-        if config.ssl_loss != "none":
-            self.projection = ProjectionHead(config.embedding_dim, config.projection_dim)
+        self.connectivity = ConnectivityDecoder(config.encoder.embedding_dim)
+        self.features = FeatureDecoder(config.encoder.embedding_dim, features.shape[1])
+        if config.loss.ssl_loss != "none":
+            self.projection = ProjectionHead(config.encoder.embedding_dim, config.encoder.projection_dim)
 
     def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """Evaluate the objective on this worker's share of a global batch.
 
         Args:
             batch: Crystals.
-            epoch: Decides the masks, together with the seed and each crystal's id.
+            epoch: Determines the masks, together with the seed and each crystal's id.
 
         Returns:
-            The terms of the objective over the global batch, each a scalar that is the same on all workers.
+            Terms of the objective over the global batch, each a scalar that is equal on all workers.
             ``atoms`` holds the unmasked crystals' atom vectors ``(N, D)``, detached.
 
         """
@@ -83,15 +75,18 @@ class Objective(nn.Module):
         logits = self.connectivity(atoms, batch.ptr)
         terms = {
             CONNECTIVITY: connectivity_loss(
-                logits, edge_counts(batch), batch.ptr, per_crystal=self.config.connectivity_mean == "crystals"
+                logits, edge_counts(batch), batch.ptr, per_crystal=self.config.loss.connectivity_mean == "crystals"
             ),
             FEATURES: feature_loss(self.features(atoms), self.encoder.features[batch.atomic_numbers.long()]),
         }
-        loss = self.config.connectivity_weight * terms[CONNECTIVITY] + self.config.feature_weight * terms[FEATURES]
-        if self.config.ssl_loss != "none":
+        loss = (
+            self.config.loss.connectivity_weight * terms[CONNECTIVITY]
+            + self.config.loss.feature_weight * terms[FEATURES]
+        )
+        if self.config.loss.ssl_loss != "none":
             z_a, z_b = (self.project(view, batch) for view in views[1:])
             terms[SSL] = self.compare(z_a, z_b, batch)
-            loss = loss + self.config.ssl_weight * terms[SSL]
+            loss = loss + self.config.loss.ssl_weight * terms[SSL]
         return {LOSS: loss, **terms, "atoms": views[0].detach()}
 
     def encode(self, batch: Batch, epoch: int) -> Tensor:
@@ -99,46 +94,38 @@ class Objective(nn.Module):
         config = self.config
         features = self.encoder.basis(batch.distance)
         unmasked = self.encoder.unmasked(batch, features)
-        if config.ssl_loss == "none":
+        if config.loss.ssl_loss == "none":
             return unmasked[None]
         atoms, edges = self.masks(batch, epoch)
-        numbers, stacked = stack_views(batch, features, atoms, edges, reroute=config.masked_edges == "rerouted")
+        numbers, stacked = stack_views(batch, features, atoms, edges, reroute=config.views.masked_edges == "rerouted")
         h: Tensor = self.encoder(numbers, stacked, track=False)
-        return torch.cat([unmasked[None], h.view(VIEWS, batch.num_nodes, config.embedding_dim)])
+        return torch.cat([unmasked[None], h.view(VIEWS, batch.num_nodes, config.encoder.embedding_dim)])
 
     def masks(self, batch: Batch, epoch: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Return what is masked in each of two views: atoms ``(N,)`` and edges ``(E,)``, bool."""
+        """Return the masked atoms ``(N,)`` and edges ``(E,)`` of each of two views, bool."""
         config = self.config
-        padding_from = config.cutoff if config.pad_short_lists else math.inf
+        padding_from = config.graph.cutoff if config.graph.pad_short_lists else math.inf
         atoms, edges = [], []
         for view in range(VIEWS):
             stream = mix(mix(mix(batch.material_key, config.seed), epoch), view)
-            atoms.append(mask_atoms(batch, stream, config.atom_mask_fraction))
-            edges.append(mask_edges(batch, mix(stream, 1), config.edge_mask_fraction, padding_from))
+            atoms.append(mask_atoms(batch, stream, config.views.atom_mask_fraction))
+            edges.append(mask_edges(batch, mix(stream, 1), config.views.edge_mask_fraction, padding_from))
         return atoms, edges
 
     def project(self, h: Tensor, batch: Batch) -> Tensor:
         """Return the projections ``(B, d)`` of a view's atom vectors ``(N, D)``."""
         z: Tensor = self.projection(pool(h, batch))
-        return F.normalize(z) if self.config.normalize_projection else z
+        return F.normalize(z) if self.config.loss.normalize_projection else z
 
     def compare(self, z_a: Tensor, z_b: Tensor, batch: Batch) -> Tensor:
         """Return the self-supervised loss between the projections of two views, ``(B, d)`` each."""
-        if self.config.ssl_loss == "barlow_twins":
-            return barlow_twins(z_a, z_b, self.config.barlow_lambda, self._barlow_divisor)
-        if self.config.ssl_loss == "vicreg":
-            return vicreg(z_a, z_b)
-        return nt_xent(z_a, z_b, self.config.nt_xent_temperature, composition(batch))
-
-    @property
-    def _barlow_divisor(self) -> int | None:
-        return self.config.batch_size if self.config.barlow_divisor == "nominal" else None
+        return LOSSES[self.config.loss.ssl_loss](z_a, z_b, self.config, batch)
 
     @torch.no_grad()
     def cross_correlation(self, batch: Batch, epoch: int) -> Tensor:
-        """Return the cross-correlation matrix ``(d, d)`` of the projections of two views, for a picture."""
+        """Return the cross-correlation matrix ``(d, d)`` of the projections of two views, for a figure."""
         z_a, z_b = (self.project(view, batch) for view in self.encode(batch, epoch)[1:])
-        return cross_correlation(z_a, z_b, self._barlow_divisor)
+        return cross_correlation(z_a, z_b, divisor_of(self.config))
 
     @torch.no_grad()
     def atom_vectors(self, batch: Batch) -> Tensor:

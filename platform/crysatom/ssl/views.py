@@ -1,7 +1,7 @@
 """Views of a crystal: masks over the stored graph, drawn on the device from counters.
 
-A mask is a pure function of (seed, epoch, view, material, atom, edge slot). So a view does not depend on
-which worker draws it, on what else is in the batch, or on whether the run was interrupted.
+A mask is a pure function of (seed, epoch, view, material, atom, edge slot). A view therefore does not depend on the
+worker that draws it, on the rest of the batch, or on interruptions of the run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def lowest_per_segment(values: Tensor, segment: Tensor, ptr: Tensor, count: Tens
 
     Args:
         values: ``(n,)``.
-        segment: ``(n,)`` sorted segment of each value.
+        segment: ``(n,)`` segment of each value, sorted.
         ptr: ``(S + 1,)`` first value of each segment.
         count: ``(S,)``.
 
@@ -43,7 +43,7 @@ def mask_atoms(batch: Batch, stream: Tensor, fraction: float) -> Tensor:
     Args:
         batch: Crystals.
         stream: ``(B,)`` pseudo-random state of each crystal.
-        fraction: Share of atoms; 0 masks none.
+        fraction: Fraction of atoms; 0 masks none.
 
     """
     if fraction == 0:
@@ -58,8 +58,8 @@ def mask_edges(batch: Batch, stream: Tensor, fraction: float, cutoff: float = ma
     Args:
         batch: Crystals.
         stream: ``(B,)`` pseudo-random state of each crystal.
-        fraction: Share of edges.
-        cutoff: Edges longer than this are padding, which is neither counted nor chosen.
+        fraction: Fraction of edges.
+        cutoff: Edges longer than this are padding; they are neither counted nor chosen.
 
     """
     center = batch.edge_index[1]
@@ -89,7 +89,7 @@ def stack_views(
         features: Distance features ``(R, F)`` and the row of each edge ``(E,)``.
         masked_atoms: ``(N,)`` bool of each of V views.
         masked_edges: ``(E,)`` bool of each view.
-        reroute: Keep masked edges, as edges without features to their crystal's first atom (published).
+        reroute: Keep masked edges as edges without features to their crystal's first atom (published).
 
     Returns:
         Atomic numbers ``(V N,)`` with 0 at masked atoms, and the edges.

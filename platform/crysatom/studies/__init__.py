@@ -1,1 +1,1 @@
-"""Comparisons of many runs, and what is published of them."""
+"""Studies: comparisons of many runs, and contributions to a leaderboard. Each kind has its own folder."""

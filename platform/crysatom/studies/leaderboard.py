@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from crysatom.config.data import require_name
+from crysatom.config.checks import require_name
 from crysatom.crystals.csv_files import csv_line, read_written
 from crysatom.crystals.splits import ids_digest
 from crysatom.names import MATERIAL_ID, PREDICTION, PREDICTIONS_CSV, RESULTS_JSON, RUN_JSON, TARGET

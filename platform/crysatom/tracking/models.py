@@ -21,11 +21,11 @@ from mlflow.models.model import Model
 from mlflow.models.signature import ModelSignature
 from mlflow.types.schema import ColSpec, DataType, Schema
 
+from crysatom.models.files import MODEL_JSON, ModelInfo
+from crysatom.models.finetuning import TrainedModel, load_trained
+from crysatom.models.inference import MODEL_FOLDER, SavedModel, open_model
 from crysatom.names import FLAGS, MODELS_URI, PROBLEM, PROPERTY, RUNS_URI, UNIT, VALUE
 from crysatom.tracking.registry import download
-from crysatom.training.finetuning import TrainedModel, load_trained
-from crysatom.training.inference import MODEL_FOLDER, SavedModel, open_model
-from crysatom.training.model_files import MODEL_JSON, ModelInfo
 
 ModelT = TypeVar("ModelT")
 
@@ -65,7 +65,7 @@ def describe_to_mlflow(folder: Path, info: ModelInfo) -> None:
     """Add to the folder of a saved model what makes it one that ``mlflow.pyfunc.load_model`` reads.
 
     Args:
-        folder: What :func:`crysatom.training.model_files.save_model` wrote.
+        folder: What :func:`crysatom.models.files.save_model` wrote.
         info: What the model is.
 
     """

@@ -13,7 +13,7 @@ from typing import Any
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Run
 
-from crysatom.config.data import require_name
+from crysatom.config.checks import require_name
 from crysatom.config.secrets import scrubbed, without_password
 from crysatom.names import RUNS_URI
 from crysatom.tracking.fields import PARENT

@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel
 
-from crysatom.crystals.checks import Limits
+from crysatom.config import Limits
 from crysatom.crystals.quarantine import Reason, Rejected
-from crysatom.crystals.raw import Raw, to_batch
+from crysatom.crystals.record import Raw, to_batch
 from crysatom.crystals.sources.base import rejected
 from crysatom.crystals.sources.records import to_raw
+from crysatom.models.inference import Ensemble, open_model
 from crysatom.names import DETAIL, FLAGS, PREDICTION, PROBLEM, UNIT, VALUE
-from crysatom.training.inference import Ensemble, open_model
 
 
 class ServedModel(PythonModel):

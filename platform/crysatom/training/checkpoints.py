@@ -18,7 +18,7 @@ from safetensors.torch import load as parse
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from crysatom.config.data import require_name
+from crysatom.config.checks import require_name
 from crysatom.training.full_disk import is_full, room
 from crysatom.writing import replaced_folder, write_bytes, write_text
 

@@ -33,7 +33,7 @@ LOOK_S = 1.0
 CHECKPOINTS_KEPT = 2
 
 
-class Wish(IntEnum):
+class Action(IntEnum):
     """What is to be done after a step, in the words of rank 0, which speaks for all."""
 
     GO_ON = 0
@@ -86,9 +86,9 @@ class Context(ABC):
         """Return how busy the workers' machines are, as one; all workers call this together."""
         return machine.combined(distributed.gather_objects(machine.usage(self.device)))
 
-    def wish(self) -> Wish:
+    def next_action(self) -> Action:
         """Return what is to be done after this step; of no importance on workers other than rank 0."""
-        return Wish.GO_ON
+        return Action.GO_ON
 
     def about_to_be_lost(self) -> bool:
         """Tell whether a machine of one of the workers is about to be taken away; all workers call this together."""
@@ -99,11 +99,11 @@ class Context(ABC):
         """Keep a checkpoint in the midst of an epoch; ``save(folder)`` writes it. All workers call this together."""
 
     @abstractmethod
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """Say that an epoch begins, or that a batch is done: the next sign of life is due in a while."""
 
     @abstractmethod
-    def rest(self) -> None:
+    def stop_watchdog(self) -> None:
         """Say that no sign of life is due."""
 
     def say(self, sentence: str) -> None:
@@ -149,24 +149,24 @@ class PlainContext(Context):
         if distributed.rank() == 0:
             self.on_report(metrics)
 
-    def wish(self) -> Wish:
+    def next_action(self) -> Action:
         """Return what the time, or a file named :data:`STOP`, asks for."""
         now = time.monotonic()
         if distributed.rank() != 0 or now - self.looked_at < LOOK_S:
-            return Wish.GO_ON
+            return Action.GO_ON
         self.looked_at = now
         if (self.folder / STOP).exists():
-            return Wish.STOP
-        return Wish.SAVE if now - self.saved_at > self.every else Wish.GO_ON
+            return Action.STOP
+        return Action.SAVE if now - self.saved_at > self.every else Action.GO_ON
 
     def keep(self, step: int, save: Save) -> None:
         """Save on rank 0."""
         self._write(f"step-{step:010d}", save)
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """Do nothing: nobody waits for a process that hangs but its user, who sees it."""
 
-    def rest(self) -> None:
+    def stop_watchdog(self) -> None:
         """Do nothing."""
 
     def _write(self, name: str, save: Save) -> None:

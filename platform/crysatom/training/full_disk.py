@@ -1,4 +1,4 @@
-"""A full disk: how it is told from other errors, and what is said of it."""
+"""A full disk: how to recognize it, and what to tell the user."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class FullDiskError(RuntimeError):
-    """What has to be written does not fit."""
+    """The disk has no room for results."""
 
 
 def is_full(error: BaseException) -> bool:
-    """Tell whether an error says that there is no room."""
+    """Return whether an error says that the disk is full."""
     return isinstance(error, OSError) and error.errno in _FULL
 
 
 def room(folder: Path) -> str:
-    """Return one phrase on how much room is left where a folder is, or is to be."""
+    """Return one phrase on the free space of the disk that holds, or will hold, a folder."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     usage = shutil.disk_usage(there)
     return f"{usage.free:,} bytes free of {usage.total:,} on the disk of {folder}"
 
 
 @contextmanager
-def said_if_full(folder: Path) -> Iterator[None]:
-    """Say what to do, should what is done meanwhile find the disk of a run's folder full.
+def explain_disk_full(folder: Path) -> Iterator[None]:
+    """Turn the error of a full disk into one that says what to do.
 
     Raises:
-        FullDiskError: If so.
+        FullDiskError: If the block finds the disk of the run's folder full.
 
     """
     try:

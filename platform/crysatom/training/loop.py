@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from crysatom import distributed
-from crysatom.names import HELD_OUT, LOSS, TRAIN, Balancing, Optimizer, Schedule
+from crysatom.config import Optimization
+from crysatom.names import HELD_OUT, LOSS, TRAIN, Balancing, Optimizer
 from crysatom.training import checkpoints
 from crysatom.training.averaging import MovingAverage
 from crysatom.training.balance import Balance
-from crysatom.training.context import Context, StoppedError, Wish
+from crysatom.training.context import Action, Context, StoppedError
+from crysatom.training.epoch_sums import Totals
 from crysatom.training.loaders import Loader, SharedLoader
 from crysatom.training.schedules import learning_rate
-from crysatom.training.totals import Totals
 
 HELD_OUT_EPOCH = -1
 """Masks of held-out crystals are the same in every epoch, so that their losses can be compared."""
@@ -32,56 +34,18 @@ class NonFiniteLossError(RuntimeError):
     """The loss of a batch, or its gradient, is not a number; the weights were not touched."""
 
 
-class Settings(Protocol):
-    """What the loop reads of a job's configuration."""
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The epoch whose weights are left in the model, and an early end.
 
-    @property
-    def epochs(self) -> int:
-        """Passes over the data."""
+    Attributes:
+        by: Metric whose least value marks the epoch; empty: the last epoch.
+        patience: Epochs without a better one after which the training stops; 0: it never does.
 
-    @property
-    def lr(self) -> float:
-        """Largest learning rate."""
+    """
 
-    @property
-    def schedule(self) -> Schedule:
-        """Course of the learning rate."""
-
-    @property
-    def milestones(self) -> tuple[int, ...]:
-        """Epochs before which the schedule 'step' lowers the rate."""
-
-    @property
-    def optimizer(self) -> Optimizer:
-        """Decays weights through the gradient ('adam') or apart from it ('adamw')."""
-
-    @property
-    def adam_eps(self) -> float:
-        """Of the optimizer."""
-
-    @property
-    def weight_decay(self) -> float:
-        """Of the optimizer."""
-
-    @property
-    def gradient_clip(self) -> float:
-        """Largest norm of the gradient; 0: not clipped."""
-
-    @property
-    def ema_decay(self) -> float:
-        """Decay of the moving average of the weights; 0: none."""
-
-    @property
-    def selected_by(self) -> str:
-        """Metric whose least value marks the epoch whose weights are left in the model; empty: the last epoch."""
-
-    @property
-    def patience(self) -> int:
-        """Epochs without a better one after which the training stops; 0: it never does."""
-
-    @property
-    def balance(self) -> Balancing:
-        """How workers share a batch."""
+    by: str = ""
+    patience: int = 0
 
 
 class Loop:
@@ -92,8 +56,12 @@ class Loop:
             are for ``after_step``.
         train: Batches to learn from.
         held_out: Batches to measure by after each epoch, or None.
-        settings: Epochs, rates, selection.
+        optimization: Epochs, batches and steps.
         context: Where it runs.
+        optimizer: Decays weights through the gradient ('adam') or apart from it ('adamw').
+        milestones: Epochs before which the schedule 'step' lowers the rate.
+        selection: Epoch whose weights are left in the model.
+        balance: How workers share a batch.
         after_step: Called with each batch, the model's output and whether the batch is the first of its epoch (the
             paper's vector extraction).
         extra: Further tensors that belong to the state, by name; kept in checkpoints, restored in place.
@@ -106,34 +74,40 @@ class Loop:
 
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - the parts of a training
+    def __init__(  # noqa: PLR0913 - the parts of a training
         self,
         model: nn.Module,
         train: SharedLoader,
         held_out: Loader | None,
-        settings: Settings,
+        optimization: Optimization,
         context: Context,
+        *,
+        optimizer: Optimizer = "adamw",
+        milestones: tuple[int, ...] = (),
+        selection: Selection = Selection(),
+        balance: Balancing = "auto",
         after_step: Callable[[Batch, dict[str, Tensor], bool], None] | None = None,
         extra: dict[str, Tensor] | None = None,
         measured: str = HELD_OUT,
         watch: Callable[[dict[str, float]], bool] | None = None,
     ) -> None:
-        if settings.selected_by.startswith(f"{measured}/") and held_out is None:
+        if selection.by.startswith(f"{measured}/") and held_out is None:
             raise ValueError(
                 "--selection held_out: by the hash of its id no crystal is held out; raise --holdout-fraction, or "
                 "choose --selection last"
             )
         self.model, self.train, self.held_out = model, train, held_out
-        self.settings, self.context, self.after_step = settings, context, after_step
+        self.optimization, self.context, self.after_step = optimization, context, after_step
+        self.milestones, self.selection, self.balance = milestones, selection, balance
         self.extra, self.measured, self.watch = extra or {}, measured, watch
         self.trainable = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = OPTIMIZERS[settings.optimizer](
-            self.trainable, lr=settings.lr, eps=settings.adam_eps, weight_decay=settings.weight_decay
+        self.optimizer = OPTIMIZERS[optimizer](
+            self.trainable, lr=optimization.lr, eps=optimization.adam_eps, weight_decay=optimization.weight_decay
         )
-        self.average = MovingAverage(model, settings.ema_decay)
+        self.average = MovingAverage(model, optimization.ema_decay)
         self.history: list[dict[str, float]] = []
         self.best = math.inf
-        self.selected_epoch = settings.epochs - 1
+        self.selected_epoch = optimization.epochs - 1
         self.best_tensors: dict[str, Tensor] = {}
         self.step = 0
         self.totals = Totals()
@@ -150,13 +124,13 @@ class Loop:
 
         Raises:
             NonFiniteLossError: Before the weights are touched.
-            StoppedError: If the context wishes so; a checkpoint is kept.
+            StoppedError: If the context asks for it; a checkpoint is kept.
 
         """
         with self.context.checkpoint() as folder:
             if folder is not None:
                 self._restore(*checkpoints.load(folder))
-        balance = Balance(self.settings.balance, self.train, self.context)
+        balance = Balance(self.balance, self.train, self.context)
         wrapped = self.context.wrap(self.model)
         told_to_end = False
         while not (told_to_end or self._ended()):
@@ -177,28 +151,28 @@ class Loop:
         return self.history
 
     def _ended(self) -> bool:
-        done, patience = len(self.history), self.settings.patience
-        return done >= self.settings.epochs or 0 < patience < done - self.selected_epoch
+        done, patience = len(self.history), self.selection.patience
+        return done >= self.optimization.epochs or 0 < patience < done - self.selected_epoch
 
     def _train_epoch(self, wrapped: nn.Module, epoch: int) -> dict[str, float]:
         """Train the rest of an epoch, which is all of it unless a checkpoint was written in its midst."""
         self.model.train()
-        self.context.alive()
+        self.context.heartbeat()
         totals, steps = self.totals, self.train.num_steps()
         batches = self.train.epoch(epoch, totals.steps)
         start, before = time.perf_counter() - totals.seconds, time.perf_counter()
         while (batch := next(batches, None)) is not None:
             totals.waited += time.perf_counter() - before
             terms = self._step(wrapped, batch, epoch)
-            wish = totals.add(terms, batch.num_graphs, self.context.wish())
+            action = totals.add(terms, batch.num_graphs, self.context.next_action())
             self.step += 1
             totals.seconds = time.perf_counter() - start
-            if wish and totals.steps < steps:
-                self._heed(Wish(wish))
-            self.stopping = wish == Wish.STOP  # after the last step: when the checkpoint of the epoch is written
-            self.context.alive()
+            if action and totals.steps < steps:
+                self._handle(Action(action))
+            self.stopping = action == Action.STOP  # after the last step: when the checkpoint of the epoch is written
+            self.context.heartbeat()
             before = time.perf_counter()
-        self.context.rest()
+        self.context.stop_watchdog()
         totals.seconds = time.perf_counter() - start
         return totals.means(TRAIN) | {
             "lr": self.optimizer.param_groups[0]["lr"],
@@ -207,19 +181,19 @@ class Loop:
             "data_wait_share": totals.waited / totals.seconds,
         }
 
-    def _heed(self, wish: Wish) -> None:
-        """Do what is wished for after a step."""
-        if wish == Wish.ASK and not self.context.about_to_be_lost():
+    def _handle(self, action: Action) -> None:
+        """Take the action that the context asks for after a step."""
+        if action == Action.ASK and not self.context.about_to_be_lost():
             return
         self.context.keep(self.step, self._save)
-        if wish == Wish.STOP:
+        if action == Action.STOP:
             distributed.gather_objects(None)  # Ray ends all workers when the first one ends: rank 0 writes before
             raise StoppedError(f"stopped after step {self.totals.steps} of epoch {len(self.history)}, as asked")
 
     def _step(self, wrapped: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        settings = self.settings
+        settings = self.optimization
         steps = self.train.num_steps()
-        milestones = [epoch * steps for epoch in settings.milestones]
+        milestones = [epoch * steps for epoch in self.milestones]
         rate = learning_rate(settings.lr, self.step, settings.epochs * steps, settings.schedule, milestones)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -262,8 +236,8 @@ class Loop:
         )
 
     def _select(self, metrics: dict[str, float]) -> None:
-        if self.settings.selected_by and metrics[self.settings.selected_by] < self.best:
-            self.best, self.selected_epoch = metrics[self.settings.selected_by], int(metrics["epoch"])
+        if self.selection.by and metrics[self.selection.by] < self.best:
+            self.best, self.selected_epoch = metrics[self.selection.by], int(metrics["epoch"])
             self.best_tensors = {k: v.clone() for k, v in self._state_tensors().items()}
 
     def _state_tensors(self) -> dict[str, Tensor]:

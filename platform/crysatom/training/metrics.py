@@ -30,8 +30,8 @@ from crysatom.training.intervals import RESAMPLES, Interval, bootstrap_mean
 Array = NDArray[Any]
 
 GAP_THRESHOLD = 0.1
-"""Electronvolt from which a predicted gap counts as one. A regression does not hit zero: the best public one errs by
-0.05 eV on metals (reference/science.md section 7), so that a smaller threshold would take its noise for gaps."""
+"""Electronvolt from which a predicted gap counts as one. A regression does not hit zero: the best on the
+JARVIS-Leaderboard (kgcnn_coGN) errs by 0.05 eV on metals, so that a smaller threshold would take its noise for gaps."""
 
 
 def summary(target: Array, prediction: Array, name: str, *, seed: int = 0) -> dict[str, float]:
@@ -122,18 +122,6 @@ def mae_interval(
 ) -> Interval:
     """Return the MAE with an interval over the crystals, see :func:`crysatom.training.intervals.bootstrap_mean`."""
     return bootstrap_mean(np.abs(errors(target, prediction)), seed=seed, resamples=resamples, level=level)
-
-
-def paired_difference(
-    target: Array, first: Array, second: Array, *, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95
-) -> Interval:
-    """Return the MAE of ``first`` minus that of ``second`` on the same crystals, with a paired interval.
-
-    Each resample takes both models' errors of a crystal together, so what makes a crystal hard for both cancels.
-    Below zero, ``first`` is better; an interval that holds zero is a tie.
-    """
-    difference = np.abs(errors(target, first)) - np.abs(errors(target, second))
-    return bootstrap_mean(difference, seed=seed, resamples=resamples, level=level, symmetric=True)
 
 
 def mae_by_element(target: Array, prediction: Array, holds: Array) -> dict[int, tuple[int, float]]:

@@ -21,7 +21,7 @@ from crysatom.ssl.objective import Objective
 from crysatom.training.context import Context, Metrics
 from crysatom.training.encoder_files import PretrainedEncoder
 from crysatom.training.loaders import Loader, ResidentLoader, SharedLoader
-from crysatom.training.loop import Loop
+from crysatom.training.loop import Loop, Selection
 from crysatom.vectors.elements import ElementFeatures, element_features
 from crysatom.vectors.extract import ElementMoments, LastBatchTable
 from crysatom.vectors.table import AtomVectors
@@ -88,8 +88,8 @@ def resident_data(config: PretrainConfig, folder: Path, device: torch.device) ->
             tensors,
             np.flatnonzero(crystals),
             material_ids=arrays.material_ids,
-            batch_size=config.batch_size,
-            tail=config.tail,
+            batch_size=config.optimization.batch_size,
+            tail=config.optimization.tail,
             seed=config.seed,
         )
 
@@ -103,7 +103,7 @@ def resident_data(config: PretrainConfig, folder: Path, device: torch.device) ->
 def build(config: PretrainConfig, features: ElementFeatures) -> Objective | NodeLevelObjective:
     """Return the model with its seeded initial weights, equal on every machine."""
     torch.manual_seed(config.seed)
-    objective = Objective if config.objective == "crysatom" else NodeLevelObjective
+    objective = Objective if config.loss.objective == "crysatom" else NodeLevelObjective
     return objective(config, torch.from_numpy(features.features), torch.from_numpy(features.atomic_numbers))
 
 
@@ -123,9 +123,9 @@ def pretrain(
         NonFiniteLossError: If the loss of a batch is not a number.
 
     """
-    features = element_features(config.node_features)
+    features = element_features(config.encoder.node_features)
     model = build(config, features).to(context.device)
-    recorder = Algorithm1Recorder(config.embedding_dim, context.device)
+    recorder = Algorithm1Recorder(config.encoder.embedding_dim, context.device)
     published = config.extraction == "algorithm_1"
 
     def vectors() -> AtomVectors:
@@ -135,16 +135,22 @@ def pretrain(
         model,
         data.train,
         data.held_out,
-        config,
+        config.optimization,
         context,
+        selection=Selection(by=config.selected_by),
+        balance=config.workers.balance,
         after_step=recorder.record if published else None,
         extra=recorder.tensors if published else None,
         watch=None if watch is None else lambda metrics: watch(metrics, vectors),
     )
     history = loop.run()
     matrix = None
-    if isinstance(model, Objective) and config.ssl_loss == "barlow_twins":
-        matrix = model.cross_correlation(next(iter(data.everything.epoch(0))), epoch=config.epochs).cpu().numpy()
+    if isinstance(model, Objective) and config.loss.ssl_loss == "barlow_twins":
+        matrix = (
+            model.cross_correlation(next(iter(data.everything.epoch(0))), epoch=config.optimization.epochs)
+            .cpu()
+            .numpy()
+        )
     elements = torch.from_numpy(features.features), torch.from_numpy(features.atomic_numbers)
     return PretrainOutcome(
         vectors=vectors(),
@@ -160,7 +166,7 @@ def pretrain(
 def extract(model: Objective | NodeLevelObjective, everything: Loader) -> AtomVectors:
     """Return the mean over all sites of each element, in evaluation mode, merged over workers."""
     model.eval()
-    moments = ElementMoments.empty(model.config.embedding_dim, next(model.parameters()).device)
+    moments = ElementMoments.empty(model.config.encoder.embedding_dim, next(model.parameters()).device)
     for batch in everything.epoch(0):
         moments = moments.update(model.atom_vectors(batch), batch.atomic_numbers)
     return moments.merge_across_workers().to_vectors({})

@@ -17,6 +17,7 @@ from torch_geometric.data import Batch
 
 from crysatom import distributed
 from crysatom.config import DownstreamConfig
+from crysatom.config.downstream import Architecture
 from crysatom.graphs.batch import GraphTensors
 from crysatom.graphs.shards import load
 from crysatom.names import DISTILLATION, LOSS, MAE, MAX_ATOMIC_NUMBER, TEST, TRAIN, VAL, Criterion
@@ -29,7 +30,7 @@ from crysatom.training.context import Context, Metrics
 from crysatom.training.distillation import Distillation
 from crysatom.training.encoder_files import PretrainedEncoder
 from crysatom.training.loaders import Loader, ResidentLoader
-from crysatom.training.loop import Loop
+from crysatom.training.loop import Loop, Selection
 from crysatom.training.normalizer import Normalizer
 from crysatom.vectors.table import AtomVectors
 
@@ -192,8 +193,12 @@ def spec_of(config: DownstreamConfig) -> PredictorSpec:
         ValueError: If it cannot be built.
 
     """
-    names = ("predictor", "width", "num_layers", "hidden_dim", "num_hidden", "cutoff", "basis_step", "train_vectors")
-    return PredictorSpec(**{name: getattr(config, name) for name in names}, options=config.predictor_options)
+    return PredictorSpec(
+        **{name: getattr(config.architecture, name) for name in Architecture.names() - {"predictor_options"}},
+        cutoff=config.graph.cutoff,
+        train_vectors=config.vectors.train_vectors,
+        options=config.architecture.predictor_options,
+    )
 
 
 def build_regression(config: DownstreamConfig, task: RegressionTask) -> Regression:
@@ -201,13 +206,17 @@ def build_regression(config: DownstreamConfig, task: RegressionTask) -> Regressi
 
     Pretrained weights replace some; the others are those that it would have without.
     """
-    torch.manual_seed(config.seeds[0])
+    torch.manual_seed(config.seed)
     predictor = build_predictor(spec_of(config), task.vectors)
     if task.init is not None:
         start_from_encoder(predictor, task.init.weights, task.init.features, task.init.atomic_numbers)
     teacher = task.teacher
-    distillation = None if teacher is None else Distillation(teacher.build(), config.width, config.distill_weight)
-    model = Regression(predictor, task.normalizer, task.reference, config.criterion, distillation)
+    distillation = (
+        None
+        if teacher is None
+        else Distillation(teacher.build(), config.architecture.width, config.start.distill_weight)
+    )
+    model = Regression(predictor, task.normalizer, task.reference, config.optimization.criterion, distillation)
     if task.start is not None:
         model.load_state_dict(dict(task.start), strict=distillation is None)  # which has weights of its own
     return model
@@ -223,9 +232,11 @@ def labeled_data(config: DownstreamConfig, task: RegressionTask, device: torch.d
             tensors,
             crystals,
             material_ids=arrays.material_ids,
-            batch_size=config.batch_size if part == TRAIN else max(config.batch_size, EVALUATION_BATCH),
-            tail=config.tail,
-            seed=config.seeds[0],
+            batch_size=config.optimization.batch_size
+            if part == TRAIN
+            else max(config.optimization.batch_size, EVALUATION_BATCH),
+            tail=config.optimization.tail,
+            seed=config.seed,
             targets=targets,
         )
         for part, crystals in task.parts.items()
@@ -252,7 +263,20 @@ def train_predictor(
     """
     data = labeled_data(config, task, context.device)
     model = build_regression(config, task).to(context.device)
-    loop = Loop(model, data[TRAIN], data[VAL], config, context, measured=VAL, watch=watch)
+    optimization = config.optimization
+    loop = Loop(
+        model,
+        data[TRAIN],
+        data[VAL],
+        optimization,
+        context,
+        optimizer=optimization.optimizer,
+        milestones=optimization.milestones,
+        selection=Selection(by=optimization.selected_by, patience=optimization.patience),
+        balance=config.workers.balance,
+        measured=VAL,
+        watch=watch,
+    )
     history = loop.run()
     model.distillation = None
     predicted = {VAL: predictions(model, data[VAL])[1]}
@@ -262,7 +286,7 @@ def train_predictor(
     test_seconds = time.perf_counter() - start
     return RegressionOutcome(
         history=history,
-        selected_epoch=loop.selected_epoch if config.selected_by else len(history) - 1,
+        selected_epoch=loop.selected_epoch if optimization.selected_by else len(history) - 1,
         predictions=predicted,
         state={name: tensor.cpu() for name, tensor in model.state_dict().items()},
         num_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),

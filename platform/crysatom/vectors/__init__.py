@@ -1,1 +1,1 @@
-"""Element features and atom vectors: what the encoder starts from and what pretraining yields."""
+"""Element features, the input of the encoder, and atom vectors, the result of pretraining."""

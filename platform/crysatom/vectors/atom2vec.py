@@ -1,8 +1,8 @@
 """Atom2Vec from compositions. Zhou, Tang, Liu, Pan, Yan & Zhang, PNAS 115, E6411 (2018).
 
-Elements are described by the environments that they are found in, a row of zeros and ones each; rows are brought to
-unit length, and the leading singular vectors, times their singular values, are the atoms' vectors. There are some
-hundred elements and hundreds of thousands of environments: the small matrix of inner products says all.
+Each element has a row of zeros and ones, one for each environment in which it occurs. Rows are scaled to unit length;
+the leading singular vectors times their singular values are the atom vectors. There are about a hundred elements and
+hundreds of thousands of environments, so the small matrix of inner products is decomposed.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Array = NDArray[Any]
 def decompose(compounds: Array) -> tuple[Array, Array]:
     """Return atomic numbers ``(M,)``, ascending, and vectors ``(M, M)`` float64, the largest component first.
 
-    The sign of a component is that of its largest value.
+    The sign of a component makes its value of largest magnitude positive.
 
     Args:
-        compounds: ``(C, 118)`` reduced compositions, each once.
+        compounds: ``(C, 118)`` distinct reduced compositions.
 
     """
     element, environment, number = environments(compounds)
     rows, row = np.unique(element, return_inverse=True)
-    length = np.sqrt(np.bincount(row))  # of rows of ones
+    length = np.sqrt(np.bincount(row))  # a row has ones only
     found = sparse.csr_matrix((1 / length[row], (row, environment)), shape=(len(rows), number))
     squares, vectors = np.linalg.eigh((found @ found.T).toarray())
     scaled = vectors[:, ::-1] * np.sqrt(np.clip(squares[::-1], 0, None))

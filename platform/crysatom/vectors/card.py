@@ -1,4 +1,4 @@
-"""The card beside the vectors: what they were learned from, how often each element was seen, how to use them."""
+"""The card of a vectors file: data, number of sites per element, how to use the vectors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ CARD_MD = "card.md"
 
 @dataclass(frozen=True, kw_only=True)
 class CardFacts:
-    """What a card says beyond what the vectors themselves hold.
+    """Content of a card that is not part of the vectors.
 
     Attributes:
         data: Where the crystals come from, as the user named it.
         data_digest: Digest of the shards.
-        num_crystals: Crystals in all.
-        crystals_per_element: Crystals that hold an element, by atomic number.
+        num_crystals: Total number of crystals.
+        crystals_per_element: Number of crystals that contain an element, by atomic number.
         config: The resolved configuration.
         losses: Final losses, by metric name.
         run_id: MLflow run; empty if not tracked.
@@ -69,8 +69,8 @@ vectors = read_vectors("vectors.safetensors")   # or vectors.csv, atom_init.json
 rows = vectors.lookup([11, 17])                 # float32 (2, D) for Na and Cl
 ```
 
-`vectors.csv` also loads with ElementEmbeddings' `Embedding.from_csv`; `atom_init.json` takes the place of
-the file of that name in any code of the CGCNN family.
+`vectors.csv` also loads with ElementEmbeddings' `Embedding.from_csv`; `atom_init.json` replaces the file
+of that name in any code of the CGCNN family.
 """
 
 
@@ -118,7 +118,7 @@ SKIPATOM = """"Distributed representations of atoms and materials for machine le
 npj Comput. Mater. 8, 44 (2022)"""
 ATOM2VEC = """"Learning atoms for materials discovery", PNAS 115, E6411 (2018)"""
 METHODS = {"crysatom": CRYSATOM, "skipatom": SKIPATOM, "atom2vec": ATOM2VEC}
-"""The others, by masked elements and contexts, are of :data:`NODE_LEVEL`."""
+"""The other methods, by masked elements and contexts, are from :data:`NODE_LEVEL`."""
 
 CONTROLS = ("onehot", "random")
 
@@ -133,5 +133,5 @@ def _citation(facts: CardFacts) -> str:
     return f"""## How to cite
 
 {source}The software: CrysAtom Platform {facts.version}
-(CITATION.cff). And the source of the crystals, whose license also holds for what is made from them.
+(CITATION.cff). Cite the source of the crystals too; its license also applies to data derived from them.
 """

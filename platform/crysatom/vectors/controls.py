@@ -1,4 +1,4 @@
-"""Tables that know no chemistry, to hold the learned ones against: one-hot, random, permuted."""
+"""Control tables without chemical information, for comparison with learned ones: one-hot, random, permuted."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ MAX_SEED = 2**64 - 1
 def one_hot() -> AtomVectors:
     """Return one bit per element: ``(118, 118)``, the identity.
 
-    All elements of the vocabulary have their bit, so that the dimension does not depend on the data and
-    no element is missing. The bit of an element that no crystal holds has no effect.
+    Every element of the vocabulary has a bit, so the dimension does not depend on the data and no element is missing.
+    The bit of an element that no crystal contains has no effect.
     """
     return AtomVectors(atomic_numbers=_all_elements(), vectors=np.eye(MAX_ATOMIC_NUMBER, dtype=np.float32))
 
@@ -25,8 +25,8 @@ def one_hot() -> AtomVectors:
 def random_vectors(seed: int, dim: int) -> AtomVectors:
     """Return independent standard normal components for all 118 elements: ``(118, dim)``.
 
-    Each element draws from a generator of its own (Philox, keyed by seed and atomic number), so that its
-    vector does not depend on which others there are, and the first components not on how many follow.
+    Each element has its own generator (Philox, keyed by seed and atomic number), so its vector does not depend on the
+    other elements, nor its first components on the dimension.
 
     Raises:
         ValueError: If the seed is not in 0..2^64 - 1 or the dimension is below 1.
@@ -44,9 +44,9 @@ def random_vectors(seed: int, dim: int) -> AtomVectors:
 def permuted(table: AtomVectors, seed: int) -> AtomVectors:
     """Return a table in which every element has the row of another element, with its count and errors.
 
-    The set of rows stays the same, and with it scale, rank and geometry; only which element has which row
-    changes. What such a table gains over one-hot is not chemistry. The elements, in a random order that
-    depends on the seed alone, form one cycle along which rows are handed on, so that none keeps its own.
+    The set of rows stays the same, and with it scale, rank and geometry; only the assignment of rows to elements
+    changes. A gain of such a table over one-hot is not due to chemistry. Rows are shifted along one cycle of the
+    elements, in a random order that depends on the seed alone, so that no element keeps its row.
 
     Raises:
         ValueError: If the table has a single element or the seed is not in 0..2^64 - 1.
@@ -55,7 +55,7 @@ def permuted(table: AtomVectors, seed: int) -> AtomVectors:
     _check_seed(seed)
     if len(table.atomic_numbers) == 1:
         raise ValueError(f"a table with one element ({table.symbols[0]}) cannot be permuted; take one with two or more")
-    # raw bits: numpy guarantees them in all versions, which it does not for Generator.permutation
+    # raw bits: numpy guarantees them in all versions, unlike Generator.permutation
     draws = np.random.Philox(key=seed).random_raw(MAX_ATOMIC_NUMBER)
     order = np.argsort(draws[table.atomic_numbers - 1], kind="stable")
     row = np.empty_like(order)

@@ -1,4 +1,4 @@
-"""What SkipAtom and Atom2Vec learn from: which elements are bonded how often, and which compounds there are.
+"""Count the training data of SkipAtom and Atom2Vec: bonded pairs of elements, and compounds.
 
 Shapes: Z = 118 elements (row and column Z - 1), C compounds.
 """
@@ -20,7 +20,7 @@ from crysatom.graphs.graph import offsets
 from crysatom.names import ATOMIC_NUMBERS, DEGREE, DISTANCE, MAX_ATOMIC_NUMBER, NEIGHBOR
 
 COLUMNS = (ATOMIC_NUMBERS, DEGREE, NEIGHBOR, DISTANCE)
-"""Columns of graph shards that are read."""
+"""Columns that are read from graph shards."""
 
 Array = NDArray[Any]
 
@@ -32,9 +32,9 @@ class Counts:
     Attributes:
         crystals: Number of crystals.
         sites: ``(Z,)`` int64, atoms of each element.
-        crystals_of: ``(Z,)`` int64, crystals that hold each element.
-        pairs: ``(Z, Z)`` int64, symmetric: bonded pairs, by the element of a site and that of its neighbor.
-        compounds: ``(C, Z)`` uint16, reduced compositions, each once, in ascending order.
+        crystals_of: ``(Z,)`` int64, crystals that contain each element.
+        pairs: ``(Z, Z)`` int64, symmetric: bonded pairs, by the elements of a site and of its neighbor.
+        compounds: ``(C, Z)`` uint16, distinct reduced compositions, in ascending order.
 
     """
 
@@ -46,7 +46,7 @@ class Counts:
 
     @classmethod
     def total(cls, parts: Iterable[Counts]) -> Counts:
-        """Return the counts over all parts."""
+        """Return the sum of the counts of all parts."""
         sites = crystals_of = np.zeros(MAX_ATOMIC_NUMBER, np.int64)
         crystals, pairs = 0, np.zeros((MAX_ATOMIC_NUMBER, MAX_ATOMIC_NUMBER), np.int64)
         compounds = [np.zeros((0, MAX_ATOMIC_NUMBER), np.uint16)]
@@ -64,18 +64,18 @@ class Counts:
 
 
 def count(table: pa.Table | pa.RecordBatch, tolerance: float, cutoff: float) -> Counts:
-    """Count in graphs.
+    """Count sites, bonded pairs and compounds of graphs.
 
-    A neighbor is bonded if it is at most ``1 + tolerance`` times as far as the nearest, as seen from either end. Of
-    each site the *different* bonded sites count, whatever number of their images is bonded, and itself, if one of its
-    own images is: the rule of SkipAtom (Antunes, Grau-Crespo & Butler, npj Comput. Mater. 8, 44 (2022)), whose code
-    finds bonds by CrystalNN. By this rule a supercell has other pairs than its primitive cell. What is no neighbor in
-    the graph, of the default kind one of the twelve nearest, is not bonded.
+    A neighbor is bonded if it is at most ``1 + tolerance`` times as far as the nearest, as seen from either end. For
+    each site, the *distinct* bonded sites count once, however many of their images are bonded, including the site
+    itself if one of its own images is bonded. This is the rule of SkipAtom (Antunes, Grau-Crespo & Butler, npj Comput.
+    Mater. 8, 44 (2022)), whose code finds bonds by CrystalNN. By this rule, a supercell has other pairs than its
+    primitive cell. Only neighbors in the graph, by default the twelve nearest, can be bonded.
 
     Args:
         table: Rows of graph shards, with :data:`COLUMNS`.
         tolerance: See above.
-        cutoff: Of the graphs, in angstrom. Edges that only pad short lists are longer by 1 and bond nothing.
+        cutoff: Cutoff of the graphs, in angstrom. Padding edges are longer by 1 and are not bonds.
 
     """
     num_atoms = list_lengths(table[ATOMIC_NUMBERS])
@@ -87,7 +87,7 @@ def count(table: pa.Table | pa.RecordBatch, tolerance: float, cutoff: float) -> 
     neighbor = flat_values(table[NEIGHBOR]) + offsets(num_atoms)[:-1][crystal][center]
     nearest = np.full(len(elements), np.inf)
     np.minimum.at(nearest, center, distance)
-    bonded = (distance <= (1 + tolerance) * nearest[center]) & (distance < cutoff + 0.5)  # float32, hence the half
+    bonded = (distance <= (1 + tolerance) * nearest[center]) & (distance < cutoff + 0.5)  # 0.5: margin for float32
     one, other = center[bonded], neighbor[bonded]
     sites = np.unique(np.concatenate([one * len(elements) + other, other * len(elements) + one]))
     first, second = np.divmod(sites, max(len(elements), 1))
@@ -105,17 +105,17 @@ def count(table: pa.Table | pa.RecordBatch, tolerance: float, cutoff: float) -> 
 
 
 def count_file(shard: Path, tolerance: float, cutoff: float) -> Counts:
-    """Count in a file of graph shards, see :func:`count`."""
+    """Count in one graph shard, see :func:`count`."""
     return count(pq.read_table(shard, columns=list(COLUMNS), partitioning=None), tolerance, cutoff)
 
 
 def different_rows(rows: Array) -> Array:
-    """Return the different rows of a table of non-negative integers, in ascending order."""
+    """Return the distinct rows of a table of non-negative integers, in ascending order."""
     return rows[_groups(rows)[0]]
 
 
 def _groups(rows: Array) -> tuple[Array, Array]:
-    """Return the first place of each different row, in ascending order of rows, and which of them each row is."""
+    """Return the first index of each distinct row, in ascending order of rows, and the class of each row."""
     text = np.ascontiguousarray(rows, dtype=">u2").view(np.dtype((np.void, 2 * rows.shape[1])))[:, 0]
     _, first, which = np.unique(text, return_index=True, return_inverse=True)
     return first, which
@@ -124,15 +124,15 @@ def _groups(rows: Array) -> tuple[Array, Array]:
 def environments(compounds: Array) -> tuple[Array, Array, int]:
     """Return the environments of the elements of compounds (Zhou et al., PNAS 115, E6411 (2018)).
 
-    An element's environment in a compound is how many atoms of it there are, and the rest: of Bi in Bi2Se3
-    "(2)Se3".
+    The environment of an element in a compound is the number of its atoms and the rest of the formula: "(2)Se3" for Bi
+    in Bi2Se3.
 
     Args:
-        compounds: ``(C, Z)`` reduced compositions, each once.
+        compounds: ``(C, Z)`` distinct reduced compositions.
 
     Returns:
-        Row Z - 1 of the element ``(n,)`` and number of the environment ``(n,)`` of each element of each compound, and
-        how many different environments there are.
+        For each element of each compound, its row Z - 1 ``(n,)`` and the index of its environment ``(n,)``; then the
+        number of distinct environments.
 
     """
     compound, element = np.nonzero(compounds)

@@ -1,4 +1,4 @@
-"""Elements without a vector: say which crystals they stop, or predict their vectors; never zeros."""
+"""Elements without a vector: report the crystals that contain them, or predict the vectors; never zeros."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from crysatom.vectors.table import AtomVectors, element_name
 
 NAMED_CRYSTALS = 5
 PENALTIES = np.logspace(-3, 3, 25)
-"""Tried for the ridge, in units of the mean squared singular value of the features."""
+"""Ridge penalties that are tried, in units of the mean squared singular value of the features."""
 
 
 def require_elements(
@@ -30,11 +30,11 @@ def require_elements(
     Args:
         table: Vectors.
         atomic_numbers: ``(N,)``, atoms of all crystals, crystal after crystal.
-        atom_ptr: ``(B + 1,)``, where each crystal's atoms begin; the last is N.
+        atom_ptr: ``(B + 1,)``, first atom of each crystal; the last entry is N.
         material_ids: B ids.
 
     Raises:
-        ValueError: Naming each element without a vector, how many crystals hold it and the first five.
+        ValueError: With each element without a vector, the number of crystals that contain it and the first five.
 
     """
     assert len(atom_ptr) == len(material_ids) + 1, "one more offset than crystals"
@@ -56,21 +56,21 @@ def require_elements(
 
 
 def fill_missing(table: AtomVectors, elements: ArrayLike) -> AtomVectors:
-    """Return a table that also has the given elements, their vectors predicted from those of the others.
+    """Return a table that also has the given elements, with vectors predicted from those of the others.
 
-    Ridge regression from element features (group, period, radius, ...; ``element_features("elements")``) to
-    all components, with the one penalty whose leave-one-element-out error is least. Components count equally,
-    whatever their units, so that the choice is the same for a table and for a scaled one.
+    Ridge regression from element features (group, period, radius, ...; ``element_features("elements")``) to all
+    components, with the penalty of the lowest leave-one-element-out error. Components have equal weight, whatever
+    their units, so the choice is the same for a table and its scaled copy.
 
     Args:
         table: M elements, D dimensions.
         elements: Atomic numbers, any shape, repeats allowed.
 
     Returns:
-        The table itself if it has them all. Otherwise one in which predicted elements have 0 sites and
-        NaN standard errors; in its provenance ``filled`` lists their symbols, and ``ridge`` has the penalty
-        and the ``error`` of an element left out, in units of that of the mean of all others in its place:
-        near 1, the filling is a guess.
+        The table itself if it has all elements. Otherwise a table in which predicted elements have 0 sites and NaN
+        standard errors. In its provenance, ``filled`` lists their symbols, and ``ridge`` has the penalty and the
+        leave-one-out ``error`` relative to predicting the mean of all other elements: near 1, the prediction is a
+        guess.
 
     Raises:
         ValueError: If an element is unknown, or fewer than two have vectors.
@@ -115,8 +115,8 @@ class _Ridge:
         y_mean: ``(D,)``.
         weights: ``(F, D)``.
         penalty: In units of the mean squared singular value of the centered features.
-        error: Root mean square of the error of a row left out, over rows and components, in units of the
-            error of the mean of all other rows.
+        error: Root mean square leave-one-out error over rows and components, relative to predicting the mean of all
+            other rows.
 
     """
 
@@ -130,9 +130,8 @@ class _Ridge:
     def fit(cls, x: NDArray[np.floating], y: NDArray[np.floating]) -> _Ridge:
         """Fit ``(M, F)`` to ``(M, D)`` with the best of :data:`PENALTIES`.
 
-        The error of a row left out is e / (1 - h), with e its residual and h its leverage when it is in
-        (Golub, Heath, Wahba, Technometrics 21, 215 (1979)): one decomposition serves
-        all rows and penalties.
+        The leave-one-out error of a row is e / (1 - h), with its residual e and its leverage h in the full fit
+        (Golub, Heath, Wahba, Technometrics 21, 215 (1979)): one decomposition suffices for all rows and penalties.
         """
         x_mean, y_mean = x.mean(axis=0, dtype=np.float64), y.mean(axis=0, dtype=np.float64)
         u, s, vt = np.linalg.svd(x - x_mean, full_matrices=False)
@@ -147,12 +146,12 @@ class _Ridge:
 
         error, penalty = min((left_out(penalty), float(penalty)) for penalty in PENALTIES)
         weights = vt.T @ ((s / (s**2 + penalty * unit))[:, None] * (u.T @ (y - y_mean)))
-        # the mean of all other rows misses by M / (M - 1) standard deviations
+        # the error of the mean of all other rows is M / (M - 1) standard deviations
         error *= (len(x) - 1) / len(x)
         return cls(x_mean=x_mean, y_mean=y_mean, weights=weights, penalty=penalty, error=error)
 
     def predict(self, x: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return ``(K, D)`` for ``(K, F)``."""
+        """Return predictions ``(K, D)`` for features ``(K, F)``."""
         return np.asarray(self.y_mean + (x - self.x_mean) @ self.weights)
 
 

@@ -1,4 +1,4 @@
-"""Features of the elements: what the encoder reads at an atom, and what the feature decoder restores."""
+"""Element features: the encoder's input at an atom, and the target of the feature decoder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ElementFeatures:
         """Return ``(N, F)`` features of N atoms.
 
         Raises:
-            ValueError: Naming the elements that have no features.
+            ValueError: With the names of elements that have no features.
 
         """
         return self.features[rows_of(self.atomic_numbers, atomic_numbers, "features")]
@@ -42,7 +42,7 @@ class ElementFeatures:
 
 @dataclass(frozen=True)
 class Bins:
-    """How one fact about an element becomes a one-hot block; values beyond the ends fall into the end bins."""
+    """Bins that turn one property of an element into a one-hot block; the end bins include values beyond."""
 
     fact: str
     low: float
@@ -51,7 +51,7 @@ class Bins:
     logarithm: bool = False
 
     def place(self, text: str) -> int:
-        """Return the bin of a value, of ``count`` bins equally wide between ``low`` and ``high``."""
+        """Return the bin of a value among ``count`` bins of equal width between ``low`` and ``high``."""
         value = np.log(float(text)) if self.logarithm else float(text)
         return int(np.clip((value - self.low) / (self.high - self.low) * self.count, 0, self.count - 1))
 
@@ -70,12 +70,12 @@ BINS: tuple[Bins, ...] = (
     Bins("f_column", 1, 15, 14),
 )
 """Bins of Xie and Grossman, PRL 120, 145301 (2018), supplement; natural logarithms. ``f_column`` is ours:
-the place in the f block, without which neighbors there (La and Ce, Sm and Gd) have equal rows."""
+the position in the f block, without which neighbors there (La and Ce, Sm and Gd) have equal rows."""
 
 
 @functools.cache
 def element_table() -> dict[int, dict[str, str]]:
-    """Return the facts in ``elements.csv`` by atomic number; an unknown value is an empty text."""
+    """Return the properties in ``elements.csv`` by atomic number; an unknown value is an empty string."""
     text = importlib.resources.files("crysatom.vectors").joinpath("elements.csv").read_text(encoding="utf-8")
     rows = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
     return {int(row["atomic_number"]): row for row in rows}
@@ -85,11 +85,11 @@ def element_features(name: str) -> ElementFeatures:
     """Return the features that ``node_features`` of the configuration names.
 
     Args:
-        name: ``elements``, one-hot bins of ten facts, distinct for each of the 118 elements; ``cgcnn92``,
+        name: ``elements``: one-hot bins of ten properties, distinct for each of the 118 elements; ``cgcnn92``:
             CGCNN's 92 bits for Z = 1..100; or the path of a vectors file.
 
     Raises:
-        ValueError: If the file cannot be read, or jarvis-tools, which holds the 92 bits, is not installed.
+        ValueError: If the file cannot be read, or jarvis-tools, which contains the 92 bits, is not installed.
 
     """
     if name == ELEMENT_BINS:

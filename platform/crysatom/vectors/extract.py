@@ -1,4 +1,4 @@
-"""From atoms to element vectors: streaming moments, and the published Algorithm 1.
+"""Aggregate atom embeddings to element vectors: streaming moments, and the published Algorithm 1.
 
 Shapes: N atoms, Z = 1..118 elements (row Z - 1), D dimensions.
 """
@@ -22,11 +22,11 @@ from crysatom.vectors.table import AtomVectors
 class ElementMoments:
     """Number, mean and sum of squared deviations of the embeddings of each element's atoms.
 
-    Values are never changed in place: each operation returns new moments.
+    Moments are immutable: each operation returns new ones.
 
     Attributes:
-        count: ``(118,)`` float64, atoms seen.
-        mean: ``(118, D)`` float64; 0 where no atom was seen.
+        count: ``(118,)`` float64, number of atoms.
+        mean: ``(118, D)`` float64; 0 for elements without atoms.
         m2: ``(118, D)`` float64, sum over atoms of (h - mean)^2.
 
     """
@@ -37,13 +37,13 @@ class ElementMoments:
 
     @classmethod
     def empty(cls, dim: int, device: torch.device | str = "cpu") -> ElementMoments:
-        """Return the moments of no atoms in D = ``dim`` dimensions."""
+        """Return the moments of an empty set of atoms, with D = ``dim``."""
         zeros = torch.zeros(MAX_ATOMIC_NUMBER, dim, dtype=torch.float64, device=device)
         return cls(count=zeros[:, 0].clone(), mean=zeros, m2=zeros.clone())
 
     @torch.no_grad()
     def update(self, h: Tensor, atomic_numbers: Tensor) -> ElementMoments:
-        """Return the moments with N more atoms: embeddings ``(N, D)`` and their atomic numbers ``(N,)``."""
+        """Return the moments after adding N atoms: embeddings ``(N, D)`` and atomic numbers ``(N,)``."""
         count, total = _sums(h.double(), atomic_numbers)
         mean = total / count.clamp(min=1)[:, None]
         _, m2 = _sums((h.double() - mean[atomic_numbers.long() - 1]) ** 2, atomic_numbers)
@@ -51,7 +51,7 @@ class ElementMoments:
 
     @torch.no_grad()
     def merge(self, other: ElementMoments) -> ElementMoments:
-        """Return the moments of both sets of atoms together.
+        """Return the moments of the union of both sets of atoms.
 
         With d the difference of the means: mean = mean_a + d n_b / n, M2 = M2_a + M2_b + d^2 n_a n_b / n
         (Chan, Golub, LeVeque, The American Statistician 37, 242 (1983), eq. 2.1).
@@ -64,7 +64,7 @@ class ElementMoments:
 
     @torch.no_grad()
     def merge_across_workers(self) -> ElementMoments:
-        """Return the moments of the atoms of all workers, equal on each; every worker must call it.
+        """Return the moments of the atoms of all workers, equal on each; every worker must call this.
 
         The formula of :meth:`merge` for any number of parts: mean = sum n_r mean_r / n,
         M2 = sum (M2_r + n_r (mean_r - mean)^2).
@@ -75,10 +75,10 @@ class ElementMoments:
         return ElementMoments(count=count, mean=mean, m2=m2)
 
     def to_vectors(self, provenance: Mapping[str, Any]) -> AtomVectors:
-        """Return the means as vectors, with standard errors s / sqrt(n), of the elements that were seen.
+        """Return the means of all elements with atoms as vectors, with standard errors s / sqrt(n).
 
-        A standard error takes sites for independent. Sites of one crystal are not, so it is a lower bound;
-        it is NaN for an element of a single site.
+        A standard error assumes independent sites. Sites of one crystal are not independent, so it is a lower bound. It
+        is NaN for an element with a single site.
         """
         variance = self.m2 / (self.count - 1)[:, None]
         errors = torch.where(self.count[:, None] > 1, (variance / self.count[:, None]).sqrt(), torch.nan)
@@ -87,15 +87,15 @@ class ElementMoments:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LastBatchTable:
-    """Algorithm 1 as the released code runs it: the last batch that holds an element sets its vector.
+    """Algorithm 1 as in the released code: the last batch that contains an element sets its vector.
 
-    For each element of a global batch: mean embedding of its atoms (in training mode, before the update of
-    the weights), scaled to unit length, overwriting the one before; a new table for each epoch. The text of
-    arXiv 2409.04737 averages over batches instead; vectors of rare elements come from older weights.
+    For each element of a global batch, the mean embedding of its atoms (in training mode, before the weight update),
+    scaled to unit length, overwrites the previous one. Each epoch has a new table. The text of arXiv 2409.04737
+    averages over batches instead. Vectors of rare elements come from older weights.
 
     Attributes:
-        count: ``(118,)`` float64, atoms seen, over all batches.
-        vectors: ``(118, D)`` float64, unit length; 0 where no atom was seen.
+        count: ``(118,)`` float64, number of atoms over all batches.
+        vectors: ``(118, D)`` float64, unit length; 0 for elements without atoms.
 
     """
 
@@ -104,15 +104,15 @@ class LastBatchTable:
 
     @classmethod
     def empty(cls, dim: int, device: torch.device | str = "cpu") -> LastBatchTable:
-        """Return a table without elements in D = ``dim`` dimensions."""
+        """Return an empty table with D = ``dim``."""
         zeros = torch.zeros(MAX_ATOMIC_NUMBER, dim, dtype=torch.float64, device=device)
         return cls(count=zeros[:, 0].clone(), vectors=zeros)
 
     @torch.no_grad()
     def update(self, h: Tensor, atomic_numbers: Tensor) -> LastBatchTable:
-        """Return the table after one global batch, of which this worker holds N atoms (perhaps none).
+        """Return the table after one global batch, of which this worker holds N atoms (possibly none).
 
-        Every worker must call it for every batch: means are over the atoms of all workers.
+        Every worker must call this for every batch: means are over the atoms of all workers.
         """
         counts, totals = (all_reduce_sum(part) for part in _sums(h.double(), atomic_numbers))
         unit = torch.nn.functional.normalize(totals, dim=1)  # the length of the mean does not matter
@@ -120,7 +120,7 @@ class LastBatchTable:
         return LastBatchTable(count=self.count + counts, vectors=vectors)
 
     def to_vectors(self, provenance: Mapping[str, Any]) -> AtomVectors:
-        """Return the vectors of the elements that were seen; a last batch gives no standard errors."""
+        """Return the vectors of all elements with atoms; this method has no standard errors."""
         return _table(self.count, self.vectors, None, provenance)
 
 

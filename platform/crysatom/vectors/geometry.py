@@ -1,4 +1,4 @@
-"""Where the vectors of a table lie: distances between elements, principal components."""
+"""Geometry of a table of vectors: distances between elements, principal components."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def distances(vectors: NDArray[np.floating], kind: Distance) -> NDArray[np.float
 
     Args:
         vectors: A table's rows.
-        kind: ``cosine``, one minus the cosine of rows whose mean over rows was subtracted; or ``euclidean``.
+        kind: ``cosine``: one minus the cosine similarity of rows minus their mean; or ``euclidean``.
 
     """
     if kind == "cosine":
@@ -29,10 +29,10 @@ def distances(vectors: NDArray[np.floating], kind: Distance) -> NDArray[np.float
 
 
 def principal_components(vectors: NDArray[np.floating], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return ``(M, count)`` scores on the leading principal components and the shares of variance they explain.
+    """Return ``(M, count)`` scores on the leading principal components and the fractions of variance explained.
 
-    By singular value decomposition of the centered rows. The sign of a component, which the decomposition
-    leaves open, is chosen so that its largest loading is positive.
+    Computed by singular value decomposition of the centered rows. The decomposition does not determine the sign of a
+    component; it is chosen so that the largest loading is positive.
     """
     centered = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
     u, s, vt = np.linalg.svd(centered, full_matrices=False)

@@ -1,4 +1,4 @@
-"""Element vectors by name: what ``--vectors`` may say, and the table it stands for."""
+"""Element vectors by name: the values of ``--vectors`` and their tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ONE_HOT = "onehot"
 ONE_HOT_92 = "onehot92"
 DEFAULT_SEED = 0
 DEFAULT_DIM = 200
-"""Of random vectors: that of CrysAtom, SkipAtom and mat2vec."""
+"""Dimension of random vectors, as in CrysAtom, SkipAtom and mat2vec."""
 
 CHOICES = (
     f"{ONE_HOT}, {ONE_HOT_92}, {ELEMENT_BINS}, random:SEED[:DIM], permuted:[SEED:]NAME, a name of ElementEmbeddings "
@@ -42,22 +42,22 @@ _PERMUTED = re.compile(r"permuted:(?:([0-9]+):)?(?![0-9]*:?$)(.+)")
 
 
 def given_vectors(name: str, fetch: Fetch | None = None) -> AtomVectors:
-    """Return the table that a name stands for.
+    """Return the table of a name.
 
     ======================== ==========================================================================
     ``onehot``               one bit per element, all 118
     ``onehot92``             CGCNN's 92 bits, read from jarvis-tools
-    ``elements``             ten facts in bins, what pretraining reads of an element
+    ``elements``             binned properties of the element, the input of pretraining
     ``random:SEED[:DIM]``    standard normal components; ``random`` is ``random:0:200``
-    ``permuted:NAME``        any other of these with its rows handed from element to element;
-                             ``permuted:SEED:NAME`` by another seed than 0
-    ``mat2vec``, ...         a table of ElementEmbeddings by the name it has there
+    ``permuted:NAME``        any other table with its rows permuted among elements;
+                             ``permuted:SEED:NAME`` with another seed than 0
+    ``mat2vec``, ...         a table of ElementEmbeddings, by its name there
     ``vectors.csv``, ...     a file or folder, as :func:`~crysatom.vectors.files.read_vectors` reads it
     ``runs:/``, ``models:/`` whatever ``fetch`` returns
     ======================== ==========================================================================
 
-    What has a slash or an ending is a path and all else a name, whatever lies in the working directory: a
-    folder ``mat2vec`` is written ``./mat2vec``.
+    Anything with a slash or a file extension is a path, anything else a name, whatever is in the working directory:
+    write ``./mat2vec`` for a folder ``mat2vec``.
 
     Args:
         name: As above.
@@ -65,11 +65,11 @@ def given_vectors(name: str, fetch: Fetch | None = None) -> AtomVectors:
             ``crysatom.tracking.vectors.load_vectors``.
 
     Returns:
-        The table. Its provenance holds ``vectors`` (the name), ``sha256`` (of the components, whatever
-        held them), and ``of``, the provenance of the table that it was read or permuted from.
+        The table. Its provenance has ``vectors`` (the name), ``sha256`` (of the components, independent of the file
+        format), and ``of``, the provenance of the table that it was read or permuted from.
 
     Raises:
-        ValueError: If the name stands for nothing, or what it stands for cannot be read.
+        ValueError: If the name is unknown, or its table cannot be read.
 
     """
     table = _table(name, fetch)
@@ -127,12 +127,12 @@ def _published(name: str) -> AtomVectors:
 
 
 def _of(table: AtomVectors, **facts: Any) -> AtomVectors:
-    """Return a table whose provenance is that of what it was made from, one level down."""
+    """Return a table with new provenance; the source's provenance is nested in it."""
     return dataclasses.replace(table, provenance={**facts, "of": dict(table.provenance)})
 
 
 def _sha256(table: AtomVectors) -> str:
-    """Return the sha256, in hex, of shape, elements and components."""
+    """Return the hexadecimal SHA-256 of shape, elements and components."""
     content = hashlib.sha256(repr(table.vectors.shape).encode())
     content.update(table.atomic_numbers.astype("<i8").tobytes())
     content.update(table.vectors.astype("<f4").tobytes())

@@ -1,6 +1,6 @@
-"""Published tables, read from the packages that carry them; none is copied into this repository.
+"""Published tables, read from the packages that contain them; none is copied into this repository.
 
-ElementEmbeddings: github.com/WMD-group/ElementEmbeddings (MIT license), whose README names the source of
+ElementEmbeddings: github.com/WMD-group/ElementEmbeddings (MIT license); its README names the source of
 each table. CGCNN's bits: jarvis-tools.
 """
 
@@ -50,9 +50,9 @@ def published_names() -> tuple[str, ...]:
 
 
 def published_vectors(name: str) -> AtomVectors:
-    """Return a table of ElementEmbeddings, read from its data file: the package's own reader imports numba, in seconds.
+    """Return a table of ElementEmbeddings, read from its data file: the package's reader imports numba, for seconds.
 
-    Its linear scales (``atomic``, ``mod_petti``) come as one-hot rows, as its ``Embedding`` makes them.
+    Its linear scales (``atomic``, ``mod_petti``) become one-hot rows, as in its ``Embedding``.
 
     Args:
         name: One of :func:`published_names`.
@@ -76,10 +76,10 @@ def published_vectors(name: str) -> AtomVectors:
 
 
 def one_hot_if_linear(rows: Mapping[str, ArrayLike]) -> Mapping[str, ArrayLike]:
-    """Return rows of vectors as they are, and the places 0, 1, ... of a linear scale of elements as one-hot rows.
+    """Convert the positions 0, 1, ... of a linear scale of elements to one-hot rows; return vectors unchanged.
 
-    The modified Pettifor scale has 103 places, for the elements up to lawrencium; the heavier ones and the isotopes
-    that its file names share places with others, and are left out.
+    The modified Pettifor scale has 103 positions, for the elements up to lawrencium. The heavier elements and the
+    isotopes in its file share positions with others and are left out.
     """
     if np.ndim(next(iter(rows.values()))):
         return rows
@@ -90,10 +90,10 @@ def one_hot_if_linear(rows: Mapping[str, ArrayLike]) -> Mapping[str, ArrayLike]:
 
 
 def table_of_rows(rows: Mapping[str, ArrayLike]) -> AtomVectors:
-    """Return the table of rows by symbol, without those that cannot serve; ``dropped`` in its provenance has those.
+    """Return the table of rows by symbol without invalid rows, which ``dropped`` in its provenance lists.
 
-    A row with NaN is no vector, and zeros in its place would be a lie: the element is left out, so that a
-    crystal that holds it is an error. Rows of former symbols (Uut) go too, lest one element have two.
+    An element whose row has NaN is left out, not set to zero, so that a crystal with it raises an error. Rows of former
+    symbols (Uut) are dropped too, so that no element has two.
 
     Raises:
         ValueError: If no row is left.
@@ -102,7 +102,7 @@ def table_of_rows(rows: Mapping[str, ArrayLike]) -> AtomVectors:
     kept: dict[int, ArrayLike] = {}
     dropped: dict[str, str] = {}
     for symbol, row in rows.items():
-        with np.errstate(over="ignore"):  # becomes infinite, and is dropped
+        with np.errstate(over="ignore"):  # overflow becomes infinite and is dropped
             vector = np.asarray(row, dtype=np.float64).astype(np.float32)
         if symbol not in SYMBOLS:
             dropped[symbol] = "not an element symbol"

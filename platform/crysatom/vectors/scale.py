@@ -1,9 +1,9 @@
-"""Bring tables to one scale, so that a comparison of tables compares what they know and not how large they are.
+"""Scale tables alike, so that a comparison of tables compares their information and not their magnitude.
 
-A predictor starts with Linear(D -> 64) with a bias, whose weights PyTorch draws from U(-1/sqrt(D), 1/sqrt(D)): the
-output for a vector v has variance |v|^2 / (3 D) over the draws. Unit vectors of 200 dimensions thus start 14
-times smaller than standard normal ones, and at one learning rate learn at another speed. Shift and factor are
-no information, since the layer can undo both; they are therefore made equal for all tables.
+A predictor starts with Linear(D -> 64) with a bias. PyTorch draws its weights from U(-1/sqrt(D), 1/sqrt(D)), so the
+output for a vector v has variance |v|^2 / (3 D) over the draws. Unit vectors of 200 dimensions thus start 14 times
+smaller than standard normal ones, and learn at another speed with the same learning rate. Shift and factor carry no
+information, since the layer can undo both; they are therefore made equal for all tables.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from crysatom.names import VECTOR_SCALES, VectorScale
 from crysatom.vectors.table import AtomVectors
 
 NEGLIGIBLE = 1e-6
-"""A standard deviation below this part of the largest component is rounding of float32 (6e-8), not spread."""
+"""A standard deviation below this fraction of the largest component is float32 rounding (6e-8), not spread."""
 
 
 def scaled(table: AtomVectors, how: VectorScale, elements: ArrayLike | None = None) -> AtomVectors:
@@ -25,18 +25,17 @@ def scaled(table: AtomVectors, how: VectorScale, elements: ArrayLike | None = No
 
     Args:
         table: M elements, D dimensions.
-        how: ``none``: the table as it is. ``rms``: subtract the mean vector and divide by one number, which
-            keeps all angles and ratios of distances between elements. ``standardize``: first divide each
-            column by its standard deviation, for tables whose columns have units of their own (Magpie);
-            a column that does not vary becomes 0.
-        elements: Atomic numbers, any shape, repeats allowed, over which means are taken: those of the
-            training data. None: those of the table.
+        how: ``none``: the unchanged table. ``rms``: subtract the mean vector and divide by one number, which keeps all
+            angles and ratios of distances between elements. ``standardize``: first divide each column by its standard
+            deviation, for tables whose columns have different units (Magpie); a constant column becomes 0.
+        elements: Atomic numbers of the training data, over which means are taken; any shape, repeats allowed. None:
+            those of the table.
 
     Returns:
-        The scaled table with all M elements, standard errors divided likewise, ``scale`` in its provenance.
+        The scaled table with all M elements and scaled standard errors; its provenance has ``scale``.
 
     Raises:
-        ValueError: If ``how`` is unknown, an element of the data has no vector, or all have the same one.
+        ValueError: If ``how`` is unknown, an element of the data has no vector, or all vectors are equal.
 
     """
     if how not in VECTOR_SCALES:
@@ -60,6 +59,6 @@ def scaled(table: AtomVectors, how: VectorScale, elements: ArrayLike | None = No
 
 
 def column_spread(rows: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the standard deviation ``(D,)`` of each column, infinite where the column does not vary."""
+    """Return the standard deviation of each column, ``(D,)``, infinite for a constant column."""
     spread = rows.std(axis=0, dtype=np.float64)
     return np.where(spread > NEGLIGIBLE * np.abs(rows).max(axis=0), spread, np.inf)

@@ -1,16 +1,16 @@
 """SkipAtom from counts. Antunes, Grau-Crespo & Butler, npj Comput. Mater. 8, 44 (2022).
 
 A network with one hidden, linear layer predicts the element of a bonded neighbor from that of a site; its first weights
-are the vectors. The published code reads one pair at a time, 15 million in an epoch. All that it can learn are the
-numbers n_ab of pairs of elements, so that the same loss is a sum over pairs of *elements*,
+are the vectors. The published code reads one pair at a time, 15 million in an epoch. It can only learn from the counts
+n_ab of pairs of elements, so the same loss is a sum over pairs of *elements*,
 
     L = - sum_ab (n_ab / n) log softmax_b((v_a + c) W + d),
 
-evaluated exactly, without sampling. With as many dimensions as elements or more the minimum is the entropy of
-neighbors given the element, and is reached by any geometry of the vectors that is rich enough: which one comes out is
-decided by the optimizer, and less by the small random beginning. Adam at its published rate sees all pairs in each
-step, or a batch drawn from them: as batches of the published size are as likely from the counts as from a list of pairs
-with replacement, their noise, which shapes the published vectors, can be had without the list.
+evaluated exactly, without sampling. With at least as many dimensions as elements, the minimum is the entropy of
+neighbors given the element. Any sufficiently rich geometry of the vectors reaches it; which one results depends on the
+optimizer, and less on the small random initialization. Adam at its published learning rate sees all pairs in each step,
+or a batch drawn from them. Batches of the published size drawn from the counts have the distribution of batches drawn
+from a list of pairs with replacement, so their noise, which shapes the published vectors, does not need the list.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from crysatom.vectors.elements import element_table
 Array = NDArray[Any]
 
 F_BLOCK_GROUP = 3
-"""Group of lanthanides and actinides, as in pymatgen, where SkipAtom takes it from."""
+"""Group of lanthanides and actinides in pymatgen, which SkipAtom uses."""
 
 
 class Factors(NamedTuple):
-    """What was learned.
+    """Learned vectors and their loss.
 
     Attributes:
         vectors: ``(M, D)`` float64.
-        loss: Of the end, in nats.
-        entropy: That no vectors can go below, in nats.
+        loss: Final loss, in nats.
+        entropy: Lower bound of the loss for any vectors, in nats.
 
     """
 
@@ -46,21 +46,21 @@ class Factors(NamedTuple):
 
 
 def factorize(pairs: Array, dim: int, *, steps: int, lr: float, seed: int, batch_size: int = 0) -> Factors:
-    """Learn vectors of M elements from ``(M, M)`` counts of pairs, each row of which has some.
+    """Learn vectors of M elements from ``(M, M)`` counts of pairs; no row may be zero.
 
     Args:
-        pairs: By the element of a site (row) and of its neighbor.
+        pairs: Counts by the element of a site (row) and of its neighbor (column).
         dim: D.
-        steps: Of Adam.
-        lr: Its rate; published: 0.01.
-        seed: Of the beginning and of the batches.
-        batch_size: Pairs drawn for each step, with replacement; 0: each step takes all.
+        steps: Number of Adam steps.
+        lr: Learning rate; published: 0.01.
+        seed: Seed of the initialization and of the batches.
+        batch_size: Pairs drawn for each step, with replacement; 0: each step takes all pairs.
 
     """
     share = torch.from_numpy(pairs / pairs.sum())
     generator = torch.Generator().manual_seed(seed)
     size = len(pairs)
-    limit = (6 / (size + dim)) ** 0.5  # Glorot & Bengio, AISTATS 2010: what Keras begins with
+    limit = (6 / (size + dim)) ** 0.5  # Glorot & Bengio, AISTATS 2010: the initialization of Keras
 
     def uniform(*shape: int) -> Tensor:
         drawn: Tensor = (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1) * limit
@@ -84,7 +84,7 @@ def factorize(pairs: Array, dim: int, *, steps: int, lr: float, seed: int, batch
 
 
 def _drawn(ends: Tensor, number: int, generator: torch.Generator) -> Tensor:
-    """Return the share of each cell, whose cumulative probabilities are given, among some drawn at random."""
+    """Draw cells at random, by their cumulative probabilities; return the share of each cell among the draws."""
     places = torch.rand(number, generator=generator, dtype=ends.dtype) * ends[-1]
     cells = torch.searchsorted(ends, places, right=True).clamp(max=len(ends) - 1)
     return torch.bincount(cells, minlength=len(ends)).to(ends.dtype) / number
@@ -94,7 +94,7 @@ def cross_entropy(share: Tensor, vectors: Tensor, weights: Tensor, bias: Tensor,
     """Return the loss, a scalar, in nats.
 
     Args:
-        share: ``(M, M)`` of all pairs.
+        share: ``(M, M)``, fraction of each pair among all pairs.
         vectors: ``(M, D)``.
         weights: ``(D, M)``.
         bias: ``(D,)``, c above.
@@ -105,18 +105,18 @@ def cross_entropy(share: Tensor, vectors: Tensor, weights: Tensor, bias: Tensor,
 
 
 def induced(vectors: Array, atomic_numbers: Array, rare: Array, nearest: int = 5) -> Array:
-    """Return vectors in which those of rare elements lean on the vectors of elements like them.
+    """Return vectors in which rare elements borrow from the vectors of similar elements.
 
-    To the vector of a rare element the mean of exp(-i) v_i is added, i = 0, 1, ... counting the elements that are
-    nearest by group, period and Pauling's electronegativity. The published code changes the table while it reads it,
-    so that the result depends on the order; here all v_i are those that were given. Elements without an
-    electronegativity stay as they are and are like no other.
+    The mean of exp(-i) v_i is added to the vector of a rare element, where i = 0, 1, ... counts the elements nearest by
+    group, period and Pauling's electronegativity. The published code changes the table while reading it, so its result
+    depends on the order; here all v_i are the given vectors. Elements without an electronegativity are unchanged and
+    similar to none.
 
     Args:
         vectors: ``(M, D)``.
         atomic_numbers: ``(M,)``.
         rare: ``(M,)`` bool.
-        nearest: Elements that a vector leans on.
+        nearest: Number of similar elements to add.
 
     """
     facts = [element_table()[z] for z in atomic_numbers.tolist()]

@@ -1,4 +1,4 @@
-"""Atom vectors: one learned vector per element, with how often it was seen and where it comes from."""
+"""Atom vectors: one learned vector per element, with site counts and provenance."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ class AtomVectors:
     Attributes:
         atomic_numbers: ``(M,)`` int64, ascending.
         vectors: ``(M, D)`` float32, finite.
-        site_counts: ``(M,)`` int64, sites that a vector averages; None if not known.
-        standard_errors: ``(M, D)`` float32, standard error of each component, NaN where one site was
-            seen; None if not known.
-        provenance: What the vectors come from (data, digest, configuration, version); JSON values only.
+        site_counts: ``(M,)`` int64, number of sites that a vector averages; None if unknown.
+        standard_errors: ``(M, D)`` float32, standard error of each component, NaN for an element with one site; None
+            if unknown.
+        provenance: Source of the vectors (data, digest, configuration, version); JSON values only.
 
     Raises:
-        ValueError: If shapes do not agree, elements are unknown, repeated or out of order, or a
-            component is not finite.
+        ValueError: If shapes disagree, elements are unknown, repeated or out of order, or a component is not finite.
 
     """
 
@@ -42,28 +41,28 @@ class AtomVectors:
 
     @property
     def dim(self) -> int:
-        """D."""
+        """Number of dimensions, D."""
         return int(self.vectors.shape[1])
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """M element symbols."""
+        """Symbols of the M elements."""
         return tuple(SYMBOLS[z - 1] for z in self.atomic_numbers)
 
     def lookup(self, atomic_numbers: ArrayLike) -> NDArray[np.float32]:
         """Return ``(N, D)`` vectors of N atoms.
 
         Raises:
-            ValueError: Naming the elements that have no vector.
+            ValueError: With the names of elements that have no vector.
 
         """
         return self.vectors[rows_of(self.atomic_numbers, atomic_numbers, "vector")]
 
     def nearest(self, symbol: str, k: int = 5) -> list[tuple[str, float]]:
-        """Return the k elements most similar to one, by centered cosine similarity, most similar first.
+        """Return the k elements most similar to the given one, by centered cosine similarity, most similar first.
 
-        The mean over elements is subtracted first: encoder outputs are non-negative (softplus), so that
-        all vectors share a large common component, and every plain cosine would be close to 1.
+        The mean over elements is subtracted first: encoder outputs are non-negative (softplus), so all vectors share a
+        large common component, and every plain cosine would be close to 1.
 
         Raises:
             ValueError: If the element is unknown or has no vector.
@@ -78,7 +77,7 @@ class AtomVectors:
 
 
 def centered_cosine(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the ``(M, M)`` cosine similarities of rows whose mean over rows was subtracted; zero rows give 0."""
+    """Return the ``(M, M)`` cosine similarities of rows minus their mean; zero rows give 0."""
     centered = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
     norm = np.linalg.norm(centered, axis=1, keepdims=True)
     unit = np.divide(centered, norm, out=np.zeros_like(centered), where=norm > 0)
@@ -89,7 +88,7 @@ def rows_of(known: NDArray[np.int64], atomic_numbers: ArrayLike, what: str) -> N
     """Return the row of each atom's element in a table whose rows are the ``known`` elements, ascending.
 
     Raises:
-        ValueError: Naming the elements that the table does not hold.
+        ValueError: With the names of elements that the table does not contain.
 
     """
     wanted = np.asarray(atomic_numbers, dtype=np.int64)
@@ -104,7 +103,7 @@ def rows_of(known: NDArray[np.int64], atomic_numbers: ArrayLike, what: str) -> N
 
 
 def element_name(atomic_number: int) -> str:
-    """Return the symbol, or "atomic number 119" where there is none."""
+    """Return the symbol, or e.g. "atomic number 119" if there is none."""
     known = 1 <= atomic_number <= MAX_ATOMIC_NUMBER
     return SYMBOLS[atomic_number - 1] if known else f"atomic number {atomic_number}"
 

@@ -1,8 +1,8 @@
-"""CIF: from the text of a file to the atoms of a cell. gemmi knows grammar and space groups; nothing is guessed.
+"""CIF: from the text of a file to the atoms of a cell. gemmi provides grammar and space groups; nothing is guessed.
 
-``text`` gemmi's document -> the tags that say what a crystal is; ``sites`` which atoms are listed; ``operations`` and
-``spacegroups`` how they are repeated; ``orbits`` all atoms of the cell; ``content`` formula, Z, volume and density,
-which must agree with them; ``read`` all of these in turn.
+``text``: from gemmi's document to the tags that describe a crystal; ``sites``: the listed atoms; ``operations`` and
+``spacegroups``: their symmetry; ``orbits``: all atoms of the cell; ``content``: formula, Z, volume and density, which
+must agree with the atoms; ``read``: all of these in turn.
 """
 
 from crysatom.crystals.cif.read import CifCrystal, parse_cif

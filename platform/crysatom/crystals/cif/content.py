@@ -1,4 +1,4 @@
-"""What a CIF says of its content, formula, Z, volume and density, and whether the atoms that were read agree."""
+"""Stated content of a CIF (formula, Z, volume, density), and its comparison with the atoms that were read."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from pymatgen.core import Composition
 
 from crysatom.crystals.cif.numbers import number
 from crysatom.crystals.cif.text import DENSITY_TAG, FORMULA_TAG, UNITS_TAG, VOLUME_TAG, Block, spelled
-from crysatom.crystals.computed import GRAMS_PER_CM3, atomic_masses
+from crysatom.crystals.derived_columns import GRAMS_PER_CM3, atomic_masses
 from crysatom.crystals.elements import ATOMIC_NUMBER
 from crysatom.crystals.quarantine import Reason, Rejection, short
 from crysatom.names import SYMBOLS
 
 SHARE_TOLERANCE = 0.01
-"""Largest difference in an element's share of atoms, absolute; formulas of crystals are rounded."""
+"""Largest absolute difference in an element's fraction of atoms; formulas of crystals are rounded."""
 
 ATOM_TOLERANCE = 0.25
 """Largest difference in an element's number of atoms in the cell; one missing atom exceeds it."""
 
 VOLUME_TOLERANCE = 0.01
-"""Relative, between the volume that is stated and that of the cell."""
+"""Largest relative difference between the stated volume and that of the cell."""
 
 DENSITY_TOLERANCE = 0.15
-"""Relative; deuterium, which counts as hydrogen here, makes ice 11 % denser."""
+"""Largest relative difference; deuterium, which counts as hydrogen here, makes ice 11 % denser."""
 
 LARGEST_DENSITY = 30.0
-"""g/cm^3. Osmium has 22.6; atoms that a wrong symmetry multiplied exceed it."""
+"""Largest density, in g/cm^3. Osmium has 22.6; atoms multiplied by a wrong symmetry exceed the limit."""
 
 _FORMULA = re.compile(r"(?:[A-Z][a-z]?(?:\d+\.?\d*|\.\d+)?\s*)+", re.ASCII)
 _ELEMENT = re.compile(r"([A-Z][a-z]?)(\d+\.?\d*|\.\d+)?", re.ASCII)
@@ -42,14 +42,14 @@ Formula = dict[int, float]
 
 @dataclass(frozen=True)
 class Content:
-    """What is stated of a cell.
+    """Stated content of a cell.
 
     Attributes:
-        said: ``_chemical_formula_sum`` as it is written.
-        formula: Atoms of each element in a formula unit, by Z; None if it is not given or cannot be read.
-        units: Z, the formula units in a cell; None if it is not given.
-        volume: Cubic angstrom; None if it is not given.
-        density: g/cm^3; None if it is not given.
+        said: ``_chemical_formula_sum`` as written.
+        formula: Atoms of each element in a formula unit, by atomic number; None if missing or unreadable.
+        units: Z, the number of formula units in a cell; None if missing.
+        volume: In cubic angstrom; None if missing.
+        density: In g/cm^3; None if missing.
 
     """
 
@@ -61,12 +61,12 @@ class Content:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What of it could not be compared."""
+        """Notes on content that could not be compared."""
         unread = self.said and self.formula is None
         return (f"the formula could not be read and was not compared: {short(self.said, 60)!r}",) if unread else ()
 
     def require_volume(self, volume: float) -> None:
-        """Raise if the cell has another volume than is stated.
+        """Raise if the volume of the cell differs from the stated one.
 
         Raises:
             Rejection: ``contradiction``.
@@ -79,10 +79,10 @@ class Content:
             raise Rejection(Reason.CONTRADICTION, message)
 
     def confirm(self, atomic_numbers: NDArray[np.int64], volume: float) -> bool:
-        """Return whether formula and Z are both stated and the atoms of the cell are those.
+        """Return whether formula and Z are both stated and agree with the atoms of the cell.
 
         Raises:
-            Rejection: If the atoms are others than is stated.
+            Rejection: If the atoms contradict the stated content.
 
         """
         density = GRAMS_PER_CM3 * float(atomic_masses()[atomic_numbers - 1].sum()) / volume
@@ -119,7 +119,7 @@ class Content:
 
 
 def stated_content(block: Block) -> Content:
-    """Return what a block says of its content.
+    """Return the stated content of a block.
 
     Raises:
         Rejection: If Z, volume or density is not a positive number.
@@ -135,7 +135,7 @@ def _positive(block: Block, tag: str) -> float | None:
     if text is None:
         return None
     value = number(text, spelled(tag)).value
-    if value == 0 and tag == UNITS_TAG:  # pymatgen cuts off one half, for cells of one atom of H, N, O, F or Cl
+    if value == 0 and tag == UNITS_TAG:  # pymatgen truncates one half, for cells of one atom of H, N, O, F or Cl
         return None
     if value <= 0:
         raise Rejection(Reason.CONTRADICTION, f"{spelled(tag)} is {short(text)}; correct it, or remove it")
@@ -144,7 +144,7 @@ def _positive(block: Block, tag: str) -> float | None:
 
 @lru_cache(maxsize=4096)
 def parse_formula(text: str) -> Formula | None:
-    """Return the atoms of each element in a formula, by Z; None for one that cannot be read."""
+    """Return the atoms of each element in a formula, by atomic number; None if it cannot be read."""
     try:
         if _FORMULA.fullmatch(text):
             amounts = [(symbol, float(amount or 1)) for symbol, amount in _ELEMENT.findall(text)]
@@ -161,7 +161,7 @@ def parse_formula(text: str) -> Formula | None:
 
 @lru_cache(maxsize=4096)
 def _units_by_pymatgen(formula: str) -> float:
-    """Return what pymatgen writes as Z beside the formula of a whole cell, which it calls ``_chemical_formula_sum``."""
+    """Return the Z that pymatgen writes; its ``_chemical_formula_sum`` is the formula of the whole cell."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # noble gases have no electronegativity to sort by
         return float(Composition(formula).get_reduced_composition_and_factor()[1])

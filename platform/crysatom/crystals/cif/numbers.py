@@ -1,4 +1,4 @@
-"""Numbers as CIF writes them: ``0.3333(5)`` has a value and a last digit."""
+"""Numbers in CIF notation: ``0.3333(5)`` has a value and a last digit."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _NO_NUMBERS = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 
 
 class Number(NamedTuple):
-    """A value and the unit of its last digit; of a whole number the latter is 0, for it is taken to be exact."""
+    """A value and the unit of its last digit, which is 0 for a whole number: it is exact."""
 
     value: float
     last_digit: float
 
 
 def number(text: str, what: str, reason: Reason = Reason.UNREADABLE) -> Number:
-    """Return the number that a value of a CIF is.
+    """Parse the number in a value of a CIF.
 
     Args:
         text: The value.
-        what: Which value it is, for the message.
-        reason: Under which NaN and infinity are rejected.
+        what: Name of the value, for the message.
+        reason: Reason for which NaN and infinity are rejected.
 
     Raises:
-        Rejection: If it is not given (``.``), unknown (``?``), or no decimal number.
+        Rejection: If it is inapplicable (``.``), unknown (``?``), or not a decimal number.
 
     """
     match = _NUMBER.fullmatch(text.strip())

@@ -1,4 +1,4 @@
-"""Symmetry operations: exact integers and fractions, and the proof that they form a group."""
+"""Symmetry operations: exact integers and fractions, and the check that they form a group."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from crysatom.crystals.cif.text import MAGNETIC_CENTERINGS, MAGNETIC_OPERATIONS,
 from crysatom.crystals.quarantine import Reason, Rejection, short
 
 MOST_OPERATIONS = 768
-"""Four times those of the largest space group; more are listed by nobody."""
+"""Limit on listed operations: four times those of the largest space group."""
 
 METRIC_TOLERANCE = 0.02
-"""Of lengths (relative) and angles (radians): cells of measured crystals keep their symmetry to about a thousandth."""
+"""Tolerance of lengths (relative) and angles (radians); measured cells obey their symmetry to about a thousandth."""
 
 _TERM = re.compile(r"([+-]?)(?:(?:(\d{1,2})\*?)?([xyz])|(\d{1,3})/(\d{1,3})|(\d{1,3}\.?\d{0,12}|\.\d{1,12}))", re.ASCII)
 _LONGEST_OPERATION = 100
-"""Characters; 'x-y+1/3, -y+2/3, z+1/6' has 24."""
+"""Limit in characters; 'x-y+1/3, -y+2/3, z+1/6' has 24."""
 
 LARGEST_DENOMINATOR = 24
-"""Of translations. Space groups have no larger one; programs that find symmetry within a tolerance write 123/662."""
+"""For translations. Space groups have no larger one; symmetry found within a tolerance gives e.g. 123/662."""
 
 _DENOMINATORS = (2, 3, 4, 6, 8, 12)
-"""Of the translations of space groups, in which decimals such as 0.3333 are understood."""
+"""Denominators of translations of space groups, to which decimals such as 0.3333 are converted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Operations:
         return len(self.rotations)
 
     def fit(self, lattice: NDArray[np.float64]) -> bool:
-        """Return whether all operations keep lengths and angles of a cell, ``(3, 3)`` with rows a, b, c."""
+        """Return whether all operations preserve lengths and angles of a cell, ``(3, 3)`` with rows a, b, c."""
         metric = lattice @ lattice.T
         turned = np.einsum("nki,kl,nlj->nij", self.rotations, metric, self.rotations)
         lengths = np.sqrt(np.diag(metric))
@@ -62,7 +62,7 @@ def listed_operations(block: Block) -> Operations | None:
     """Return the operations that a CIF lists; None if it lists none.
 
     Raises:
-        Rejection: If one is no operation, they form no group, or two lists differ.
+        Rejection: If an operation is invalid, they do not form a group, or two lists differ.
 
     """
     found = {tag: values for tag in OPERATION_TAGS if (values := _given(block, tag)) is not None}
@@ -82,7 +82,7 @@ def _given(block: Block, tag: str) -> tuple[str, ...] | None:
 
 
 def _magnetic(operations: tuple[str, ...], centerings: tuple[str, ...]) -> Operations:
-    """Return the operations of a magnetic space group on positions: time reversal, the fourth part, is left out."""
+    """Return the operations of a magnetic space group on positions, without time reversal, the fourth component."""
     plain = [_exact(text, parts=4) for text in operations]
     shifts = [_exact(text, parts=4)[1] for text in centerings]
     shifted = [(r, tuple(a + b for a, b in zip(t, shift, strict=True))) for r, t in plain for shift in shifts]
@@ -96,10 +96,10 @@ def _as_set(group: Operations) -> frozenset[tuple[int, ...]]:
 
 @lru_cache(maxsize=4096)
 def parse_operations(texts: tuple[str, ...]) -> Operations:
-    """Return the group of operations that are written as ``x+1/2, -y, z``.
+    """Return the group of operations written as ``x+1/2, -y, z``.
 
     Raises:
-        Rejection: If one cannot be read or is no rotation of a lattice, or if they form no group.
+        Rejection: If one cannot be read or is not a rotation of a lattice, or if they do not form a group.
 
     """
     return _group([_exact(text) for text in texts])
@@ -109,7 +109,7 @@ Exact = tuple[tuple[int, ...], tuple[Fraction, ...]]
 
 
 def _exact(text: str, parts: int = 3) -> Exact:
-    """Return the nine integers of R, row by row, and t in [0, 1) of an operation."""
+    """Parse an operation: the nine integers of R, row by row, and t in [0, 1)."""
     components = text.lower().replace(" ", "").replace("\t", "").replace("\n", "").split(",")
     if parts == 4 and len(components) == 4 and components.pop() not in {"+1", "-1", "1"}:
         components = []
@@ -152,7 +152,7 @@ def _fraction(numerator: int, denominator: int, text: str) -> Fraction:
 
 
 def _decimal(digits: str) -> Fraction:
-    """Return the fraction of a space group that a decimal is rounded from, or else the decimal."""
+    """Return the fraction of a space group that rounds to a decimal, or else the decimal."""
     exact = Fraction(digits if digits[-1] != "." else digits[:-1])
     last_digit = Fraction(1, 10 ** len(digits.partition(".")[2]))
     near = [Fraction(round(exact * d), d) for d in _DENOMINATORS]
@@ -161,7 +161,7 @@ def _decimal(digits: str) -> Fraction:
 
 
 def _no_operation(text: str) -> Rejection:
-    message = f"{short(text)!r} is no symmetry operation such as 'x+1/2, -y, z'; correct it, or write the file again"
+    message = f"{short(text)!r} is not a symmetry operation such as 'x+1/2, -y, z'; correct it, or write the file again"
     return Rejection(Reason.SYMMETRY, message)
 
 
@@ -169,7 +169,7 @@ def _group(operations: list[Exact]) -> Operations:
     """Return distinct operations as arrays, the identity first.
 
     Raises:
-        Rejection: Unless they are closed; a finite set that is closed under products is a group.
+        Rejection: Unless they are closed: a finite set that is closed under products is a group.
 
     """
     identity = ((1, 0, 0, 0, 1, 0, 0, 0, 1), (Fraction(0),) * 3)
@@ -179,7 +179,7 @@ def _group(operations: list[Exact]) -> Operations:
     denominator = math.lcm(*(shift.denominator for _, shifts in distinct for shift in shifts))
     if identity not in distinct or not _is_closed(distinct, denominator):
         message = (
-            f"the {len(distinct)} symmetry operations form no group, so that some are wrong or missing; "
+            f"the {len(distinct)} symmetry operations do not form a group, so some are wrong or missing; "
             "write the file again from its source"
         )
         raise Rejection(Reason.SYMMETRY, message)
@@ -198,6 +198,6 @@ def _is_closed(operations: list[Exact], denominator: int) -> bool:
 
 
 def _hashes(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return one number for each row of 12 integers, which only chance could make the same for different rows."""
+    """Return a hash of each row of 12 integers; collisions are improbable."""
     weights = np.random.default_rng(0).integers(1, 2**62, size=12, dtype=np.int64) | 1
-    return rows @ weights  # wraps around, as it may
+    return rows @ weights  # overflow is harmless

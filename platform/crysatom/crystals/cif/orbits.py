@@ -1,4 +1,4 @@
-"""All atoms of a cell: the images of the listed sites under the symmetry operations, each once."""
+"""All atoms of a cell: the distinct images of the listed sites under the symmetry operations."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from crysatom.crystals.cif.sites import Sites
 from crysatom.crystals.quarantine import Reason, Rejection, short
 
 LEAST_TOLERANCE, LARGEST_TOLERANCE = 1e-3, 0.1
-"""Angstrom. Images of a whole atom that are closer than rounding can put them are one: no two atoms are so near."""
+"""Bounds, in angstrom, of the rounding within which images are one atom: no two atoms are this close."""
 
 NEAR = 0.3
-"""Angstrom: no two whole atoms are so near; images that are, and are not one, contradict the operations."""
+"""In angstrom: no two atoms are this close; images that are, but are not one atom, contradict the operations."""
 
 LAST_DIGITS = 4
-"""How far apart rounding may put images of a site, in units of its last digit: 2/3 may be cut off to 0.666."""
+"""Largest rounding error between images of a site, in units of its last digit: 2/3 may be truncated to 0.666."""
 
 _EXACT = 1e-6
-"""Fractional: images of a site that was put on its special position agree better than this."""
+"""In fractional coordinates: images of a site on its special position agree better than this."""
 
 _GRID = 1 << 15
 _OFFSET = 0.2718281828
-"""Positions are compared as whole numbers of a grid whose borders lie where no coordinate that people write is."""
+"""Positions are compared on an integer grid; this offset keeps its boundaries away from usual coordinates."""
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Atoms:
-    """The atoms of a cell.
+    """Atoms of a cell.
 
     Attributes:
-        frac_coords: ``(N, 3)``; of the first atom of each site as listed, of the others in [0, 1).
+        frac_coords: ``(N, 3)``; the first atom of each site as listed, the others in [0, 1).
         atomic_numbers: ``(N,)`` int64.
-        largest_shift: Angstrom by which a site was moved to its special position, at most.
-        num_shifted: Sites that were.
+        largest_shift: Largest shift of a site to its special position, in angstrom.
+        num_shifted: Number of shifted sites.
 
     """
 
@@ -51,16 +51,16 @@ class Atoms:
 def all_atoms(sites: Sites, operations: Operations, lattice: Array) -> Atoms:
     """Return the atoms of a cell.
 
-    A site whose images coincide but for the rounding of its digits is put where they coincide exactly: the mean of
-    its images under the operations that keep it (the projection on its site symmetry).
+    A site whose images coincide up to rounding is moved to where they coincide exactly: the mean of its images under
+    the operations that keep it (the projection on its site symmetry).
 
     Args:
-        sites: As listed.
+        sites: Listed sites.
         operations: A group that fits the cell.
         lattice: ``(3, 3)``, rows a, b, c in angstrom.
 
     Raises:
-        Rejection: If images are too near to each other to be two atoms, and too far to be one.
+        Rejection: If images are too close to be two atoms, and too far apart to be one.
 
     """
     if len(operations) == 1:
@@ -84,7 +84,7 @@ def all_atoms(sites: Sites, operations: Operations, lattice: Array) -> Atoms:
 def _special_positions(
     sites: Sites, operations: Operations, lattice: Array, tolerances: Array
 ) -> tuple[Array, NDArray[np.int64]]:
-    """Return ``(M, 3)`` places that nearly coinciding images of sites mean, and by how many operations each is kept."""
+    """Return ``(M, 3)`` sites moved to special positions, and the number of operations that keep each."""
     offsets = _offsets(sites.frac_coords, operations)
     distances = np.linalg.norm(offsets @ lattice, axis=2)
     kept = distances < tolerances[:, None]
@@ -98,18 +98,18 @@ def _special_positions(
 
 
 def _images(x: Array, operations: Operations) -> Array:
-    """Return ``(M, n, 3)`` images of M places."""
+    """Return ``(M, n, 3)`` images of M positions."""
     return np.asarray(np.einsum("nij,mj->mni", operations.rotations, x) + operations.translations)
 
 
 def _offsets(x: Array, operations: Operations) -> Array:
-    """Return ``(M, n, 3)``, from each place to the nearest periodic copy of each of its images, fractional."""
+    """Return ``(M, n, 3)`` fractional vectors from each position to the nearest periodic copy of each image."""
     offsets = _images(x, operations) - x[:, None]
     return np.asarray(offsets - np.rint(offsets))
 
 
 def _distinct(images: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the places of distinct images among all ``M * n``, site by site, and how many of them a site has."""
+    """Return the indices of distinct images among all ``M * n``, site by site, and their number per site."""
     num_sites, num_images = images.shape[:2]
     cells = np.floor((images - np.floor(images)) * _GRID + _OFFSET).astype(np.int64) % _GRID
     keys = ((np.arange(num_sites)[:, None] * _GRID + cells[..., 0]) * _GRID + cells[..., 1]) * _GRID + cells[..., 2]

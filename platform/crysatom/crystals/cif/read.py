@@ -1,4 +1,4 @@
-"""The crystal of a CIF: what the file says, checked against itself, or the reason why it cannot be known."""
+"""Read the crystal of a CIF, with consistency checks, or give the reason why it is not determined."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Lattice
 
-from crysatom.crystals.checks import MAX_VOLUME_PER_ATOM, Limits, check_volume
+from crysatom.config import Limits
+from crysatom.crystals.checks import MAX_VOLUME_PER_ATOM, check_volume
 from crysatom.crystals.cif.content import LARGEST_DENSITY, Content, stated_content
 from crysatom.crystals.cif.numbers import number
 from crysatom.crystals.cif.operations import IDENTITY, METRIC_TOLERANCE, Operations, listed_operations
@@ -28,20 +29,20 @@ from crysatom.crystals.cif.text import (
     structure_block,
 )
 from crysatom.crystals.closest_pair import closest_pair
-from crysatom.crystals.computed import GRAMS_PER_CM3, atomic_masses
+from crysatom.crystals.derived_columns import GRAMS_PER_CM3, atomic_masses
 from crysatom.crystals.quarantine import Reason, Rejection, short
 
 SPECIAL_POSITIONS = 20
 """Largest ratio of symmetry operations to distinct positions of a site, averaged over a crystal's sites."""
 
 COINCIDENT = 0.01
-"""Angstrom: two sites closer than this are one that is listed twice."""
+"""In angstrom: two sites closer than this are one site listed twice."""
 
 SAME_DISTANCE = 1e-3
-"""Angstrom, between the distances in two readings of a CIF that are the same crystal."""
+"""Largest difference, in angstrom, between distances in two readings of a CIF that are the same crystal."""
 
 BY_CONTENT = (Reason.FORMULA_MISMATCH, Reason.CONTRADICTION)
-"""Reasons that Z, formula and density have."""
+"""Reasons of rejections by Z, formula or density."""
 
 Array = NDArray[np.float64]
 
@@ -54,7 +55,7 @@ class CifCrystal:
         lattice: ``(3, 3)``, rows a, b, c in angstrom.
         frac_coords: ``(N, 3)``.
         atomic_numbers: ``(N,)`` int64.
-        notes: What was decided, left out or rounded; for the user.
+        notes: Decisions, omissions and rounding, for the user.
 
     """
 
@@ -65,14 +66,14 @@ class CifCrystal:
 
 
 def parse_cif(content: bytes, limits: Limits) -> CifCrystal:
-    """Return the crystal of a CIF that holds one.
+    """Return the crystal of a CIF with one structure.
 
-    The cell is the one in the file. Operations that are listed count; without them the space group's name, if Z and
-    formula decide between the settings that it may mean; without either all atoms are listed (P 1).
+    The cell is that of the file. Listed operations take precedence. Without them, the space group's name is used if Z
+    and formula decide between its possible settings. Without either, all atoms are listed (P 1).
 
     Args:
-        content: The file, not compressed.
-        limits: Of atoms.
+        content: Content of the file, uncompressed.
+        limits: Limits on atoms.
 
     Raises:
         Rejection: With the reason.
@@ -116,7 +117,7 @@ class _Reading:
         return abs(float(np.linalg.det(self.lattice)))
 
     def under(self, operations: Operations) -> Atoms:
-        """Return the atoms under operations that the file lists."""
+        """Return the atoms under the operations of the file."""
         if not operations.fit(self.lattice):
             message = (
                 "the symmetry operations do not keep the lengths and angles of the cell, by more than "
@@ -126,7 +127,7 @@ class _Reading:
         return self._confirmed(operations)[0]
 
     def unsymmetric(self) -> tuple[Atoms, tuple[str, ...]]:
-        """Return the atoms of a file that says nothing of symmetry."""
+        """Return the atoms of a file without symmetry information."""
         atoms, is_confirmed = self._confirmed(IDENTITY)
         return atoms, () if is_confirmed else ("no symmetry is given: the sites were taken for all atoms (P 1)",)
 
@@ -143,7 +144,7 @@ class _Reading:
             raise refused[0][1]
         chosen, atoms, is_confirmed = agreeing[0]
         others = [setting.name for setting, other, _ in agreeing[1:] if not self._are_one_crystal(atoms, other)]
-        if not is_confirmed:  # what else is wrong with another setting does not make this one right
+        if not is_confirmed:  # other errors of another setting do not confirm this one
             others += [setting.name for setting, rejection in refused if rejection.reason not in BY_CONTENT]
         if others:
             message = (
@@ -165,7 +166,7 @@ class _Reading:
             )
             raise Rejection(Reason.DISORDERED, message)
         if self.sites.heavy_labels and 1 not in (self.content.formula or {}):
-            message = "a site is called D or T, and no formula says that this is hydrogen; add _atom_site_type_symbol"
+            message = "a site is called D or T, and no formula confirms that it is hydrogen; add _atom_site_type_symbol"
             raise Rejection(Reason.UNKNOWN_SPECIES, message)
         if is_named and not is_confirmed:
             self._require_possible_density(atoms)
@@ -200,7 +201,7 @@ class _Reading:
 
 
 def _distances(lattice: Array, atoms: Atoms) -> tuple[NDArray[np.int64], Array]:
-    """Return the pairs of elements and the distances of all pairs, in an order that neither origin nor sites change."""
+    """Return the element pairs and distances of all pairs, in an order independent of origin and site order."""
     offsets = atoms.frac_coords[:, None] - atoms.frac_coords[None]
     distances = np.linalg.norm((offsets - np.rint(offsets)) @ lattice, axis=2)
     z = atoms.atomic_numbers
@@ -229,7 +230,7 @@ def _require_three_dimensions(block: Block) -> None:
 
 
 def _cell(block: Block) -> Array:
-    """Return the lattice of six cell parameters that span a volume, rows a, b, c."""
+    """Return the lattice of six cell parameters with positive volume, rows a, b, c."""
     texts = block.first((*LENGTHS, *ANGLES))
     missing = [name for name in (*LENGTHS, *ANGLES) if name not in texts]
     if missing:

@@ -1,4 +1,4 @@
-"""The sites that a CIF lists: which element stands where, and nothing that would have to be guessed."""
+"""The sites that a CIF lists: elements and positions; nothing is guessed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crysatom.crystals.quarantine import Reason, Rejection, short
 _SYMBOL = re.compile(
     r"(?:\d{1,3})?(?P<element>[A-Za-z]{1,2})(?:\d{0,2}|(?:\d+\.?\d*)?[+-]\d*\.?\d*|[+-]{1,4}|va|val)", re.ASCII
 )
-"""Of a type: isotope (2H), element, charge (3+, +3, 0+), or the valence form factors of International Tables (Cval)."""
+"""Type symbol: isotope (2H), element, charge (3+, +3, 0+), or valence form factors of International Tables (Cval)."""
 
 _LETTERS = re.compile(r"[A-Za-z]*", re.ASCII)
 _IMPLICIT_HYDROGENS = re.compile(r"^(Wat|wat|WAT|O-H|OH|HOH|H2O)")
@@ -25,16 +25,16 @@ _HEAVY_HYDROGEN = frozenset({"D", "T"})
 
 @dataclass(frozen=True, eq=False)
 class Sites:
-    """The sites of a CIF, M of them.
+    """The M sites of a CIF.
 
     Attributes:
-        labels: What messages call them.
+        labels: Names of the sites in messages.
         atomic_numbers: ``(M,)`` int64.
         frac_coords: ``(M, 3)`` float64.
-        last_digits: ``(M, 3)`` float64, the unit of each coordinate's last decimal; 0 for a whole number.
+        last_digits: ``(M, 3)`` float64, unit of each coordinate's last decimal; 0 for a whole number.
         unknown_occupancy: Whether an occupancy is ``?``, so that formula and Z must confirm that it is 1.
-        heavy_labels: Whether a site is known to be deuterium or tritium by its label alone.
-        notes: What was left out.
+        heavy_labels: Whether only a label identifies a site as deuterium or tritium.
+        notes: Omissions.
 
     """
 
@@ -51,7 +51,7 @@ def read_sites(block: Block, max_atoms: int) -> Sites:
     """Return the sites of a block.
 
     Raises:
-        Rejection: If there are too many, or one is not exactly one whole atom of one element at one place.
+        Rejection: If there are too many, or one is not exactly one whole atom of one element at one position.
 
     """
     table = _SiteTable(block)
@@ -64,7 +64,7 @@ def read_sites(block: Block, max_atoms: int) -> Sites:
     dummies = [row for row, flag in enumerate(table.texts("calc_flag")) if flag.lower() == "dum"]
     rows = [row for row in range(table.length) if row not in dummies]
     if not rows:
-        raise Rejection(Reason.EMPTY, "no atoms: the CIF lists none but dummy atoms; add the atoms")
+        raise Rejection(Reason.EMPTY, "no atoms: the CIF lists only dummy atoms; add the atoms")
     symbols = table.symbols(rows)
     coordinates = np.array([table.coordinates(row) for row in rows])
     table.require_no_alternatives(rows)
@@ -82,7 +82,7 @@ def read_sites(block: Block, max_atoms: int) -> Sites:
 
 
 class _SiteTable:
-    """The columns of the loop that has the coordinates."""
+    """Columns of the loop with the coordinates."""
 
     def __init__(self, block: Block) -> None:
         columns = [block.column(name) for name in COORDINATES]
@@ -105,7 +105,7 @@ class _SiteTable:
         return column.values
 
     def texts(self, name: str) -> list[str]:
-        """Return the values of ``_atom_site_<name>``; ``.`` where it is not given."""
+        """Return the values of ``_atom_site_<name>``; ``.`` if it is missing."""
         return self._values(f"_atom_site_{name}")
 
     def coordinates(self, row: int) -> list[tuple[float, float]]:
@@ -117,20 +117,20 @@ class _SiteTable:
         ]
 
     def symbols(self, rows: list[int]) -> list[tuple[int, bool]]:
-        """Return Z of each site, and whether only a label says that it is deuterium or tritium."""
+        """Return the atomic number of each site, and whether only a label identifies it as deuterium or tritium."""
         types, labels = self.texts("type_symbol"), self.texts("label")
         return [
             (_of_type(types[row]), False) if types[row] not in NULL else _of_label(labels[row], row + 1) for row in rows
         ]
 
     def require_no_alternatives(self, rows: list[int]) -> None:
-        """Raise if a site is one of several alternatives, or stands for hydrogens beside itself."""
+        """Raise if a site is one of several alternatives, or has implicit hydrogens."""
         attached = self.texts("attached_hydrogens")
         alternatives = [self.texts("disorder_group"), self.texts("label_alt_id")]
         for row in rows:
             if attached[row] not in NULL and number(attached[row], f"attached hydrogens of site {row + 1}").value != 0:
                 message = (
-                    f"site {row + 1} has {short(attached[row])} hydrogens attached that are no sites of their own; "
+                    f"site {row + 1} has {short(attached[row])} hydrogens attached that are not listed as sites; "
                     "give them positions"
                 )
                 raise Rejection(Reason.IMPLICIT_HYDROGENS, message)
@@ -142,10 +142,10 @@ class _SiteTable:
                 raise Rejection(Reason.DISORDERED, message)
 
     def occupancy(self, row: int) -> bool:
-        """Return whether the occupancy of a site is known to be 1; ``.`` is the default, which is 1.
+        """Return whether the occupancy of a site is known to be 1; ``.`` means the default, 1.
 
         Raises:
-            Rejection: If it is another one.
+            Rejection: If it is not 1.
 
         """
         text = self.texts("occupancy")[row]
@@ -161,14 +161,14 @@ class _SiteTable:
 
 
 def _of_type(symbol: str) -> int:
-    """Return Z of a type symbol: an element in any case, with isotope or charge."""
+    """Return the atomic number of a type symbol: an element in any case, with isotope or charge."""
     _require_no_water(symbol)
     match = _SYMBOL.fullmatch(symbol.strip())
     return atomic_number(match["element"].title() if match else short(symbol))
 
 
 def _of_label(label: str, row: int) -> tuple[int, bool]:
-    """Return Z of a site without a type whose label begins with an element, and whether that is D or T."""
+    """Return the atomic number of a site from the element at the start of its label, and whether it is D or T."""
     if label in NULL:
         message = f"site {row} has neither _atom_site_type_symbol nor _atom_site_label; say which element it is"
         raise Rejection(Reason.UNKNOWN_SPECIES, message)

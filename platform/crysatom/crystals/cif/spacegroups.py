@@ -1,4 +1,4 @@
-"""Space groups by name: every setting that a CIF's Hermann-Mauguin name, Hall symbol or number may mean.
+"""Space groups by name: all settings to which a CIF's Hermann-Mauguin name, Hall symbol or number may refer.
 
 gemmi's table has the settings (International Tables B, 2010, Table A1.4.2.7, and others), spglib's the full names.
 """
@@ -28,11 +28,11 @@ from crysatom.crystals.cif.text import (
 from crysatom.crystals.quarantine import Reason, Rejection, short
 
 SETTINGS = 530
-"""Of spglib's table."""
+"""Number of settings in spglib's table."""
 
 _MARKUP = re.compile(r"</?su[bp]>|[~_'\"{}$\\]|\s")
 _NUMBER = re.compile(r"(?<!\d)\((?:no\.?|#)?\s*\d{1,3}\)", re.IGNORECASE)
-"""Of International Tables, behind a name."""
+"""Number of International Tables, after a name."""
 
 _SCREW = re.compile(r"(\d)\((\d)\)")
 _MONOCLINIC = re.compile(r"(?P<lattice>[A-Z]) (?:1 (?P<b>\S+) 1|1 1 (?P<c>\S+)|(?P<a>\S+) 1 1)")
@@ -44,12 +44,12 @@ _ICSD_ORIGINS = {"S": "1", "Z": "2"}
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a space group.
+    """Setting of a space group.
 
     Attributes:
         name: Extended Hermann-Mauguin name, ``F d -3 m:2``.
-        number: Of International Tables, 1 to 230.
-        hall: Hall symbol, which says the operations.
+        number: Number of International Tables, 1 to 230.
+        hall: Hall symbol, which defines the operations.
 
     """
 
@@ -59,43 +59,43 @@ class Setting:
 
     @property
     def operations(self) -> Operations:
-        """The operations of the setting."""
+        """Operations of the setting."""
         return hall_operations(self.hall)
 
     @property
     def has_unique_axis_b(self) -> bool:
-        """Whether it is a monoclinic setting that the short name means by convention."""
+        """Whether this is the monoclinic setting to which the short name refers by convention."""
         match = _MONOCLINIC.fullmatch(self.name)
         return match is not None and match["b"] is not None
 
 
 @lru_cache(maxsize=1024)
 def hall_operations(hall: str) -> Operations:
-    """Return the operations that a Hall symbol says.
+    """Return the operations of a Hall symbol.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not a Hall symbol.
 
     """
     try:
         operations = list(gemmi.symops_from_hall(hall))
     except RuntimeError as error:
-        raise ValueError(f"{hall!r} is no Hall symbol") from error
+        raise ValueError(f"{hall!r} is not a Hall symbol") from error
     rotations = np.array([op.rot for op in operations], dtype=np.int64) // gemmi.Op.DEN
     return Operations(rotations, np.array([op.tran for op in operations]) / gemmi.Op.DEN % 1)
 
 
 def named_settings(block: Block, lattice: NDArray[np.float64]) -> list[Setting] | None:
-    """Return the settings that are meant by a CIF that lists no operations, and that fit its cell.
+    """Return the possible settings of a CIF that lists no operations; they fit its cell.
 
-    What is given must agree. A short monoclinic name (``P 21/c``) has the unique axis b unless the cell denies it.
+    All given tags must agree. A short monoclinic name (``P 21/c``) has the unique axis b unless the cell contradicts.
 
     Args:
-        block: Of the CIF.
+        block: Data block of the CIF.
         lattice: ``(3, 3)``, rows a, b, c.
 
     Returns:
-        At least one setting; None if the CIF says nothing of its symmetry.
+        At least one setting; None if the CIF has no symmetry information.
 
     Raises:
         Rejection: If a name is unknown, the names contradict each other, or no setting fits the cell.
@@ -107,7 +107,7 @@ def named_settings(block: Block, lattice: NDArray[np.float64]) -> list[Setting] 
     meant = [settings for tag, text in given.items() if (settings := _meant(tag, text)) is not None]
     said = ", ".join(f"{spelled(tag)} {short(text, 40)!r}" for tag, text in given.items())
     if not meant:
-        raise Rejection(Reason.SYMMETRY, f"{said} alone does not say the symmetry operations; add them")
+        raise Rejection(Reason.SYMMETRY, f"{said} alone does not determine the symmetry operations; add them")
     common = [setting for setting in meant[0] if all(setting in settings for settings in meant[1:])]
     if not common:
         raise Rejection(Reason.CONTRADICTION, f"{said} are different space groups; add the symmetry operations")
@@ -121,10 +121,10 @@ def named_settings(block: Block, lattice: NDArray[np.float64]) -> list[Setting] 
 
 
 def _meant(tag: str, text: str) -> list[Setting] | None:
-    """Return the settings that one value may mean; None if it narrows nothing down.
+    """Return the settings to which a value may refer; None if it does not restrict them.
 
     Raises:
-        Rejection: If it means none.
+        Rejection: If it refers to none.
 
     """
     if tag in SCHOENFLIES_TAGS:
@@ -138,7 +138,7 @@ def _meant(tag: str, text: str) -> list[Setting] | None:
     if not found:
         raise Rejection(
             Reason.SYMMETRY,
-            f"{spelled(tag)} {short(text)!r} is no space group that is known; add the symmetry operations",
+            f"{spelled(tag)} {short(text)!r} is not a known space group; add the symmetry operations",
         )
     return found
 
@@ -152,7 +152,7 @@ def _by_hall(text: str) -> list[Setting]:
 
 
 def _unlisted(hall: str) -> Setting:
-    """Return a setting that no table has: a Hall symbol with a change of axes."""
+    """Return a setting that is in no table: a Hall symbol with a change of axes."""
     group = gemmi.find_spacegroup_by_ops(gemmi.symops_from_hall(hall))
     return Setting(f"Hall {hall}", group.number if group else 0, hall)
 
@@ -166,7 +166,7 @@ def _fingerprint(hall: str) -> frozenset[tuple[int, ...]]:
 
 @lru_cache(maxsize=1)
 def _table() -> tuple[Setting, ...]:
-    """Return all settings, those of equal operations once."""
+    """Return all settings with distinct operations."""
     settings: dict[frozenset[tuple[int, ...]], Setting] = {}
     for group in gemmi.spacegroup_table():
         settings.setdefault(_fingerprint(group.hall), Setting(group.xhm(), group.number, group.hall))
@@ -175,7 +175,7 @@ def _table() -> tuple[Setting, ...]:
 
 @lru_cache(maxsize=1)
 def _by_name() -> dict[str, tuple[int, ...]]:
-    """Return the positions in the table of the settings that a name, brought to its key, may mean."""
+    """Return, by the key of a name, the table positions of the settings to which it may refer."""
     place = {_fingerprint(setting.hall): i for i, setting in enumerate(_table())}
     found: dict[str, set[int]] = defaultdict(set)
     for group in gemmi.spacegroup_table():
@@ -195,24 +195,24 @@ def _by_name() -> dict[str, tuple[int, ...]]:
 
 def _full_names() -> list[spglib.SpaceGroupType]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of how spglib will tell errors from version 3 on
+        warnings.simplefilter("ignore", DeprecationWarning)  # on error handling in spglib 3
         return [kind for i in range(1, SETTINGS + 1) if (kind := spglib.get_spacegroup_type(i)) is not None]
 
 
 def _without_e(full: str, name: str) -> str:
-    """Return a full name as it was written before the glide plane e had its letter, which is that of another name."""
+    """Return a full name as written before the symbol e for glide planes; its letter comes from another name."""
     parts = list(zip(full.split(), name.partition(":")[0].split(), strict=False))
     return " ".join(new[:-1] + old[-1] if new.endswith("e") else new for new, old in parts)
 
 
 def _short_name(kind: spglib.SpaceGroupType) -> str:
-    """Return the short name of a setting; spglib's, for monoclinic ones, is that of the standard setting."""
+    """Return the short name of a setting; for monoclinic ones, spglib's is that of the standard setting."""
     match = _MONOCLINIC.fullmatch(kind.international_full)
     return f"{match['lattice']}{match['a'] or match['b'] or match['c']}" if match else kind.international_short
 
 
 def _spellings(name: str, number: int, extension: str) -> set[str]:
-    """Return a name with and without its extension, and as it was written before 1935 (``F m 3 m``)."""
+    """Return a name with and without its extension, and as written before 1935 (``F m 3 m``)."""
     names = {name, name.replace("-3", "3")} if number in _CUBIC else {name}
     endings = {"", f":{extension}"} if extension else {""}
     if extension in {"H", "R"}:
@@ -222,5 +222,5 @@ def _spellings(name: str, number: int, extension: str) -> set[str]:
 
 
 def _key(name: str) -> str:
-    """Return what equal names have in common, however they are typeset: ``P 2(1)/c``, ``P2_1/c``, ``p 21/c``."""
+    """Return a key that is equal for all spellings of a name: ``P 2(1)/c``, ``P2_1/c``, ``p 21/c``."""
     return _SCREW.sub(r"\1\2", _NUMBER.sub("", _MARKUP.sub("", name))).lower()

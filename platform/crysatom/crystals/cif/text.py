@@ -1,4 +1,4 @@
-"""The text of a CIF: decoded, parsed by gemmi, and its tags looked up however they are spelled."""
+"""Text of a CIF: decode it, parse it by gemmi, and look up tags in any spelling."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gemmi import cif
 from crysatom.crystals.quarantine import Reason, Rejection, short
 
 MAX_CIF_BYTES = 5_000_000
-"""Larger CIFs hold reflections or trajectories, not a crystal."""
+"""Limit on the file size; larger CIFs contain reflections or trajectories, not a crystal."""
 
 COORDINATES = ("_atom_site_fract_x", "_atom_site_fract_y", "_atom_site_fract_z")
 LENGTHS = ("_cell_length_a", "_cell_length_b", "_cell_length_c")
@@ -21,7 +21,7 @@ OPERATION_TAGS = (
     *("_space_group_symop_operation_xyz", "_symmetry_equiv_pos_as_xyz"),
     *("_space_group_symop_operation_xyz_", "_symmetry_equiv_pos_as_xyz_"),
 )
-"""The last two are misspelled by programs."""
+"""The last two are misspellings that some programs write."""
 
 MAGNETIC_OPERATIONS = "_space_group_symop_magn_operation_xyz"
 MAGNETIC_CENTERINGS = "_space_group_symop_magn_centering_xyz"
@@ -52,7 +52,7 @@ _KNOWN = frozenset(
         *(FORMULA_TAG, UNITS_TAG, VOLUME_TAG, DENSITY_TAG, MODULATION_TAG),
     )
 )
-"""What is read of a block."""
+"""Tags that are read from a block."""
 
 _MINUS_AND_SPACES = dict.fromkeys(map(ord, "\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d"), "-") | dict.fromkeys(
     (*range(0x2000, 0x200C), 0xA0, 0x202F, 0x205F, 0x3000, 0xFEFF), " "
@@ -61,27 +61,27 @@ _OVERLINED = re.compile("([1-6])[\u0304\u0305]")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _PLACE = re.compile(r"^string:(\d+):\d+\(\d+\): ")
-"""How gemmi's messages begin: line, column, byte."""
+"""Prefix of gemmi's messages: line, column, byte."""
 
 _HEADING = re.compile(rb"^[ \t]*data_", re.IGNORECASE | re.MULTILINE)
 
 _CAPITALS = {"h-m": "H-M", "hall": "Hall", "_it_": "_IT_", "int_tables": "Int_Tables", "units_z": "units_Z"}
-"""Of names of core CIF."""
+"""Capital letters in names of core CIF."""
 
 NULL = ("", ".", "?")
-"""Values that say nothing: not given, inapplicable, unknown."""
+"""Null values: missing, inapplicable, unknown."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """The values of a tag: one if it stands alone, else a column of the loop of that number."""
+    """Values of a tag: one value outside of a loop, else a column of the loop with this number."""
 
     loop: int | None
     values: list[str]
 
 
 class Block:
-    """The tags of one data block by their names in core CIF.
+    """Tags of one data block by their names in core CIF.
 
     Names are lower-case, with ``_`` for the ``.`` of mmCIF and of the DDLm dictionaries: ``_cell.length_A`` is
     ``_cell_length_a``.
@@ -111,7 +111,7 @@ class Block:
         """Return the values of a tag; None if the block lacks it.
 
         Raises:
-            Rejection: If it is given twice, with different values.
+            Rejection: If the tag occurs twice with different values.
 
         """
         columns = self._columns.get(name)
@@ -122,7 +122,7 @@ class Block:
         return columns[0]
 
     def text(self, name: str) -> str | None:
-        """Return the one value of a tag; None if it is not given, inapplicable or unknown.
+        """Return the single value of a tag; None if it is missing, inapplicable or unknown.
 
         Raises:
             Rejection: If the tag has several values.
@@ -136,7 +136,7 @@ class Block:
         return column.values[0].strip()
 
     def first(self, names: tuple[str, ...]) -> dict[str, str]:
-        """Return those of several tags that are given, with their values."""
+        """Return the present tags among several, with their values."""
         return {name: text for name in names if (text := self.text(name)) is not None}
 
     @property
@@ -166,7 +166,7 @@ def _unquoted(value: str) -> str:
 
 
 def decode(content: bytes) -> str:
-    """Return the text of a CIF in ASCII: minus signs and spaces of Unicode become ASCII's, other letters ``~``.
+    """Return the text of a CIF in ASCII: Unicode minus signs and spaces become ASCII, other characters ``~``.
 
     Raises:
         Rejection: If it is empty, too large or binary.
@@ -193,10 +193,10 @@ def decode(content: bytes) -> str:
 
 
 def read_blocks(text: str) -> list[tuple[Block, cif.Block]]:
-    """Return the data blocks of a CIF, ours beside gemmi's.
+    """Return the data blocks of a CIF, each as our and as gemmi's object.
 
     Raises:
-        Rejection: If the text is no CIF; says where it breaks.
+        Rejection: If the text is not a CIF, with the position of the error.
 
     """
     try:
@@ -213,10 +213,10 @@ def read_blocks(text: str) -> list[tuple[Block, cif.Block]]:
 
 
 def structure_block(text: str) -> tuple[Block, tuple[str, ...]]:
-    """Return the block of the one crystal in a CIF, and what is to be said of its other blocks.
+    """Return the block of the only crystal in a CIF, and notes on its other blocks.
 
     Raises:
-        Rejection: If there is none, or several.
+        Rejection: If there is none, or more than one.
 
     """
     blocks = [block for block, _ in read_blocks(text)]
@@ -233,16 +233,16 @@ def structure_block(text: str) -> tuple[Block, tuple[str, ...]]:
 
 
 def split_structures(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and the text of each data block that holds a crystal, if there are several; else nothing.
+    """Yield the name and the text of each data block with a crystal, if there are several; else nothing.
 
-    A block that has a cell but no atoms counts, so that it is in the account of what was read.
+    A block with a cell but no atoms counts, so that it is recorded as read.
     """
     if sum(1 for _ in zip(_HEADING.finditer(content), range(2), strict=False)) < 2:
         return
     try:
         blocks = read_blocks(decode(content))
     except Rejection:
-        return  # whoever parses it says why
+        return  # the parser reports the reason
     if sum(block.has_atoms for block, _ in blocks) < 2:
         return
     for block, original in blocks:

@@ -12,23 +12,23 @@ from typing import Any
 import numpy as np
 
 from crysatom.crystals.quarantine import Reason, Rejected, Rejection, short
-from crysatom.crystals.raw import Raw, pack_arrays
-from crysatom.crystals.sources.base import KNOWN_SOURCES, Source, plain_properties, pop_id, rejected
-from crysatom.crystals.sources.confined import confined, why
+from crysatom.crystals.record import Raw, pack_arrays
+from crysatom.crystals.sources.base import Source, plain_properties, pop_id, rejected
 from crysatom.crystals.sources.extxyz import comment_line
 from crysatom.crystals.sources.folder import open_cif, open_poscar
+from crysatom.crystals.sources.sandbox import confined, why
 
 _PICKLED = frozenset({"bundletrajectory"})
-"""ASE formats whose readers unpickle."""
+"""ASE formats whose readers use pickle."""
 
 _START_BYTES = 1 << 16
 
 
-def open_ase(path: str) -> Source:
-    """Open a file in any format ASE recognizes; every frame or row is a crystal.
+def open_ase(path: str) -> Source | None:
+    """Open a file in any format ASE recognizes; every frame or row is a crystal. None if ASE knows none.
 
     Raises:
-        ValueError: If ASE is absent, does not know the format, or would unpickle it.
+        ValueError: If ASE is absent, or would unpickle the file.
 
     """
     try:
@@ -44,9 +44,7 @@ def open_ase(path: str) -> Source:
     if kind == "vasp":
         return open_poscar(path)
     if kind not in ioformats:
-        raise ValueError(
-            f"{path}: neither ASE nor anything else here reads this kind of file; known are {KNOWN_SOURCES}"
-        )
+        return None
     if kind in _PICKLED:
         raise ValueError(f"{path}: ASE format {kind} holds pickles, which are not read; convert it to .xyz or .db")
     return Source(name=path, records=partial(confined, __name__, path, kind))
@@ -61,15 +59,15 @@ def _begins_as_cif(path: str) -> bool:
 
 
 def is_ase_database(document: Any) -> bool:
-    """Return whether a JSON document is a database of ASE, as ``ase.io.write("x.json", ...)`` makes one, too."""
+    """Return whether a JSON document is an ASE database; ``ase.io.write("x.json", ...)`` makes one too."""
     return isinstance(document, dict) and {"ids", "nextid"} <= document.keys()
 
 
 def open_ase_json(path: str, document: dict[str, Any]) -> Source:
-    """Open a JSON database of ASE; every row is a crystal.
+    """Open an ASE database in JSON; every row is a crystal.
 
     Raises:
-        ValueError: If ASE is absent, the file is compressed, or an atomic number is not whole, which ASE would cut off.
+        ValueError: If ASE is missing, the file is compressed, or an atomic number is not whole (truncated by ASE).
 
     """
     if find_spec("ase") is None:
@@ -85,7 +83,7 @@ def open_ase_json(path: str, document: dict[str, Any]) -> Source:
 
 
 def _atomic_numbers(row: Any) -> list[Any]:
-    """Return the atomic numbers of a row of a JSON database as they are written there."""
+    """Return the atomic numbers of a row of a JSON database, unconverted."""
     numbers = row.get("numbers") if isinstance(row, dict) else None
     if isinstance(numbers, dict) and isinstance(numbers.get("__ndarray__"), list):
         numbers = numbers["__ndarray__"][-1]
@@ -93,10 +91,10 @@ def _atomic_numbers(row: Any) -> list[Any]:
 
 
 def read(path: str, kind: str) -> Iterator[Raw | Rejected]:
-    """Yield the frames or rows of a file that is known to be of a format; up to the first that ASE cannot read."""
+    """Yield the frames or rows of a file of known format, up to the first that ASE cannot read."""
     from ase.data import atomic_numbers
 
-    atomic_numbers.update(D=1, T=1)  # ASE knows no isotopes; in CIFs and elsewhere they are hydrogen to us
+    atomic_numbers.update(D=1, T=1)  # ASE has no isotopes; all readers here treat them as hydrogen
     return _rows(path, kind) if kind in {"db", "json"} else _frames(path, kind)
 
 
@@ -109,7 +107,7 @@ def _frames(path: str, kind: str) -> Iterator[Raw | Rejected]:
     try:
         for number, atoms in enumerate(iread(path, index=":", format=kind, **options), start=1):
             yield _record(atoms, dict(atoms.info), f"{stem}-{number}", f"{path}#{number}")
-    except Exception as error:  # noqa: BLE001 - each of ASE's readers raises its own
+    except Exception as error:  # noqa: BLE001 - each ASE reader raises other exceptions
         message = (
             f"ASE cannot read frame {number + 1} ({why(error)}); it and what follows were not read: correct the file"
         )
@@ -125,7 +123,7 @@ def _rows(path: str, kind: str) -> Iterator[Raw | Rejected]:
         for row in connect(path, type="json" if kind == "json" else "extract_from_name").select():  # type: ignore[no-untyped-call]
             number = row.id
             yield _record(row.toatoms(), dict(row.key_value_pairs), f"{stem}-{number}", f"{path}#{number}")
-    except Exception as error:  # noqa: BLE001 - sqlite3's errors and ASE's own
+    except Exception as error:  # noqa: BLE001 - errors of sqlite3 and of ASE
         message = (
             f"ASE cannot read the row after {number} ({why(error)}); it and what follows "
             "were not read: repair the database"
@@ -134,7 +132,7 @@ def _rows(path: str, kind: str) -> Iterator[Raw | Rejected]:
 
 
 def _record(atoms: Any, info: dict[str, Any], default_id: str, where: str) -> Raw | Rejected:
-    """Return the record of an ``ase.Atoms``; ``info`` gives id and properties, its calculator further ones."""
+    """Return the record of an ``ase.Atoms``; ``info`` has id and properties, its calculator further properties."""
     occupancy = info.pop("occupancy", None)
     material_id = pop_id(info, default_id)
     try:
@@ -173,7 +171,7 @@ def _require_crystal(atoms: Any, occupancy: Any) -> None:
 
 
 def _fractional(positions: np.ndarray, cell: np.ndarray) -> np.ndarray:
-    """Return ``(N, 3)`` fractional coordinates; zeros in a cell without volume, which the checks reject."""
+    """Return fractional coordinates ``(N, 3)``; zeros in a cell without volume, which the checks reject."""
     if not np.isfinite(cell).all() or np.linalg.det(cell) == 0:
         return np.zeros_like(positions)
     fractional: np.ndarray = np.linalg.solve(cell.T, positions.T).T

@@ -1,4 +1,4 @@
-"""What every reader of a source provides."""
+"""Interface of all readers of sources."""
 
 from __future__ import annotations
 
@@ -11,29 +11,23 @@ from typing import Any
 import pyarrow as pa
 
 from crysatom.crystals.quarantine import Reason, Rejected, Rejection
-from crysatom.crystals.raw import Raw
-
-KNOWN_SOURCES = (
-    "aflow:prototypes, jarvis:DATASET, mp:QUERY, a folder of CIFs, a crystal table (.parquet), pymatgen structures "
-    "(.json, .jsonl, also .gz), a .cif or .mcif (also .gz, .bz2, .xz), or a file that ASE reads (.xyz, .db, .traj, "
-    "POSCAR, ...)"
-)
+from crysatom.crystals.record import Raw
 
 CIF_SUFFIXES = tuple(f".{kind}{compressed}" for kind in ("mcif", "cif") for compressed in ("", ".gz", ".bz2", ".xz"))
-"""Endings of files that are read as CIFs, in any case."""
+"""Suffixes of files that are read as CIFs, in any letter case."""
 
 ID_KEYS = ("material_id", "jid", "id", "mp_id", "entry_id", "task_id", "uid")
-"""Where a record may keep its identifier, in order of preference."""
+"""Keys of a record that may hold its identifier, in order of preference."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A source that was found and opened.
+    """Opened source.
 
     Attributes:
-        name: As the user wrote it.
-        records: Reads the source, from its start, each time it is called.
-        total: Number of records where it is known beforehand; of files, each of which may hold several crystals.
+        name: Name as the user wrote it.
+        records: Each call reads the source from its start.
+        total: Number of records if known beforehand; or of files, each of which may hold several crystals.
         fields: Fields of property columns whose type and unit the source declares.
 
     """
@@ -55,11 +49,11 @@ def pop_id(record: dict[str, Any], default: str) -> str:
 
 
 def plain_properties(values: Mapping[str, Any], missing: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return values as a table cell can hold them: numbers, booleans and text; nested ones as JSON text, NaN as None.
+    """Convert values to numbers, booleans and text for a table; nested ones become JSON text, NaN None.
 
     Args:
-        values: By column name.
-        missing: Words by which the source says that there is no value.
+        values: Values by column name.
+        missing: Words of the source for a missing value.
 
     """
     return {str(name): _plain(value, missing) for name, value in values.items()}
@@ -78,5 +72,5 @@ def _plain(value: Any, missing: tuple[str, ...]) -> Any:
 
 
 def rejected(reason: Reason, message: str, *, material_id: str, source: str) -> Rejected:
-    """Return a row of the quarantine for a record that could not even be taken out of its source."""
+    """Return a row of the quarantine for a record that could not be extracted from its source."""
     return Rejected.because(Rejection(reason, message), material_id=material_id, source=source)

@@ -1,7 +1,7 @@
-"""The crystals that come with pymatgen: nothing to download.
+"""Crystals that come with pymatgen: nothing to download.
 
 Structures of the AFLOW library of crystallographic prototypes: M. J. Mehl et al., Computational Materials
-Science 136, S1-S828 (2017), doi 10.1016/j.commatsci.2017.01.017; each is a real compound of its type.
+Science 136, S1-S828 (2017), doi 10.1016/j.commatsci.2017.01.017; each is a real compound of its prototype.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from crysatom.crystals.formula import reduced_formula
 from crysatom.crystals.quarantine import Rejected
-from crysatom.crystals.raw import Raw
+from crysatom.crystals.record import Raw
 from crysatom.crystals.sources.base import Source
 from crysatom.crystals.structure_json import parse_structure_json
 
@@ -32,11 +32,11 @@ _PROPERTIES = {
 def open_aflow(name: str) -> Source:
     """Open ``aflow:prototypes``: 288 ordered crystals of 69 elements.
 
-    An id is the AFLOW label and the reduced formula (``AB_cF8_225_a_b-NaCl``), with a running number where
-    a compound has several crystals of one label.
+    An id is the AFLOW label and the reduced formula (``AB_cF8_225_a_b-NaCl``), with a running number if a compound has
+    several crystals of one label.
 
     Raises:
-        ValueError: For another name.
+        ValueError: If the name is another.
 
     """
     if name != _NAME:
@@ -46,14 +46,14 @@ def open_aflow(name: str) -> Source:
 
 
 def _load() -> list[dict[str, Any]]:
-    # Found without importing it: pymatgen.analysis brings pandas and seconds of start-up.
+    # Do not import pymatgen.analysis: it imports pandas and takes seconds.
     spec = find_spec("pymatgen.analysis")
     assert spec is not None
     assert spec.submodule_search_locations, "pymatgen.analysis is a package"
     path = Path(spec.submodule_search_locations[0]) / "prototypes" / "aflow_prototypes.json.gz"
     if not path.is_file():
         raise ValueError(
-            f"source 'aflow:{_NAME}': the installed pymatgen does not carry it; pip install --upgrade pymatgen"
+            f"source 'aflow:{_NAME}': the installed pymatgen does not contain it; pip install --upgrade pymatgen"
         )
     with gzip.open(path, "rt", encoding="utf-8") as stream:
         prototypes: list[dict[str, Any]] = json.load(stream)

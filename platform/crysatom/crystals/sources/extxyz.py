@@ -1,4 +1,4 @@
-"""The comment line of extended XYZ, by ASE's parser and our rules: a key once, and no number that only Python reads."""
+"""Parse the comment line of extended XYZ: ASE's parser, but unique keys and no numbers that only Python accepts."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from crysatom.crystals.quarantine import short
 
 _PAIR = re.compile(r"""(?<!\S)"?([\w.-]+)"?=("(?:[^"\\]|\\.)*"|'[^']*'|\{[^}]*\}|\[[^\]]*\]|\S*)""")
 _NO_NUMBER = re.compile(r"[+-]?0[0-9].*|.*_.*|.*[^\x00-\x7f].*", re.DOTALL)
-"""Codes with zeros in front, and what only Python reads as a number: ``2024_01``, digits beyond ASCII."""
+"""Codes with leading zeros, and numbers that only Python accepts: ``2024_01``, non-ASCII digits."""
 
 _REAL_NUMBERS = re.compile(r"(?:^|:)(?:Z|numbers):R:", re.IGNORECASE)
 
 
 def comment_line(text: str) -> dict[str, Any]:
-    """Return what the comment line says, by key.
+    """Return the values of the comment line by key.
 
     Raises:
-        ValueError: If a key is there twice, or atomic numbers are declared as real, which ASE would cut off.
+        ValueError: If a key occurs twice, or atomic numbers are declared as real, which ASE would truncate.
 
     """
     from ase.io.extxyz import key_val_str_to_dict

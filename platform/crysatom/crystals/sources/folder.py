@@ -1,6 +1,6 @@
-"""A folder of CIFs, with or without the ``id_prop.csv`` of CGCNN, which names them and gives their properties.
+"""Folder of CIFs, with or without CGCNN's ``id_prop.csv``, which lists them with their properties.
 
-Files that ``id_prop.csv`` names may be POSCARs, too, as in the folders of JARVIS and ALIGNN.
+Files in ``id_prop.csv`` may also be POSCARs, as in the folders of JARVIS and ALIGNN.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from crysatom.config.files import require_regular
 from crysatom.crystals.cif import MAX_CIF_BYTES, split_structures
 from crysatom.crystals.quarantine import Reason, Rejected
-from crysatom.crystals.raw import Raw
+from crysatom.crystals.record import Raw
 from crysatom.crystals.sources.base import CIF_SUFFIXES, Source, rejected
 from crysatom.crystals.sources.id_prop import ID_PROP, Row, read_id_prop
 from crysatom.crystals.sources.listed import by_shape, is_poscar, no_such_file, poscar_stem
@@ -29,19 +29,19 @@ logger = logging.getLogger(__name__)
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 _APPLE_DOUBLE = "._"
-"""How macOS calls the files of attributes that it leaves on foreign disks and in archives, one beside each file."""
+"""Prefix of the attribute files that macOS writes beside each file on foreign disks and in archives."""
 
 MOST_ON_DISK = 1 << 50
-"""Bytes: of a large file only the first megabytes are read."""
+"""In bytes; only the first megabytes of a large file are read."""
 
 
 def open_cif(path: str) -> Source:
-    """Open a single CIF; the id of its crystal is the file's name, with that of the data block if there are several."""
+    """Open a single CIF; the id of a crystal is the file name, plus the data block's name if there are several."""
     return Source(name=path, records=partial(_every_file, [Path(path)]))
 
 
 def open_poscar(path: str) -> Source:
-    """Open a single POSCAR; its id is the file's name and 1."""
+    """Open a single POSCAR; its id is the file name and 1."""
     file = Path(path)
 
     def records() -> Iterator[Raw | Rejected]:
@@ -53,8 +53,8 @@ def open_poscar(path: str) -> Source:
 def open_folder(path: str) -> Source:
     """Open the CIFs of a folder, not of its subfolders.
 
-    With an ``id_prop.csv``, its rows decide which files are read, and in which order; a row without file and
-    a file without row are both rejected. Without, every CIF is read, in order of name.
+    If there is an ``id_prop.csv``, its rows determine the files and their order; a row without a file and a file
+    without a row are both rejected. Otherwise every CIF is read, in order of name.
 
     Raises:
         ValueError: If there is neither a CIF nor an ``id_prop.csv``, or the latter cannot be read.
@@ -82,7 +82,7 @@ def open_folder(path: str) -> Source:
 
 
 def cif_stem(path: Path) -> str:
-    """Return the file's name without ``.cif``, ``.cif.gz`` and so on."""
+    """Return the file name without ``.cif``, ``.cif.gz`` and so on."""
     name = path.name
     ending = next((suffix for suffix in CIF_SUFFIXES if name.lower().endswith(suffix)), path.suffix)
     return name[: len(name) - len(ending)]
@@ -151,7 +151,7 @@ def _as_poscar(record: Raw | Rejected) -> Raw | Rejected:
 
 
 def _read(file: Path, material_id: str, properties: dict[str, Any]) -> Raw | Rejected:
-    """Return the content of a file, one byte more than is allowed at most."""
+    """Return the content of a file, up to one byte more than the limit."""
     opener = _OPENERS.get(file.suffix.lower(), open)
     try:
         require_regular(file, MOST_ON_DISK)

@@ -32,14 +32,14 @@ _ID_NAME = re.compile(
     r"|(?:file|cif|structure|crystal|compound|material|sample)(?:s|names?|files?)?"
     r"|names?|formula|entry|identifier|key|label|title|code|refcode|index|unnamed0"
 )
-"""How the first cell of a header may read, apart from capitals, spaces and punctuation."""
+"""Possible first cell of a header, without letter case, spaces and punctuation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row: its line in the file (from 1), the id, and the values of the columns after it.
+    """Row: its line in the file (from 1), the id, and the values of the columns after it.
 
-    Values are typed if the id is a known one; there are none otherwise.
+    Values are typed if the id is known; otherwise there are none.
     """
 
     line: int
@@ -48,19 +48,19 @@ class Row:
 
 
 def read_id_prop(path: Path, known: Collection[str]) -> list[Row]:
-    """Return the rows of the file, and say how it was read.
+    """Return the rows of the file, and log how it was read.
 
-    The first row is a header if its first cell names no file but reads like ``id``, ``cif_id`` or ``name``, and its
-    further cells are not all numbers; or if its first cell is empty, as pandas writes it, and words stand over numbers.
-    Without a header the columns are called ``target``, ``target_2``, and so on.
+    The first row is a header if its first cell names no file but is like ``id``, ``cif_id`` or ``name``, and its other
+    cells are not all numbers; or if its first cell is empty, as pandas writes it, and words are above numbers. Without
+    a header, the columns are called ``target``, ``target_2``, and so on.
 
     Args:
         path: The file.
         known: Names that ids may refer to.
 
     Raises:
-        ValueError: If the file is empty, is no text, its rows differ in length, two columns have one name, or the first
-            row may be a header or not.
+        ValueError: If the file is empty or not text, rows differ in length, two columns have the same name, or it is
+            unclear whether the first row is a header.
 
     """
     table = read_text_table(path, known)
@@ -130,10 +130,10 @@ def _default_names(count: int) -> list[str]:
 
 
 def _names(path: Path, header: list[str], lines: list[Line]) -> list[str]:
-    """Return the names of the columns; empty for one that has neither name nor values.
+    """Return the names of the columns; empty for a column with neither name nor values.
 
     Raises:
-        ValueError: If two have one name, or one with values has none.
+        ValueError: If two have the same name, or one with values has none.
 
     """
     names = header[1:]

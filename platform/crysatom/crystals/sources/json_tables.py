@@ -1,4 +1,4 @@
-"""How a JSON document may arrange its records: lists, dictionaries, and the tables of pandas."""
+"""Arrangements of records in a JSON document: lists, dictionaries, and tables of pandas."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from crysatom.crystals.quarantine import short
 from crysatom.crystals.text_table import require_distinct
 
 STRUCTURE_KEYS = ("structure", "atoms", "snl", "cif", "cif_string", "cif_str", "poscar")
-"""Where a record may hold its structure, in order of preference."""
+"""Keys of a record that may hold its structure, in order of preference."""
 
 _OF_STRUCTURES = {"lattice", "lattice_mat", "sites", "coords", "@module", "@class"}
-"""One of these keys tells a structure from a column of structures."""
+"""Any of these keys distinguishes a structure from a column of structures."""
 
 Entries = list[tuple[str, Any]]
 
 
 def entries(document: Any, stem: str) -> Entries | None:
-    """Return (id, record) pairs of whatever arrangement a document has; None if it has no known one.
+    """Return the (id, record) pairs of a document; None if its arrangement is unknown.
 
     Args:
-        document: Of the file.
-        stem: What ids are made of where there are none.
+        document: Content of the file.
+        stem: Prefix of generated ids for records without an id.
 
     Raises:
         ValueError: If it is a table with repeated columns, or with rows or columns of unequal length.
@@ -43,7 +43,7 @@ def entries(document: Any, stem: str) -> Entries | None:
 
 
 def structure_key(record: dict[str, Any]) -> str | None:
-    """Return where a record holds its structure; None: nowhere."""
+    """Return the key of a record's structure; None if it has none."""
     return next((key for key in STRUCTURE_KEYS if record.get(key) is not None), None)
 
 
@@ -69,7 +69,7 @@ def _split(document: dict[str, Any], stem: str) -> Entries:
 
 
 def _with_schema(document: dict[str, Any], stem: str) -> Entries:
-    """Return the rows of ``DataFrame.to_json(orient="table")``, whose index is a column."""
+    """Return the rows of ``DataFrame.to_json(orient="table")``, in which the index is a column."""
     schema = document["schema"]
     keys = schema.get("primaryKey") if isinstance(schema, dict) else None
     key = keys[0] if isinstance(keys, list) and keys and isinstance(keys[0], str) else "index"
@@ -85,12 +85,12 @@ def _is_column(value: Any) -> bool:
 
 
 def _columns(document: dict[str, Any], key: str, stem: str) -> Entries:
-    """Return the rows of ``to_json(orient="columns")``, which pandas writes by default, or of ``to_dict("list")``."""
+    """Return the rows of ``to_json(orient="columns")``, the default of pandas, or of ``to_dict("list")``."""
     expected = _row_names(document[key])
     for name, column in document.items():
         if not isinstance(column, type(document[key])) or _row_names(column) != expected:
             raise ValueError(
-                f"{key!r} is a column of {len(expected)} rows, and {short(name)!r} is none of the same rows; give all "
+                f"{key!r} is a column of {len(expected)} rows, and {short(name)!r} has other rows; give all "
                 "columns the same rows"
             )
     ids = [str(row) if isinstance(document[key], dict) else f"{stem}-{row}" for row in expected]
@@ -99,5 +99,5 @@ def _columns(document: dict[str, Any], key: str, stem: str) -> Entries:
 
 
 def _row_names(column: Any) -> Collection[Any]:
-    """Return the names or numbers of a column's rows; names compare in any order."""
+    """Return the names or numbers of a column's rows; names compare independent of order."""
     return column.keys() if isinstance(column, dict) else range(len(column))

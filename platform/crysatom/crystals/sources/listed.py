@@ -1,4 +1,4 @@
-"""What the ids of ``id_prop.csv`` may mean beside names of CIFs, and what was probably meant if they name no file."""
+"""Ids of ``id_prop.csv`` that are POSCARs, and suggestions for ids that name no file."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ _POSCAR = re.compile(rf"(?:(?:POSCAR|CONTCAR)[^.]*|.+\.(?:vasp|poscar)){_COMPRES
 _POSCAR_ENDING = re.compile(rf"(?:\.(?:vasp|poscar))?{_COMPRESSED}$", re.IGNORECASE)
 
 _LONGEST_NAME = 255
-"""Bytes of a file's name, in usual file systems."""
+"""Limit of a file name in usual file systems, in bytes."""
 
 
 def is_poscar(file: Path) -> bool:
-    """Return whether a file is called like a POSCAR of VASP: ``POSCAR``, ``CONTCAR_1``, ``x.vasp``, ``x.vasp.gz``."""
+    """Return whether a file has the name of a POSCAR: ``POSCAR``, ``CONTCAR_1``, ``x.vasp``, ``x.vasp.gz``."""
     return not file.name.startswith("._") and _POSCAR.fullmatch(file.name) is not None
 
 
 def poscar_stem(file: Path) -> str:
-    """Return the name of a POSCAR without ``.vasp`` or ``.poscar`` and the ending of a compressed file."""
+    """Return the name of a POSCAR without ``.vasp`` or ``.poscar`` and the suffix of a compressed file."""
     return _POSCAR_ENDING.sub("", file.name, count=1)
 
 
 def by_shape(by_name: Mapping[str, Path]) -> dict[str, str]:
-    """Return the names of files by what a spreadsheet or another file system leaves of what they may be called."""
+    """Return file names by their normalized names, as changed by a spreadsheet or another file system."""
     return {_shape(name): file.name for name, file in by_name.items()}
 
 
@@ -35,9 +35,9 @@ def no_such_file(folder: Path, name: str, shapes: Mapping[str, str]) -> str:
     """Return a sentence on an id that names no file, with the likely cause.
 
     Args:
-        folder: That of the list.
+        folder: Folder of the list.
         name: The id.
-        shapes: Of the names that would have been found; see :func:`by_shape`.
+        shapes: File names by their normalized names, see :func:`by_shape`.
 
     """
     told, meant = short(name), shapes.get(_shape(name))
@@ -58,5 +58,5 @@ def _cause(name: str, meant: str) -> str:
     if meant.casefold().startswith(name.casefold()):
         return "capital letters count"
     if meant.startswith("0") and not name.startswith("0"):
-        return "a spreadsheet probably took the zeros in front away"
+        return "a spreadsheet probably removed the leading zeros"
     return "a spreadsheet probably took it for a number"

@@ -1,4 +1,4 @@
-"""Databases that are downloaded: JARVIS through jarvis-tools, the Materials Project through mp-api."""
+"""Download databases: JARVIS through jarvis-tools, the Materials Project through mp-api."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sys import stderr
 from typing import Any
 
 from crysatom.crystals.quarantine import Rejected
-from crysatom.crystals.raw import Raw
+from crysatom.crystals.record import Raw
 from crysatom.crystals.sources.base import Source
 from crysatom.crystals.sources.records import JARVIS_MISSING, to_raw
 
@@ -26,16 +26,16 @@ MP_FIELDS = [
     "is_stable",
     "theoretical",
 ]
-"""Fields asked of the Materials Project, by their names there."""
+"""Fields requested from the Materials Project, by their names there."""
 
 
 def open_jarvis(dataset: str) -> Source:
-    """Open a JARVIS dataset of structures (``dft_3d``, ``dft_2d``, ...), downloading it once.
+    """Open a JARVIS dataset of structures (``dft_3d``, ``dft_2d``, ...); it is downloaded once.
 
-    The download is kept where jarvis-tools keeps it (``ATOMGPTLAB_CACHE`` or ``~/.cache/atomgptlab``).
+    The download is in the cache of jarvis-tools (``ATOMGPTLAB_CACHE`` or ``~/.cache/atomgptlab``).
 
     Raises:
-        ValueError: If jarvis-tools is absent, has no such dataset, or cannot download it.
+        ValueError: If jarvis-tools is not installed, has no such dataset, or cannot download it.
 
     """
     try:
@@ -48,7 +48,7 @@ def open_jarvis(dataset: str) -> Source:
     try:
         with redirect_stdout(stderr):
             records = data(dataset)
-    except Exception as error:  # requests, zipfile and json each raise their own
+    except Exception as error:  # requests, zipfile and json raise different exceptions
         raise ValueError(
             f"source jarvis:{dataset}: the download failed ({type(error).__name__}: {error}); check the "
             "network, then try again"
@@ -64,14 +64,14 @@ def _jarvis_records(dataset: str, records: list[dict[str, Any]]) -> Iterator[Raw
 
 
 def open_materials_project(query: str) -> Source:
-    """Open what the Materials Project returns for a query, with the key in ``MP_API_KEY``.
+    """Open the result of a query to the Materials Project, with the key in ``MP_API_KEY``.
 
     Args:
         query: Ids (``mp-149,mp-13``), a chemical system (``Li-Fe-O``, ``Si-*``), or a formula (``SiO2``, ``ABO3``);
             several of one kind separated by commas.
 
     Raises:
-        ValueError: If mp-api or the key is absent, or the query fails. The key is never part of a message.
+        ValueError: If mp-api or the key is missing, or the query fails. The key is never part of a message.
 
     """
     try:
@@ -89,7 +89,7 @@ def open_materials_project(query: str) -> Source:
             key, use_document_model=False, mute_progress_bars=True, endpoint=os.environ.get("MP_API_ENDPOINT")
         ) as client:
             documents = client.materials.summary.search(**search, fields=MP_FIELDS)
-    except Exception as error:  # noqa: BLE001 - mp-api, requests and pydantic each raise their own
+    except Exception as error:  # noqa: BLE001 - mp-api, requests and pydantic raise different exceptions
         reason = str(error).replace(key, "<key>")
         raise ValueError(f"source mp:{query}: the query failed ({type(error).__name__}: {reason})") from None
     return Source(name=f"mp:{query}", records=partial(_mp_records, query, documents), total=len(documents))

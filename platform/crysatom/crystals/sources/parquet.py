@@ -1,4 +1,4 @@
-"""A crystal table as a source: rows are believed no more than any other input."""
+"""Crystal table as a source: its rows are checked like any other input."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from crysatom.config.data import MOST_ATOMS
-from crysatom.crystals.computed import is_computed
+from crysatom.config.groups import MOST_ATOMS
+from crysatom.crystals.derived_columns import is_computed
 from crysatom.crystals.quarantine import Reason, Rejected, short
-from crysatom.crystals.raw import Raw, pack_arrays
+from crysatom.crystals.record import Raw, pack_arrays
 from crysatom.crystals.sources.base import ID_KEYS, Source, rejected
 from crysatom.crystals.sources.json_tables import STRUCTURE_KEYS
 from crysatom.crystals.sources.records import FEW, to_raw
@@ -25,23 +25,23 @@ from crysatom.names import ATOMIC_NUMBERS, FORMULA, FRAC_COORDS, LATTICE, MATERI
 _BROKEN = (pa.ArrowException, OSError, UnicodeDecodeError)
 
 _EXACT_DIGITS = 15
-"""Decimals of so many digits are floats without loss; longer ones stay text."""
+"""Decimals with at most this many digits become floats without loss; longer ones stay text."""
 
 LEAST_ROW_BYTES = 4
-"""Of a row on average, however well it is compressed: ids differ from row to row. JARVIS has 173."""
+"""Minimum average size of a row, however well compressed: ids differ between rows. JARVIS has 173."""
 
 _TEXTS = 16
-"""Rows with a CIF of up to 5 MB that are held at a time."""
+"""Rows held in memory at a time, each with a CIF of up to 5 MB."""
 
 
 def open_parquet(path: str) -> Source:
-    """Open a crystal table; columns beyond those of the structure are its properties, with their types and units.
+    """Open a crystal table; columns other than those of the structure are properties, with their types and units.
 
-    Columns that ingest once computed are left out: it computes them again. A table without cells and coordinates may
-    have a column of CIFs (:data:`crysatom.crystals.sources.json_tables.STRUCTURE_KEYS`) instead.
+    Columns that ingest computed are left out and computed again. A table without cells and coordinates may have a
+    column of CIFs instead (:data:`crysatom.crystals.sources.json_tables.STRUCTURE_KEYS`).
 
     Raises:
-        ValueError: If it is no Parquet file or lacks a structure column, or has more rows than crystals fit into it.
+        ValueError: If it is not a Parquet file, lacks a structure column, or has more rows than its size allows.
 
     """
     columns = open_columns(path)
@@ -68,7 +68,7 @@ def _require_few_rows(rows: int, path: str) -> None:
 
 
 def _column_of_texts(schema: pa.Schema) -> str | None:
-    """Return the column of CIFs of a table that is no crystal table; None: it is one, or has no such column."""
+    """Return the column of CIFs of a table that is not a crystal table; None if it is one, or has no such column."""
     if {LATTICE, FRAC_COORDS, ATOMIC_NUMBERS} <= set(schema.names):
         return None
     texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
@@ -82,7 +82,7 @@ def _open_texts(file: pq.ParquetFile, path: str, texts: str) -> Source:
 
 
 def _texts(file: pq.ParquetFile, path: str, key: str | None) -> Iterator[Raw | Rejected]:
-    """Yield the rows of a table with a column of CIFs, by the same way as records of JSON."""
+    """Yield the rows of a table with a column of CIFs, in the same way as JSON records."""
     names = [f.name for f in file.schema_arrow if not is_computed(f)]
     number = 0
     try:
@@ -98,7 +98,7 @@ def _texts(file: pq.ParquetFile, path: str, key: str | None) -> Iterator[Raw | R
 
 
 def _storable(field: pa.Field) -> pa.Field:
-    """Return the field with a type that survives the way through JSON: numbers, booleans, text."""
+    """Return the field with a type that JSON preserves: numbers, booleans, text."""
     dtype = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     if pa.types.is_decimal(dtype) and dtype.precision <= _EXACT_DIGITS:
         return field.with_type(pa.float64()).with_nullable(True)
@@ -113,7 +113,7 @@ def _records(file: pq.ParquetFile, path: str) -> Iterator[Raw | Rejected]:
         for batch in file.iter_batches(batch_size=1024, columns=names):
             for piece in _pieces(batch):
                 large = _lengths(piece[ATOMIC_NUMBERS]) > MOST_ATOMS
-                if large.any():  # before its numbers become objects of Python
+                if large.any():  # before its numbers become Python objects
                     yield _too_large(number, f"{path}#{number}")
                     number += 1
                     continue
@@ -130,7 +130,7 @@ def _rest_unread(error: Exception, number: int, path: str) -> Rejected:
 
 
 def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Cut a batch so that a piece holds not much more than :data:`MOST_ATOMS`, and too large crystals are alone."""
+    """Cut a batch into pieces of not much more than :data:`MOST_ATOMS` atoms; too large crystals are separate."""
     lengths = np.maximum(0, np.maximum(_lengths(batch[ATOMIC_NUMBERS]), _lengths(batch[FRAC_COORDS]) // 3))
     start = atoms = 0
     for row, length in enumerate(lengths.tolist()):
@@ -181,5 +181,5 @@ def _floats(values: list[Any]) -> np.ndarray:
 
 
 def _cell(value: Any) -> Any:
-    """Return a value as JSON can hold it; a decimal as text, which becomes a number again if its column is one."""
+    """Return a value for JSON; a decimal becomes text, and a number again if its column is numeric."""
     return value if value is None or isinstance(value, bool | int | float) else str(value)

@@ -1,4 +1,4 @@
-"""JSON files of structures, as pymatgen, pandas, JARVIS and the Materials Project write them."""
+"""JSON files of structures, as written by pymatgen, pandas, JARVIS and the Materials Project."""
 
 from __future__ import annotations
 
@@ -14,50 +14,50 @@ from typing import IO, Any, cast
 
 from crysatom.crystals import strict_json
 from crysatom.crystals.quarantine import Reason, Rejected, short
-from crysatom.crystals.raw import Format, Raw
+from crysatom.crystals.record import Format, Raw
 from crysatom.crystals.sources.ase_files import is_ase_database, open_ase_json
 from crysatom.crystals.sources.base import Source, plain_properties, pop_id, rejected
 from crysatom.crystals.sources.json_tables import STRUCTURE_KEYS, entries, structure_key
 
 JARVIS_MISSING = ("na",)
-"""What JARVIS writes where there is no value."""
+"""JARVIS's words for a missing value."""
 
 _CIF = re.compile(r"^\s*data_", re.IGNORECASE | re.MULTILINE)
 _UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError)
 
 MOST_JSON_BYTES = 2_000_000_000
-"""Of a file that is read at once."""
+"""Limit of a file that is read at once."""
 
 MOST_LINE_BYTES = 32_000_000
-"""Of one record: 65,535 atoms as pymatgen writes them take 20 MB."""
+"""Limit of one record: 65,535 atoms in pymatgen's format take 20 MB."""
 
 MOST_EXPANSION = 100
-"""Largest ratio of compression; structures have 3 to 30, and a file of nothing 1,000."""
+"""Largest compression ratio; structures have 3 to 30, a file without content 1,000."""
 
 MOST_SMALL_BYTES = 8_000_000
-"""What any compressed file may become: of few structures, often repeated, the ratio may be larger."""
+"""Uncompressed size that is always allowed: the ratio may be larger for few structures, often repeated."""
 
 LEAST_RECORD_BYTES = 64
-"""Of a record on average: a cell, an atom and their keys take more."""
+"""Minimum average size of a record: a cell, an atom and their keys take more."""
 
 LEAST_OBJECT_BYTES, LEAST_LIST_BYTES = 12, 5
-"""For each ``{``, and for each ``{`` or ``[``, on average: a site takes 94 bytes for six, coordinates 8 for one."""
+"""Minimum average bytes per ``{``, and per ``{`` or ``[``: a site takes 94 bytes for six, coordinates 8 for one."""
 
 LOOKED_AT = 1_000_000
-"""Bytes of JSON Lines that are looked at before anything is started."""
+"""Bytes of JSON Lines that are checked before reading starts."""
 
 FEW = 10_000
-"""So many of a kind are no burden, whatever they are."""
+"""Up to this many objects of a kind are always allowed."""
 
 
 def open_json(path: str) -> Source:
     """Open a list of structures, a dictionary id -> structure, a list of records, one structure, or a pandas table.
 
     A record is a dictionary with the structure under ``structure`` (pymatgen), ``atoms`` (JARVIS) or ``cif`` (text), an
-    id under one of the usual keys, and properties beside them. A JSON database of ASE is read by ASE.
+    id under one of the usual keys, and further keys as properties. ASE reads its own JSON databases.
 
     Raises:
-        ValueError: If the file is not JSON, says where it breaks; or if it is a table with a row or column too many.
+        ValueError: If the file is not JSON, with the position of the error; or a table has a surplus row or column.
 
     """
     try:
@@ -95,23 +95,23 @@ def open_json_lines(path: str) -> Source:
     """Open a file with one structure or record per line; it is read line by line.
 
     Raises:
-        ValueError: If it begins with more lines than structures fit into their bytes.
+        ValueError: If its first lines are too short for structures.
 
     """
-    with suppress(*_UNREADABLE), _open(path) as stream:  # what cannot be read is said when its place is known
+    with suppress(*_UNREADABLE), _open(path) as stream:  # read errors are reported later, with their position
         head = stream.read(LOOKED_AT)
         _require_few(head.count(b"\n"), len(head), path)
     return Source(name=path, records=partial(_lines, path))
 
 
 def to_raw(record: Any, default_id: str, where: str, missing: tuple[str, ...] = ()) -> Raw | Rejected:
-    """Return the raw record of a structure, or of a dictionary that holds one beside an id and properties.
+    """Return the raw record of a structure, or of a dictionary with a structure, an id and properties.
 
     Args:
         record: A dictionary, or the text of a CIF.
-        default_id: If it has none.
-        where: It is from.
-        missing: Words for "no value"; beside them those of JARVIS in its own records.
+        default_id: Id for a record without one.
+        where: Source of the record.
+        missing: Words for a missing value, in addition to those of JARVIS in its own records.
 
     """
     if isinstance(record, str):
@@ -140,7 +140,7 @@ def _of_json(structure: Any, material_id: str, where: str, properties: dict[str,
 
 
 def _of_text(text: str, key: str, material_id: str, where: str, properties: dict[str, Any]) -> Raw | Rejected:
-    """Return the record of a structure that is text in JSON: of a CIF, of a POSCAR, or again of JSON."""
+    """Return the record of a structure given as text: a CIF, a POSCAR, or nested JSON."""
     how: Format | None = "poscar" if key == "poscar" else "json" if text.lstrip().startswith("{") else None
     if how is None and ("cif" in key or _CIF.search(text)):
         how = "cif"
@@ -152,14 +152,14 @@ def _of_text(text: str, key: str, material_id: str, where: str, properties: dict
 
 
 class _NoStructuresError(ValueError):
-    """JSON that holds so many things in so few bytes that they can be no structures."""
+    """Raised for JSON with so many objects in so few bytes that they cannot be structures."""
 
 
 def _loads(text: str) -> Any:
-    """Return what JSON holds; its brackets are counted before, since each takes 30 times its length as an object.
+    """Parse JSON; count its brackets first, since an object takes 30 times the size of its text.
 
     Raises:
-        ValueError: If it is not valid, or hardly more than brackets.
+        ValueError: If it is invalid, or contains hardly more than brackets.
 
     """
     objects = text.count("{")
@@ -173,7 +173,7 @@ def _loads(text: str) -> Any:
 
 
 def _require_few_entries(document: Any, num_bytes: int, path: str) -> None:
-    """Raise if a document has more entries than structures fit into its bytes, before records are made of them."""
+    """Raise if a document has too many entries for its size, before records are made of them."""
     columns = ("data", *STRUCTURE_KEYS) if isinstance(document, dict) else ()
     for entries_of in (document, *(document[name] for name in columns if name in document)):
         if isinstance(entries_of, list | dict):
@@ -193,7 +193,7 @@ def _open(path: str) -> IO[bytes]:
 
 
 def _whole(path: str) -> str:
-    """Return the text of a file; of a compressed one no more than sound data can become."""
+    """Return the text of a file; the uncompressed size is limited."""
     most = MOST_JSON_BYTES
     if path.lower().endswith(".gz"):
         most = min(most, max(MOST_SMALL_BYTES, MOST_EXPANSION * Path(path).stat().st_size))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch_geometric.data import Batch
 
+from crysatom.config import PretrainConfig
 from crysatom.distributed import all_reduce_sum
 
 
@@ -37,3 +41,13 @@ def barlow_twins(z_a: Tensor, z_b: Tensor, off_diagonal_weight: float = 0.0051, 
     on = (1 - diagonal).square().sum()
     off = c.square().sum() - diagonal.square().sum()
     return on + off_diagonal_weight * off
+
+
+def divisor_of(config: PretrainConfig) -> int | None:
+    """Return the divisor of the cross-correlation; None means the number of crystals in the batch."""
+    return config.optimization.batch_size if config.loss.barlow_divisor == "nominal" else None
+
+
+def options(config: PretrainConfig, batch: Batch) -> dict[str, Any]:  # noqa: ARG001
+    """Return the options of :func:`barlow_twins`."""
+    return {"off_diagonal_weight": config.loss.barlow_lambda, "divisor": divisor_of(config)}

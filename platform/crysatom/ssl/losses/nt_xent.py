@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch_geometric.data import Batch
 
+from crysatom.config import PretrainConfig
 from crysatom.distributed import all_gather_rows, all_reduce_sum, row_range
+from crysatom.names import MAX_ATOMIC_NUMBER
+from crysatom.nn.pooling import pool
 
 SAME = 1e-9
 """Fractional compositions closer than this are the same formula (float64 sums of at most a few hundred terms)."""
@@ -19,8 +25,8 @@ def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float = 0.5, composition: Ten
         z_a: ``(n, d)``.
         z_b: ``(n, d)``.
         temperature: Divides the cosine similarities.
-        composition: ``(n,)`` float64 label of each crystal's formula; other crystals of the same formula
-            are then not counted as negatives, since they may be the same material.
+        composition: ``(n,)`` float64 label of each crystal's formula; if given, other crystals of the same formula are
+            not negatives, since they may be the same material.
 
     """
     n = len(z_a)
@@ -40,3 +46,15 @@ def nt_xent(z_a: Tensor, z_b: Tensor, temperature: float = 0.5, composition: Ten
     excluded.scatter_(1, partners[:, None], value=False)
     loss = F.cross_entropy(similarity.masked_fill(excluded, -torch.inf), partners, reduction="sum")
     return all_reduce_sum(loss) / (2 * total)
+
+
+def composition(batch: Batch) -> Tensor:
+    """Return a number per crystal that is equal only for equal reduced formulas, ``(B,)`` float64."""
+    elements = torch.arange(MAX_ATOMIC_NUMBER + 1, device=batch.ptr.device)
+    weights = torch.cos(elements.double().square())
+    return pool(weights[batch.atomic_numbers.long()][:, None], batch)[:, 0]
+
+
+def options(config: PretrainConfig, batch: Batch) -> dict[str, Any]:
+    """Return the options of :func:`nt_xent`."""
+    return {"temperature": config.loss.nt_xent_temperature, "composition": composition(batch)}

@@ -1,0 +1,54 @@
+"""Checks that configurations share; each raises a ValueError that names the setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+MAX_NAME_BYTES = 200
+"""Longest name that becomes a file. Most file systems allow 255 bytes, and endings are added."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Check a condition.
+
+    Raises:
+        ValueError: With the message, if the condition is false.
+
+    """
+    if not condition:
+        raise ValueError(message)
+
+
+def require_each(config: Any, names: Sequence[str], accepted: Callable[[Any], bool], must: str) -> None:
+    """Check several settings by one rule.
+
+    Raises:
+        ValueError: Naming the first setting that breaks the rule.
+
+    """
+    for name in names:
+        value = getattr(config, name)
+        require(accepted(value), f"{name} must {must}, got {value}")
+
+
+def require_name(what: str, name: str) -> None:
+    """Check that a word can be the name of one file or folder.
+
+    It must not lead out of its folder (``../x``, ``/x``), be hidden, or be longer than file systems allow once endings
+    are added.
+
+    Raises:
+        ValueError: Naming the word.
+
+    """
+    plain = name.isprintable() and not name.startswith((".", " ")) and not set("/\\") & set(name)
+    require(
+        bool(name) and plain and len(name.encode(errors="replace")) <= MAX_NAME_BYTES,
+        f"{what} must be the name of one folder or file, without '/' or '\\', control characters or a '.' in front, of "
+        f"at most {MAX_NAME_BYTES} bytes, got {_shortened(name)!r}",
+    )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}..."

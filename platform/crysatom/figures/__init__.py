@@ -1,0 +1,1 @@
+"""Figures by matplotlib: what runs log, and what the report shows."""

@@ -1,0 +1,1 @@
+"""What a run reads, found by the names that a user gives: graphs, labels, vectors, encoders, models."""

@@ -1,0 +1,1 @@
+"""Trained models: their files, prediction with them, and training that starts from one."""

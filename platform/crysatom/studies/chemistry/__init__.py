@@ -1,0 +1,1 @@
+"""The study of what chemistry atom vectors hold (the paper's Figure 5)."""

@@ -1,0 +1,1 @@
+"""Studies that are grids of runs: the paper's tables, learning curves, held-out elements."""

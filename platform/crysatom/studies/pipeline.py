@@ -1,0 +1,28 @@
+"""The studies of ``jobs/study.py``: grids of runs, and the chemistry of atom vectors."""
+
+from __future__ import annotations
+
+from crysatom.config import ChemistryConfig, GridConfig
+from crysatom.studies.chemistry import pipeline as chemistry
+from crysatom.studies.grid import pipeline as grid
+
+NONE_FINISHED = 2
+NOT_ALL_FINISHED = 3
+"""As other jobs have it."""
+
+
+def run(config: ChemistryConfig | GridConfig) -> tuple[str, int]:
+    """Do a study; return what a user wants to know, and the exit code.
+
+    0: all finished; 3: some runs failed or are left to do; 2: none finished.
+
+    Raises:
+        ValueError: If what it compares is not usable as asked.
+
+    """
+    if isinstance(config, ChemistryConfig):
+        return chemistry.run(config), 0
+    report = grid.run(config)
+    if not report.finished:
+        return grid.describe(report), NONE_FINISHED
+    return grid.describe(report), NOT_ALL_FINISHED if report.failed or report.left else 0

@@ -1,0 +1,142 @@
+"""How good atom vectors are while they are being learned: a small predictor, judged by validation crystals."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from crysatom import distributed
+from crysatom.config import DownstreamConfig
+from crysatom.crystals.csv_files import write_csv
+from crysatom.names import MAE, MAE_OVER_MAD, PREDICTION, PROBE, PROPERTY, TARGET, VAL
+from crysatom.training.context import Context, Metrics, Save
+from crysatom.training.metrics import mae, mae_over_mad
+from crysatom.training.regression import RegressionTask, train_predictor
+from crysatom.vectors.scale import scaled
+from crysatom.vectors.table import AtomVectors
+
+STOP = "stop"
+"""File in a trial's folder that ends its training after the present epoch."""
+
+PROBE_CSV = "validation_predictions.csv"
+CRYSTAL = "crystal"
+"""Index of a crystal in the shards; a column of :data:`PROBE_CSV`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Trains a predictor of each property with the given vectors, frozen, and never sees a test crystal.
+
+    Several workers do it together, as they pretrain; the random numbers of the pretraining stay what they are.
+
+    Attributes:
+        config: Of the predictors, selecting the last epoch; each of its seeds is trained.
+        tasks: By property, without test crystals; the vectors in them are replaced.
+        elements: By property, atomic numbers of the elements that vectors are scaled over.
+        epochs: Numbers of epochs after which it is done.
+        folder: For the predictions of the last time, and for :data:`STOP`.
+
+    """
+
+    config: DownstreamConfig
+    tasks: Mapping[str, RegressionTask]
+    elements: Mapping[str, NDArray[np.int64]]
+    epochs: frozenset[int]
+    folder: Path
+
+    def watch(self, device: torch.device, metrics: Metrics, vectors: Callable[[], AtomVectors]) -> bool:
+        """Add the probe to the metrics of an epoch, if it is one of those; tell whether the trial is to stop."""
+        if int(metrics["epoch"]) + 1 in self.epochs:
+            metrics |= self.measure(vectors(), device)
+        return told_to_stop(self.folder)
+
+    def measure(self, vectors: AtomVectors, device: torch.device) -> Metrics:
+        """Return validation errors of predictors with these vectors.
+
+        Returns:
+            :data:`~crysatom.names.PROBE`, and per property the means over the seeds.
+
+        Raises:
+            ValueError: If a crystal has an element without a vector.
+
+        """
+        start = time.perf_counter()
+        metrics: Metrics = {}
+        tables = []
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else ()):
+            for name, task in self.tasks.items():
+                table = scaled(vectors, self.config.vectors.vector_scale, self.elements[name])
+                crystals = task.parts[VAL]
+                target = task.labels[crystals]
+                predicted = [
+                    train_predictor(
+                        self.config.replace(seeds=(seed,)),
+                        dataclasses.replace(task, vectors=table),
+                        _Silent(device),
+                    ).predictions[VAL]
+                    for seed in self.config.seeds
+                ]
+                metrics[f"probe_{name}/{MAE}"] = _mean([mae(target, values) for values in predicted])
+                metrics[f"probe_{name}/{MAE_OVER_MAD}"] = _mean([mae_over_mad(target, values) for values in predicted])
+                tables += [_table(name, crystals, target, values) for values in predicted]
+        if distributed.rank() == 0:
+            write_predictions(self.folder, tables)
+        metrics[PROBE] = _mean([metrics[f"probe_{name}/{MAE_OVER_MAD}"] for name in self.tasks])
+        metrics["probe/seconds"] = time.perf_counter() - start
+        return metrics
+
+
+def told_to_stop(folder: Path) -> bool:
+    """Tell whether a trial is to stop, by the eyes of rank 0; all workers call this together."""
+    return bool(distributed.gather_objects((folder / STOP).exists())[0])
+
+
+def predictions_table(name: str, task: RegressionTask, predicted: NDArray[Any]) -> pd.DataFrame:
+    """Return the predictions of the validation crystals of a task, a row each."""
+    return _table(name, task.parts[VAL], task.labels[task.parts[VAL]], predicted)
+
+
+def write_predictions(folder: Path, tables: list[pd.DataFrame]) -> None:
+    """Replace the predictions in a trial's folder, in one step."""
+    write_csv(pd.concat(tables), folder / PROBE_CSV)
+
+
+def _table(name: str, crystals: NDArray[Any], target: NDArray[Any], predicted: NDArray[Any]) -> pd.DataFrame:
+    return pd.DataFrame({PROPERTY: name, CRYSTAL: crystals, TARGET: target, PREDICTION: predicted})
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+class _Silent(Context):
+    """Keeps no checkpoints and tells nobody: a probe is done anew rather than resumed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def report(self, metrics: Metrics, save: Save) -> None:
+        """Do nothing."""
+
+    def keep(self, step: int, save: Save) -> None:
+        """Do nothing."""
+
+    def heartbeat(self) -> None:
+        """Do nothing."""
+
+    def stop_watchdog(self) -> None:
+        """Do nothing."""
+
+    def checkpoint(self) -> AbstractContextManager[Path | None]:
+        """Yield none."""
+        return nullcontext()
