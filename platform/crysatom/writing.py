@@ -93,8 +93,5 @@ def _flush_folder(path: Path) -> None:
     try:
         _flush(path)
     except OSError as error:
-        if error.errno not in {
-            errno.EBADF,
-            errno.EINVAL,
-        }:  # network file systems do not support it; PostgreSQL ignores these errors too
+        if error.errno not in {errno.EBADF, errno.EINVAL}:  # some network file systems; PostgreSQL ignores them too
             raise
