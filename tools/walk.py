@@ -37,7 +37,8 @@ class Walk:
         """Note a call of the repository's code."""
         code = frame.f_code
         function = event == "call" and code.co_flags & inspect.CO_OPTIMIZED  # no body of a module or a class
-        if not function or code.co_name == "__post_init__" or not code.co_filename.startswith(WALKED):
+        inner = code.co_name.startswith("<") or code.co_name == "__post_init__"
+        if not function or inner or not code.co_filename.startswith(WALKED):
             return
         file = str(Path(code.co_filename).relative_to(ROOT))
         if file not in self.files:
