@@ -18,10 +18,12 @@ from crysatom.config import GridConfig
 from crysatom.crystals.splits import reduced_compositions
 from crysatom.crystals.table import read_table, write_table
 from crysatom.models.files import load_model
+from crysatom.studies.grid import pipeline
 from crysatom.studies.grid.finished import read_run
-from crysatom.studies.grid.pipeline import GridReport, describe, run
+from crysatom.studies.grid.loading import load_grid
+from crysatom.studies.grid.pipeline import GridReport, describe
 from crysatom.studies.grid.statistics import TIE, errors_of
-from crysatom.studies.grid.tables import CALCULATED_ONLY, FINE_TUNED, MEASURED_ONLY
+from crysatom.studies.grid.tables.table8 import CALCULATED_ONLY, FINE_TUNED, MEASURED_ONLY
 from crysatom.tracking.store import client
 from tests.run_job import run_here
 from tests.small_runs import one_thread  # noqa: F401
@@ -48,6 +50,10 @@ def config(place: Path, **changes: Any) -> GridConfig:
         "num_workers": 0,
     }
     return GridConfig.of(**{**settings, **changes})
+
+
+def run(config: GridConfig) -> GridReport:
+    return pipeline.run(config, load_grid(config))
 
 
 @pytest.fixture(scope="module", name="place")

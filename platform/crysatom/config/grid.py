@@ -1,33 +1,29 @@
-"""The configuration of a study that is a grid: one of the paper's tables, a learning curve, or held-out elements."""
+"""The configuration of a study that is a grid of runs."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from crysatom.config.base import Group, places, reads
 from crysatom.config.checks import require, require_each
 from crysatom.config.groups import Output, Source, Tracking
 from crysatom.names import Recipe
 
-GridStudy = Literal[
-    "table5", "table6", "table7", "table8", "table9", "table10", "table11", "learning_curve", "held_out_elements"
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class GridConfig(Group):
     """Run a study: every combination of property, vectors (or predictor, or pretraining) and seed that is not there."""
 
-    study: GridStudy = "table7"
-    """One of the paper's tables (``--table 7`` is ``--study table7``), or: errors against the share of labels; errors
-    on elements that training lacks. ``--study chemistry``, the paper's Figure 5, has flags of its own."""
+    study: str = "table7"
+    """Name of a study (``--table 7`` is ``--study table7``; docs/studies.md lists all), or path of a Python file that
+    defines one by ``grid()``. ``--study chemistry``, the paper's Figure 5, has flags of its own."""
 
     source: Source = Source()
 
     properties: tuple[str, ...] = ()
-    """What to predict; empty: what the paper's table does, as far as the data have labels."""
+    """What to predict; empty: the study's own, as far as the data have labels."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of training; each is a run of its own."""
@@ -39,13 +35,13 @@ class GridConfig(Group):
     """Key of the column that the others are compared with; empty: the study's own."""
 
     train_fraction: tuple[float, ...] = ()
-    """Shares of the training crystals; empty: all of them or, for the learning curve, 1 to 100 %."""
+    """Shares of the training crystals; empty: the study's own, or all of them."""
 
     held_out: tuple[str, ...] = ()
-    """Groups of elements to hold out, as in 'Fe,Co' Cl; empty: the study's own."""
+    """For a study that holds elements out: groups of them, as in 'Fe,Co' Cl; empty: the study's own."""
 
     measured: str = ""
-    """Of Table 8: crystal table with a column exp_PROPERTY, measured values in the unit of the calculated ones."""
+    """For a study of measured values: crystal table with a column exp_PROPERTY, in the unit of the calculated ones."""
 
     vectors: tuple[str, ...] = reads(())
     """NAME=VECTORS: vectors that are there already instead of those that the study would take, or pretrain:
@@ -62,7 +58,7 @@ class GridConfig(Group):
     """Of each prediction; 0: the recipe's."""
 
     further_epochs: int = 0
-    """Of each prediction that starts from another's model, as in Table 8; 0: the study's own."""
+    """Of each prediction that starts from another's model; 0: the study's own."""
 
     pretrain_epochs: int = 0
     """Of each pretraining; 0: the recipe's."""
@@ -86,7 +82,6 @@ class GridConfig(Group):
     """Place of the study's own run; those of predictions and pretrainings are where their jobs put them."""
 
     def __post_init__(self) -> None:
-        require(self.study in get_args(GridStudy), f"study must be one of {get_args(GridStudy)}, got {self.study!r}")
         not_negative = ("budget", "num_workers", "epochs", "further_epochs", "pretrain_epochs")
         require_each(self, not_negative, lambda value: value >= 0, "not be negative")
         for name in ("properties", "seeds", "columns", "train_fraction", "held_out"):
@@ -96,22 +91,6 @@ class GridConfig(Group):
         require(
             all(0 < share <= 1 for share in self.train_fraction),
             f"each train_fraction must lie in (0, 1], got {self.train_fraction}",
-        )
-        require(
-            not self.held_out or self.study == "held_out_elements",
-            f"held_out is of the study held_out_elements, not of {self.study}",
-        )
-        require(
-            not (self.train_fraction and self.study == "table8"),
-            "table8 has shares of its own, of measured compounds: leave train_fraction out",
-        )
-        require(
-            not (self.study == "table11" and len(self.properties) > 1),
-            f"table11 is of one property, got {', '.join(self.properties)}",
-        )
-        require(
-            bool(self.measured) == (self.study == "table8"),
-            "table8 needs measured, a crystal table of measured values; no other study takes one",
         )
         require(
             all(re.fullmatch("[A-Za-z]+(,[A-Za-z]+)*", group) for group in self.held_out),

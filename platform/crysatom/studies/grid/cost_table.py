@@ -1,4 +1,4 @@
-"""Table 11 of a study: what runs cost, with the paper's figures beside it."""
+"""Table of what runs cost, with the paper's figures beside it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from crysatom.crystals.csv_files import csv_rows
 from crysatom.studies.grid.costs import Cost, cost
 from crysatom.studies.grid.design import Grid
 from crysatom.studies.grid.results import Cell
-from crysatom.studies.grid.tables import PAPER_EPOCHS, TABLE_11
 
 _COSTS = {
     "epochs": "epochs",
@@ -32,10 +31,10 @@ HOW = (
 
 
 def markdown(grid: Grid, costs: Mapping[str, Sequence[Cost]]) -> str:
-    """Return Table 11: means over runs, the paper's figures beside them."""
+    """Return the table: means over runs, the paper's figures beside them."""
     rows = []
     for key, some in costs.items():
-        paper = _paper_costs(key)
+        paper = (grid.costs or {}).get(key, {})
         texts = [
             _number(_mean(some, name)) + (f" (paper {_number(paper[name])})" if name in paper else "")
             for name in _COSTS
@@ -53,7 +52,7 @@ def comma_separated(costs: Mapping[str, Sequence[Cost]]) -> str:
 
 
 def latex(grid: Grid, costs: Mapping[str, Sequence[Cost]]) -> str:
-    """Return Table 11 for a paper."""
+    """Return the table for a paper."""
     rows = [[grid.columns[key].label, *(_number(_mean(some, name)) for name in _COSTS)] for key, some in costs.items()]
     return text_tables.latex(["", *_COSTS.values()], rows, "l" + "r" * len(_COSTS))
 
@@ -71,18 +70,6 @@ def _number(value: float) -> str:
     if math.isnan(value):
         return "not measured"
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
-
-
-def _paper_costs(column: str) -> dict[str, float]:
-    if (paper := TABLE_11.get(column)) is None:
-        return {}
-    return {
-        "epochs": PAPER_EPOCHS,
-        "seconds_per_epoch": paper.seconds_per_epoch,
-        "training_seconds": paper.training_hours * 3600,
-        "test_seconds": paper.test_seconds,
-        "megabytes": paper.megabytes,
-    }
 
 
 def json_values(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from crysatom.config import GridConfig
 from crysatom.names import SSLLoss
 
 
@@ -122,25 +123,37 @@ class Row:
         return f"{self.property} {self.label}".strip()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Efficiency:
-    """The paper's Table 11: seconds, and the size of the model in megabytes."""
-
-    seconds_per_epoch: float
-    training_hours: float
-    test_seconds: float
-    megabytes: float
+def rows_by_share(config: GridConfig) -> list[Row]:
+    """Return a row per property and share of the training crystals (``--train-fraction``); no share: all crystals."""
+    return [
+        Row(
+            property=name,
+            label=f"{100 * share:g}%" if share < 1 else "",
+            settings={"train_fraction": share},
+        )
+        for name in config.properties
+        for share in config.train_fraction or (1.0,)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A study: rows times columns times seeds.
+    """A study: rows times columns times seeds. A file in ``tables/`` defines one by its function ``grid()``.
 
     Attributes:
         title: What the table shows.
         columns: By key.
         properties: Of the rows, unless others are asked for.
         note: What a reader has to know about the comparison with the paper; empty: nothing further.
+        vectors: The study's own vectors by name, beside :data:`VECTORS`.
+        rows: Called with the configuration, whose ``properties`` are never empty; returns the rows, those of a property
+            together. It heeds ``train_fraction``, or raises ValueError.
+        held_out: Whether the rows heed ``--held-out``; other studies refuse that flag.
+        measured: Whether the study needs ``--measured``; other studies refuse that flag. Measured values are of one
+            property.
+        one_property: Whether ``--properties`` may name only one.
+        costs: The table shows what runs cost, not how they err: the paper's figures by column and field of
+            :class:`crysatom.studies.grid.costs.Cost`. None: the table shows errors.
 
     """
 
@@ -148,3 +161,9 @@ class Grid:
     columns: Mapping[str, Column]
     properties: tuple[str, ...]
     note: str = ""
+    vectors: Mapping[str, Vectors] = field(default_factory=dict)
+    rows: Callable[[GridConfig], list[Row]] = rows_by_share
+    held_out: bool = False
+    measured: bool = False
+    one_property: bool = False
+    costs: Mapping[str, Mapping[str, float]] | None = None

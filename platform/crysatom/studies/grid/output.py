@@ -57,7 +57,7 @@ def write_study(
 
     """
     folder.mkdir(parents=True, exist_ok=True)
-    costs = {c.column: costs_of(c) for c in cells} if config.study == "table11" else {}
+    costs = {c.column: costs_of(c) for c in cells} if grid.costs is not None else {}
     facts = {
         "title": grid.title,
         "note": grid.note,

@@ -18,10 +18,10 @@ from crysatom.config import GridConfig, Role
 from crysatom.runs.lifecycle import opened, start_ray, where_to_look
 from crysatom.runs.paths import Paths, find
 from crysatom.studies.grid.design import VECTORS, Column, Grid, Vectors
+from crysatom.studies.grid.loading import rows_of
 from crysatom.studies.grid.output import write_study
 from crysatom.studies.grid.results import Cell, judge
 from crysatom.studies.grid.runs import Study
-from crysatom.studies.grid.tables import GRIDS
 from crysatom.tracking.environment import environment_tags
 from crysatom.tracking.fields import DATA, REASON
 from crysatom.training.machine import hardware
@@ -61,8 +61,12 @@ class GridReport:
     run_id: str
 
 
-def run(config: GridConfig) -> GridReport:
+def run(config: GridConfig, grid: Grid) -> GridReport:
     """Do what is left to do of a study within its budget, and write its tables.
+
+    Args:
+        config: Of the study.
+        grid: As :func:`crysatom.studies.grid.loading.load_grid` returns it.
 
     Raises:
         ValueError: If data or flags are not usable as asked, or another study is running in the folder.
@@ -72,19 +76,20 @@ def run(config: GridConfig) -> GridReport:
     paths.out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(paths.out / ".study.lock", timeout=0):
-            return _run(config, paths)
+            return _run(config, grid, paths)
     except Timeout as error:
         raise ValueError(f"another study is running in {paths.out}; wait for it, or give another --out") from error
 
 
-def _run(config: GridConfig, paths: Paths) -> GridReport:
+def _run(config: GridConfig, grid: Grid, paths: Paths) -> GridReport:
     started = time.monotonic()
-    grid, sources, missing = _asked_for(config)
+    rows = rows_of(grid, config)
+    grid, sources, missing = _asked_for(config, grid)
     start_ray(config.num_workers)
-    study = Study(config=config, paths=paths, grid=grid, sources=sources, missing=missing, started=started)
+    study = Study(config=config, paths=paths, grid=grid, rows=rows, sources=sources, missing=missing, started=started)
     study.read_data()  # what is wrong with the flags is said before there is a run in MLflow
     asked = _asked_digest(config)
-    name = config.output.name or f"study-{config.study}-{asked[:8]}"
+    name = config.output.name or f"study-{Path(config.study).stem}-{asked[:8]}"
     tags = {DATA: config.source.data}
     with opened(config, paths, name, asked, tags=tags, experiment=config.tracking.experiment, repeat=True) as run:
         planned, again = study.do()
@@ -134,21 +139,21 @@ def _asked_digest(config: GridConfig) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _asked_for(config: GridConfig) -> tuple[Grid, dict[str, Vectors], dict[str, str]]:
+def _asked_for(config: GridConfig, grid: Grid) -> tuple[Grid, dict[str, Vectors], dict[str, str]]:
     """Return the grid with the columns asked for, the vectors with what was given, and what cannot be had.
 
     Raises:
         ValueError: If a column, a baseline or the name of vectors does not exist.
 
     """
-    grid = GRIDS[config.study]()
     for what, names in (("columns", config.columns), ("baseline", (config.baseline,) if config.baseline else ())):
         if unknown := [name for name in names if name not in grid.columns]:
             raise ValueError(f"{what}: {config.study} has no {', '.join(unknown)}; it has {', '.join(grid.columns)}")
     wanted = {key: column for key, column in grid.columns.items() if not config.columns or key in config.columns}
     if config.baseline and config.baseline not in wanted:
         raise ValueError(f"baseline: {config.baseline} is not among --columns {' '.join(wanted)}")
-    sources = VECTORS | _given_vectors(config)
+    known = {**VECTORS, **grid.vectors}
+    sources = known | _given_vectors(config, known)
     obstacles = {column.label: _obstacle(column, sources) for column in wanted.values()}
     missing = {label: why for label, why in obstacles.items() if why}
     built = {key: column for key, column in wanted.items() if column.label not in missing}
@@ -169,7 +174,7 @@ def _obstacle(column: Column, sources: Mapping[str, Vectors]) -> str:
     return "" if known else f"its vectors have to be given: --vectors {column.vectors}=FILE"
 
 
-def _given_vectors(config: GridConfig) -> dict[str, Vectors]:
+def _given_vectors(config: GridConfig, known: Mapping[str, Vectors]) -> dict[str, Vectors]:
     """Return the vectors that are given instead of a study's own, by name.
 
     Raises:
@@ -180,6 +185,6 @@ def _given_vectors(config: GridConfig) -> dict[str, Vectors]:
     for text in config.vectors:
         name, _, path = text.partition("=")
         given[name] = (*given.get(name, ()), str(find(path).resolve()) if find(path).exists() and "/" in path else path)
-    if unknown := [name for name in given if name not in VECTORS]:
-        raise ValueError(f"vectors: there are no {', '.join(unknown)}; there are {', '.join(VECTORS)}")
-    return {name: dataclasses.replace(VECTORS[name], names=names, pretrain=None) for name, names in given.items()}
+    if unknown := [name for name in given if name not in known]:
+        raise ValueError(f"vectors: there are no {', '.join(unknown)}; there are {', '.join(known)}")
+    return {name: dataclasses.replace(known[name], names=names, pretrain=None) for name, names in given.items()}

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crysatom.config import DownstreamConfig, GraphSpec, GridConfig, PretrainConfig, digest
-from crysatom.config.downstream import RECIPES, Architecture
+from crysatom.config import downstream as predictions
+from crysatom.config import pretraining as pretrainings
 from crysatom.crystals.ingest import TABLE_FILE
 from crysatom.crystals.measured import with_measured
 from crysatom.crystals.table import read_table, write_table
@@ -26,8 +27,6 @@ from crysatom.runs.paths import Paths, find
 from crysatom.studies.grid.design import Column, Grid, Row, Vectors
 from crysatom.studies.grid.finished import Identity, JudgedRun, find_runs, read_run
 from crysatom.studies.grid.results import Planned
-from crysatom.studies.grid.tables import pretraining as pretraining_settings
-from crysatom.studies.grid.tables import rows_of
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +55,7 @@ class Study:
     config: GridConfig
     paths: Paths
     grid: Grid
+    rows: Sequence[Row]
     sources: dict[str, Vectors]
     missing: dict[str, str]
     started: float
@@ -83,19 +83,13 @@ class Study:
             ValueError: If the data cannot be read, or a property that was asked for has no labels.
 
         """
-        rows = rows_of(
-            self.config.study,
-            self.config.properties or self.grid.properties,
-            self.config.train_fraction,
-            self.config.held_out,
-        )
         if self.config.measured:
             self.data = str(self._join_measured())
         base = self._base()
         shards = self._prepare(base)
         self._table = crystal_table(base.source, shards).resolve()
         self.data = self.data if shards == Path(self.data) else str(self._table)
-        for row in rows:
+        for row in self.rows:
             try:
                 self.datasets.append((row, self._folds(base, row, shards)))
             except ValueError as error:
@@ -119,18 +113,16 @@ class Study:
 
     def _join_measured(self) -> Path:
         """Return the crystal table of the calculated crystals and the measured ones, made once."""
-        names = self.config.properties or self.grid.properties
-        if len(names) != 1:
-            raise ValueError(f"properties: {self.config.study} is of one property, got {', '.join(names)}")
+        name = self.rows[0].property  # there is only one
         calculated, measured = find(self.data), find(self.config.measured)
         if not calculated.is_file():
             base = self._base()
             calculated = crystal_table(base.source, self._prepare(base))
-        content = json.dumps([names[0], file_sha256(calculated), file_sha256(measured)])
+        content = json.dumps([name, file_sha256(calculated), file_sha256(measured)])
         table = self.paths.out / CACHE / f"measured-{hashlib.sha256(content.encode()).hexdigest()[:12]}" / TABLE_FILE
         if not table.is_file():
             table.parent.mkdir(parents=True, exist_ok=True)
-            write_table(with_measured(read_table(calculated), read_table(measured), names[0]), table)
+            write_table(with_measured(read_table(calculated), read_table(measured), name), table)
         return table
 
     def do(self) -> tuple[list[Planned], int]:
@@ -162,11 +154,13 @@ class Study:
         self._by_place |= {(p.row.key, p.column, p.config.vectors.vectors, p.config.seeds): p.identity for p in planned}
         return planned
 
-    def _base(self, predictor: str = Architecture.predictor) -> DownstreamConfig:
+    def _base(self, predictor: str = predictions.Architecture.predictor) -> DownstreamConfig:
         config = self.config
         changes: dict[str, Any] = {"epochs": config.epochs} if config.epochs else {}
         experiment = downstream.default_experiment(config.source.data)
-        return RECIPES[config.recipe](predictor).replace(experiment=experiment, **self._everywhere, **changes)
+        return predictions.RECIPES[config.recipe](predictor).replace(
+            experiment=experiment, **self._everywhere, **changes
+        )
 
     @property
     def _everywhere(self) -> dict[str, Any]:
@@ -210,7 +204,7 @@ class Study:
     def _pretraining(self, settings: Mapping[str, Any]) -> PretrainConfig:
         config = self.config
         changes: dict[str, Any] = {"epochs": config.pretrain_epochs} if config.pretrain_epochs else {}
-        return pretraining_settings(settings, config.recipe).replace(**self._everywhere, **changes)
+        return pretrainings.RECIPES[config.recipe]().replace(**{**settings, **self._everywhere, **changes})
 
     def _source(self, name: str) -> Vectors:
         """Return vectors, or those whose rows they permute."""
