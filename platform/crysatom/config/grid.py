@@ -14,7 +14,7 @@ from crysatom.names import Recipe
 
 @dataclass(frozen=True, kw_only=True)
 class GridConfig(Group):
-    """Run a study: every combination of property, vectors (or predictor, or pretraining) and seed that is not there."""
+    """Run a study: every missing run of a table of properties, columns and seeds; compare the results."""
 
     study: str = "table7"
     """Name of a study (``--table 7`` is ``--study table7``; docs/studies.md lists all), or path of a Python file that
@@ -23,16 +23,16 @@ class GridConfig(Group):
     source: Source = Source()
 
     properties: tuple[str, ...] = ()
-    """What to predict; empty: the study's own, as far as the data have labels."""
+    """Properties to predict; empty: those of the study that the data have labels for."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of training; each is a run of its own."""
+    """Training seeds; each is one run."""
 
     columns: tuple[str, ...] = ()
     """Keys of the columns to run, as the output names them (cells.json); empty: all."""
 
     baseline: str = ""
-    """Key of the column that the others are compared with; empty: the study's own."""
+    """Key of the column that all others are compared with; empty: the baseline of each column."""
 
     train_fraction: tuple[float, ...] = ()
     """Shares of the training crystals; empty: the study's own, or all of them."""
@@ -44,42 +44,42 @@ class GridConfig(Group):
     """For a study of measured values: crystal table with a column exp_PROPERTY, in the unit of the calculated ones."""
 
     vectors: tuple[str, ...] = reads(())
-    """NAME=VECTORS: vectors that are there already instead of those that the study would take, or pretrain:
-    ours=runs/NAME/vectors. Several of one NAME are draws, whose errors are averaged."""
+    """NAME=VECTORS: use existing vectors instead of the study's own: ours=runs/NAME/vectors. Several vectors of one
+    NAME are draws, whose errors are averaged."""
 
     missing_vectors: Literal["auto", "error", "ridge"] = "auto"
-    """Elements of the data without a vector: 'error' refuses, 'ridge' predicts their vectors from element properties;
-    'auto': the latter for published tables, which lack some, and the former for all others."""
+    """Elements of the data without a vector: 'error': raise an error; 'ridge': predict their vectors from element
+    properties; 'auto': 'ridge' for published tables, which lack some elements, 'error' for all others."""
 
     recipe: Recipe = "default"
-    """Of predictions and pretrainings: 'default': what the evidence recommends; 'paper': CrysAtom's."""
+    """Settings of predictions and pretrainings: 'default': what the evidence recommends; 'paper': CrysAtom's."""
 
     epochs: int = 0
-    """Of each prediction; 0: the recipe's."""
+    """Epochs of each prediction; 0: the recipe's."""
 
     further_epochs: int = 0
-    """Of each prediction that starts from another's model; 0: the study's own."""
+    """Epochs of each prediction that starts from the model of another; 0: the study's own."""
 
     pretrain_epochs: int = 0
-    """Of each pretraining; 0: the recipe's."""
+    """Epochs of each pretraining; 0: the recipe's."""
 
     output: Output = Output()
-    """Runs that the folder holds already are not repeated, whichever job made them."""
+    """Finished runs in the folder are reused, whichever job made them."""
 
     finished: tuple[str, ...] = places(())
-    """Further folders of finished runs, only read: taken where settings, vectors and data are equal."""
+    """Further folders of finished runs, only read. A run is reused if settings, vectors and data are equal."""
 
     budget: float = places(0.0)
-    """Minutes after which nothing more is started; what runs then is finished. 0: no limit."""
+    """Minutes after which no run is started; running ones are finished. 0: no limit."""
 
     num_workers: int = places(1)
-    """Runs at a time on the Ray cluster, each on one CPU; 0 runs one after another in this process, without Ray."""
+    """Runs at a time on the Ray cluster, each on one CPU; 0: one after another in this process, without Ray."""
 
     use_gpu: bool = places(False)
     """One GPU for each run."""
 
     tracking: Tracking = Tracking(experiment="crysatom-studies")
-    """Place of the study's own run; those of predictions and pretrainings are where their jobs put them."""
+    """Experiment of the study's own run; predictions and pretrainings keep the experiments of their jobs."""
 
     def __post_init__(self) -> None:
         not_negative = ("budget", "num_workers", "epochs", "further_epochs", "pretrain_epochs")

@@ -7,16 +7,16 @@ from crysatom.studies.grid.loading import load_grid
 
 NONE_FINISHED = 2
 NOT_ALL_FINISHED = 3
-"""As other jobs have it."""
+"""Exit codes, the same as those of other jobs."""
 
 
 def run(config: ChemistryConfig | GridConfig) -> tuple[str, int]:
-    """Do a study; return what a user wants to know, and the exit code.
+    """Run a study; return the summary to print, and the exit code.
 
     0: all finished; 3: some runs failed or are left to do; 2: none finished.
 
     Raises:
-        ValueError: If what it compares is not usable as asked.
+        ValueError: If data or flags cannot be used.
 
     """
     if isinstance(config, ChemistryConfig):

@@ -14,8 +14,8 @@ Figures = tuple[float, ...]
 """Errors of one column, in the order of some properties."""
 
 MP = ("e_form", "gap_pbe", "log_bulk_modulus_kv", "log_shear_modulus_gv")
-"""Of the Materials Project, in the order of Table 5. The moduli are in log10 of GPa: the paper's Table 4 says GPa,
-of which 0.05 would be less than any calculation's own error. No public table that we know has these two labels."""
+"""Properties of the Materials Project, in the order of Table 5. The moduli are in log10 of GPa: the paper's Table 4
+says GPa, but no calculation is as exact as 0.05 GPa. No public table that we know has these two labels."""
 
 JARVIS = (
     "formation_energy_peratom",
@@ -26,7 +26,7 @@ JARVIS = (
     "bulk_modulus_kv",
     "shear_modulus_gv",
 )
-"""Of JARVIS-DFT, in the order of all tables."""
+"""Properties of JARVIS-DFT, in the order of all tables."""
 
 PREDICTOR_LABELS = {
     "cgcnn": "CGCNN",
@@ -72,7 +72,7 @@ CRYSXPP_PRETRAINING = {
     "connectivity_weight": 0.9,
     "feature_weight": 0.1,
 }
-"""CrysXPP starts from an auto-encoder: docs/property_prediction.md has all rivals of Table 6 and what differs."""
+"""CrysXPP starts from an auto-encoder: see docs/property_prediction.md."""
 
 
 def figures(properties: tuple[str, ...], values: Figures) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Table of what runs cost, with the paper's figures beside it."""
+"""Table of the costs of runs, with the paper's figures beside them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HOW = (
 
 
 def markdown(grid: Grid, costs: Mapping[str, Sequence[Cost]]) -> str:
-    """Return the table: means over runs, the paper's figures beside them."""
+    """Return the table as Markdown: means over runs, the paper's figures beside them."""
     rows = []
     for key, some in costs.items():
         paper = (grid.costs or {}).get(key, {})
@@ -45,20 +45,20 @@ def markdown(grid: Grid, costs: Mapping[str, Sequence[Cost]]) -> str:
 
 
 def comma_separated(costs: Mapping[str, Sequence[Cost]]) -> str:
-    """Return one line per run."""
+    """Return the table as CSV, one line per run."""
     return csv_rows(
         [{"column": key, **json_values(dataclasses.asdict(one))} for key, some in costs.items() for one in some]
     )
 
 
 def latex(grid: Grid, costs: Mapping[str, Sequence[Cost]]) -> str:
-    """Return the table for a paper."""
+    """Return the table as LaTeX."""
     rows = [[grid.columns[key].label, *(_number(_mean(some, name)) for name in _COSTS)] for key, some in costs.items()]
     return text_tables.latex(["", *_COSTS.values()], rows, "l" + "r" * len(_COSTS))
 
 
 def costs_of(cell: Cell) -> list[Cost]:
-    """Return what each run of a cell cost."""
+    """Return the cost of each run of a cell."""
     return [cost(run.folder) for run in cell.runs]
 
 
@@ -73,5 +73,5 @@ def _number(value: float) -> str:
 
 
 def json_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values with None for NaN, which JSON does not have."""
+    """Return values with None for NaN, which JSON lacks."""
     return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in values.items()}
