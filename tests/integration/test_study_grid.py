@@ -210,7 +210,7 @@ def test_measured_values_are_learned_after_calculated_ones(measured: GridConfig)
         assert len(cell.runs) == (1 if label == CALCULATED_ONLY else 5)
     [start] = by_row[CALCULATED_ONLY].runs
     for label in FINE_TUNED.values():
-        assert {run.config.init_model for run in by_row[label].runs} == {str(start.folder)}
+        assert {run.config.start.init_model for run in by_row[label].runs} == {str(start.folder)}
     assert run(measured).again == 16
 
 
@@ -250,7 +250,7 @@ def test_on_ray_a_pretraining_comes_before_the_runs_that_take_it(
     report = run(config(tmp_path, **settings, pretrain_epochs=1, num_workers=2))
     assert not report.failed
     assert (report.finished, report.left) == (2, 0)
-    dims = {c.column: {r.config.vectors for r in c.runs} for c in report.cells}
+    dims = {c.column: {r.config.vectors.vectors for r in c.runs} for c in report.cells}
     assert len(dims["ours"]) == len(dims["ours50"]) == 1
     assert dims["ours"] != dims["ours50"]
     again = run(config(tmp_path, **settings, pretrain_epochs=1, num_workers=2))
