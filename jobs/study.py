@@ -1,4 +1,4 @@
-"""Run a study, of which there are many: ``python jobs/study.py --table 7 --data crystals.parquet --seeds 0 1 2``."""
+"""Run a study: ``python jobs/study.py --table 7 --data crystals.parquet --seeds 0 1 2``."""
 
 import bootstrap  # makes crysatom importable
 

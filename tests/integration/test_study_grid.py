@@ -18,10 +18,12 @@ from crysatom.config import GridConfig
 from crysatom.crystals.splits import reduced_compositions
 from crysatom.crystals.table import read_table, write_table
 from crysatom.models.files import load_model
+from crysatom.studies.grid import pipeline
 from crysatom.studies.grid.finished import read_run
-from crysatom.studies.grid.pipeline import GridReport, describe, run
+from crysatom.studies.grid.loading import load_grid
+from crysatom.studies.grid.pipeline import GridReport, describe
 from crysatom.studies.grid.statistics import TIE, errors_of
-from crysatom.studies.grid.tables import CALCULATED_ONLY, FINE_TUNED, MEASURED_ONLY
+from crysatom.studies.grid.tables.table8 import CALCULATED_ONLY, FINE_TUNED, MEASURED_ONLY
 from crysatom.tracking.store import client
 from tests.run_job import run_here
 from tests.small_runs import one_thread  # noqa: F401
@@ -48,6 +50,10 @@ def config(place: Path, **changes: Any) -> GridConfig:
         "num_workers": 0,
     }
     return GridConfig.of(**{**settings, **changes})
+
+
+def run(config: GridConfig) -> GridReport:
+    return pipeline.run(config, load_grid(config))
 
 
 @pytest.fixture(scope="module", name="place")
@@ -204,7 +210,7 @@ def test_measured_values_are_learned_after_calculated_ones(measured: GridConfig)
         assert len(cell.runs) == (1 if label == CALCULATED_ONLY else 5)
     [start] = by_row[CALCULATED_ONLY].runs
     for label in FINE_TUNED.values():
-        assert {run.config.init_model for run in by_row[label].runs} == {str(start.folder)}
+        assert {run.config.start.init_model for run in by_row[label].runs} == {str(start.folder)}
     assert run(measured).again == 16
 
 
@@ -244,7 +250,7 @@ def test_on_ray_a_pretraining_comes_before_the_runs_that_take_it(
     report = run(config(tmp_path, **settings, pretrain_epochs=1, num_workers=2))
     assert not report.failed
     assert (report.finished, report.left) == (2, 0)
-    dims = {c.column: {r.config.vectors for r in c.runs} for c in report.cells}
+    dims = {c.column: {r.config.vectors.vectors for r in c.runs} for c in report.cells}
     assert len(dims["ours"]) == len(dims["ours50"]) == 1
     assert dims["ours"] != dims["ours50"]
     again = run(config(tmp_path, **settings, pretrain_epochs=1, num_workers=2))

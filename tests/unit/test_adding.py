@@ -76,6 +76,18 @@ def _records(path: str) -> Iterator[Raw | Rejected]:
         yield Raw(material_id=name, source=where, format="json", content=content)
 """
 
+STUDY = """
+from crysatom.studies.grid.design import Column, Grid
+
+
+def grid() -> Grid:
+    columns = {
+        "shallow": Column(label="One layer", vectors="onehot92", settings={"num_layers": 1}),
+        "deep": Column(label="Two layers", vectors="onehot92", settings={"num_layers": 2}, baseline="shallow"),
+    }
+    return Grid(title="A toy", columns=columns, properties=("density",))
+"""
+
 
 def new(content: str) -> Edit:
     """Write a new file."""
@@ -112,6 +124,10 @@ EDITS: dict[str, dict[str, Edit]] = {
         "tests/contract/source_examples.py": before('    "folder": ', '    ".toy": _file("a.toy", "Na 4\\nCl 5\\n"),'),
         "docs/ingest.md": before("| `mp:QUERY` |", "| `.toy` | a cubic crystal per line | number of the line |"),
     },
+    "study": {
+        "platform/crysatom/studies/grid/tables/NAME.py": new(STUDY),
+        "docs/studies.md": before("| `chemistry` |", "| `toy` | layers | |"),
+    },
 }
 
 PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k")
@@ -129,6 +145,10 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
             "tests/contract/test_sources.py",
             "tests/unit/test_crystals_broken_inputs.py",
         ),
+    ),
+    "study": (
+        (*PYTEST, "toy or documentation", "tests/contract/test_studies.py"),
+        ("jobs/study.py", "--study", "toy", "--seeds", "0", "--epochs", "1", "--num-workers", "0"),
     ),
 }
 """What must succeed in the copy."""

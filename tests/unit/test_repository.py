@@ -168,6 +168,11 @@ def test_data_that_are_not_there_are_missed_at_once(command: str) -> None:
     assert said_before_anything_heavy_is_loaded(name, *arguments).startswith("error: source 'absent.")
 
 
+def test_a_study_that_is_not_there_is_missed_at_once(tmp_path: Path) -> None:
+    said = said_before_anything_heavy_is_loaded("study", "--table", "4", "--out", str(tmp_path / "runs"))
+    assert said.startswith("error: no study 'table4'; choose among ")
+
+
 @pytest.mark.parametrize(
     ("command", "out"),
     [

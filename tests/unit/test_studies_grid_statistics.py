@@ -12,9 +12,9 @@ from scipy import stats
 
 from crysatom.config import DownstreamConfig
 from crysatom.studies.grid.design import Column, Grid, Row
-from crysatom.studies.grid.finished import Identity, JudgedRun
+from crysatom.studies.grid.finished import FinishedRun, Identity
 from crysatom.studies.grid.output import _cell_text
-from crysatom.studies.grid.results import Cell, Planned, judge
+from crysatom.studies.grid.results import Cell, Planned, evaluate
 from crysatom.studies.grid.statistics import (
     BETTER,
     TIE,
@@ -35,12 +35,12 @@ def side(values: np.ndarray) -> pd.Series:
     return pd.Series(values, index=[f"c{i}" for i in range(len(values))])
 
 
-def made(folder: Path, errors: dict[str, float], **changes: str) -> JudgedRun:
+def made(folder: Path, errors: dict[str, float], **changes: str) -> FinishedRun:
     """Return a run with these absolute errors, of alternating sign."""
     folder.mkdir(parents=True)
     rows = [(name, 1.0, 1.0 + e * (-1) ** i) for i, (name, e) in enumerate(errors.items())]
     pd.DataFrame(rows, columns=["material_id", "target", "prediction"]).to_csv(folder / "predictions.csv", index=False)
-    run = JudgedRun(
+    run = FinishedRun(
         folder=folder,
         config=DownstreamConfig.of(),
         identity=Identity("settings", "vectors", changes.pop("data", "data")),
@@ -99,7 +99,7 @@ SIZES = (6, 10, 10, 10, 14)
 """Number of test crystals of five folds."""
 
 
-def of_folds(folder: Path, column: str, offset: float, seeds: tuple[int, ...] = (0, 1, 2)) -> list[JudgedRun]:
+def of_folds(folder: Path, column: str, offset: float, seeds: tuple[int, ...] = (0, 1, 2)) -> list[FinishedRun]:
     """Runs on five unequal folds with increasing errors."""
     rng, runs = np.random.default_rng(len(column)), []
     for fold, size in enumerate(SIZES):
@@ -119,7 +119,7 @@ def of_folds(folder: Path, column: str, offset: float, seeds: tuple[int, ...] = 
     return runs
 
 
-def judged(runs: dict[str, list[JudgedRun]], row: Row) -> dict[str, Cell]:
+def evaluated(runs: dict[str, list[FinishedRun]], row: Row) -> dict[str, Cell]:
     grid = Grid(
         title="",
         columns={"a": Column(label="", vectors="a"), "b": Column(label="", vectors="b", baseline="a")},
@@ -133,7 +133,7 @@ def judged(runs: dict[str, list[JudgedRun]], row: Row) -> dict[str, Cell]:
         for run in some
     ]
     found = {run.identity: run for some in runs.values() for run in some}
-    return {cell.column: cell for cell in judge(grid, planned, found)}
+    return {cell.column: cell for cell in evaluate(grid, planned, found)}
 
 
 def test_a_table_says_where_crystals_are_too_few(tmp_path: Path) -> None:
@@ -144,14 +144,14 @@ def test_a_table_says_where_crystals_are_too_few(tmp_path: Path) -> None:
     }
     for name, [run] in runs.items():
         runs[name] = [replace(run, identity=run.identity._replace(vectors=name, data="fold 0"))]
-    text = _cell_text(judged(runs, Row(property="density"))["b"])
+    text = _cell_text(evaluated(runs, Row(property="density"))["b"])
     assert text == "2 [too few for an interval]<br>+0.5 [too few for an interval], +33.3%, not resolved"
 
 
 def test_each_crystal_of_all_folds_counts_once(tmp_path: Path) -> None:
     row = Row(property="density", folds=tuple({"split": f"column:{k}"} for k in range(5)))
     runs = {"a": of_folds(tmp_path, "a", 0.0), "b": of_folds(tmp_path, "b", -0.25)}
-    cells = judged(runs, row)
+    cells = evaluated(runs, row)
     pooled = [float(np.concatenate([r.errors() for r in runs["a"] if r.seed == seed]).mean()) for seed in range(3)]
     cell = cells["a"]
     assert cell.num_crystals == sum(SIZES) == 50
@@ -164,7 +164,7 @@ def test_each_crystal_of_all_folds_counts_once(tmp_path: Path) -> None:
     assert comparison.difference.estimate == pytest.approx(cells["b"].mean - cell.mean)
 
     lacking = [run for run in runs["b"] if (run.identity.data, run.seed) != ("fold 4", 0)]
-    incomplete = judged({"a": runs["a"], "b": lacking}, row)["b"]
+    incomplete = evaluated({"a": runs["a"], "b": lacking}, row)["b"]
     whole = [float(np.concatenate([r.errors() for r in runs["b"] if r.seed == seed]).mean()) for seed in (1, 2)]
     assert incomplete.mean == pytest.approx(np.mean(whole)), "a seed that lacks its hardest fold is not averaged in"
 
@@ -177,7 +177,7 @@ def test_sides_are_compared_on_the_folds_that_both_have(tmp_path: Path) -> None:
     assert len(first) == SIZES[1] + SIZES[3]
     with pytest.raises(ValueError, match="data digest"):
         common_errors(mine[:3], theirs[3:])
-    with pytest.raises(ValueError, match="test crystal 0-0 is judged by runs on different data or splits"):
+    with pytest.raises(ValueError, match="test crystal 0-0 is evaluated by runs on different data or splits"):
         errors_of([mine[0], replace(mine[1], identity=mine[1].identity._replace(data="other"))])
 
 

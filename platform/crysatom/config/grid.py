@@ -1,92 +1,87 @@
-"""The configuration of a study that is a grid: one of the paper's tables, a learning curve, or held-out elements."""
+"""The configuration of a study that is a grid of runs."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from crysatom.config.base import Group, places, reads
 from crysatom.config.checks import require, require_each
 from crysatom.config.groups import Output, Source, Tracking
 from crysatom.names import Recipe
 
-GridStudy = Literal[
-    "table5", "table6", "table7", "table8", "table9", "table10", "table11", "learning_curve", "held_out_elements"
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class GridConfig(Group):
-    """Run a study: every combination of property, vectors (or predictor, or pretraining) and seed that is not there."""
+    """Run a study: every missing run of a table of properties, columns and seeds; compare the results."""
 
-    study: GridStudy = "table7"
-    """One of the paper's tables (``--table 7`` is ``--study table7``), or: errors against the share of labels; errors
-    on elements that training lacks. ``--study chemistry``, the paper's Figure 5, has flags of its own."""
+    study: str = "table7"
+    """Name of a study (``--table 7`` is ``--study table7``; docs/studies.md lists all), or path of a Python file that
+    defines one by ``grid()``. ``--study chemistry``, the paper's Figure 5, has flags of its own."""
 
     source: Source = Source()
 
     properties: tuple[str, ...] = ()
-    """What to predict; empty: what the paper's table does, as far as the data have labels."""
+    """Properties to predict; empty: those of the study that the data have labels for."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of training; each is a run of its own."""
+    """Training seeds; each is one run."""
 
     columns: tuple[str, ...] = ()
     """Keys of the columns to run, as the output names them (cells.json); empty: all."""
 
     baseline: str = ""
-    """Key of the column that the others are compared with; empty: the study's own."""
+    """Key of the column that all others are compared with; empty: the baseline of each column."""
 
     train_fraction: tuple[float, ...] = ()
-    """Shares of the training crystals; empty: all of them or, for the learning curve, 1 to 100 %."""
+    """Shares of the training crystals; empty: the study's own, or all of them."""
 
     held_out: tuple[str, ...] = ()
-    """Groups of elements to hold out, as in 'Fe,Co' Cl; empty: the study's own."""
+    """For a study that holds elements out: groups of them, as in 'Fe,Co' Cl; empty: the study's own."""
 
     measured: str = ""
-    """Of Table 8: crystal table with a column exp_PROPERTY, measured values in the unit of the calculated ones."""
+    """For a study of measured values: crystal table with a column exp_PROPERTY, in the unit of the calculated ones."""
 
     vectors: tuple[str, ...] = reads(())
-    """NAME=VECTORS: vectors that are there already instead of those that the study would take, or pretrain:
-    ours=runs/NAME/vectors. Several of one NAME are draws, whose errors are averaged."""
+    """NAME=VECTORS: use existing vectors instead of the study's own: ours=runs/NAME/vectors. Several vectors of one
+    NAME are draws, whose errors are averaged."""
 
     missing_vectors: Literal["auto", "error", "ridge"] = "auto"
-    """Elements of the data without a vector: 'error' refuses, 'ridge' predicts their vectors from element properties;
-    'auto': the latter for published tables, which lack some, and the former for all others."""
+    """Elements of the data without a vector: 'error': raise an error; 'ridge': predict their vectors from element
+    properties; 'auto': 'ridge' for published tables, which lack some elements, 'error' for all others."""
 
     recipe: Recipe = "default"
-    """Of predictions and pretrainings: 'default': what the evidence recommends; 'paper': CrysAtom's."""
+    """Settings of predictions and pretrainings: 'default': what the evidence recommends; 'paper': CrysAtom's."""
 
     epochs: int = 0
-    """Of each prediction; 0: the recipe's."""
+    """Epochs of each prediction; 0: the recipe's."""
 
     further_epochs: int = 0
-    """Of each prediction that starts from another's model, as in Table 8; 0: the study's own."""
+    """Epochs of each prediction that starts from the model of another; 0: the study's own."""
 
     pretrain_epochs: int = 0
-    """Of each pretraining; 0: the recipe's."""
+    """Epochs of each pretraining; 0: the recipe's."""
 
     output: Output = Output()
-    """Runs that the folder holds already are not repeated, whichever job made them."""
+    """Finished runs in the folder are reused, whichever job made them."""
 
     finished: tuple[str, ...] = places(())
-    """Further folders of finished runs, only read: taken where settings, vectors and data are equal."""
+    """Further folders of finished runs, only read. A run is reused if settings, vectors and data are equal."""
 
     budget: float = places(0.0)
-    """Minutes after which nothing more is started; what runs then is finished. 0: no limit."""
+    """Minutes after which no run is started; running ones are finished. 0: no limit."""
 
     num_workers: int = places(1)
-    """Runs at a time on the Ray cluster, each on one CPU; 0 runs one after another in this process, without Ray."""
+    """Runs at a time on the Ray cluster, each on one CPU; 0: one after another in this process, without Ray."""
 
     use_gpu: bool = places(False)
     """One GPU for each run."""
 
     tracking: Tracking = Tracking(experiment="crysatom-studies")
-    """Place of the study's own run; those of predictions and pretrainings are where their jobs put them."""
+    """Experiment of the study's own run; predictions and pretrainings keep the experiments of their jobs."""
 
     def __post_init__(self) -> None:
-        require(self.study in get_args(GridStudy), f"study must be one of {get_args(GridStudy)}, got {self.study!r}")
         not_negative = ("budget", "num_workers", "epochs", "further_epochs", "pretrain_epochs")
         require_each(self, not_negative, lambda value: value >= 0, "not be negative")
         for name in ("properties", "seeds", "columns", "train_fraction", "held_out"):
@@ -96,22 +91,6 @@ class GridConfig(Group):
         require(
             all(0 < share <= 1 for share in self.train_fraction),
             f"each train_fraction must lie in (0, 1], got {self.train_fraction}",
-        )
-        require(
-            not self.held_out or self.study == "held_out_elements",
-            f"held_out is of the study held_out_elements, not of {self.study}",
-        )
-        require(
-            not (self.train_fraction and self.study == "table8"),
-            "table8 has shares of its own, of measured compounds: leave train_fraction out",
-        )
-        require(
-            not (self.study == "table11" and len(self.properties) > 1),
-            f"table11 is of one property, got {', '.join(self.properties)}",
-        )
-        require(
-            bool(self.measured) == (self.study == "table8"),
-            "table8 needs measured, a crystal table of measured values; no other study takes one",
         )
         require(
             all(re.fullmatch("[A-Za-z]+(,[A-Za-z]+)*", group) for group in self.held_out),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 import random
@@ -16,6 +15,7 @@ from crysatom.config.checks import require
 from crysatom.config.downstream import DownstreamConfig
 from crysatom.config.ingesting import FeaturizeConfig
 from crysatom.config.pretraining import PretrainConfig
+from crysatom.config.user_code import load_defined
 
 FUNCTION = "space"
 """What a file of a search space defines: a function without arguments that returns a :class:`SearchSpace`."""
@@ -142,24 +142,7 @@ def load_space(name: str, folder: Path) -> SearchSpace:
         ValueError: If there is none, or it is not one.
 
     """
-    path = Path(name).expanduser() if name.endswith(".py") else folder / f"{name}.py"
-    if not path.is_file() or path.name == "__init__.py":
-        known = sorted(file.stem for file in folder.glob("[!_]*.py"))
-        raise ValueError(f"no search space {name!r}; choose among {', '.join(known)}, or give the path of a .py file")
-    spec = importlib.util.spec_from_file_location(f"search_space_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        space = getattr(module, FUNCTION)()
-    except Exception as error:  # whatever the user's file raises
-        raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
-    if not isinstance(space, SearchSpace):
-        raise ValueError(  # noqa: TRY004 - a user's mistake
-            f"{path}: {FUNCTION}() must return a SearchSpace, got {type(space).__name__}"
-        )
-    return space
+    return load_defined(name, folder, what="search space", function=FUNCTION, kind=SearchSpace)
 
 
 def _rounded(value: float) -> float:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from crysatom.config import ChemistryConfig, GridConfig
-from crysatom.studies.chemistry import pipeline as chemistry
-from crysatom.studies.grid import pipeline as grid
+from crysatom.studies.grid.loading import load_grid
 
 NONE_FINISHED = 2
 NOT_ALL_FINISHED = 3
-"""As other jobs have it."""
+"""Exit codes, the same as those of other jobs."""
 
 
 def run(config: ChemistryConfig | GridConfig) -> tuple[str, int]:
-    """Do a study; return what a user wants to know, and the exit code.
+    """Run a study; return the summary to print, and the exit code.
 
     0: all finished; 3: some runs failed or are left to do; 2: none finished.
 
     Raises:
-        ValueError: If what it compares is not usable as asked.
+        ValueError: If data or flags cannot be used.
 
     """
     if isinstance(config, ChemistryConfig):
+        from crysatom.studies.chemistry import pipeline as chemistry
+
         return chemistry.run(config), 0
-    report = grid.run(config)
+    grid = load_grid(config)  # a wrong name or flag is reported before imports that take seconds
+    from crysatom.studies.grid import pipeline
+
+    report = pipeline.run(config, grid)
     if not report.finished:
-        return grid.describe(report), NONE_FINISHED
-    return grid.describe(report), NOT_ALL_FINISHED if report.failed or report.left else 0
+        return pipeline.describe(report), NONE_FINISHED
+    return pipeline.describe(report), NOT_ALL_FINISHED if report.failed or report.left else 0

@@ -1,4 +1,4 @@
-"""Table 11 of a study: what runs cost, with the paper's figures beside it."""
+"""Table of the costs of runs, with the paper's figures beside them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from crysatom.crystals.csv_files import csv_rows
 from crysatom.studies.grid.costs import Cost, cost
 from crysatom.studies.grid.design import Grid
 from crysatom.studies.grid.results import Cell
-from crysatom.studies.grid.tables import PAPER_EPOCHS, TABLE_11
 
 _COSTS = {
     "epochs": "epochs",
@@ -32,10 +31,10 @@ HOW = (
 
 
 def markdown(grid: Grid, costs: Mapping[str, Sequence[Cost]]) -> str:
-    """Return Table 11: means over runs, the paper's figures beside them."""
+    """Return the table as Markdown: means over runs, the paper's figures beside them."""
     rows = []
     for key, some in costs.items():
-        paper = _paper_costs(key)
+        paper = (grid.costs or {}).get(key, {})
         texts = [
             _number(_mean(some, name)) + (f" (paper {_number(paper[name])})" if name in paper else "")
             for name in _COSTS
@@ -46,20 +45,20 @@ def markdown(grid: Grid, costs: Mapping[str, Sequence[Cost]]) -> str:
 
 
 def comma_separated(costs: Mapping[str, Sequence[Cost]]) -> str:
-    """Return one line per run."""
+    """Return the table as CSV, one line per run."""
     return csv_rows(
         [{"column": key, **json_values(dataclasses.asdict(one))} for key, some in costs.items() for one in some]
     )
 
 
 def latex(grid: Grid, costs: Mapping[str, Sequence[Cost]]) -> str:
-    """Return Table 11 for a paper."""
+    """Return the table as LaTeX."""
     rows = [[grid.columns[key].label, *(_number(_mean(some, name)) for name in _COSTS)] for key, some in costs.items()]
     return text_tables.latex(["", *_COSTS.values()], rows, "l" + "r" * len(_COSTS))
 
 
 def costs_of(cell: Cell) -> list[Cost]:
-    """Return what each run of a cell cost."""
+    """Return the cost of each run of a cell."""
     return [cost(run.folder) for run in cell.runs]
 
 
@@ -73,18 +72,6 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
-def _paper_costs(column: str) -> dict[str, float]:
-    if (paper := TABLE_11.get(column)) is None:
-        return {}
-    return {
-        "epochs": PAPER_EPOCHS,
-        "seconds_per_epoch": paper.seconds_per_epoch,
-        "training_seconds": paper.training_hours * 3600,
-        "test_seconds": paper.test_seconds,
-        "megabytes": paper.megabytes,
-    }
-
-
 def json_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values with None for NaN, which JSON does not have."""
+    """Return values with None for NaN, which JSON lacks."""
     return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in values.items()}

@@ -1,4 +1,4 @@
-"""What a run cost: time, memory and size, as its own journal has them."""
+"""Cost of a run: time, memory and size, from its journal."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _MEMORY = (f"{SYSTEM}process_memory_megabytes", f"{SYSTEM}gpu_memory_usage_megab
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of one run; NaN is what its version did not measure.
+    """Cost of one run; NaN if its version did not measure it.
 
     Attributes:
-        epochs: How many were trained.
-        seconds_per_epoch: Median, training and validation together.
-        training_seconds: All epochs.
-        test_seconds: Prediction of the test crystals, graphs in memory.
-        megabytes: Numbers that were trained, four bytes each.
+        epochs: Number of trained epochs.
+        seconds_per_epoch: Median time of training and validation.
+        training_seconds: Time of all epochs.
+        test_seconds: Time to predict the test crystals, with graphs in memory.
+        megabytes: Size of the trained parameters, four bytes each.
         memory_megabytes: Largest memory of the process, or of its GPU, at the end of an epoch.
-        hardware: One line.
+        hardware: Hardware in one line.
 
     """
 
@@ -41,7 +41,7 @@ class Cost:
 
 
 def cost(folder: Path) -> Cost:
-    """Return what the run in a folder cost.
+    """Return the cost of the run in a folder.
 
     Raises:
         ValueError: If its journal has no epoch.

@@ -1,24 +1,25 @@
-"""What studies are made of: rows, columns, and where the vectors of a column come from."""
+"""The parts of a study: rows, columns, and the source of the vectors of a column."""
 
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from crysatom.config import GridConfig
 from crysatom.names import SSLLoss
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vectors:
-    """Where the vectors of a column come from: one of the first three, or nowhere, unless they are given.
+    """Source of the vectors of a column: one of the first three attributes; with none, the vectors must be given.
 
     Attributes:
-        names: As ``--vectors`` of ``jobs/downstream.py`` takes them; several are draws, whose errors are averaged.
-        pretrain: Settings of the pretraining that yields them, beside data and places.
-        permuted: Name of the vectors whose rows are handed from element to element.
-        missing: What to do about elements without a vector, see :class:`crysatom.config.DownstreamConfig`.
+        names: Values for ``--vectors`` of ``jobs/downstream.py``; several are draws, whose errors are averaged.
+        pretrain: Settings of the pretraining that makes them, without data and places.
+        permuted: Name of the vectors whose rows are permuted between elements.
+        missing: Treatment of elements without a vector, see :class:`crysatom.config.DownstreamConfig`.
 
     """
 
@@ -29,7 +30,7 @@ class Vectors:
 
     @builtins.property
     def known(self) -> bool:
-        """Whether they can be had without being given."""
+        """Whether the vectors are available without being given."""
         return bool(self.names or self.permuted) or self.pretrain is not None
 
 
@@ -60,28 +61,29 @@ VECTORS: dict[str, Vectors] = {
     "skipatom_here": Vectors(missing="ridge"),
     "atom2vec_here": Vectors(missing="ridge"),
 }
-"""By the names that ``--vectors NAME=PATH`` replaces. Published tables lack elements that the data hold, which are
-predicted from the others by ridge so that every column has the same test crystals. ``official``, the vectors that the
-paper's authors published, and those of Atom2Vec are in no package: they have to be given. So have those of
-``jobs/vectors.py``, ``skipatom_here`` and ``atom2vec_here``."""
+"""Vectors of all studies, by the names that ``--vectors NAME=PATH`` replaces.
+
+Published tables lack elements of the data. Ridge predicts their vectors, so that every column has the same test
+crystals. No package has ``official``, the vectors that the paper's authors published, or ``atom2vec``: they must be
+given. So must ``skipatom_here`` and ``atom2vec_here``, which ``jobs/vectors.py`` makes."""
 
 MADE_HERE = {"skipatom_here": "skipatom", "atom2vec_here": "atom2vec"}
-"""Columns that are held against the published vectors of the same method."""
+"""Vectors that are compared with the published vectors of the same method."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A way to predict: what differs from column to column.
+    """A way to predict: the settings that differ between columns.
 
     Attributes:
-        label: As the table shows it.
-        vectors: Name in :data:`VECTORS`.
-        predictor: By its name.
+        label: Heading in the table.
+        vectors: Name in :data:`VECTORS` or in the study's own vectors.
+        predictor: Name of the predictor.
         settings: Further settings of the prediction.
         init: Settings of the pretraining whose encoder the predictor starts from, or None.
-        distill: Likewise, of the encoder that it is distilled by.
-        baseline: Key of the column that it is compared with; empty: it is a baseline.
-        paper: The paper's figure by property; where the paper has rows of one property, by key of the row.
+        distill: Settings of the pretraining whose encoder the predictor is distilled from, or None.
+        baseline: Key of the column that this one is compared with; empty: this is a baseline.
+        paper: The paper's error by the key of the row, which is the property unless the row has a label.
 
     """
 
@@ -97,15 +99,15 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What is predicted: what differs from row to row.
+    """A task: the settings that differ between rows.
 
     Attributes:
-        property: By its name.
-        label: What sets it apart from other rows of the property; empty: nothing.
-        settings: Of the prediction: a share of the training crystals, or a split.
-        share: That share, where rows are points of a learning curve; 0: they are not.
-        folds: Settings of each of several runs that judge other crystals, and together all of them.
-        start: Key of the row whose run of the same column and seed the runs of this one start from; empty: none.
+        property: Name of the property.
+        label: Difference from other rows of the property; empty: none.
+        settings: Settings of the prediction: a share of the training crystals, or a split.
+        share: Share of the training crystals, if the row is a point of a learning curve; else 0.
+        folds: Settings of each of several runs, which evaluate different crystals and together all of them.
+        start: Key of the row whose run of the same column and seed the runs of this row start from; empty: none.
 
     """
 
@@ -122,25 +124,36 @@ class Row:
         return f"{self.property} {self.label}".strip()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Efficiency:
-    """The paper's Table 11: seconds, and the size of the model in megabytes."""
-
-    seconds_per_epoch: float
-    training_hours: float
-    test_seconds: float
-    megabytes: float
+def rows_by_share(config: GridConfig) -> list[Row]:
+    """Return a row per property and share of the training crystals (``--train-fraction``); no share: all crystals."""
+    return [
+        Row(
+            property=name,
+            label=f"{100 * share:g}%" if share < 1 else "",
+            settings={"train_fraction": share},
+        )
+        for name in config.properties
+        for share in config.train_fraction or (1.0,)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A study: rows times columns times seeds.
+    """A study: rows times columns times seeds. A file in ``tables/`` defines one by its function ``grid()``.
 
     Attributes:
-        title: What the table shows.
-        columns: By key.
-        properties: Of the rows, unless others are asked for.
-        note: What a reader has to know about the comparison with the paper; empty: nothing further.
+        title: Title of the table.
+        columns: Columns by key.
+        properties: Default of ``--properties``.
+        note: Remark on the comparison with the paper; empty: none.
+        vectors: The study's own vectors by name, beside :data:`VECTORS`.
+        rows: Returns the rows for a configuration whose ``properties`` are not empty, those of a property together.
+            It uses ``train_fraction``, or raises ValueError if that is given.
+        held_out: Whether ``rows`` uses ``held_out``; other studies refuse ``--held-out``.
+        measured: Whether the study needs ``--measured``, values of one property; other studies refuse that flag.
+        one_property: Whether the study is of one property at a time.
+        costs: For a table of costs instead of errors: the paper's costs by column and by field of
+            :class:`crysatom.studies.grid.costs.Cost`. None: a table of errors.
 
     """
 
@@ -148,3 +161,9 @@ class Grid:
     columns: Mapping[str, Column]
     properties: tuple[str, ...]
     note: str = ""
+    vectors: Mapping[str, Vectors] = field(default_factory=dict)
+    rows: Callable[[GridConfig], list[Row]] = rows_by_share
+    held_out: bool = False
+    measured: bool = False
+    one_property: bool = False
+    costs: Mapping[str, Mapping[str, float]] | None = None

@@ -1,4 +1,4 @@
-"""Pictures of a study: how far each column is from its baseline, or how errors fall with the share of labels."""
+"""Figures of a study: differences from the baseline, or errors against the share of labels."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from crysatom.studies.grid.statistics import BETTER, TIE, WORSE
 _COLORS = {BETTER: BLUE, TIE: GRAY, WORSE: ORANGE}
 _LINES = ("#000000", BLUE, "#009E73", ORANGE, "#CC79A7", "#E69F00", "#56B4E9", GRAY)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-"""Colors of Okabe and Ito; the marker says it again."""
+"""Colors of Okabe and Ito. Markers differ too, for readers who do not see the colors."""
 
 
 def forest_plot(grid: Grid, cells: Sequence[Cell]) -> Figure | None:
-    """Draw each difference from the baseline with its interval, in percent of the baseline's error; None without any.
+    """Draw differences from the baseline with intervals, in percent of the baseline's error; None without any.
 
     A panel per row of the study. Filled: resolved; open: resolved, but not after the correction for all comparisons of
     the study; gray: not resolved.
@@ -107,7 +107,7 @@ def curves(grid: Grid, cells: Sequence[Cell]) -> Figure:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         low, high = axes.get_ylim()
-        if high < 10 * low:  # a decade may hold no tick
+        if high < 10 * low:  # less than a decade may hold no tick
             axes.set_yticks([float(f"{tick:.1g}") for tick in np.geomspace(low, high, 6)[1:-1]])
         axes.yaxis.set_minor_formatter(NullFormatter())
         clean(axes)

@@ -1,4 +1,4 @@
-"""Finished runs of ``jobs/downstream.py`` as a study reads them: what they computed, on what, and how they erred."""
+"""Read finished runs of ``jobs/downstream.py``: identity, settings and errors."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from crysatom.tracking.fields import DATA_DIGEST, DISTILL_DIGEST, INIT_DIGEST, I
 
 
 class Identity(NamedTuple):
-    """All that decides a run's numbers, as digests: equal identities are one run, wherever it lies.
+    """Digests of everything that determines the numbers of a run; runs with equal identities are the same run.
 
     Attributes:
-        settings: Of the configuration, its seed among it.
-        vectors: sha256 of the vectors as they were given, before they were filled up and scaled, which is settings'
-            and data's business.
-        data: Of graphs, labels and split.
-        init: Of the encoder or the model that it started from; empty: none.
-        distill: Of the encoder that it was distilled by; empty: none.
+        settings: Digest of the configuration, with the seed.
+        vectors: sha256 of the vectors as given, before missing elements are predicted and vectors are scaled; settings
+            and data determine both.
+        data: Digest of graphs, labels and split.
+        init: Digest of the encoder or model that the run starts from; empty: none.
+        distill: Digest of the encoder that it is distilled from; empty: none.
 
     """
 
@@ -39,21 +39,21 @@ class Identity(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedRun:
+class FinishedRun:
     """A finished run.
 
     Attributes:
-        folder: The run's folder.
-        config: Its settings; what its version did not know has today's default.
-        identity: See :class:`Identity`, with ``settings`` as today's code computes them.
-        earlier: Whether an earlier version made it, whose digest of the same settings is another one.
-        property: What was learned.
-        unit: Of the property.
-        epochs: How many were trained.
-        metrics: ``<part>/<metric>``.
+        folder: Folder of the run.
+        config: Configuration; settings that the version of the run lacked have today's defaults.
+        identity: See :class:`Identity`; ``settings`` is computed by today's code.
+        earlier: Whether an earlier version made the run, so that its own digest of the settings differs.
+        property: Predicted property.
+        unit: Unit of the property.
+        epochs: Number of trained epochs.
+        metrics: Metrics by ``<part>/<metric>``.
         seconds: Time of all epochs.
-        split_digest: Of the split.
-        run_id: Of MLflow; empty if MLflow was away.
+        split_digest: Digest of the split.
+        run_id: MLflow run; empty if MLflow was unavailable.
 
     """
 
@@ -71,7 +71,7 @@ class JudgedRun:
 
     @builtins.property
     def seed(self) -> int:
-        """Of initial weights and order of batches."""
+        """Seed of initial weights and batch order."""
         return self.config.seed
 
     def errors(self) -> pd.Series:
@@ -80,11 +80,11 @@ class JudgedRun:
         return (rows[PREDICTION] - rows[TARGET]).abs()
 
 
-def read_run(folder: str | Path) -> JudgedRun | None:
-    """Return the run that a folder holds; None if it is no finished run of a predictor.
+def read_run(folder: str | Path) -> FinishedRun | None:
+    """Return the run in a folder; None if that is not a finished run of a predictor.
 
     Raises:
-        ValueError: If its files are damaged, or its settings are none that this version knows.
+        ValueError: If its files are damaged, or this version does not know its settings.
 
     """
     folder = Path(folder)
@@ -96,7 +96,7 @@ def read_run(folder: str | Path) -> JudgedRun | None:
         model = json.loads((folder / MODEL_FOLDER / MODEL_JSON).read_text())
         config = config_of(run["config"])
         about = model["training"]
-        return JudgedRun(
+        return FinishedRun(
             folder=folder,
             config=config,
             identity=Identity(
@@ -121,9 +121,9 @@ def read_run(folder: str | Path) -> JudgedRun | None:
         ) from error
 
 
-def find_runs(folder: str | Path) -> tuple[list[JudgedRun], list[str]]:
-    """Return the finished runs in the folders of a folder, and what is wrong with those that cannot be read."""
-    found: list[JudgedRun] = []
+def find_runs(folder: str | Path) -> tuple[list[FinishedRun], list[str]]:
+    """Return the finished runs in the subfolders of a folder, and the errors of those that cannot be read."""
+    found: list[FinishedRun] = []
     unreadable = []
     for file in sorted(Path(folder).glob(f"*/{RUN_JSON}")):
         try:

@@ -1,4 +1,4 @@
-"""What a study leaves: its table for people, spreadsheets and papers, everything as JSON, and a picture."""
+"""Output of a study: its table as Markdown, CSV and LaTeX, all numbers as JSON, and a figure."""
 
 from __future__ import annotations
 
@@ -48,16 +48,17 @@ def write_study(
     """Write the files of a study; return them, and its metrics for MLflow.
 
     Args:
-        folder: Of the study; files of its earlier state are replaced.
+        folder: Folder of the study; existing files are replaced.
         grid: The study.
-        cells: With at least one finished run, in the order of rows and columns; none: only ``cells.json`` is written.
-        gaps: ``missing``: what was left out from the beginning, and why; ``failed``: which runs failed, and why.
-        config: Of the study.
-        made_by: Date, and versions, commit and hardware as MLflow's tags have them.
+        cells: Cells with at least one finished run, in the order of rows and columns. Without any, only ``cells.json``
+            is written.
+        gaps: ``missing``: what cannot be computed, with the reason; ``failed``: failed runs, with the reason.
+        config: Configuration of the study.
+        made_by: Date; versions, commit and hardware by the names of MLflow's tags.
 
     """
     folder.mkdir(parents=True, exist_ok=True)
-    costs = {c.column: costs_of(c) for c in cells} if config.study == "table11" else {}
+    costs = {c.column: costs_of(c) for c in cells} if grid.costs is not None else {}
     facts = {
         "title": grid.title,
         "note": grid.note,
@@ -109,7 +110,7 @@ def write_study(
 
 
 def markdown(grid: Grid, cells: Sequence[Cell]) -> str:
-    """Return the table as in the paper: a row per property, a column per way to predict."""
+    """Return the table as Markdown, laid out as in the paper: a row per property, a column per method."""
     by_place = {(c.row.key, c.column): c for c in cells}
     columns = [key for key in grid.columns if any(c.column == key for c in cells)]
     rows = [
@@ -120,7 +121,7 @@ def markdown(grid: Grid, cells: Sequence[Cell]) -> str:
 
 
 def latex(grid: Grid, cells: Sequence[Cell]) -> str:
-    """Return the table for a paper, by booktabs; an asterisk marks what is resolved after Holm's correction."""
+    """Return the table as LaTeX (booktabs); an asterisk marks differences resolved after Holm's correction."""
     by_place = {(c.row.key, c.column): c for c in cells}
     columns = [key for key in grid.columns if any(c.column == key for c in cells)]
     title = " ".join(grid.title.split())
@@ -203,6 +204,6 @@ def _unit(cells: Sequence[Cell], row: Row) -> str:
 
 
 def _metric_name(cell: Cell) -> str:
-    """Return a name that MLflow takes for a metric."""
+    """Return a name that MLflow accepts for a metric."""
     text = f"{cell.row.key}/{cell.column}"
     return "".join(c if c.isalnum() or c in "_-./ " else "_" for c in text)

@@ -1,4 +1,4 @@
-"""A study from beginning to end: what it needs, what is there already, the rest trained, all compared and told."""
+"""Run a study: plan its runs, reuse finished ones, train the others, compare all, and write the tables."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from crysatom.config import GridConfig, Role
 from crysatom.runs.lifecycle import opened, start_ray, where_to_look
 from crysatom.runs.paths import Paths, find
 from crysatom.studies.grid.design import VECTORS, Column, Grid, Vectors
+from crysatom.studies.grid.loading import rows_of
 from crysatom.studies.grid.output import write_study
-from crysatom.studies.grid.results import Cell, judge
+from crysatom.studies.grid.results import Cell, evaluate
 from crysatom.studies.grid.runs import Study
-from crysatom.studies.grid.tables import GRIDS
 from crysatom.tracking.environment import environment_tags
 from crysatom.tracking.fields import DATA, REASON
 from crysatom.training.machine import hardware
@@ -31,20 +31,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class GridReport:
-    """What a study came to.
+    """Result of a study.
 
     Attributes:
-        folder: Its tables, figures and ``cells.json``.
-        title: What it shows.
-        cells: With at least one finished run.
-        wanted: Runs of the whole study, as far as it can be planned.
-        finished: Of those, how many are finished.
-        again: Of those, how many had been finished before.
-        left: Runs that are neither finished nor failed: the budget was over, or their pretraining failed.
-        missing: What was left out from the beginning, and why.
-        failed: Runs that failed, and why.
+        folder: Folder with tables, figures and ``cells.json``.
+        title: Title of the study.
+        cells: Cells with at least one finished run.
+        wanted: Number of runs of the whole study, as far as it can be planned.
+        finished: Number of finished runs.
+        again: Number of runs that had been finished before.
+        left: Number of runs that neither finished nor failed: the budget was over, or their pretraining failed.
+        missing: Rows, columns and differences that cannot be computed, with the reason.
+        failed: Runs that failed, with the reason.
         tracking_uri: MLflow store.
-        run_id: MLflow run of the study; empty if MLflow was away.
+        run_id: MLflow run of the study; empty if MLflow was unavailable.
 
     """
 
@@ -61,34 +61,39 @@ class GridReport:
     run_id: str
 
 
-def run(config: GridConfig) -> GridReport:
-    """Do what is left to do of a study within its budget, and write its tables.
+def run(config: GridConfig, grid: Grid) -> GridReport:
+    """Do the missing runs of a study within its budget, and write its tables.
+
+    Args:
+        config: Configuration of the study.
+        grid: Its grid, from :func:`crysatom.studies.grid.loading.load_grid`.
 
     Raises:
-        ValueError: If data or flags are not usable as asked, or another study is running in the folder.
+        ValueError: If data or flags cannot be used, or another study is running in the folder.
 
     """
     paths = Paths.of(config.output.out, config.tracking.tracking_uri)
     paths.out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(paths.out / ".study.lock", timeout=0):
-            return _run(config, paths)
+            return _run(config, grid, paths)
     except Timeout as error:
         raise ValueError(f"another study is running in {paths.out}; wait for it, or give another --out") from error
 
 
-def _run(config: GridConfig, paths: Paths) -> GridReport:
+def _run(config: GridConfig, grid: Grid, paths: Paths) -> GridReport:
     started = time.monotonic()
-    grid, sources, missing = _asked_for(config)
+    rows = rows_of(grid, config)
+    grid, sources, missing = _asked_for(config, grid)
     start_ray(config.num_workers)
-    study = Study(config=config, paths=paths, grid=grid, sources=sources, missing=missing, started=started)
-    study.read_data()  # what is wrong with the flags is said before there is a run in MLflow
+    study = Study(config=config, paths=paths, grid=grid, rows=rows, sources=sources, missing=missing, started=started)
+    study.read_data()  # wrong flags are reported before the MLflow run is started
     asked = _asked_digest(config)
-    name = config.output.name or f"study-{config.study}-{asked[:8]}"
+    name = config.output.name or f"study-{Path(config.study).stem}-{asked[:8]}"
     tags = {DATA: config.source.data}
     with opened(config, paths, name, asked, tags=tags, experiment=config.tracking.experiment, repeat=True) as run:
         planned, again = study.do()
-        cells = judge(grid, planned, study.found, config.baseline)
+        cells = evaluate(grid, planned, study.found, config.baseline)
         gaps = {"missing": study.missing, "failed": study.failed}
         made_by = {"date": f"{datetime.now(UTC):%Y-%m-%d}", **environment_tags(hardware())}
         files, metrics = write_study(run.path, grid, cells, gaps, config=config, made_by=made_by)
@@ -116,7 +121,7 @@ def _run(config: GridConfig, paths: Paths) -> GridReport:
 
 
 def describe(report: GridReport) -> str:
-    """Return what a user wants to know at the end."""
+    """Return the summary that the job prints."""
     lines = [f"{report.title}: {report.finished} of {report.wanted} runs finished, {report.again} of them before"]
     for what, why in report.missing.items():
         lines.append(f"missing: {what}: {why}")
@@ -129,26 +134,26 @@ def describe(report: GridReport) -> str:
 
 
 def _asked_digest(config: GridConfig) -> str:
-    """Return hex digits that change with what the tables are to show, not with where and how far the study runs."""
+    """Return hex digits that change with the content of the tables, not with places, budget or workers."""
     content = config.flat(Role.RESULT, Role.INPUT)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _asked_for(config: GridConfig) -> tuple[Grid, dict[str, Vectors], dict[str, str]]:
-    """Return the grid with the columns asked for, the vectors with what was given, and what cannot be had.
+def _asked_for(config: GridConfig, grid: Grid) -> tuple[Grid, dict[str, Vectors], dict[str, str]]:
+    """Return the grid with the requested columns, all vectors by name, and what is missing, with the reason.
 
     Raises:
-        ValueError: If a column, a baseline or the name of vectors does not exist.
+        ValueError: If a column, a baseline, the name of vectors or a folder of finished runs does not exist.
 
     """
-    grid = GRIDS[config.study]()
     for what, names in (("columns", config.columns), ("baseline", (config.baseline,) if config.baseline else ())):
         if unknown := [name for name in names if name not in grid.columns]:
             raise ValueError(f"{what}: {config.study} has no {', '.join(unknown)}; it has {', '.join(grid.columns)}")
     wanted = {key: column for key, column in grid.columns.items() if not config.columns or key in config.columns}
     if config.baseline and config.baseline not in wanted:
         raise ValueError(f"baseline: {config.baseline} is not among --columns {' '.join(wanted)}")
-    sources = VECTORS | _given_vectors(config)
+    known = {**VECTORS, **grid.vectors}
+    sources = known | _given_vectors(config, known)
     obstacles = {column.label: _obstacle(column, sources) for column in wanted.values()}
     missing = {label: why for label, why in obstacles.items() if why}
     built = {key: column for key, column in wanted.items() if column.label not in missing}
@@ -164,22 +169,22 @@ def _asked_for(config: GridConfig) -> tuple[Grid, dict[str, Vectors], dict[str, 
 
 
 def _obstacle(column: Column, sources: Mapping[str, Vectors]) -> str:
-    """Return why a column cannot be run; empty: it can."""
+    """Return the reason why a column cannot be run; empty if it can."""
     known = sources[column.vectors].known
     return "" if known else f"its vectors have to be given: --vectors {column.vectors}=FILE"
 
 
-def _given_vectors(config: GridConfig) -> dict[str, Vectors]:
-    """Return the vectors that are given instead of a study's own, by name.
+def _given_vectors(config: GridConfig, known: Mapping[str, Vectors]) -> dict[str, Vectors]:
+    """Return the vectors that ``--vectors`` gives, by name.
 
     Raises:
-        ValueError: If a study knows no vectors of a name.
+        ValueError: If a name is unknown.
 
     """
     given: dict[str, tuple[str, ...]] = {}
     for text in config.vectors:
         name, _, path = text.partition("=")
         given[name] = (*given.get(name, ()), str(find(path).resolve()) if find(path).exists() and "/" in path else path)
-    if unknown := [name for name in given if name not in VECTORS]:
-        raise ValueError(f"vectors: there are no {', '.join(unknown)}; there are {', '.join(VECTORS)}")
-    return {name: dataclasses.replace(VECTORS[name], names=names, pretrain=None) for name, names in given.items()}
+    if unknown := [name for name in given if name not in known]:
+        raise ValueError(f"vectors: there are no {', '.join(unknown)}; there are {', '.join(known)}")
+    return {name: dataclasses.replace(known[name], names=names, pretrain=None) for name, names in given.items()}

@@ -1,4 +1,4 @@
-"""From the runs of a study to its cells: errors with their spread, and how sure each difference is."""
+"""Cells of a study from its runs: errors with their spread, and differences with their uncertainty."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from crysatom.config import DownstreamConfig
 from crysatom.names import MAE, NUM_CRYSTALS, TEST, TEST_TWIN_FREE
 from crysatom.studies.grid.design import Column, Grid, Row
-from crysatom.studies.grid.finished import Identity, JudgedRun
+from crysatom.studies.grid.finished import FinishedRun, Identity
 from crysatom.studies.grid.statistics import (
     Comparison,
     Verdict,
@@ -27,15 +27,15 @@ from crysatom.training.intervals import Interval, bootstrap_mean
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """A run that a study needs: of one cell, one seed and one draw.
+    """A run that a study needs: one cell, seed, draw and fold.
 
     Attributes:
-        row: Of the cell.
-        column: Key of its column.
-        fold: Position among the row's folds.
-        config: Of the run, with one seed.
-        identity: What to find it by.
-        work: Training crystals times epochs: how long it takes, beside others.
+        row: Row of the cell.
+        column: Key of the column.
+        fold: Position in the folds of the row.
+        config: Configuration of the run, with one seed.
+        identity: Digests by which a finished run is found.
+        work: Training crystals times epochs: its time relative to other runs.
 
     """
 
@@ -48,35 +48,36 @@ class Planned:
 
     @property
     def title(self) -> str:
-        """What a person calls the run."""
+        """Title for people."""
         fold = f", fold {self.fold + 1}" if len(self.row.folds) > 1 else ""
         return f"{self.row.key}, {self.column} ({self.config.vectors.vectors}), seed {self.config.seed}{fold}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """What the runs of a row and a column say.
+    """Result of the runs of a row and a column.
 
     Attributes:
-        row: Of the study.
-        column: Key.
-        runs: Those that are finished.
-        wanted: How many there are to be, over seeds, draws and folds.
-        mean: Test MAE, mean over seeds and draws; of folds together, each crystal counted once.
+        row: Row of the study.
+        column: Key of the column.
+        runs: Finished runs.
+        wanted: Number of planned runs, over seeds, draws and folds.
+        mean: Test MAE over the crystals of all folds, mean over seeds and draws.
         deviation: Sample standard deviation over seeds and draws; NaN for a single one.
-        interval: Bootstrap over test crystals of the errors averaged over seeds and draws; NaN for too few crystals.
-        num_crystals: Test crystals of all folds.
-        twin_free: Test MAE on crystals without a twin among the training crystals, likewise; NaN if there is none.
-        comparison: With the baseline's cell; None: it is the baseline, or the baseline has no run.
-        p_corrected: Holm's, over all comparisons of the study; NaN without a comparison.
-        verdict_corrected: What is left of the verdict by it; None without a comparison.
-        paper: The paper's figure; NaN if it has none.
+        interval: Bootstrap interval over test crystals of errors averaged over seeds and draws; NaN for too few
+            crystals.
+        num_crystals: Number of test crystals of all folds.
+        twin_free: Like ``mean``, on crystals without a twin among the training crystals; NaN if there is none.
+        comparison: Comparison with the cell of the baseline; None for a baseline, or if the baseline has no run.
+        p_corrected: Holm's p-value over all comparisons of the study; NaN without a comparison.
+        verdict_corrected: Verdict after Holm's correction; None without a comparison.
+        paper: The paper's error; NaN if it has none.
 
     """
 
     row: Row
     column: str
-    runs: tuple[JudgedRun, ...]
+    runs: tuple[FinishedRun, ...]
     wanted: int
     mean: float
     deviation: float
@@ -90,16 +91,16 @@ class Cell:
 
     @property
     def unit(self) -> str:
-        """Of the errors."""
+        """Unit of the errors."""
         return self.runs[0].unit
 
     @property
     def complete(self) -> bool:
-        """Whether no run is missing."""
+        """Whether all planned runs are finished."""
         return len(self.runs) == self.wanted
 
     def facts(self) -> dict[str, Any]:
-        """Return everything as JSON values, NaN as None."""
+        """Return all numbers as JSON values, NaN as None."""
         difference = self.comparison.difference if self.comparison else None
         values = {
             "property": self.row.property,
@@ -128,19 +129,19 @@ class Cell:
         return {name: None if value != value else value for name, value in values.items()}  # noqa: PLR0124 - NaN
 
 
-def judge(
-    grid: Grid, planned: Sequence[Planned], found: Mapping[Identity, JudgedRun], baseline: str = ""
+def evaluate(
+    grid: Grid, planned: Sequence[Planned], found: Mapping[Identity, FinishedRun], baseline: str = ""
 ) -> list[Cell]:
     """Return the cells that have at least one finished run, in the order of rows and columns.
 
     Args:
         grid: The study.
         planned: All its runs.
-        found: The finished ones.
-        baseline: Key of the column that all others are compared with; empty: each column's own.
+        found: Finished runs.
+        baseline: Key of the column that all others are compared with; empty: the baseline of each column.
 
     Raises:
-        ValueError: If runs that stand side by side are not of the same data, split and test crystals.
+        ValueError: If compared runs do not have the same data, split and test crystals.
 
     """
     cells: dict[tuple[str, str], Cell] = {}
@@ -161,15 +162,15 @@ def judge(
     return list(cells.values())
 
 
-def _cell(row: Row, key: str, column: Column, runs: tuple[JudgedRun, ...], wanted: int) -> Cell:
-    trials: dict[tuple[str, int], list[JudgedRun]] = {}
+def _cell(row: Row, key: str, column: Column, runs: tuple[FinishedRun, ...], wanted: int) -> Cell:
+    trials: dict[tuple[str, int], list[FinishedRun]] = {}
     for run in runs:
         trials.setdefault((run.config.vectors.vectors, run.seed), []).append(run)
     complete = [trial for trial in trials.values() if len(trial) == len(row.folds)] or list(trials.values())
     mean, deviation = mean_and_deviation([_mae(trial, TEST) for trial in complete])
     twin_free = float(np.mean([_mae(trial, TEST_TWIN_FREE) for trial in complete]))
     errors = errors_of(runs).to_numpy()
-    # where a row is one of several of its property, the paper's figure of the property is none of this row
+    # by the key of the row, not by its property: another row of the property is not what the paper shows
     paper = column.paper.get(row.key, float("nan"))
     return Cell(
         row=row,
@@ -185,8 +186,8 @@ def _cell(row: Row, key: str, column: Column, runs: tuple[JudgedRun, ...], wante
     )
 
 
-def _mae(folds: Sequence[JudgedRun], part: str) -> float:
-    """Return the mean absolute error over the crystals of all folds; NaN if a fold has none in this part."""
+def _mae(folds: Sequence[FinishedRun], part: str) -> float:
+    """Return the mean absolute error over the crystals of all folds; NaN if a fold has no crystal in this part."""
     errors = [run.metrics.get(f"{part}/{MAE}", float("nan")) for run in folds]
     counts = [run.metrics.get(f"{part}/{NUM_CRYSTALS}", 0.0) for run in folds]
     return errors[0] if len(errors) == 1 else float(np.dot(errors, counts) / max(sum(counts), 1.0))

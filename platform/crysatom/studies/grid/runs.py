@@ -1,4 +1,4 @@
-"""The runs of a study: planned, found again by their digests, or trained, by Ray or one after another."""
+"""Plan the runs of a study, find finished ones by their digests, train the others, by Ray or in this process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crysatom.config import DownstreamConfig, GraphSpec, GridConfig, PretrainConfig, digest
-from crysatom.config.downstream import RECIPES, Architecture
+from crysatom.config import downstream as predictions
+from crysatom.config import pretraining as pretrainings
 from crysatom.crystals.ingest import TABLE_FILE
 from crysatom.crystals.measured import with_measured
 from crysatom.crystals.table import read_table, write_table
@@ -24,23 +25,21 @@ from crysatom.names import MAE, TEST
 from crysatom.pipelines import downstream, pretraining
 from crysatom.runs.paths import Paths, find
 from crysatom.studies.grid.design import Column, Grid, Row, Vectors
-from crysatom.studies.grid.finished import Identity, JudgedRun, find_runs, read_run
+from crysatom.studies.grid.finished import FinishedRun, Identity, find_runs, read_run
 from crysatom.studies.grid.results import Planned
-from crysatom.studies.grid.tables import pretraining as pretraining_settings
-from crysatom.studies.grid.tables import rows_of
 
 logger = logging.getLogger(__name__)
 
 
 class Task(NamedTuple):
-    """A run to do: what people call it, and its settings."""
+    """A run to do: its title for people, and its configuration."""
 
     title: str
     config: DownstreamConfig | PretrainConfig
 
 
 class Fold(NamedTuple):
-    """What a run of a row reads: the digest of graphs, labels and split, and how many crystals it learns from."""
+    """Input of a run of a row: digest of graphs, labels and split, and number of training crystals."""
 
     data: str
     num_train: int
@@ -51,23 +50,24 @@ Done = Callable[[Task, str, Exception | None], None]
 
 @dataclass(kw_only=True)
 class Study:
-    """A study while it runs: what it plans, what it found, what failed."""
+    """State of a running study: planned, finished and failed runs."""
 
     config: GridConfig
     paths: Paths
     grid: Grid
+    rows: Sequence[Row]
     sources: dict[str, Vectors]
     missing: dict[str, str]
     started: float
     failed: dict[str, str] = field(default_factory=dict)
-    found: dict[Identity, JudgedRun] = field(default_factory=dict)
+    found: dict[Identity, FinishedRun] = field(default_factory=dict)
     unplanned: int = 0
     datasets: list[tuple[Row, list[Fold]]] = field(default_factory=list)
     data: str = ""
-    """Crystals that every run reads, from whatever folder it runs in; a source is read once, before them."""
+    """Absolute path of the crystals that every run reads. A source is read once, before the runs."""
     _pretrained: dict[str, Path] = field(default_factory=dict)
     _table: Path = Path()
-    """Crystal table, of which predictors that read other graphs have their own made."""
+    """Crystal table, from which the graphs of predictors with other graphs are built."""
     _by_graph: dict[tuple[GraphSpec, str], list[Fold]] = field(default_factory=dict)
     _sha256: dict[str, str] = field(default_factory=dict)
     _by_place: dict[tuple[str, str, str, tuple[int, ...]], Identity] = field(default_factory=dict)
@@ -77,25 +77,19 @@ class Study:
         self.data = str(given.resolve()) if given.exists() else self.config.source.data
 
     def read_data(self) -> None:
-        """Find the rows that the data have labels for, and what the runs of their folds read.
+        """Find the rows that the data have labels for, and the inputs of their folds.
 
         Raises:
-            ValueError: If the data cannot be read, or a property that was asked for has no labels.
+            ValueError: If the data cannot be read, or a requested property has no labels.
 
         """
-        rows = rows_of(
-            self.config.study,
-            self.config.properties or self.grid.properties,
-            self.config.train_fraction,
-            self.config.held_out,
-        )
         if self.config.measured:
             self.data = str(self._join_measured())
         base = self._base()
         shards = self._prepare(base)
         self._table = crystal_table(base.source, shards).resolve()
         self.data = self.data if shards == Path(self.data) else str(self._table)
-        for row in rows:
+        for row in self.rows:
             try:
                 self.datasets.append((row, self._folds(base, row, shards)))
             except ValueError as error:
@@ -106,35 +100,33 @@ class Study:
             raise ValueError(f"{self.config.source.data} has labels for no row of {self.config.study}: {self.missing}")
 
     def _prepare(self, config: DownstreamConfig) -> Path:
-        """Build the graphs that runs will find: many CPUs are quick with many crystals."""
+        """Build the graphs on all workers before the runs, each of which has one CPU."""
         num_workers = self.config.num_workers
         return prepare(config.source, config.limits, config.graph, self.paths.out, num_workers=num_workers, resume=True)
 
     def _folds(self, base: DownstreamConfig, row: Row, shards: Path) -> list[Fold]:
-        """Return what is known of a row's folds before any run."""
+        """Return the inputs of the folds of a row."""
         labels = base.replace(property=row.property, vectors="onehot", **row.settings)
         uri = self.paths.tracking_uri
         read = [labeled(labels.replace(**fold), shards, self._table, uri) for fold in row.folds]
         return [Fold(fold.data_digest, len(fold.split.train)) for fold in read]
 
     def _join_measured(self) -> Path:
-        """Return the crystal table of the calculated crystals and the measured ones, made once."""
-        names = self.config.properties or self.grid.properties
-        if len(names) != 1:
-            raise ValueError(f"properties: {self.config.study} is of one property, got {', '.join(names)}")
+        """Return the crystal table of calculated and measured crystals; write it if it does not exist."""
+        name = self.rows[0].property  # there is only one
         calculated, measured = find(self.data), find(self.config.measured)
         if not calculated.is_file():
             base = self._base()
             calculated = crystal_table(base.source, self._prepare(base))
-        content = json.dumps([names[0], file_sha256(calculated), file_sha256(measured)])
+        content = json.dumps([name, file_sha256(calculated), file_sha256(measured)])
         table = self.paths.out / CACHE / f"measured-{hashlib.sha256(content.encode()).hexdigest()[:12]}" / TABLE_FILE
         if not table.is_file():
             table.parent.mkdir(parents=True, exist_ok=True)
-            write_table(with_measured(read_table(calculated), read_table(measured), names[0]), table)
+            write_table(with_measured(read_table(calculated), read_table(measured), name), table)
         return table
 
     def do(self) -> tuple[list[Planned], int]:
-        """Do the runs that are not finished; return all planned runs, and how many were finished before."""
+        """Do the missing runs; return all planned runs, and the number that had been finished before."""
         planned = self.plan()
         again = self.find_finished(planned)
         self.train(planned)
@@ -144,7 +136,7 @@ class Study:
         return planned + further, again
 
     def plan(self) -> list[Planned]:
-        """Return the runs of the study that start from no other run, for which pretrainings are done first."""
+        """Do the pretrainings; return the runs that do not start from another run."""
         self._pretrain()
         return self._plan([dataset for dataset in self.datasets if not dataset[0].start])
 
@@ -162,15 +154,17 @@ class Study:
         self._by_place |= {(p.row.key, p.column, p.config.vectors.vectors, p.config.seeds): p.identity for p in planned}
         return planned
 
-    def _base(self, predictor: str = Architecture.predictor) -> DownstreamConfig:
+    def _base(self, predictor: str = predictions.Architecture.predictor) -> DownstreamConfig:
         config = self.config
         changes: dict[str, Any] = {"epochs": config.epochs} if config.epochs else {}
         experiment = downstream.default_experiment(config.source.data)
-        return RECIPES[config.recipe](predictor).replace(experiment=experiment, **self._everywhere, **changes)
+        return predictions.RECIPES[config.recipe](predictor).replace(
+            experiment=experiment, **self._everywhere, **changes
+        )
 
     @property
     def _everywhere(self) -> dict[str, Any]:
-        """Settings of predictions and pretrainings alike."""
+        """Settings that predictions and pretrainings share."""
         return {
             "data": self.data,
             "out": str(self.paths.out),
@@ -178,11 +172,11 @@ class Study:
             "num_workers": 0,
             "use_gpu": self.config.use_gpu,
             "tracking_uri": self.paths.tracking_uri,
-            "register": "",  # hundreds of models, of which nobody asked for one
+            "register": "",  # a study makes hundreds of models
         }
 
     def _read_by(self, predictor: str, row: Row, folds: list[Fold]) -> tuple[str, list[Fold]]:
-        """Return the data that a predictor's runs read, and their folds: those of its own kind of graphs."""
+        """Return the data that the runs of a predictor read, and their folds, for the graphs that it needs."""
         config = self._base(predictor)
         if config.graph == self._base().graph:
             return self.data, folds
@@ -193,7 +187,7 @@ class Study:
         return str(self._table), self._by_graph[key]
 
     def _pretrain(self) -> None:
-        """Do the pretrainings whose vectors or encoders the columns take; what fails is noted."""
+        """Do the pretrainings whose vectors or encoders the columns use; record failures."""
         settings = [c.init for c in self.grid.columns.values()] + [c.distill for c in self.grid.columns.values()]
         settings += [self._source(c.vectors).pretrain for c in self.grid.columns.values()]
         by_title = {f"pretraining {_key(some)}": some for some in settings if some is not None}
@@ -210,15 +204,15 @@ class Study:
     def _pretraining(self, settings: Mapping[str, Any]) -> PretrainConfig:
         config = self.config
         changes: dict[str, Any] = {"epochs": config.pretrain_epochs} if config.pretrain_epochs else {}
-        return pretraining_settings(settings, config.recipe).replace(**self._everywhere, **changes)
+        return pretrainings.RECIPES[config.recipe]().replace(**{**settings, **self._everywhere, **changes})
 
     def _source(self, name: str) -> Vectors:
-        """Return vectors, or those whose rows they permute."""
+        """Return the source of vectors; of permuted vectors the source of those that are permuted."""
         source = self.sources[name]
         return self._source(source.permuted) if source.permuted and not source.names else source
 
     def _names(self, name: str) -> tuple[str, ...]:
-        """Return what ``--vectors`` of a run is for some vectors; nothing where their pretraining is not finished."""
+        """Return the values for ``--vectors`` of a run; none if the pretraining of the vectors is not finished."""
         source = self.sources[name]
         if source.names:
             return source.names
@@ -300,7 +294,7 @@ class Study:
         return self._sha256[name]
 
     def find_finished(self, planned: Sequence[Planned]) -> int:
-        """Take the finished runs that are there; return how many."""
+        """Add the finished runs of the folders to ``found``; return their number."""
         before = len(self.found)
         wanted = {p.identity for p in planned}
         for folder in (str(self.paths.out), *self.config.finished):
@@ -319,7 +313,7 @@ class Study:
         return len(self.found) - before
 
     def train(self, planned: Sequence[Planned]) -> None:
-        """Do the runs that are not finished; what fails is noted, and the study goes on."""
+        """Do the runs that are not finished; record failures and continue."""
         open_runs = {p.identity: p for p in planned if p.identity not in self.found}
         by_title = {p.title: p for p in open_runs.values()}
         total, start = len(open_runs), time.monotonic()
@@ -366,24 +360,24 @@ class Study:
                 return
             try:
                 result, error = do(task), None
-            except Exception as raised:  # noqa: BLE001 - whatever stops one run does not stop the others
+            except Exception as raised:  # noqa: BLE001 - a failed run does not stop the others
                 result, error = "", raised
             done(task, result, error)
 
 
 def do(task: Task) -> str:
-    """Do one run in this process, or find it finished; return its folder."""
+    """Do one run in this process, unless it is finished; return its folder."""
     if isinstance(task.config, PretrainConfig):
         return str(pretraining.run(task.config).folder)
     [finished] = downstream.run(task.config)
     return str(finished.folder)
 
 
-def _read(folder: str, identity: Identity) -> JudgedRun:
+def _read(folder: str, identity: Identity) -> FinishedRun:
     """Return the run in a folder.
 
     Raises:
-        ValueError: If it cannot be read, or is another one.
+        ValueError: If it cannot be read, or has another identity.
 
     """
     finished = read_run(folder)
@@ -393,5 +387,5 @@ def _read(folder: str, identity: Identity) -> JudgedRun:
 
 
 def _key(settings: Mapping[str, Any]) -> str:
-    """Return what a pretraining is called: how it differs from the recipe's."""
+    """Return the name of a pretraining: its differences from the recipe."""
     return ", ".join(f"{name} {value}" for name, value in sorted(settings.items())) or "by the recipe"

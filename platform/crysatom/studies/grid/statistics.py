@@ -1,7 +1,7 @@
-"""How sure a difference between two sides of a study is: one formula per function.
+"""Uncertainty of a difference between two sides of a study: one formula per function.
 
-A side is what some runs share but for their seeds (and draws of random vectors). Errors are absolute errors of test
-crystals, in the unit of the property.
+A side is a set of runs that differ only in their seeds (and draws of random vectors). Errors are absolute errors of
+test crystals, in the unit of the property.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from crysatom.studies.grid.finished import JudgedRun
+from crysatom.studies.grid.finished import FinishedRun
 from crysatom.studies.significance import ALPHA, holm
 from crysatom.training.intervals import Interval, bootstrap_mean
 
@@ -29,11 +29,11 @@ class Comparison:
     """A side against its baseline.
 
     Attributes:
-        difference: Error less that of the baseline; below 0 the side is better.
-        baseline: Mean error of the baseline on the crystals that both judge.
-        gain: Share of the baseline's error that is saved; below 0 the side is worse.
-        p_value: Two-sided, of no difference, see :func:`p_value`.
-        verdict: Whether the interval of the difference is on one side of 0.
+        difference: Error minus that of the baseline; below 0 the side is better.
+        baseline: Mean error of the baseline on the crystals that both evaluate.
+        gain: Relative reduction of the baseline's error; below 0 the side is worse.
+        p_value: Two-sided p-value of no difference, see :func:`p_value`.
+        verdict: Whether the interval of the difference excludes 0, and on which side.
 
     """
 
@@ -49,7 +49,7 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else float("nan")
 
 
-def averaged_errors(runs: Sequence[JudgedRun]) -> pd.Series:
+def averaged_errors(runs: Sequence[FinishedRun]) -> pd.Series:
     """Return the error of each test crystal, mean over runs, by id in the order of the first run.
 
     Raises:
@@ -61,27 +61,27 @@ def averaged_errors(runs: Sequence[JudgedRun]) -> pd.Series:
     return pd.Series(sum(errors.loc[series[0].index] for errors in series) / len(series))
 
 
-def errors_of(runs: Sequence[JudgedRun]) -> pd.Series:
-    """Return the error of each test crystal, mean over the runs that judge it, by id.
+def errors_of(runs: Sequence[FinishedRun]) -> pd.Series:
+    """Return the error of each test crystal, mean over the runs that evaluate it, by id.
 
-    Runs on the same data and split are seeds and draws of one fold; folds judge different crystals.
+    Runs on the same data and split are seeds and draws of one fold; folds evaluate different crystals.
 
     Raises:
-        ValueError: If a crystal is judged in two folds, or runs of a fold are not comparable.
+        ValueError: If a crystal is evaluated in two folds, or runs of a fold are not comparable.
 
     """
     errors: pd.Series = pd.concat([averaged_errors(fold) for fold in _folds(runs).values()])
     if not errors.index.is_unique:
         twice = errors.index[errors.index.duplicated()][0]
-        raise ValueError(f"{runs[0].folder}: test crystal {twice} is judged by runs on different data or splits")
+        raise ValueError(f"{runs[0].folder}: test crystal {twice} is evaluated by runs on different data or splits")
     return errors
 
 
-def common_errors(mine: Sequence[JudgedRun], theirs: Sequence[JudgedRun]) -> tuple[pd.Series, pd.Series]:
-    """Return the errors of two sides, of the folds that both have: an unfinished study may lack some.
+def common_errors(mine: Sequence[FinishedRun], theirs: Sequence[FinishedRun]) -> tuple[pd.Series, pd.Series]:
+    """Return the errors of two sides on the folds that both have; an unfinished study may lack some.
 
     Raises:
-        ValueError: If they have none in common.
+        ValueError: If they have no fold in common.
 
     """
     sides = [_folds(mine), _folds(theirs)]
@@ -94,18 +94,18 @@ def common_errors(mine: Sequence[JudgedRun], theirs: Sequence[JudgedRun]) -> tup
     return first, second
 
 
-def _folds(runs: Sequence[JudgedRun]) -> dict[str, list[JudgedRun]]:
-    folds: dict[str, list[JudgedRun]] = {}
+def _folds(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
+    folds: dict[str, list[FinishedRun]] = {}
     for run in runs:
         folds.setdefault(run.identity.data, []).append(run)
     return folds
 
 
-def require_comparable(runs: Sequence[JudgedRun]) -> None:
-    """Check that runs learned one property from the same data by the same split, and predicted the same crystals.
+def require_comparable(runs: Sequence[FinishedRun]) -> None:
+    """Check that runs have the same property, data, split and test crystals.
 
     Raises:
-        ValueError: Naming the first run that differs, and in what.
+        ValueError: Naming the first run that differs, and the difference.
 
     """
     first, *others = runs
@@ -127,15 +127,15 @@ def require_comparable(runs: Sequence[JudgedRun]) -> None:
 
 
 def compare(mine: pd.Series, theirs: pd.Series) -> Comparison:
-    """Return how a side's errors differ from its baseline's, paired by crystal.
+    """Compare the errors of a side with those of its baseline, paired by crystal.
 
     The interval is a symmetric studentized bootstrap over crystals
-    (:func:`crysatom.training.intervals.bootstrap_mean`): of the crystals, not of seeds, whose spread is beside it.
-    Too few crystals for one resolve nothing.
+    (:func:`crysatom.training.intervals.bootstrap_mean`). It does not include the effect of seeds. With too few
+    crystals for an interval the difference is not resolved.
 
     Args:
         mine: Errors by id, mean over runs.
-        theirs: Likewise, of the same crystals.
+        theirs: Errors of the baseline on the same crystals.
 
     """
     assert set(mine.index) == set(theirs.index), "sides are checked to have the same crystals"
@@ -149,11 +149,11 @@ def compare(mine: pd.Series, theirs: pd.Series) -> Comparison:
 
 
 def p_value(paired: np.ndarray) -> float:
-    """Return the two-sided probability of so large a mean of ``(n,)`` differences if there were none.
+    """Return the two-sided p-value of the mean of ``(n,)`` differences under no difference.
 
-    By the normal distribution of a mean, 2 (1 - Phi(|mean| sqrt(n) / sd)): a bootstrap with enough resamples for
-    the small probabilities that a correction needs would take minutes per table. For a few dozen crystals it is
-    somewhat too small (by a fifth near 0.05 at n = 30).
+    It uses the normal distribution of a mean, 2 (1 - Phi(|mean| sqrt(n) / sd)), since a bootstrap with enough resamples
+    for the small p-values of a correction takes minutes per table. For a few dozen crystals it is too small (by a
+    fifth near 0.05 at n = 30).
     """
     deviation = float(np.std(paired, ddof=1)) if len(paired) > 1 else 0.0
     mean = abs(float(np.mean(paired)))
@@ -163,6 +163,6 @@ def p_value(paired: np.ndarray) -> float:
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[tuple[float, Verdict]]:
-    """Return Holm's probability of each comparison of a table, and the verdict that is left after it."""
+    """Return Holm's p-value and the verdict after the correction, for each comparison of a table."""
     adjusted = holm(np.array([comparison.p_value for comparison in comparisons])).tolist()
     return [(p, c.verdict if p < ALPHA else TIE) for p, c in zip(adjusted, comparisons, strict=True)]
