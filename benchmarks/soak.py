@@ -251,10 +251,11 @@ def table(figures: dict[str, Any]) -> str:
 def summary(figures: dict[str, Any]) -> str:
     """Return what a page says of a soak."""
     made_by, left = figures["environment"], figures["left"]
+    commit = made_by["mlflow.source.git.commit"]  # 40 digits, and "-dirty" if files differed from it
     versions = ", ".join(f"{name} {made_by[f'version.{name}']}" for name in ("python", "ray", "torch"))
     logs = left["temporary_files_by_folder"].get("logs", 0)
     return f"""\
-{figures["date"]}; {made_by["hardware"]}; {versions}; commit {made_by["mlflow.source.git.commit"][:8]}.
+{figures["date"]}; {made_by["hardware"]}; {versions}; commit {commit[:8]}{commit[40:]}.
 {figures["minutes"]:.0f} minutes, {figures["epochs"]} epochs (median {figures["crystals_per_second"]} crystals/s),
 {figures["samples"]} samples, {figures["missed_samples"]} of them without Ray's counts (during startup and shutdown);
 {figures["spilled_mb"]:.0f} MB spilled. The slopes exclude the first {figures["warm_up_minutes"]:.0f} minutes.
