@@ -116,7 +116,7 @@ class Run:
 
 
 @contextmanager
-def opened(
+def opened(  # noqa: PLR0913 - what identifies a run, and how it is opened
     config: Group,
     paths: Paths,
     name: str,
@@ -240,7 +240,9 @@ def launch(
 
     torch.set_num_threads(workers.threads_per_worker)
     device = "cuda" if workers.use_gpu else "cpu"
-    return work(PlainContext(folder / CHECKPOINTS, on_report, device, every=60 * workers.checkpoint_minutes or math.inf))
+    return work(
+        PlainContext(folder / CHECKPOINTS, on_report, device, every=60 * workers.checkpoint_minutes or math.inf)
+    )
 
 
 @contextmanager
