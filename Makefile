@@ -6,22 +6,22 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# On Linux pip takes torch with CUDA, gigabytes of it. Without a GPU, spare the download:
+# On Linux pip installs torch with CUDA (gigabytes). Without a GPU, avoid the download:
 # make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .PHONY: help
-help:  ## Show what can be made
+help:  ## List the targets
 	@grep -hE '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 .PHONY: demo
 demo: $(INSTALLED)  ## Pretrain on the real crystals inside pymatgen, with two workers; no GPU, no network
 	$(BIN)/python jobs/pretrain.py --num-workers 2 --epochs 30 --batch-size 48 --name demo --resume
 
-# Tests run side by side, in the order of their files, so that those that mostly wait for a job of their own are not left
-# for the end; but tests that use Ray from their own process come after them, one by one, for Ray's workers run at a low
-# priority and would be starved. Code 5 of pytest is "no test selected", as ARGS may do to one half.
+# Test files run in parallel, in alphabetical order, so that tests that wait for jobs do not come last. Tests that use
+# Ray from their own process run afterwards, one by one: Ray's workers have a low priority and would be starved. ARGS may
+# select no test of one half: pytest then exits with 5.
 define run-tests
 @code=0; \
 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "($(1)) and not ray" $(ARGS) || code=$$?; \
@@ -38,22 +38,22 @@ test-all: $(INSTALLED)  ## Run the slow tests too
 	$(call run-tests,slow or not slow)
 
 .PHONY: lint
-lint: $(INSTALLED)  ## Check format, style, types and the direction of imports
+lint: $(INSTALLED)  ## Check format, style, types and import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	PYTHONPATH=platform:. $(BIN)/lint-imports
 
 .PHONY: mutants
-mutants: $(INSTALLED)  ## Make known bugs on purpose and see that tests notice; ARGS="--only WORD" selects
+mutants: $(INSTALLED)  ## Insert known bugs and check that tests fail; ARGS="--only WORD" selects
 	$(BIN)/python tools/mutants.py $(ARGS)
 
-# pip-audit has an environment of its own: it is no dependency, and should not see ours. Without PyPI's advisories (a mirror
-# of packages has none): make audit ADVISORIES=folder, a clone of https://github.com/pypa/advisory-database
+# pip-audit has its own environment, so that it is not a dependency and does not see ours. A mirror of packages has no
+# advisories: there, use make audit ADVISORIES=folder with a clone of https://github.com/pypa/advisory-database
 ADVISORIES ?=
 
 .PHONY: audit
-audit: .venv-audit/.installed  ## Look for known vulnerabilities of the versions in constraints.txt
+audit: .venv-audit/.installed  ## Look up known vulnerabilities of the versions in constraints.txt
 	.venv-audit/bin/python tools/audit.py $(if $(ADVISORIES),--advisories '$(ADVISORIES)')
 
 .venv-audit/.installed:
@@ -62,18 +62,18 @@ audit: .venv-audit/.installed  ## Look for known vulnerabilities of the versions
 	@touch $@
 
 .PHONY: .venv
-.venv: $(INSTALLED)  ## Make the virtual environment that the others use
+.venv: $(INSTALLED)  ## Create the virtual environment
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "crysatom needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." >&2; \
-	  echo "Name another one: make $(or $(MAKECMDGOALS),demo) PYTHON=python3.12" >&2; exit 1; }
+	  echo "Choose another one: make $(or $(MAKECMDGOALS),demo) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV): a few minutes, once."
+	@echo "Installing into $(VENV); this takes a few minutes."
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt $(PIP_ARGS) --editable '.[dev]'
 	@touch $@
 
 .PHONY: clean
-clean:  ## Remove the virtual environment and caches; results in runs/ and mlflow.db stay
+clean:  ## Remove the virtual environment and caches; keep results (runs/, mlflow.db)
 	rm -rf $(VENV) .venv-audit .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis platform/*.egg-info
 	find platform jobs tests tune_spaces benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

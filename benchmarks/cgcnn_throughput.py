@@ -1,12 +1,12 @@
-"""Crystals per second of a CGCNN training step: the published way and ours, on the same crystals, in turn, in one run.
+"""Crystals per second of a CGCNN training step: the published algorithm and ours in turn, on the same crystals.
 
     python benchmarks/cgcnn_throughput.py --table jarvis_dft_3d.parquet
 
-The published way, written anew from its description: features of both atoms and of the edge are gathered for every
-edge and joined, one linear layer maps them, autograd keeps what it needs, and crystals are pooled one by one. Both
-sides have their graphs in memory, and what is done once for all epochs is done: the Gaussians of the published side,
-as its cache holds them; on ours the search for equal atoms and edges, whose time is told. Both have the same weights,
-edges, batches, loss and optimizer, and must give the same loss.
+The published algorithm is reimplemented from its description: features of both atoms and of the edge are gathered and
+concatenated for every edge, one linear layer maps them, autograd stores the intermediates, and crystals are pooled one
+by one. Both sides have their graphs in memory. Work done once for all epochs is excluded: the Gaussians of the
+published side, which its cache holds, and our search for equal atoms and edges, whose time is reported. Both sides have
+the same weights, edges, batches, loss and optimizer, and must give the same loss.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ LEARNING_RATE = 1e-3
 
 
 class Clock:
-    """Seconds of processor and wall, by phase."""
+    """Wall-clock seconds by phase."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def of(self, phase: str) -> Iterator[None]:
-        """Add the wall time of a block to a phase."""
+        """Add the wall-clock time of the block to a phase."""
         start = time.perf_counter()
         yield
         self.seconds[phase] += time.perf_counter() - start
 
 
 class Convolution(nn.Module):
-    """A convolution with one joined vector per edge."""
+    """A convolution with one concatenated vector per edge."""
 
     def __init__(self, width: int, num_features: int) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Published(nn.Module):
 
 
 class PublishedSide:
-    """Crystals one by one in memory, joined anew for every batch."""
+    """The published side: single crystals in memory, concatenated for every batch."""
 
     def __init__(self, spec: PredictorSpec, graphs: GraphTensors, ours: CGCNN) -> None:
         centers = gaussian_centers(spec.cutoff, spec.basis_step).float()
@@ -116,7 +116,7 @@ class PublishedSide:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE)
 
     def step(self, rows: Tensor, targets: Tensor, clock: Clock) -> float:
-        """Learn from a batch; return its loss."""
+        """Train on a batch; return its loss."""
         with clock.of("batch"):
             chosen = [self.crystals[i] for i in rows.tolist()]
             first, neighbors, crystals = 0, [], []
@@ -136,7 +136,7 @@ class PublishedSide:
 
 
 class OurSide:
-    """Our predictor on flat arrays."""
+    """Our side: the predictor on flat arrays."""
 
     def __init__(self, graphs: GraphTensors, model: CGCNN) -> None:
         start = time.perf_counter()
@@ -145,7 +145,7 @@ class OurSide:
         self.optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)
 
     def step(self, rows: Tensor, targets: Tensor, clock: Clock) -> float:
-        """Learn from a batch; return its loss."""
+        """Train on a batch; return its loss."""
         with clock.of("batch"):
             batch = select(self.graphs, rows)
         with clock.of("forward"):
@@ -154,7 +154,7 @@ class OurSide:
 
 
 def learn(loss: Tensor, optimizer: torch.optim.Optimizer, clock: Clock) -> float:
-    """Take the step that follows from a loss."""
+    """Compute gradients and take an optimizer step; return the loss."""
     with clock.of("backward"):
         optimizer.zero_grad()
         loss.backward()
@@ -179,7 +179,7 @@ def graphs_of(table: Path, count: int, spec: GraphSpec, folder: Path) -> GraphTe
 
 
 def measure(arguments: argparse.Namespace, batch_size: int, folder: Path) -> dict[str, Any]:
-    """Time rounds in which the sides take turns; a round is a pass over the crystals."""
+    """Measure the sides in alternating rounds; a round is one pass over the crystals."""
     torch.manual_seed(0)
     spec = PredictorSpec()
     graphs = {
@@ -199,7 +199,7 @@ def measure(arguments: argparse.Namespace, batch_size: int, folder: Path) -> dic
     batches = [r for r in torch.randperm(count).split(batch_size) if len(r) == batch_size]
     crystals = batch_size * len(batches)
     losses = {name: side.step(batches[0], targets[batches[0]], Clock()) for name, side in sides.items()}
-    # float32, the same sums in another order
+    # float32: the same sums in another order
     assert abs(losses["published"] - losses["ours"]) < 1e-4 * losses["published"], losses
     rates: dict[str, list[float]] = {name: [] for name in sides}
     processor: dict[str, list[float]] = {name: [] for name in sides}
@@ -231,19 +231,19 @@ def measure(arguments: argparse.Namespace, batch_size: int, folder: Path) -> dic
 
 
 def shares(clock: Clock) -> dict[str, float]:
-    """Return each phase's share of the time."""
+    """Return the share of each phase in the time."""
     total = sum(clock.seconds.values())
     return {phase: round(seconds / total, 3) for phase, seconds in clock.seconds.items()}
 
 
 def main() -> None:
-    """Measure, print, and keep the figures."""
+    """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", type=Path, required=True, help="crystal table (.parquet)")
     parser.add_argument("--crystals", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 256])
-    parser.add_argument("--note", default="", help="what else the machine was doing")
+    parser.add_argument("--note", default="", help="other load of the machine")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     result: dict[str, Any] = {}

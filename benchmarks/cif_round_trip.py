@@ -1,10 +1,10 @@
-"""Crystals written as CIF by other programs and read back: the same, or refused, and how many per second.
+"""Read back CIFs that other programs wrote: each crystal must be unchanged or refused; measures CIFs per second.
 
 ``python benchmarks/cif_round_trip.py jarvis_dft_3d.parquet --writer pymatgen_symmetrized --out cifs.parquet``
 
-A crystal comes back if its composition, density and the distances from each element to its 12 nearest neighbors are the
-written ones, to 1e-3 (relative or angstrom). ``--name-only`` takes the operations out of what pymatgen wrote, so that
-the name, Z and the formula must do. The written CIFs are kept in ``--out``; a second run reads them again.
+A crystal is unchanged if composition, volume per atom and the distances from each element to its 12 nearest neighbors
+agree within 1e-3 (relative or angstrom). ``--name-only`` removes the symmetry operations that pymatgen wrote, so that
+only the name, Z and the formula are left. The CIFs are kept in ``--out``; a second run reads them again.
 """
 
 from __future__ import annotations
@@ -58,20 +58,20 @@ def by_pymatgen(crystal: Arrays) -> Written:
 
 
 def by_pymatgen_symmetrized(crystal: Arrays) -> Written:
-    """Write sites and operations of the conventional cell that pymatgen finds; the refined cell is the truth."""
+    """Write sites and operations of the conventional cell that pymatgen finds; the refined cell is the reference."""
     refined: list[Structure] = []
 
-    class Remembering(pymatgen_cif.SpacegroupAnalyzer):
+    class Recording(pymatgen_cif.SpacegroupAnalyzer):
         def get_refined_structure(self, *args: Any, **kwargs: Any) -> Structure:
             refined.append(super().get_refined_structure(*args, **kwargs))
             return refined[-1]
 
     original = pymatgen_cif.SpacegroupAnalyzer
-    pymatgen_cif.SpacegroupAnalyzer = Remembering
+    pymatgen_cif.SpacegroupAnalyzer = Recording  # type: ignore[misc]
     try:
         text = str(pymatgen_cif.CifWriter(_structure(crystal), symprec=SYMPREC))
     finally:
-        pymatgen_cif.SpacegroupAnalyzer = original
+        pymatgen_cif.SpacegroupAnalyzer = original  # type: ignore[misc]
     [structure] = refined
     return text, (structure.lattice.matrix, structure.frac_coords, np.array(structure.atomic_numbers))
 
@@ -95,11 +95,11 @@ WRITERS: dict[str, Callable[[Arrays], Written]] = {
 
 
 def _structure(crystal: Arrays) -> Structure:
-    return Structure(Lattice(crystal[0]), crystal[2], crystal[1])
+    return Structure(Lattice(crystal[0]), crystal[2].tolist(), crystal[1])
 
 
 def write_all(table: str, out: Path, writer: str, most: int) -> None:
-    """Write the crystals of a table, in its order, to a Parquet file of CIFs."""
+    """Write the crystals of a table, in order, as CIFs to a Parquet file."""
     started, written, failed = time.monotonic(), 0, 0
     with replaced(out) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as file:
         for batch in iter_crystal_batches(table, batch_size=500):
@@ -110,7 +110,7 @@ def write_all(table: str, out: Path, writer: str, most: int) -> None:
             print(f"{writer}: {written:,} written, {written / (time.monotonic() - started):.0f}/s", flush=True)
             if written >= most:
                 break
-    print(f"{writer}: {failed} could not be written by it")
+    print(f"{writer}: could not write {failed} crystals")
 
 
 def _written(writer: str) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
@@ -135,7 +135,7 @@ def _arrays(row: dict[str, Any]) -> Arrays:
 
 
 def differs(found: Arrays, truth: Arrays) -> str:
-    """Return in what two crystals differ; empty if they are the same."""
+    """Return how two crystals differ; empty if they are the same."""
     elements = np.unique(truth[2])
     if not np.array_equal(elements, np.unique(found[2])):
         return "composition"
@@ -151,7 +151,7 @@ def differs(found: Arrays, truth: Arrays) -> str:
         most = np.lcm(len(shells[0]), len(shells[1]))
         shells = [np.repeat(shell, most // len(shell), axis=0) for shell in shells]
         if (largest := np.abs(shells[0] - shells[1]).max()) > TOLERANCE:
-            return f"a distance by {largest:.4f} angstrom"
+            return f"distances differ by up to {largest:.4f} angstrom"
     return ""
 
 
@@ -199,7 +199,7 @@ def read_all(cifs: Path, *, name_only: bool, most: int) -> dict[str, Any]:
 
 
 def _rows(cifs: Path, most: int) -> Iterator[dict[str, Any]]:
-    """Yield rows spread over the whole file."""
+    """Yield evenly spaced rows of the file."""
     file = pq.ParquetFile(cifs)
     every = max(1, file.metadata.num_rows // most)
     number = 0
@@ -211,14 +211,14 @@ def _rows(cifs: Path, most: int) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    """Write and read; print one line of JSON; end with 1 if a crystal became another one."""
+    """Write and read CIFs; print one line of JSON; exit with 1 if a crystal changed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", help="crystal table")
     parser.add_argument("--writer", choices=sorted(WRITERS), default="pymatgen_symmetrized")
-    parser.add_argument("--out", type=Path, required=True, help="Parquet file of the CIFs; written if it is absent")
-    parser.add_argument("--name-only", action="store_true", help="take the symmetry operations out")
-    parser.add_argument("--most", type=int, default=10**9, help="crystals")
-    parser.add_argument("--json", type=Path, help="file of the figures")
+    parser.add_argument("--out", type=Path, required=True, help="Parquet file of the CIFs; written if absent")
+    parser.add_argument("--name-only", action="store_true", help="remove the symmetry operations")
+    parser.add_argument("--most", type=int, default=10**9, help="largest number of crystals")
+    parser.add_argument("--json", type=Path, help="file for the results")
     given = parser.parse_args()
     if not given.out.exists():
         write_all(given.table, given.out, given.writer, given.most)

@@ -1,4 +1,4 @@
-"""JSON for people who compare figures: one line for each innermost table or list."""
+"""Compact JSON: one line for each innermost object or list."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ _INNERMOST = re.compile(r"\{[^{}]*\}|\[[^][{}]*\]")
 
 
 def compact(figures: Mapping[str, Any]) -> str:
-    """Return figures as JSON."""
-    text = json.dumps(figures, indent=1)  # line breaks are between values only: strings have theirs escaped
+    """Return the results as JSON."""
+    text = json.dumps(figures, indent=1)  # line breaks occur only between values; those in strings are escaped
     return _INNERMOST.sub(lambda found: re.sub(r"\n *", " ", found[0]), text) + "\n"

@@ -1,7 +1,7 @@
 """Featurizing speed and memory: ``python benchmarks/featurize.py --data TABLE --out DIR [--plain]``.
 
-Runs the featurize job as a user would, samples the resident memory of every process of it twice a second,
-then times reading the shards back and making batches of them on one thread.
+Runs the featurize job like a user, samples the resident memory of its processes twice a second, then times reading the
+shards and making batches from them on one thread.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PACKAGES = ("ray", "pyarrow", "pymatgen", "numpy", "torch", "torch-geometric")
 
 
 def run_job(data: str, out: str, *, plain: bool) -> dict[str, Any]:
-    """Run the job; return its last line and the memory of its processes over time, in MB."""
+    """Run the job; return its output and the memory of its processes over time, in MB."""
     script = ["-c", PLAIN] if plain else [str(ROOT / "jobs" / "featurize.py")]
     environment = {**psutil.Process().environ(), "PYTHONPATH": str(ROOT / "platform")}
     process = subprocess.Popen(  # noqa: S603 - our own job
@@ -60,7 +60,7 @@ def run_job(data: str, out: str, *, plain: bool) -> dict[str, Any]:
 
 
 def resident(pid: int) -> dict[str, float]:
-    """Return the resident memory, in MB, of the driver and of the largest process that makes shards."""
+    """Return the resident memory of the driver and of the largest process that makes shards, in MB."""
     memory = {"driver": 0.0, "worker": 0.0}
     try:
         root = psutil.Process(pid)
@@ -74,7 +74,7 @@ def resident(pid: int) -> dict[str, float]:
 
 
 def summarize(samples: list[dict[str, float]]) -> dict[str, Any]:
-    """Return the peak of each kind of process in ten equal parts of the run."""
+    """Return the peak of each kind of process, in total and in each tenth of the run."""
     parts = np.array_split(np.arange(len(samples)), 10)
     kinds = ("driver", "worker")
     peaks = {kind: [round(max((samples[i][kind] for i in part), default=0.0)) for part in parts] for kind in kinds}
@@ -82,7 +82,7 @@ def summarize(samples: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def time_reading(folder: str, batch_size: int) -> dict[str, float]:
-    """Time loading all shards, and making batches of them by each way, on one thread."""
+    """Time loading all shards, and making batches from them in three ways, on one thread."""
     torch.set_num_threads(1)
     start = time.perf_counter()
     graphs = GraphTensors.of(load(folder))
@@ -103,14 +103,14 @@ def time_reading(folder: str, batch_size: int) -> dict[str, float]:
 
 
 def rate(calls: list[Any]) -> float:
-    """Return the crystals per second of functions that make batches."""
+    """Return crystals per second of functions that make batches."""
     start = time.perf_counter()
     crystals = sum(call().num_graphs for call in calls)
     return float(crystals / (time.perf_counter() - start))
 
 
 def main() -> None:
-    """Run the benchmark and write its figures."""
+    """Run the benchmark and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", required=True)

@@ -1,11 +1,12 @@
-"""Crystals per second of ingest, in one process and as a Ray Data pipeline: ``python benchmarks/ingest.py TABLE``.
+"""Crystals per second of ingest, in one process and on Ray: ``python benchmarks/ingest.py TABLE``.
 
-Writes the first crystals of a crystal table as CIFs, with an ``id_prop.csv``, into a temporary folder.
+Reads the first crystals of a crystal table as CIFs with an ``id_prop.csv``, then the table itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 import warnings
@@ -39,7 +40,7 @@ def write_cifs(table: str, count: int, folder: Path) -> None:
 
 
 def measure(name: str, run: Callable[[IngestConfig], IngestReport], source: str) -> None:
-    """Print the time of one run and its crystals per second."""
+    """Run ingest; print its time and crystals per second."""
     with TemporaryDirectory() as out:
         started = time.perf_counter()
         report = run(IngestConfig.of(source=source, out=out))
@@ -49,14 +50,14 @@ def measure(name: str, run: Callable[[IngestConfig], IngestReport], source: str)
 
 
 def main() -> None:
-    """Measure on CIFs made from a table, and on the table itself."""
+    """Measure with CIFs made from a table, and with the table itself."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("table", help="crystal table (.parquet)")
     parser.add_argument("--crystals", type=int, default=2000)
     parser.add_argument("--cpus", type=int, default=2)
     arguments = parser.parse_args()
     environment = {"env_vars": {"PYTHONPATH": str(PLATFORM)}}
-    ray.init(num_cpus=arguments.cpus, include_dashboard=False, logging_level="error", runtime_env=environment)
+    ray.init(num_cpus=arguments.cpus, include_dashboard=False, logging_level=logging.ERROR, runtime_env=environment)
     with TemporaryDirectory() as folder:
         write_cifs(arguments.table, arguments.crystals, Path(folder))
         measure("CIFs, one process", ingest_plain, folder)

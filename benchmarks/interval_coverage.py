@@ -1,9 +1,9 @@
-"""How often 95 % intervals hold the truth: percentile, BCa, studentized, for errors, differences and R2.
+"""Coverage of 95 % intervals (percentile, BCa, studentized) of errors, differences and R2.
 
     python benchmarks/interval_coverage.py
 
-Samples are drawn from distributions whose mean is known. Percentile and BCa are scipy's (BCa from the resamples of the
-other), the studentized ones those of crysatom.training.intervals.
+Samples are drawn from distributions with a known mean. Percentile and BCa intervals are scipy's, from the same
+resamples; studentized intervals are those of crysatom.training.intervals.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ Ends = tuple[float, float]
 
 RESULTS = Path(__file__).parent / "results" / "interval_coverage.json"
 SAMPLES = {20: 2000, 50: 1000, 100: 1000, 300: 600, 1000: 300}
-"""How many samples of each size; a coverage of 0.95 then has a standard error of 0.005 to 0.013."""
+"""Number of samples by size; a coverage of 0.95 then has a standard error of 0.005 to 0.013."""
 
 DRAWS = 1000
 LARGEST = 50.0
-"""At which the half-Cauchy is cut off: it would have no mean."""
+"""Cutoff of the half-Cauchy distribution, which has no mean otherwise."""
 
 
 def half_cauchy(generator: np.random.Generator, count: int) -> Array:
@@ -48,7 +48,7 @@ def half_cauchy(generator: np.random.Generator, count: int) -> Array:
 
 
 def same_crystals(generator: np.random.Generator, count: int) -> Array:
-    """Return differences of the errors of two models, in proportion to how hard a crystal is for both."""
+    """Return differences between the errors of two models, proportional to the difficulty of the crystal."""
     return generator.lognormal(0, 1, count) * (generator.lognormal(0, 0.3, count) - 1)
 
 
@@ -73,7 +73,7 @@ DIFFERENCES: dict[str, tuple[Draw, float]] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What is sampled: the name of an entry above, or of R2, and how many values a sample has."""
+    """A sampling experiment: kind and name of the distribution, and sample size."""
 
     kind: str
     name: str
@@ -85,7 +85,8 @@ def scipys(values: tuple[Array, ...], statistic: Callable[..., Any], generator: 
     common: dict[str, Any] = {"paired": True, "axis": -1, "rng": generator}
     found = stats.bootstrap(values, statistic, n_resamples=DRAWS, method="percentile", **common)
     other = stats.bootstrap(values, statistic, n_resamples=0, method="BCa", bootstrap_result=found, **common)
-    return {"percentile": tuple(found.confidence_interval), "BCa": tuple(other.confidence_interval)}
+    percentile, bca = (result.confidence_interval for result in (found, other))
+    return {"percentile": (percentile.low, percentile.high), "BCa": (bca.low, bca.high)}
 
 
 def of_mean(setting: Setting, number: int) -> tuple[dict[str, Ends], float]:
@@ -97,7 +98,11 @@ def of_mean(setting: Setting, number: int) -> tuple[dict[str, Ends], float]:
     equal, symmetric = (
         bootstrap_mean(values, seed=number, resamples=DRAWS, symmetric=symmetric)[1:] for symmetric in (False, True)
     )
-    ours = {"studentized": equal, "studentized, symmetric": symmetric, "Student's t": tuple(map(float, normal))}
+    ours = {
+        "studentized": equal,
+        "studentized, symmetric": symmetric,
+        "Student's t": (float(normal[0]), float(normal[1])),
+    }
     return scipys((values,), np.mean, generator) | ours, truth
 
 
@@ -108,7 +113,7 @@ def r2(target: Array, prediction: Array, axis: int = -1) -> Array:
 
 
 def of_r2(setting: Setting, number: int) -> tuple[dict[str, Ends], float]:
-    """Return the intervals of R2 of one sample of exponential targets with errors of t, and the true R2."""
+    """Return the intervals of R2 of one sample (exponential targets, t-distributed errors), and the true R2."""
     generator = np.random.default_rng([number, setting.size])
     target = generator.exponential(1, setting.size)
     prediction = target + 0.3 * generator.standard_t(5, setting.size)
@@ -117,7 +122,7 @@ def of_r2(setting: Setting, number: int) -> tuple[dict[str, Ends], float]:
 
 
 def coverage(setting: Setting) -> dict[str, dict[str, float]]:
-    """Return, for each method, how often the truth is held, below and above the interval, and the median width."""
+    """Return, by method, the shares of intervals around, above and below the true value, and the median width."""
     one = partial(of_r2 if setting.kind == "R2" else of_mean, setting)
     seen: dict[str, list[tuple[float, ...]]] = {}
     for number in range(SAMPLES[setting.size]):
@@ -136,7 +141,7 @@ def _width(rows: list[tuple[float, ...]]) -> float:
 
 
 def seconds(size: int = 5572) -> dict[str, float]:
-    """Return what an interval of so many errors costs, the least of five times."""
+    """Return the processor time of an interval of this many errors, the minimum of five."""
     values = np.random.default_rng(0).lognormal(0, 1, size)
     scipy_options: dict[str, Any] = {"n_resamples": RESAMPLES, "batch": 200, "rng": 0}
     ways: dict[str, Callable[[], Any]] = {
@@ -154,7 +159,7 @@ def _timed(way: Callable[[], Any]) -> float:
 
 
 def processor() -> str:
-    """Return the model of the processor, as Linux tells it."""
+    """Return the model of the processor, from /proc/cpuinfo."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
 
@@ -172,7 +177,7 @@ def show(results: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure, print, and keep the figures."""
+    """Measure, print, and write the results."""
     kinds = {"errors": list(ERRORS), "differences": list(DIFFERENCES), "R2": ["exponential targets"]}
     settings = [Setting(kind, name, size) for kind, names in kinds.items() for name in names for size in SAMPLES]
     largest_first = sorted(settings, key=lambda setting: -setting.size * SAMPLES[setting.size])

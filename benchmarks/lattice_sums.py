@@ -1,13 +1,18 @@
-"""Lattice sums of real crystals against sums over images, and against pymatgen's Ewald sums; and how fast they are.
+"""Accuracy and speed of lattice sums: compared with sums over images and with pymatgen's Ewald sums.
 
     python benchmarks/lattice_sums.py --table jarvis_dft_3d.parquet
 
-Accuracy: the crystals with the most skewed cells and random ones. Pauli's sum is written out to 12 angstrom. London's
-is written out behind a smooth window, and what is outside of it is the integral: no sum over wave vectors, and the
-width of the window is no parameter of ours. Two atoms 10 angstrom apart have a Pauli sum of 1e-13, for which an
-absolute error of 1e-15 is large: errors are relative to the sum or, where that is larger, to the mean over all places
-in the cell (Pauli), to V^-2 (London); and, apart, to the sum alone. Of Coulomb's only differences have a meaning: the
-energy of a charge +1 on one atom and -1 on another, for every pair.
+Accuracy is measured on the crystals with the most skewed cells, and on random ones.
+
+- Pauli: the reference sums images up to 12 angstrom.
+- London: the reference sums images inside a smooth window and integrates outside. It has no sum over wave vectors, and
+  its window is not a parameter of our code.
+- Coulomb: only differences are meaningful. The reference is the energy of charges +1 and -1 on two atoms, for every
+  pair.
+
+Two atoms 10 angstrom apart have a Pauli sum of 1e-13, for which an absolute error of 1e-15 is large. Errors are
+therefore relative to the larger of the sum and a scale: the mean over the cell (Pauli), V^-2 (London). Errors relative
+to the sum alone are reported separately.
 """
 
 from __future__ import annotations
@@ -41,13 +46,13 @@ COULOMB_EV = constants.e / (4e-10 * np.pi * constants.epsilon_0)
 
 PAULI_REACH = 12.0
 WINDOW = (120.0, 24.0)
-"""Middle and width of London's window, in angstrom."""
+"""Center and width of the window of the London reference, in angstrom."""
 
 Array = NDArray[Any]
 
 
 def distances(lattice: Array, frac_coords: Array, reach: float) -> Iterator[tuple[int, int, Array]]:
-    """Yield each pair of atoms with the distances of all images within a reach, and of some beyond."""
+    """Yield each pair of atoms with the distances of all images within a reach, and of some farther ones."""
     counts = np.ceil(reach * np.linalg.norm(np.linalg.inv(lattice), axis=0) + 1).astype(int)
     axes = [np.arange(-n, n + 1) for n in counts]
     images = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3) @ lattice
@@ -59,13 +64,13 @@ def distances(lattice: Array, frac_coords: Array, reach: float) -> Iterator[tupl
 
 
 def window(r: Array) -> Array:
-    """Return 1 at small distances, 0 at large ones."""
+    """Return the window: 1 at small distances, 0 at large ones."""
     values: Array = erfc((r - WINDOW[0]) / WINDOW[1]) / 2
     return values
 
 
 def deviation(found: Array, pairs: dict[tuple[int, int], float], scale: float) -> dict[str, float]:
-    """Return the largest deviations: relative to the sum or, if larger, the scale; and to the sum alone."""
+    """Return the largest deviations, relative to the larger of sum and scale, and relative to the sum alone."""
     differences = {pair: abs(float(found[pair]) - expected) for pair, expected in pairs.items()}
     return {
         "": max(differences[pair] / max(expected, scale) for pair, expected in pairs.items()),
@@ -99,11 +104,11 @@ def check(lattice: Array, frac_coords: Array) -> dict[str, float]:
 
 
 def coulomb_error(lattice: Array, frac_coords: Array) -> float:
-    """Return the largest deviation of an energy of two opposite charges, relative to the largest such energy."""
+    """Return the largest error of the energies of two opposite charges, relative to the largest energy."""
     cell = Structure(Lattice(lattice), ["H"] * len(frac_coords), frac_coords, charge=None)
     cell.add_oxidation_state_by_site([1.0] * len(frac_coords))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a charged cell: differences do not depend on the background
+        warnings.simplefilter("ignore")  # warning about a charged cell: differences do not depend on the background
         matrix = EwaldSummation(cell, acc_factor=20).total_energy_matrix  # type: ignore[no-untyped-call]
     ours = coulomb_sums(lattice, frac_coords) * COULOMB_EV / 2
     theirs, found = (np.diag(m)[:, None] + np.diag(m) - m - m.T for m in (matrix, ours))
@@ -111,14 +116,14 @@ def coulomb_error(lattice: Array, frac_coords: Array) -> float:
 
 
 def main() -> None:
-    """Check, time, print, and keep the figures."""
+    """Measure accuracy and speed, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", type=Path, required=True, help="crystal table (.parquet)")
     parser.add_argument("--skewed", type=int, default=30, help="crystals with the most skewed cells")
     parser.add_argument("--random", type=int, default=30)
-    parser.add_argument("--max-atoms", type=int, default=10, help="of checked crystals: sums over images take long")
+    parser.add_argument("--max-atoms", type=int, default=10, help="largest checked crystal: sums over images are slow")
     parser.add_argument("--timed", type=int, default=1024)
-    parser.add_argument("--note", default="", help="what else the machine was doing")
+    parser.add_argument("--note", default="", help="other load of the machine")
     arguments = parser.parse_args()
     table = read_table(arguments.table)
     lattices = np.array(table["lattice"].to_pylist(), dtype=np.float64).reshape(-1, 3, 3)

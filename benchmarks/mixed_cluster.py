@@ -1,13 +1,12 @@
-"""Two workers, one half as fast as the other: equal shares of each batch beside shares by measured speed.
+"""Two workers, one half as fast as the other: equal shares of each batch against shares by measured speed.
 
     python benchmarks/mixed_cluster.py --data SHARDS [--streamed]
 
-A training by Ray Train as jobs/pretrain.py does it, with one difference: in each forward pass a worker sleeps for each
-edge of its share, the last worker twice as long. The sleep stands for the work of an accelerator, and leaves the two
-processors that this simulation has to the true work, of a small model, which both workers do besides. What is slow is
-slow for the training and for the measurement that shares go by. Both ways run in turn, in one process of this script.
-Losses are compared once more in float64, where rounding does not hide a difference; not those of streams, which two
-runs draw in different orders.
+The training runs under Ray Train like jobs/pretrain.py, with one difference: in each forward pass a worker sleeps for
+each edge of its share, the last worker twice as long. The sleep simulates the work of an accelerator and leaves the two
+processors to the computation, a small model on both workers. It slows down both the training and the speed measurement
+that determines the shares. The two variants run in turn in one process. Losses are also compared in float64, where
+rounding does not hide differences; streams are excluded, because two runs draw them in different orders.
 """
 
 from __future__ import annotations
@@ -45,11 +44,11 @@ WAYS = ("equal", "speed")
 
 
 class Slowed(nn.Module):
-    """A model that takes longer.
+    """A model with a delay.
 
     Args:
-        model: Does the work.
-        seconds: Of sleep for each edge.
+        model: The model.
+        seconds: Delay for each edge.
 
     """
 
@@ -58,7 +57,7 @@ class Slowed(nn.Module):
         self.model, self.seconds = model, seconds
 
     def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        """Sleep, then work."""
+        """Sleep, then evaluate the model."""
         time.sleep(self.seconds * batch.edge_index.shape[1])
         terms: dict[str, Tensor] = self.model(batch, epoch)
         return terms
@@ -73,15 +72,15 @@ def work(config: PretrainConfig, arguments: argparse.Namespace, dtype: torch.dty
     model = build(config, element_features(config.encoder.node_features)).to(dtype)
     last = distributed.rank() == distributed.world_size() - 1
     pace = arguments.pace * (arguments.slowness if last else 1)
-    return Loop(Slowed(model, pace), loader, None, config, context).run()
+    slowed = Slowed(model, pace)
+    return Loop(slowed, loader, None, config.optimization, context, balance=config.workers.balance).run()
 
 
-def tell(news: Any) -> None:
-    """Print a sentence, or the speed of an epoch."""
-    shown = (
-        news if isinstance(news, str) else f"epoch {news['epoch']:.0f}: {news['crystals_per_second']:.1f} crystals/s"
-    )
-    print(shown, flush=True)
+def show(news: Any) -> None:
+    """Print a message, or the speed of an epoch."""
+    if not isinstance(news, str):
+        news = f"epoch {news['epoch']:.0f}: {news['crystals_per_second']:.1f} crystals/s"
+    print(news, flush=True)
 
 
 def trained(config: PretrainConfig, arguments: argparse.Namespace, dtype: torch.dtype) -> Any:
@@ -90,7 +89,7 @@ def trained(config: PretrainConfig, arguments: argparse.Namespace, dtype: torch.
         task = partial(work, config, arguments, dtype)
         checkpoints = Path(folder) / "checkpoints"
         stream = streamed_dataset(config, arguments.data) if arguments.streamed else None
-        return train_on_cluster(task, config, checkpoints, record=lambda *_: None, show=tell, stream=stream)
+        return train_on_cluster(task, config.workers, checkpoints, record=lambda *_: None, show=show, stream=stream)
 
 
 def largest_difference(one: Any, other: Any) -> float:
@@ -100,17 +99,18 @@ def largest_difference(one: Any, other: Any) -> float:
 
 
 def main() -> None:
-    """Measure, print, and keep the figures."""
+    """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of graph shards")
     parser.add_argument("--streamed", action="store_true", help="through Ray Data, instead of graphs in memory")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--slowness", type=float, default=2.0, help="of the last worker")
-    parser.add_argument("--pace", type=float, default=50e-6, help="seconds of sleep for an edge, of the other workers")
+    parser.add_argument("--slowness", type=float, default=2.0, help="time factor of the last worker")
+    parser.add_argument("--pace", type=float, default=50e-6, help="seconds of sleep per edge of the other workers")
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
+    arguments.data = arguments.data.resolve()  # workers have another working directory
     start_ray()
     base = {"embedding_dim": arguments.dim, "num_workers": arguments.workers, "holdout_fraction": 0.0}
     configs = {way: PretrainConfig.of(**base, epochs=arguments.epochs, balance=way) for way in WAYS}
@@ -130,7 +130,7 @@ def main() -> None:
         "gain_if_nothing_but_work_took_time": round(arguments.slowness / arguments.workers / share, 3),
         "largest_share": [round(history[-1]["largest_share"], 3) for history in histories["speed"]],
         "largest_share_by_slowness": round(share, 3),
-        "settings": {name: str(value) for name, value in vars(arguments).items()},
+        "settings": {name: str(getattr(value, "name", value)) for name, value in vars(arguments).items()},
         "date": time.strftime("%Y-%m-%d"),
         "environment": environment_tags(hardware()),
     }

@@ -1,10 +1,10 @@
-"""A crystal table of many perturbed copies of another one: real crystals in any number, for tests of size.
+"""Write a crystal table of perturbed copies of another one: any number of realistic crystals for scaling tests.
 
     python benchmarks/perturbed_crystals.py --table jarvis_dft_3d.parquet --copies 10 --out jarvis_x10.parquet
 
-Copy k of crystal ``JVASP-1`` is called ``JVASP-1~k``. Its cell is strained by about 1 %, its atoms are displaced by
-about 0.02 angstrom, drawn from a seed of the crystal's row and of the copy alone. No more than a record batch is
-held at a time.
+Copy k of crystal ``JVASP-1`` is called ``JVASP-1~k``. Its cell is strained by about 1 % and its atoms are displaced by
+about 0.02 angstrom. The seed depends only on the crystal's row and the number of the copy. Memory holds one record
+batch at a time.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ Array = NDArray[Any]
 
 
 def perturbed(batch: pa.RecordBatch, first_row: int, copy: int) -> pa.RecordBatch:
-    """Return a copy of crystals with the same species, each with its own strain and displacements.
+    """Return a copy of crystals, each with its own strain and displacements.
 
     Args:
         batch: Crystals with the structure columns.
-        first_row: Row of the first of them in its table.
+        first_row: Row of the first crystal in its table.
         copy: Number of the copy.
 
     """
@@ -60,7 +60,7 @@ def perturbed(batch: pa.RecordBatch, first_row: int, copy: int) -> pa.RecordBatc
 
 
 def copies_of(table: Path, copies: int) -> Iterator[pa.Table]:
-    """Yield all crystals of a table once per copy, some at a time."""
+    """Yield all crystals of a table once per copy, in batches."""
     for copy in range(1, copies + 1):
         row = 0
         for batch in iter_crystal_batches(table, columns=STRUCTURE_COLUMNS):

@@ -1,8 +1,8 @@
-"""Predictions per second of CIFs, and the account of broken ones: ``python benchmarks/predict_throughput.py TABLE``.
+"""Predictions per second from CIFs, some of them broken: ``python benchmarks/predict_throughput.py TABLE``.
 
-Writes crystals of a crystal table as CIFs into a temporary folder, breaks some of them in different ways, trains a
-small model on other crystals of the table, and runs the predict job on the CIFs as a user would: in one process, then
-on Ray. Figures go to predict_throughput.md, between the markers there.
+Writes crystals of a table as CIFs, breaks some of them in different ways, trains a small model on other crystals of the
+table, and runs the predict job on the CIFs like a user: in one process, then on Ray. Writes the results to
+predict_throughput.md, between the markers there.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ WAYS: tuple[tuple[str, str, Callable[[str], str]], ...] = (
     ("a dummy atom", "unknown_species", lambda text: _with_first_site(text, "Xx")),
     ("an element without vector", "no_vector", lambda text: _with_first_site(text, "Lr")),
 )
-"""What is done to a CIF that pymatgen wrote, and the reason that it must get."""
+"""Damage to a CIF written by pymatgen: name, expected reason of the rejection, function."""
 
 
 def _sites(text: str) -> list[str]:
@@ -64,7 +64,7 @@ def _sites(text: str) -> list[str]:
 def _with_first_site(text: str, symbol: str) -> str:
     first = _sites(text)[0]
     _, label, *others = first.split()
-    # without its formulas, of which the element is no part
+    # the formulas do not contain the new element
     text = re.sub(r"_chemical_formula_\w+ .*\n", "", text)
     return text.replace(first, "  ".join(["", symbol, label, *others]))
 
@@ -80,7 +80,7 @@ def _scaled(text: str, factor: float) -> str:
 
 
 def write_cifs(table: pa.Table, folder: Path, num_broken: int) -> dict[str, str]:
-    """Write the crystals of a table as CIFs; return the reason that each broken one must get."""
+    """Write the crystals of a table as CIFs; return the expected reason for each broken one."""
     warnings.simplefilter("ignore")  # noble gases have no electronegativity
     folder.mkdir()
     rows = table.to_pylist()
@@ -95,13 +95,13 @@ def write_cifs(table: pa.Table, folder: Path, num_broken: int) -> dict[str, str]
         if number in broken:
             _, reasons[row[MATERIAL_ID]], break_it = broken[number]
             whole, text = text, break_it(text)
-            assert text != whole, "it is broken"
+            assert text != whole, "the damage has no effect"
         (folder / f"{row[MATERIAL_ID]}.cif").write_text(text)
     return reasons
 
 
 def run(job: str, *flags: str, cwd: Path, accepted: tuple[int, ...] = (0,)) -> tuple[str, float, float]:
-    """Run a job as a user does; return what it said, and the seconds and CPU seconds of the whole process."""
+    """Run a job like a user; return its output, and the seconds and CPU seconds of the whole process."""
     environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "RAY_ADDRESS"}}
     command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *flags]
     started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -114,32 +114,34 @@ def run(job: str, *flags: str, cwd: Path, accepted: tuple[int, ...] = (0,)) -> t
 
 
 def train(table: pa.Table, folder: Path) -> None:
-    """Train a small model on crystals of a table."""
+    """Train a small model on the crystals of a table."""
     write_table(table, folder / "train.parquet")
     flags = ["--data", "train.parquet", "--property", PROPERTY, "--split", "random", "--name", "model"]
     run("downstream", *flags, "--epochs", "5", "--num-workers", "0", cwd=folder)
 
 
 def measure(cifs: Path, workers: int, reasons: dict[str, str]) -> list[object]:
-    """Predict, check that every broken crystal got its reason, and return a row of the table."""
+    """Predict, check the reason for every broken crystal, and return a row of the table."""
     out = f"p{workers}.csv"
     flags = ["--model", "runs/model-seed0", str(cifs), "--out", out, "--num-workers", str(workers)]
-    said, seconds, cpu = run("predict", *flags, cwd=cifs.parent, accepted=(3,))
-    print(said)
+    output, seconds, cpu = run("predict", *flags, cwd=cifs.parent, accepted=(3,))
+    print(output)
     predictions = pd.read_csv(cifs.parent / out)
     quarantine = pd.read_csv(cifs.parent / f"p{workers}.quarantine.csv").set_index(MATERIAL_ID)
-    assert quarantine["reason"].to_dict() == reasons, "every broken crystal got its reason, and no other one"
+    assert quarantine["reason"].to_dict() == reasons, (
+        "every broken crystal is rejected for its reason, and no other one"
+    )
     assert predictions["prediction"].notna().all()
-    found = re.search(r"in ([\d.]+) s, ([\d,]+) crystals/s", said)
+    found = re.search(r"in ([\d.]+) s, ([\d,]+) crystals/s", output)
     assert found
     read = len(predictions) + len(quarantine)
-    way = f"{workers} Ray workers, with their start" if workers else "one process"
-    spent = "" if workers else f"{cpu:.1f}"  # that of Ray's processes is not known here
+    way = f"{workers} Ray workers, including their start" if workers else "one process"
+    spent = "" if workers else f"{cpu:.1f}"  # unknown for Ray's processes
     return [way, f"{read:,}", f"{len(predictions):,}", len(quarantine), found[1], found[2], f"{seconds:.0f}", spent]
 
 
 def main() -> None:
-    """Measure, and write the figures."""
+    """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("table", help="crystal table (.parquet) with formation energies")
     parser.add_argument("--crystals", type=int, default=1000)
@@ -160,7 +162,7 @@ def main() -> None:
         f"{time.strftime('%Y-%m-%d')}; {psutil.cpu_count()} CPUs, load average {load:.1f} before; {versions}.",
         "",
         markdown(COLUMNS, rows, "lrrrrrrr"),
-        f"Rejected, each with the reason that fits what was done to it: {counted}.",
+        f"Rejected, each for the expected reason: {counted}.",
     ]
     figures[-1] = textwrap.fill(figures[-1], 120, break_on_hyphens=False)
     before, rest = PAGE.read_text().split(BEGIN)

@@ -1,11 +1,11 @@
-"""Every predictor with its default settings on one sample: graphs, a training step, inference, what is evaluated once.
+"""Processor time of every predictor with default settings on one sample: graphs, training step, inference.
 
     OPENBLAS_NUM_THREADS=1 python benchmarks/predictors.py --table jarvis_dft_3d.parquet
 
-Processor time of one thread per crystal. What is done once for all epochs is told apart: making graphs and, where a
-predictor reads distances only, the search for equal atoms and edges. ALIGNN and PotNet look for equal atoms, bonds,
-angles and pairs in every batch; that is part of the step. Beside it stands what the public code took, measured on
-2026-11-22, in part on a busy machine.
+Times are per crystal, on one thread. Work done once for all epochs is reported separately: making graphs and, if a
+predictor reads only distances, the search for equal atoms and edges. ALIGNN and PotNet search equal atoms, bonds,
+angles and pairs in every batch; this is part of the step. For comparison the table shows times of the public code,
+measured on 2026-11-22, in part on a busy machine.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ from crysatom.vectors.published import cgcnn_bits
 
 RESULTS = Path(__file__).parent / "results"
 PUBLIC = {"cgcnn": (56, 5.2), "matformer": (18.7, 224), "potnet": (240, 102), "alignn": (21.7, 348)}
-"""CPU ms per crystal of the public code, graph and training step; CGCNN's on crystals of 25 atoms."""
+"""CPU ms per crystal of the public code: graph, training step. CGCNN's are for crystals of 25 atoms."""
 
 
 def cpu_ms(work: Callable[[], Any], crystals: int) -> float:
-    """Return the processor time per crystal of a piece of work."""
+    """Return the processor time of a function per crystal, in ms."""
     start = time.process_time()
     work()
     return 1e3 * (time.process_time() - start) / crystals
 
 
 def step(model: Predictor, optimizer: torch.optim.Optimizer, graphs: GraphTensors, batches: list[Tensor]) -> None:
-    """Learn from each batch."""
+    """Train on each batch."""
     for rows in batches:
         optimizer.zero_grad()
         model(select(graphs, rows)).square().mean().backward()
@@ -73,7 +73,7 @@ def predict(model: Predictor, graphs: GraphTensors, batches: list[Tensor]) -> No
 
 
 def measure(predictor: str, table: Path, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Time a predictor; each figure is the median of the rounds."""
+    """Measure a predictor; times are medians over the rounds."""
     config = default(predictor)
     crystals = pq.read_table(table, columns=list(GRAPH_COLUMNS)).combine_chunks().to_batches()[0]
     count = crystals.num_rows
@@ -110,8 +110,8 @@ def measure(predictor: str, table: Path, arguments: argparse.Namespace, folder: 
 
 
 def evaluated(every: GraphTensors, once: GraphTensors, count: int) -> dict[str, float]:
-    """Return how many atoms and edges are evaluated, of a crystal in the mean."""
-    if every.potential is not None:  # in every batch, within the predictor
+    """Return the mean numbers of evaluated atoms and edges per crystal."""
+    if every.potential is not None:  # merged in every batch, within the predictor
         return {"pairs": round(int((~every.potential.isnan()).sum()) / count, 1)}
     if every.vector is None:
         return {
@@ -128,14 +128,14 @@ def evaluated(every: GraphTensors, once: GraphTensors, count: int) -> dict[str, 
 
 
 def shares(profiler: profile) -> dict[str, float]:
-    """Return the share of the operations that take most of a step."""
+    """Return the time shares of the slowest operations of a step."""
     events = sorted(profiler.key_averages(), key=lambda e: -e.self_cpu_time_total)
     total = sum(e.self_cpu_time_total for e in events)
     return {e.key: round(e.self_cpu_time_total / total, 3) for e in events[:8]}
 
 
 def row(predictor: str, found: dict[str, Any]) -> str:
-    """Return a line of the table."""
+    """Return a row of the table."""
     graph, train = PUBLIC.get(predictor, (None, None))
     public = (
         f"{graph} / {train} | {graph / found['graph_cpu_ms']:.0f} / {train / found['train_cpu_ms']:.1f}"
@@ -147,14 +147,14 @@ def row(predictor: str, found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure, print, and keep the figures."""
+    """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", type=Path, required=True, help="crystal table (.parquet)")
     parser.add_argument("--crystals", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--predictors", nargs="+", default=sorted(PREDICTORS.keys() - {"crysxpp"}))
-    parser.add_argument("--note", default="", help="what else the machine was doing")
+    parser.add_argument("--note", default="", help="other load of the machine")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     crystals = read_table(arguments.table)

@@ -1,9 +1,9 @@
-"""Crystals per second of pretraining: the published procedure and ours, on the same crystals, in turn, in one run.
+"""Crystals per second of pretraining: the published procedure and ours in turn, on the same crystals.
 
     python benchmarks/pretrain_throughput.py --table jarvis_dft_3d.parquet
 
-Cold counts everything from CIF files on; warm is a training epoch once graphs exist, which is what a run of 100
-epochs consists of. The published procedure is always cold: it parses and searches anew in every epoch.
+Cold includes everything from CIF files on; warm is a training epoch on existing graphs, as in most epochs of a run. The
+published procedure is always cold: it parses files and searches neighbors in every epoch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ EPOCHS_PER_ROUND = 2
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds for a number of crystals: on the wall clock, and of all processor cores together."""
+    """Wall-clock and processor seconds for a number of crystals."""
 
     crystals: int
     wall: float
@@ -53,7 +54,7 @@ class Timing:
 
     @property
     def wall_each(self) -> float:
-        """Seconds per crystal on the wall clock."""
+        """Wall-clock seconds per crystal."""
         return self.wall / self.crystals
 
     @property
@@ -62,7 +63,7 @@ class Timing:
         return self.cpu / self.crystals
 
     def summary(self) -> dict[str, float]:
-        """Return rates."""
+        """Return speed and processor time per crystal."""
         return {
             "crystals_per_second": round(self.crystals / self.wall, 2),
             "cpu_ms_per_crystal": round(1e3 * self.cpu / self.crystals, 2),
@@ -70,7 +71,7 @@ class Timing:
 
 
 def timed(crystals: int, work: Callable[[], Any]) -> tuple[Timing, Any]:
-    """Time a piece of work."""
+    """Run a function; return its time and its result."""
     wall, cpu = time.perf_counter(), time.process_time()
     value = work()
     return Timing(crystals, time.perf_counter() - wall, time.process_time() - cpu), value
@@ -90,7 +91,7 @@ def write_cifs(table: Path, count: int, folder: Path) -> list[Path]:
 
 
 class PublishedRun:
-    """The published procedure, a batch at a time."""
+    """The published procedure, one batch at a time."""
 
     def __init__(self, files: list[Path], features: Path, dim: int, batch_size: int) -> None:
         torch.manual_seed(0)
@@ -101,7 +102,7 @@ class PublishedRun:
         self.rng = np.random.default_rng(0)
 
     def batch(self) -> tuple[Timing, Timing]:
-        """Load and learn from one batch; return both times."""
+        """Load one batch and train on it; return both times."""
         files = self.files[self.at : self.at + self.batch_size]
         self.at = (self.at + self.batch_size) % (len(self.files) - self.batch_size + 1)
         loading, batch = timed(
@@ -112,7 +113,7 @@ class PublishedRun:
 
 
 class OurRun:
-    """Our loop in this process, an epoch at a time."""
+    """Our loop in this process, one epoch at a time."""
 
     def __init__(self, config: PretrainConfig, shards: Path, folder: Path) -> None:
         self.config, self.epochs = config, 0
@@ -121,13 +122,13 @@ class OurRun:
             build(config, element_features(config.encoder.node_features)),
             data.train,
             None,
-            config,
+            config.optimization,
             PlainContext(folder),
         )
         self.crystals = len(data.train.crystals)  # type: ignore[attr-defined]
 
     def epoch(self) -> Timing:
-        """Learn from every crystal once."""
+        """Train for one epoch."""
         self.epochs += 1
         timing, _ = timed(self.crystals, lambda: self.loop._train_epoch(self.loop.model, self.epochs))  # noqa: SLF001
         return timing
@@ -140,12 +141,12 @@ def first_epoch(ingest: Timing, featurize: Timing, warm: Timing, epochs: int) ->
 
 
 def whole(loading: Timing, step: Timing) -> Timing:
-    """Return the time of both, for the same crystals."""
+    """Return the sum of both times, for the same crystals."""
     return Timing(step.crystals, loading.wall + step.wall, loading.cpu + step.cpu)
 
 
 def one_round(theirs: PublishedRun, ours: dict[str, OurRun], number: int) -> dict[str, Timing]:
-    """Run a batch of theirs between epochs of ours, so that both see the same moods of the machine."""
+    """Run a published batch between epochs of ours, so that both see the same load of the machine."""
     times = {name: run.epoch() for name, run in ours.items()}
     loading, step = theirs.batch()
     for name, run in ours.items():
@@ -156,7 +157,7 @@ def one_round(theirs: PublishedRun, ours: dict[str, OurRun], number: int) -> dic
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Run everything; rounds alternate between the two sides."""
+    """Measure both sides in alternating rounds."""
     cifs = folder / "cif"
     cifs.mkdir()
     files = write_cifs(arguments.table, arguments.crystals, cifs)
@@ -173,9 +174,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             ties=config.graph.ties,
             pad_short_lists=config.graph.pad_short_lists,
         )
-        featurize[name], _ = timed(len(files), lambda job=job: featurize_plain(job))
-        chosen = replace(
-            config,
+        featurize[name], _ = timed(len(files), partial(featurize_plain, job))
+        chosen = config.replace(
             embedding_dim=arguments.dim,
             holdout_fraction=0.0,
             selection="last",
@@ -212,7 +212,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print, and keep the figures."""
+    """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", type=Path, required=True, help="crystal table (.parquet)")
     parser.add_argument("--features", type=Path, required=True, help="CGCNN's 92 bits per element (CSV)")

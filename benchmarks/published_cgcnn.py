@@ -1,10 +1,10 @@
-"""CGCNN's eight published checkpoints, read by us, on Materials Project crystals they can be checked on.
+"""Predictions of CGCNN's eight published checkpoints, read by our code, compared with Materials Project labels.
 
     git clone https://github.com/txie-93/cgcnn
     python benchmarks/published_cgcnn.py --table mp_36k.parquet --checkpoints cgcnn/pre-trained
 
-With ``--write-cifs FOLDER`` it writes the crystals and stops; CGCNN's own predict.py, run on that folder with the
-formation-energy checkpoint, writes test_results.csv, which ``--original test_results.csv`` compares ours with.
+``--write-cifs FOLDER`` writes the crystals and stops. CGCNN's own predict.py, run on that folder with the
+formation-energy checkpoint, writes test_results.csv; ``--original test_results.csv`` compares our predictions with it.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from crysatom.vectors.published import cgcnn_bits
 
 RESULTS = Path(__file__).parent / "results"
 UNPHYSICAL = ("mp-778012", "mp-690564", "mp-693892", "mp-775201")
-"""Formation energies outside the physical range in the table, see the README of the data."""
+"""Crystals whose formation energies in the table are outside the physical range; see the README of the data."""
 
 TIE = 1e-5
-"""Distances closer than this are taken to be equal, in angstrom: rounding decides which comes first."""
+"""Distances closer than this count as equal, in angstrom: rounding decides their order."""
 
 BATCH = 256
 FORMATION_ENERGY = "formation-energy-per-atom"
@@ -50,7 +50,7 @@ CLASSIFIER = "semi-metal-classification"
 
 
 def sample(table: pa.Table, count: int) -> pa.Table:
-    """Return random rows, in order, always with the unphysical ones among them."""
+    """Return random rows, in order, including the unphysical ones."""
     ids = np.array(table[MATERIAL_ID].to_pylist())
     named = np.flatnonzero(np.isin(ids, UNPHYSICAL))
     others = np.setdiff1d(np.arange(len(ids)), named)
@@ -59,7 +59,7 @@ def sample(table: pa.Table, count: int) -> pa.Table:
 
 
 def make_graphs(crystals: pa.Table, folder: Path, spec: GraphSpec = GRAPH) -> GraphArrays:
-    """Return graphs, by CGCNN's convention if no other is given."""
+    """Return graphs, by CGCNN's convention unless another one is given."""
     folder.mkdir(exist_ok=True)
     write_table(crystals, folder / "crystals.parquet")
     out = folder / spec.ties
@@ -76,14 +76,14 @@ def make_graphs(crystals: pa.Table, folder: Path, spec: GraphSpec = GRAPH) -> Gr
 
 
 def tied(crystals: pa.Table, folder: Path) -> np.ndarray:
-    """Tell which crystals have an atom whose 12th and 13th neighbors are equally far: CGCNN's graph is open."""
+    """Return which crystals have an atom with a tie at the 12th neighbor, so that CGCNN's graph is ambiguous."""
     whole = make_graphs(crystals, folder, GraphSpec(ties="complete", tie_tolerance=TIE))
     return np.maximum.reduceat(np.diff(whole.edge_ptr), whole.atom_ptr[:-1]) > GRAPH.num_neighbors
 
 
 @torch.no_grad()
 def predict(published: PublishedCGCNN, graphs: GraphTensors) -> np.ndarray:
-    """Return what the published code would write, in the order of the graphs."""
+    """Return the predictions of the published model, in the order of the graphs."""
     model = published.build(cgcnn_bits())
     batches = torch.arange(graphs.num_crystals).split(BATCH)
     return torch.cat([published.values(model(select(graphs, rows))) for rows in batches]).double().numpy()
@@ -111,7 +111,7 @@ def error(target: np.ndarray, prediction: np.ndarray, kept: np.ndarray) -> dict[
 
 
 def compare_with_original(path: Path, ids: np.ndarray, ours: np.ndarray, ties: np.ndarray) -> dict[str, Any]:
-    """Compare with CGCNN's own test_results.csv (id, target, prediction), and where its graph is unambiguous."""
+    """Compare with CGCNN's test_results.csv (id, target, prediction), for all crystals and for unambiguous graphs."""
     with path.open(newline="") as file:
         theirs = {row[0]: float(row[2]) for row in csv.reader(file)}
     assert set(theirs) == set(ids), "the original predicted the same crystals"
@@ -132,7 +132,7 @@ def compare_with_original(path: Path, ids: np.ndarray, ours: np.ndarray, ties: n
 
 
 def write_cifs(crystals: pa.Table, folder: Path, atom_init: Path) -> None:
-    """Write what CGCNN's predict.py reads; targets are zero."""
+    """Write the input of CGCNN's predict.py; targets are zero."""
     folder.mkdir(parents=True)
     shutil.copy(atom_init, folder / "atom_init.json")
     with (folder / "id_prop.csv").open("w", newline="") as file:
@@ -144,7 +144,7 @@ def write_cifs(crystals: pa.Table, folder: Path, atom_init: Path) -> None:
 
 
 def measure(crystals: pa.Table, checkpoints: Path, original: Path | None, folder: Path) -> dict[str, Any]:
-    """Read all eight, predict, and compare with the labels that the table has."""
+    """Read all checkpoints, predict, and compare with the labels of the table."""
     graphs = make_graphs(crystals, folder)
     ids = graphs.material_ids
     rows = {i: k for k, i in enumerate(crystals[MATERIAL_ID].to_pylist())}
@@ -195,13 +195,13 @@ def measure(crystals: pa.Table, checkpoints: Path, original: Path | None, folder
 
 
 def main() -> None:
-    """Measure, print, and keep the figures."""
+    """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", type=Path, required=True, help="mp_36k.parquet")
     parser.add_argument("--checkpoints", type=Path, help="folder pre-trained/ of txie-93/cgcnn")
     parser.add_argument("--crystals", type=int, default=1500)
     parser.add_argument("--write-cifs", type=Path, help="write the crystals for CGCNN's predict.py here, and stop")
-    parser.add_argument("--atom-init", type=Path, help="atom_init.json of CGCNN, to lie beside the CIFs")
+    parser.add_argument("--atom-init", type=Path, help="atom_init.json of CGCNN, copied beside the CIFs")
     parser.add_argument("--original", type=Path, help="test_results.csv that CGCNN's predict.py wrote")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,10 +1,10 @@
-"""The published CrysAtom pretraining procedure, written anew from its description, to be timed beside ours.
+"""The published CrysAtom pretraining procedure, reimplemented from its description, for timing.
 
-This is what the throughput claim is measured against, so it does what that procedure does and how it does it:
-every time a crystal is loaded its CIF is parsed and its neighbors are searched three times (once for the crystal,
-once for each of its two views); Gaussian distance features are materialized for every edge; pooling and the
-connectivity decoder visit the crystals of a batch one by one, the decoder on all N^2 pairs of atoms; one step takes
-three forward passes. Nothing is cached. One process.
+The throughput claim is measured against this code, so it follows the procedure step by step. Every time a crystal is
+loaded, its CIF is parsed and its neighbors are searched three times (for the crystal and for its two views). Gaussian
+distance features are materialized for every edge. Pooling and the connectivity decoder process the crystals of a batch
+one by one, the decoder on all N^2 pairs of atoms. One step takes three forward passes. Nothing is cached. It uses one
+process.
 
 N atoms and B crystals in a batch, M = 12 neighbors per atom, D the embedding dimension.
 
@@ -43,7 +43,7 @@ CONNECTIVITY_WEIGHT, FEATURE_WEIGHT, SSL_WEIGHT = 0.25, 0.25, 0.50
 
 
 class Graph(NamedTuple):
-    """One crystal, or one batch of them, as the encoder sees it."""
+    """Input of the encoder: one crystal or one batch."""
 
     atoms: Tensor
     """``(N, F)`` element features."""
@@ -57,7 +57,7 @@ class Graph(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One crystal with its two views and the target of the connectivity decoder, ``(N, N)``."""
+    """One crystal, its two views, and the target of the connectivity decoder, ``(N, N)``."""
 
     crystal: Graph
     views: tuple[Graph, Graph]
@@ -66,7 +66,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Crystals one after another; ``connectivity`` holds the N^2 targets of each, row by row."""
+    """Concatenated crystals; ``connectivity`` holds the N^2 targets of each, row by row."""
 
     crystal: Graph
     views: tuple[Graph, Graph]
@@ -85,7 +85,7 @@ def read_element_features(path: Path) -> dict[int, np.ndarray]:
 
 
 def load_crystal(path: Path, elements: dict[int, np.ndarray], rng: np.random.Generator) -> Sample:
-    """Parse a CIF file and build the graphs of the crystal and of two freshly drawn views."""
+    """Parse a CIF file and build the graphs of the crystal and of two new views."""
     structure = Structure.from_file(path)
     atoms = np.stack([elements[site.specie.Z] for site in structure])
     indices, distances = _nearest(structure)
@@ -120,7 +120,7 @@ def _as_arrays(lists: list[list[tuple[float, int]]]) -> tuple[np.ndarray, np.nda
 
 
 def _view(structure: Structure, atoms: np.ndarray, rng: np.random.Generator) -> Graph:
-    """Blank a tenth of the atoms, and of each atom's edges reroute a tenth to atom 0, without feature."""
+    """Zero a tenth of the atoms, and reroute a tenth of each atom's edges to atom 0, without features."""
     masked = atoms.copy()
     count = max(1, int(MASK_FRACTION * len(atoms)))
     masked[rng.choice(len(atoms), count, replace=False)] = 0.0
@@ -138,7 +138,7 @@ def _graph(atoms: np.ndarray, indices: np.ndarray, distances: np.ndarray) -> Gra
 
 
 def _connectivity(indices: np.ndarray) -> Tensor:
-    """Return how often each atom occurs in each atom's neighbor list, at most 5 times."""
+    """Return how often each atom occurs in each atom's neighbor list, clipped at 5."""
     counts = torch.zeros(len(indices), len(indices), dtype=torch.long)
     for i, row in enumerate(indices):
         for j in row:
@@ -147,7 +147,7 @@ def _connectivity(indices: np.ndarray) -> Tensor:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Put crystals one after another and shift their neighbor indices."""
+    """Concatenate crystals and shift their neighbor indices."""
     ranges, start, targets = [], 0, []
     for sample in samples:
         size = len(sample.connectivity)
@@ -249,7 +249,7 @@ class Reference(nn.Module):
 
 
 def barlow_twins(first: Tensor, second: Tensor) -> Tensor:
-    """Return the Barlow Twins loss, its correlation divided by the nominal batch size as published."""
+    """Return the Barlow Twins loss; as published, the correlation is divided by the nominal batch size."""
     first, second = (F.batch_norm(z, None, None, training=True) for z in (first, second))
     correlation = first.T @ second / NOMINAL_BATCH
     diagonal = torch.diagonal(correlation)
@@ -271,12 +271,12 @@ def losses(model: Reference, batch: Batch) -> dict[str, Tensor]:
 
 
 def make_optimizer(model: Reference) -> torch.optim.Optimizer:
-    """Return Adam with the published, constant learning rate."""
+    """Return Adam with the published constant learning rate."""
     return torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
 
 
 def train_step(model: Reference, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, float]:
-    """Take one optimizer step and return the terms of the loss before it."""
+    """Take one optimizer step; return the loss terms before it."""
     optimizer.zero_grad()
     terms = losses(model, batch)
     terms["loss"].backward()

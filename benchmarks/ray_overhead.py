@@ -1,8 +1,8 @@
-"""What Ray costs: the same pretraining in a plain process, on one Ray Train worker, and on two; in turn, in one run.
+"""Overhead of Ray: the same pretraining in a plain process, on one and on two Ray Train workers, in turn.
 
     python benchmarks/ray_overhead.py --data SHARDS
 
-Each is ``jobs/pretrain.py`` as a user runs it; the rate is the median over epochs after the first.
+Each run is ``jobs/pretrain.py``; the speed is the median over all epochs but the first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WORKERS = {"plain process": 0, "1 Ray worker": 1, "2 Ray workers": 2}
 
 
 def run(data: str, workers: int, arguments: argparse.Namespace, folder: Path) -> tuple[float, float, float]:
-    """Return crystals per second of warm epochs, their data-wait share, and the seconds of the whole job."""
+    """Return crystals per second and data-wait share of all epochs but the first, and the seconds of the job."""
     command = [sys.executable, str(ROOT / "jobs" / "pretrain.py"), "--data", data, "--out", str(folder)]
     command += ["--num-workers", str(workers), "--epochs", str(arguments.epochs)]
     command += ["--name", f"run-{workers}-{time.time_ns()}"]
@@ -43,7 +43,7 @@ def run(data: str, workers: int, arguments: argparse.Namespace, folder: Path) ->
 
 
 def main() -> None:
-    """Measure, print, and keep the figures."""
+    """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="folder of graph shards, or a crystal table")
     parser.add_argument("--dim", type=int, default=200)

@@ -1,6 +1,6 @@
-"""Write tables of studies below the text of a page: ``python benchmarks/results_page.py docs/results.md FOLDER ...``.
+"""Write tables of studies into a page: ``python benchmarks/results_page.py docs/results.md FOLDER ...``.
 
-The text above the marker is written by hand and kept.
+Replaces the text below the marker and keeps the text above, which is written by hand.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ MARKER = "<!-- Below: written by benchmarks/results_page.py from the folders of 
 WIDTH = 120
 
 OF_THE_MACHINE = r" --(out|tracking-uri)=\S+| --finished( (?!--)\S+)+"
-"""Flags of a study's command that say where its author kept files, not what was computed."""
+"""Flags of a study's command that name folders of a machine and do not change results."""
 
 
 def main(page: Path, folders: list[Path]) -> None:
@@ -27,7 +27,7 @@ def main(page: Path, folders: list[Path]) -> None:
 
 
 def _section(table: str) -> str:
-    """Return a study's table.md one heading level down, with long commands and prose wrapped."""
+    """Return a study's table.md, one heading level down, with long lines wrapped."""
     return "\n".join(map(_wrapped, f"#{re.sub(OF_THE_MACHINE, '', table).rstrip()}".splitlines()))
 
 

@@ -1,9 +1,9 @@
-"""SkipAtom and Atom2Vec on a crystal table: minutes, memory, and how like the published vectors they are.
+"""SkipAtom and Atom2Vec on a crystal table: time, memory, and similarity to the published vectors.
 
     python benchmarks/rival_vectors.py --data graphs/mp_pool --out rivals --published atom_vectors/
 
-Runs jobs/vectors.py as a user would, samples the resident memory of its processes, and correlates the cosine
-similarities of all pairs of elements that two tables have in common.
+Runs jobs/vectors.py like a user, samples the resident memory of its processes, and correlates the cosine similarities
+of all pairs of elements that two tables share.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Array = NDArray[Any]
 
 
 def run_job(method: str, flags: list[str], data: str, out: Path, workers: int) -> dict[str, Any]:
-    """Run the job; return its lines, how long it took, and the most memory that a process of it held, in MB."""
+    """Run the job; return its last lines, its time, and the peak memory of its processes, in MB."""
     command = [sys.executable, str(ROOT / "jobs" / "vectors.py"), "--method", method, "--data", data, *flags]
     command += ["--out", str(out), "--name", method, "--num-workers", str(workers)]
     command += ["--tracking-uri", f"sqlite:///{out.resolve()}/mlflow.db"]
@@ -59,7 +59,7 @@ def run_job(method: str, flags: list[str], data: str, out: Path, workers: int) -
 
 
 def resident(pid: int) -> dict[str, float]:
-    """Return the resident memory of the job and of the largest process that counts for it, in MB."""
+    """Return the resident memory of the job and of its largest Ray process, in MB."""
     found = {"job": 0.0, "largest_worker": 0.0}
     try:
         root = psutil.Process(pid)
@@ -72,7 +72,7 @@ def resident(pid: int) -> dict[str, float]:
 
 
 def similarities(table: AtomVectors, elements: Array) -> Array:
-    """Return the cosine of each pair of elements."""
+    """Return the cosine similarity of each pair of elements."""
     rows = table.lookup(elements).astype(np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     found: Array = (rows @ rows.T)[np.triu_indices(len(rows), 1)]
@@ -80,7 +80,7 @@ def similarities(table: AtomVectors, elements: Array) -> Array:
 
 
 def agreement(one: AtomVectors, other: AtomVectors) -> dict[str, float]:
-    """Return the correlations of two tables' similarities, and of how many elements."""
+    """Return the number of common elements of two tables and the correlations of their similarities."""
     common = np.intersect1d(one.atomic_numbers, other.atomic_numbers)
     first, second = similarities(one, common), similarities(other, common)
     return {
@@ -91,13 +91,13 @@ def agreement(one: AtomVectors, other: AtomVectors) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run both methods, compare, print, and keep the figures."""
+    """Run both methods, compare, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="crystal table or graph shards")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the runs; those that are there are not run")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs; finished runs are reused")
     parser.add_argument("--published", type=Path, required=True, help="folder of the published tables, as CSV")
     parser.add_argument("--num-workers", type=int, default=2)
-    parser.add_argument("--note", default="", help="what else the machine was doing")
+    parser.add_argument("--note", default="", help="other load of the machine")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     runs = {

@@ -1,10 +1,10 @@
-"""A long pretraining, watched: does any process grow, are files or Ray objects left behind?
+"""Soak test: does any process of a long pretraining grow, and are files or Ray objects left behind?
 
     python benchmarks/soak.py --data SHARDS --work FOLDER --minutes 47
     python benchmarks/soak.py     # rewrites the section of long_runs.md from results/soak.json
 
-The job is ``jobs/pretrain.py --loader streamed --num-workers 2`` on a Ray of its own. When the time is over it gets
-SIGTERM, as from a user or a batch system. Slopes and levels go to ``results/soak.json``, the picture to ``soak.png``;
+The job is ``jobs/pretrain.py --loader streamed --num-workers 2`` on a Ray of its own. At the end of the time it gets
+SIGTERM, like from a batch system. Slopes and levels are written to ``results/soak.json``, the figure to ``soak.png``;
 the samples are not kept.
 """
 
@@ -44,11 +44,11 @@ Curves = dict[str, dict[str, list[float]]]
 """Medians and peaks of half minutes, by quantity."""
 
 EPOCH = r"^epoch .* ([\d,]+) crystals/s"
-"""The line in which the job tells of an epoch."""
+"""Line that the job prints for an epoch."""
 
 WARM_UP_MINUTES = 10.0
 ALLOWED_MB, ALLOWED_COUNT = 5.0, 2.0
-"""Growth per hour up to which memory in MB, and a number of files or objects, are flat; 2 % of it, if that is more."""
+"""Growth per hour up to which memory (MB) and counts are flat; 2 % of the level, if that is more."""
 
 COUNTS = {
     "objects": "Ray objects in the store",
@@ -61,7 +61,7 @@ COUNTS = {
 
 
 def soak(arguments: argparse.Namespace) -> tuple[dict[str, Any], Curves]:
-    """Run the job and watch it; return the figures and the curves of the picture."""
+    """Run the job and sample it; return the results and the curves of the figure."""
     folder: Path = arguments.work
     out = folder / "runs"
     command = [sys.executable, str(ROOT / "jobs" / "pretrain.py"), "--data", arguments.data, "--out", str(out)]
@@ -69,7 +69,7 @@ def soak(arguments: argparse.Namespace) -> tuple[dict[str, Any], Curves]:
     command += ["--embedding-dim", str(arguments.dim), "--num-layers", str(arguments.layers), "--register", ""]
     command += ["--checkpoint-minutes", "1"]
     command += ["--tracking-uri", f"sqlite:///{folder / 'mlflow.db'}", "--name", "soak"]
-    shm = set(Path("/dev/shm").iterdir())  # noqa: S108 - it is what is looked at
+    shm = set(Path("/dev/shm").iterdir())  # noqa: S108 - this folder is measured
     seen = watch(
         command,
         folder,
@@ -110,26 +110,26 @@ def memory_slopes(processes: pd.DataFrame, warm_up: float) -> dict[str, dict[str
     """Return the growth of the private memory of each kind of process, and of all, in MB per hour."""
     private = by_time(processes, "private")
     private["all"] = private.sum(axis=1)
-    return {str(kind): judged(private[kind], warm_up, ALLOWED_MB) for kind in private}
+    return {str(kind): trend(private[kind], warm_up, ALLOWED_MB) for kind in private}
 
 
 def file_slopes(processes: pd.DataFrame, warm_up: float) -> dict[str, Any]:
     """Return the growth of the number of open files of all processes, per hour."""
-    return judged(by_time(processes, "files").sum(axis=1), warm_up, ALLOWED_COUNT)
+    return trend(by_time(processes, "files").sum(axis=1), warm_up, ALLOWED_COUNT)
 
 
 def count_slopes(system: pd.DataFrame, warm_up: float) -> dict[str, dict[str, Any]]:
     """Return the growth of each count, per hour."""
     table = system.set_index("seconds")
-    return {name: judged(table[name].dropna(), warm_up, ALLOWED_COUNT) for name in COUNTS}
+    return {name: trend(table[name].dropna(), warm_up, ALLOWED_COUNT) for name in COUNTS}
 
 
 def by_time(processes: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return a column with one row per sample and one column per kind of process; absent ones have 0."""
+    """Return a column as a table of samples by kinds of process; absent processes count as 0."""
     return processes.pivot_table(index="seconds", columns="kind", values=column, aggfunc="sum").fillna(0.0)
 
 
-def judged(series: pd.Series, warm_up: float, allowed: float) -> dict[str, Any]:
+def trend(series: pd.Series, warm_up: float, allowed: float) -> dict[str, Any]:
     """Return slope, interval, level, peak and verdict of a quantity over time."""
     found = slope(series.index.to_numpy(float), series.to_numpy(float), warm_up=warm_up)
     rounded = {name: round(value, 2) for name, value in asdict(found).items()}
@@ -148,29 +148,30 @@ def by_folder(folder: Path) -> dict[str, int]:
 
 
 def curves(seen: Watched, block: float = 30.0) -> Curves:
-    """Return the curves as medians and peaks of half minutes: private memory by kind, files, objects."""
+    """Return medians and peaks of half minutes: private memory by kind, open files, counts."""
     private, files = by_time(seen.processes, "private"), by_time(seen.processes, "files").sum(axis=1)
     table = pd.DataFrame({**{f"private/{kind}": private[kind] for kind in private}, "open_files": files})
     system = seen.system.set_index("seconds")
     table = table.join(system[[*COUNTS]], how="left")
-    groups = table.groupby((table.index.to_numpy(float) // block).astype(int))
-    result: Curves = {"minutes": {"middle": [round((k + 0.5) * block / 60, 2) for k in groups.groups]}}
+    blocks = (table.index.to_numpy(float) // block).astype(int)
+    groups = table.groupby(blocks)
+    result: Curves = {"minutes": {"middle": [round((k + 0.5) * block / 60, 2) for k in np.unique(blocks).tolist()]}}
     for name in table:
         result[str(name)] = {
-            "median": groups[name].median().round(1).bfill().fillna(0).tolist(),
-            "peak": groups[name].max().round(1).bfill().fillna(0).tolist(),
+            "median": groups[str(name)].median().round(1).bfill().fillna(0).tolist(),
+            "peak": groups[str(name)].max().round(1).bfill().fillna(0).tolist(),
         }
     return result
 
 
 def draw(figures: dict[str, Any], lines: Curves, path: Path, shown: int = 6) -> None:
-    """Draw memory of every kind of process against time, and open files and Ray objects beneath.
+    """Draw the memory of every kind of process against time, and below it open files and Ray objects.
 
     Args:
-        figures: Of :func:`soak`.
-        lines: Of :func:`curves`.
+        figures: Results of :func:`soak`.
+        lines: Curves of :func:`curves`.
         path: PNG file to write.
-        shown: Kinds with a curve of their own in the first panel; the others have the second, with its finer scale.
+        shown: Number of the largest kinds, drawn in the first panel; the second panel has a finer scale.
 
     """
     minutes = np.array(lines["minutes"]["middle"])
@@ -218,7 +219,7 @@ STYLES = ("-",) * 11 + ("--",) * 11
 
 
 def named(figures: dict[str, Any], kind: str) -> str:
-    """Return the words of the legend: a kind and its slope."""
+    """Return the legend of a kind: name and slope."""
     found = figures["memory"][kind]
     return f"{kind[0].upper()}{kind[1:]}\n{found['per_hour']:+.1f} MB/h [{found['low']:.1f}, {found['high']:.1f}]"
 
@@ -250,12 +251,13 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def summary(figures: dict[str, Any]) -> str:
-    """Return what a page says of a soak."""
+    """Return the section of the page about a soak."""
     made_by, left = figures["environment"], figures["left"]
+    commit = made_by["mlflow.source.git.commit"]  # 40 digits, and "-dirty" if files differed from it
     versions = ", ".join(f"{name} {made_by[f'version.{name}']}" for name in ("python", "ray", "torch"))
     logs = left["temporary_files_by_folder"].get("logs", 0)
     return f"""\
-{figures["date"]}; {made_by["hardware"]}; {versions}; commit {made_by["mlflow.source.git.commit"][:8]}.
+{figures["date"]}; {made_by["hardware"]}; {versions}; commit {commit[:8]}{commit[40:]}.
 {figures["minutes"]:.0f} minutes, {figures["epochs"]} epochs (median {figures["crystals_per_second"]} crystals/s),
 {figures["samples"]} samples, {figures["missed_samples"]} of them without Ray's counts (during startup and shutdown);
 {figures["spilled_mb"]:.0f} MB spilled. The slopes exclude the first {figures["warm_up_minutes"]:.0f} minutes.
@@ -270,21 +272,21 @@ program on the machine); {left["temporary_files"]} files ({left["temporary_mb"]}
 
 
 def write_page(figures: dict[str, Any]) -> None:
-    """Put the summary into the page, between its marks."""
+    """Write the summary into the page, between the markers."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     PAGE.write_text(f"{before}{BEGIN}\n\n{summary(figures)}\n\n{END}{after}")
 
 
 def main() -> None:
-    """Soak, or write the page from what the last soak found."""
+    """Run a soak, or write the page from the results of the last one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="", help="folder of graph shards")
     parser.add_argument(
         "--work", type=Path, help="new folder for the run, its log and its temporary files; a short path"
     )
-    parser.add_argument("--epochs", type=int, default=200, help="more than there is time for")
-    parser.add_argument("--minutes", type=float, default=47.0, help="after which the job is told to end, by SIGTERM")
+    parser.add_argument("--epochs", type=int, default=200, help="more than the time allows")
+    parser.add_argument("--minutes", type=float, default=47.0, help="time after which the job gets SIGTERM")
     parser.add_argument("--warm-up-minutes", type=float, default=WARM_UP_MINUTES)
     parser.add_argument("--num-workers", type=int, default=2)
     parser.add_argument("--dim", type=int, default=16)
@@ -304,7 +306,7 @@ def main() -> None:
     print(table(figures))
     print(json.dumps(figures["left"], indent=1))
     if figures["returncode"] != 128 + signal.SIGTERM:
-        sys.exit(f"error: the job ended by itself, with {figures['returncode']}, after {figures['minutes']} minutes")
+        sys.exit(f"error: the job ended early, with {figures['returncode']}, after {figures['minutes']} minutes")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A data set of one and of ten times JARVIS through featurizing and streamed pretraining: does memory grow with it?
+"""Featurizing and streamed pretraining of one and ten times JARVIS: does memory grow with the data?
 
     python benchmarks/ten_times.py --table jarvis_dft_3d.parquet --work FOLDER [--store-mb 400]
 
-The crystals are perturbed copies of the table's (``perturbed_crystals.py``). Each step is a job as a user runs it, on
-a Ray of its own, all of whose processes are watched every second. Figures go to ``results/ten_times.json``.
+The crystals are perturbed copies (``perturbed_crystals.py``). Each step is a job on a Ray of its own; all its processes
+are sampled every second. Results are written to ``results/ten_times.json``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STORE_LIMIT = "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"
 
 
 def measure(copies: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Make the crystals, featurize them, learn from them for an epoch; return the figures of each step."""
+    """Make the crystals, featurize them and pretrain for an epoch; return the results of each step."""
     folder: Path = arguments.work / f"x{copies}"
     table, shards, runs = folder / "crystals.parquet", folder / "shards", folder / "runs"
     benchmark = [sys.executable, str(Path(__file__).parent / "perturbed_crystals.py")]
@@ -82,14 +82,14 @@ def as_typed(command: list[str], work: Path) -> str:
 
 
 def sites(vectors: Path) -> int:
-    """Return how many sites the element vectors average: each one of the data set, unless crystals were lost."""
+    """Return the number of sites that the element vectors average: all of the data, unless crystals were lost."""
     found = read_vectors(vectors).site_counts
     assert found is not None
     return int(found.sum())
 
 
 def figures(seen: Watched, temporary: Path) -> dict[str, Any]:
-    """Return what is kept of a step: time, memory by kind of process, the object store, spilled bytes, disk."""
+    """Return the results of a step: time, memory by kind of process, object store, spilled bytes, disk."""
     system = seen.system
     found: dict[str, Any] = {"seconds": round(seen.seconds), "samples": len(system), "peak_mb": seen.peaks()}
     if "object_mb" in system:
@@ -114,7 +114,7 @@ def tenths(processes: pd.DataFrame) -> list[int]:
 
 
 def counts(table: Path, shards: Path) -> dict[str, Any]:
-    """Return what became of the crystals; ends the benchmark unless each is either a graph or in the quarantine."""
+    """Count the crystals; exit unless each is either a graph or in the quarantine."""
     manifest = read_manifest(shards)["counts"]
     quarantine = pq.read_table(shards / "quarantine.parquet") if manifest["rejected"] else None
     reasons = dict(Counter(quarantine["reason"].to_pylist())) if quarantine is not None else {}
@@ -129,12 +129,12 @@ def counts(table: Path, shards: Path) -> dict[str, Any]:
 
 
 def stream_bytes(shards: Path) -> int:
-    """Return how large the streamed columns of all shards are in memory."""
+    """Return the size of the streamed columns of all shards in memory, in bytes."""
     return sum(piece.nbytes for piece in iter_tables(shards, TRAINING_COLUMNS))
 
 
 def compared(one: dict[str, Any], ten: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
-    """Return the peaks of each step and kind of process, small set and large set."""
+    """Return the peaks by step and kind of process: [small set, large set]."""
     return {
         name: {
             kind: [one["steps"][name]["peak_mb"].get(kind, {}).get("rss", 0), peak["rss"]]
@@ -145,7 +145,7 @@ def compared(one: dict[str, Any], ten: dict[str, Any]) -> dict[str, dict[str, li
 
 
 def table(result: dict[str, Any]) -> str:
-    """Return the peaks as a Markdown table: resident memory of each kind of process in both steps, both sizes."""
+    """Return the peak resident memory by kind of process, step and size, as a Markdown table."""
     peak_of = compared(result["small"], result["large"])
     steps, kinds = ("featurize", "pretrain"), peak_of["pretrain"]
     rows = []
@@ -156,7 +156,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure both sizes, print, and keep the figures."""
+    """Measure both sizes, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", type=Path, required=True, help="crystal table")
     parser.add_argument("--work", type=Path, required=True, help="new folder, some 2 GB; a short path")

@@ -1,9 +1,9 @@
-"""Run a job and watch every process of it: memory, open files, Ray's object store, files on disk.
+"""Run a job and sample all its processes: memory, open files, Ray's object store, files on disk.
 
-Memory is read from ``/proc`` and kept in three parts: ``private`` (the process's own heap, RssAnon), ``store`` (pages
-of Ray's object store that it has mapped, RssShmem, which several processes count at once), and what is left of ``rss``:
-program code. A process's USS would be its private memory and those store pages that nobody else happens to have mapped;
-growth is therefore judged by ``private``.
+Memory is read from ``/proc``: ``rss`` consists of ``private`` (the heap of the process, RssAnon), ``store`` (mapped
+pages of Ray's object store, RssShmem, counted by several processes at once) and program code. USS would add to the
+private memory the store pages that no other process happens to have mapped; growth is therefore measured by
+``private``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from scipy.stats import theilslopes
 
 MB = 1e6
 TOKEN_MODE = {"RAY_AUTH_MODE": "token"}
-"""Lets this process read what the raylet counts: a Ray that a job starts asks for the token in ``~/.ray``."""
+"""Variables that let this process query the raylet: a Ray started by a job requires the token in ``~/.ray``."""
 
 SERVICES = {
     "gcs_server": "GCS",
@@ -34,9 +34,9 @@ SERVICES = {
     "_private/monitor.py": "autoscaler monitor",
     "log_monitor.py": "log monitor",
     "ray-dashboard-": "dashboard modules",
-    "multiprocessing.": "dashboard modules",  # where they are forked from
+    "multiprocessing.": "dashboard modules",  # the process that forks them
 }
-"""Parts of a command line by which Ray's own processes are known."""
+"""Parts of command lines that identify Ray's own processes."""
 
 ACTORS = {
     "DashboardAgent": "dashboard agent",
@@ -52,24 +52,24 @@ ACTORS = {
     "SynchronizationActor": "Ray Train: synchronization",
     "_DatasetStatsActor": "Ray Data: statistics",
 }
-"""Titles of Ray's actors; any other title is that of a task, or of a worker that waits for one."""
+"""Titles of Ray's actors; other titles belong to tasks or idle workers."""
 
 DRIVER, TASKS, OTHER = "job", "task workers", "other"
 
 
 @dataclass
 class Watched:
-    """What was seen of a job.
+    """Samples of a job.
 
     Attributes:
-        returncode: Of the job; 0: it succeeded.
-        seconds: It took.
+        returncode: Exit code of the job.
+        seconds: Duration of the job.
         processes: One row per sample and kind of process: ``seconds, kind, processes, files, rss, private, store``
             (memory in MB, summed over the processes of the kind) and ``largest`` (the largest ``private`` among them).
         system: One row per sample: ``seconds``, ``objects`` and ``object_mb`` in the object store, ``spilled_mb``,
             ``references`` to objects in all processes, ``session_files`` and ``session_mb`` in the folder of
             temporary files, ``shm_files`` in /dev/shm, ``out_files`` and ``out_mb`` in the folder of results.
-        alive: Command lines of processes of the job that were there after it had ended.
+        alive: Command lines of processes of the job that survived it.
 
     """
 
@@ -80,7 +80,7 @@ class Watched:
     alive: list[str] = field(default_factory=list)
 
     def peaks(self) -> dict[str, dict[str, float]]:
-        """Return the highest ``rss`` and ``private`` of each kind, and of all processes together, in MB."""
+        """Return the peaks of ``rss`` and ``private`` of each kind, and of all processes together, in MB."""
         by_kind = self.processes.groupby("kind")[["rss", "private", "largest"]].max()
         total = self.processes.groupby("seconds")[["rss", "private"]].sum().max()
         rows = {str(kind): {str(name): round(value) for name, value in row.items()} for kind, row in by_kind.iterrows()}
@@ -88,7 +88,7 @@ class Watched:
 
 
 def kind_of(command: Sequence[str]) -> str:
-    """Return what kind of process a command line is of."""
+    """Return the kind of process that a command line belongs to."""
     line = " ".join(command)
     if title := re.match(r"ray::(\w*)", line):
         return ACTORS.get(title[1], TASKS)
@@ -99,7 +99,7 @@ def kind_of(command: Sequence[str]) -> str:
 
 
 def memory_of(status: str) -> dict[str, float]:
-    """Return the resident memory in MB by the text of ``/proc/PID/status``: rss, private, store."""
+    """Return the resident memory (rss, private, store) in ``/proc/PID/status``, in MB."""
     kib = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB$", status, re.MULTILINE)}
     names = {"rss": "VmRSS", "private": "RssAnon", "store": "RssShmem"}
     return {ours: kib.get(theirs, 0) * 1024 / MB for ours, theirs in names.items()}
@@ -114,15 +114,15 @@ def watch(
     stop_after: float = float("inf"),
     environment: Mapping[str, str] | None = None,
 ) -> Watched:
-    """Run a job and sample it until it ends; print a line on it every minute.
+    """Run a job and sample it until it ends; print a line every minute.
 
     Args:
-        command: The job.
-        folder: Gets ``job.log``, the samples as CSV files, and ``tmp``, in which the job has all its temporary files.
-        out: Where the job writes its results.
+        command: Command of the job.
+        folder: Folder for ``job.log``, the samples as CSV files, and ``tmp`` with the temporary files of the job.
+        out: Folder of the job's results.
         every: Seconds between samples.
-        stop_after: Seconds after which the job is asked to end, by SIGTERM.
-        environment: Further variables.
+        stop_after: Seconds after which the job gets SIGTERM.
+        environment: Additional environment variables.
 
     """
     temporary = folder / "tmp"
@@ -132,7 +132,7 @@ def watch(
     processes: list[dict[str, Any]] = []
     system: list[dict[str, Any]] = []
     store = ObjectStore()
-    start = told = time.monotonic()
+    start = printed = time.monotonic()
     with (folder / "job.log").open("w") as log:
         job = subprocess.Popen(list(command), env=variables, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603 - ours
         while job.poll() is None:
@@ -143,17 +143,17 @@ def watch(
             if seconds >= stop_after:
                 job.terminate()
                 stop_after = float("inf")
-            if time.monotonic() - told >= 60:
-                told = time.monotonic()
-                _keep(folder, processes, system)  # a long watch can be looked at while it lasts
+            if time.monotonic() - printed >= 60:
+                printed = time.monotonic()
+                _write(folder, processes, system)  # so that samples can be read during a long run
                 private = sum(row["private"] for row in rows)
                 print(f"{seconds / 60:5.1f} min  {private:,.0f} MB private, {system[-1]}", flush=True)
             time.sleep(max(0.0, every - (time.monotonic() - start - seconds)))
     result = Watched(returncode=job.returncode, seconds=round(time.monotonic() - start, 1))
-    time.sleep(5)  # Ray's processes end a moment after the job
+    time.sleep(5)  # Ray's processes end shortly after the job
     result.alive = [" ".join(_command(process))[:120] for process in seen.values() if process.is_running()]
     result.processes, result.system = pd.DataFrame(processes), pd.DataFrame(system)
-    _keep(folder, processes, system)
+    _write(folder, processes, system)
     return result
 
 
@@ -171,7 +171,7 @@ def _sample(pid: int, seen: dict[int, psutil.Process], store: ObjectStore) -> li
             memory = memory_of(Path(f"/proc/{process.pid}/status").read_text())
             files = process.num_fds()
         except (psutil.Error, OSError):
-            continue  # it ended between the two looks
+            continue  # the process has ended meanwhile
         kind = DRIVER if process.pid == pid else kind_of(command)
         store.notice(command)
         row = kinds.setdefault(
@@ -185,7 +185,7 @@ def _sample(pid: int, seen: dict[int, psutil.Process], store: ObjectStore) -> li
     return list(kinds.values())
 
 
-def _keep(folder: Path, processes: list[dict[str, Any]], system: list[dict[str, Any]]) -> None:
+def _write(folder: Path, processes: list[dict[str, Any]], system: list[dict[str, Any]]) -> None:
     pd.DataFrame(processes).round(2).to_csv(folder / "processes.csv", index=False)
     pd.DataFrame(system).to_csv(folder / "system.csv", index=False)
 
@@ -203,7 +203,7 @@ def _files(temporary: Path, out: Path) -> dict[str, float]:
     return {
         "session_files": session,
         "session_mb": round(session_mb, 2),
-        "shm_files": len(os.listdir("/dev/shm")),  # noqa: S108, PTH208 - it is what is counted
+        "shm_files": len(os.listdir("/dev/shm")),  # noqa: S108, PTH208 - its files are counted
         "out_files": results,
         "out_mb": round(results_mb, 2),
     }
@@ -217,13 +217,13 @@ def contents(folder: Path) -> tuple[int, float]:
             try:
                 size += (Path(root) / name).lstat().st_size
             except OSError:
-                continue  # removed since it was listed
+                continue  # the file was removed meanwhile
             count += 1
     return count, size / MB
 
 
 class ObjectStore:
-    """What the raylet of a job counts, asked for from outside: no driver joins the job's Ray."""
+    """Counts of the raylet of a job, queried from outside: no driver joins the job's Ray."""
 
     def __init__(self) -> None:
         self.gcs = ""
@@ -236,25 +236,25 @@ class ObjectStore:
             self.gcs = found[1] if found else ""
 
     def counts(self) -> dict[str, float]:
-        """Return objects and their MB in the store, spilled MB, references; nothing while Ray is not there."""
+        """Return objects and MB in the store, spilled MB, and references; nothing while Ray is not running."""
         if not self.gcs:
             return {}
         os.environ.update(TOKEN_MODE)
         from ray._private.internal_api import node_stats
         from ray._private.state import GlobalState
-        from ray._raylet import GcsClientOptions
+        from ray._raylet import GcsClientOptions  # type: ignore[attr-defined]
 
         try:
             if self.raylet is None:
-                state = GlobalState()  # Ray's own function looks for 127.0.0.1 under another address
+                state = GlobalState()  # Ray's own function replaces 127.0.0.1 by another address
                 options = GcsClientOptions.create(
                     self.gcs, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False
                 )
-                state._initialize_global_state(options)  # noqa: SLF001 - there is no public way from outside
+                state._initialize_global_state(options)  # noqa: SLF001 - there is no public interface
                 node = next(node for node in state.node_table() if node["Alive"])
                 self.raylet = node["NodeManagerAddress"], node["NodeManagerPort"]
             stats = node_stats(*self.raylet, include_memory_info=False)
-        except Exception as error:  # noqa: BLE001 - Ray starts or ends; what was wrong is kept in the sample
+        except Exception as error:  # noqa: BLE001 - Ray is starting or ending; the sample records the error
             return {"missed": type(error).__name__}  # type: ignore[dict-item]
         store = stats.store_stats
         return {
@@ -267,13 +267,13 @@ class ObjectStore:
 
 @dataclass(frozen=True, kw_only=True)
 class Slope:
-    """How fast a quantity grows.
+    """Growth of a quantity.
 
     Attributes:
-        per_hour: Its slope.
-        low: Lower end of the 95 % interval.
-        high: Upper end.
-        level: Its median.
+        per_hour: Slope per hour.
+        low: Lower end of the 95 % interval of the slope.
+        high: Upper end of the interval.
+        level: Median of the quantity.
 
     """
 
@@ -283,10 +283,10 @@ class Slope:
     level: float
 
     def verdict(self, at_least: float) -> str:
-        """Return ``flat``, ``grows`` or ``undecided``: whether the interval is below or above the allowed growth.
+        """Return ``flat``, ``grows`` or ``undecided``, by comparing the interval with the allowed growth.
 
         Args:
-            at_least: Growth per hour that is always allowed; 2 % of the level is, too.
+            at_least: Allowed growth per hour; 2 % of the level, if that is more.
 
         """
         allowed = max(at_least, 0.02 * self.level)
@@ -298,15 +298,15 @@ class Slope:
 def slope(
     seconds: NDArray[np.floating], values: NDArray[np.floating], *, warm_up: float, block: float = 120.0
 ) -> Slope:
-    """Fit a line through medians of blocks of time, by the median of the slopes of all pairs (Theil and Sen).
+    """Fit a line to medians of time blocks, by the median slope of all pairs (Theil and Sen).
 
-    Medians of blocks: neighboring samples are no independent ones, and a sample may hit a peak that lasts a second.
+    Medians are used because neighboring samples are not independent and may hit peaks of a second.
 
     Args:
-        seconds: When the samples were taken, ``(n,)``, ascending.
-        values: The samples, ``(n,)``.
-        warm_up: Seconds at the beginning that are left out.
-        block: Seconds in a block.
+        seconds: ``(n,)`` times of the samples, ascending.
+        values: ``(n,)`` samples.
+        warm_up: Seconds to ignore at the beginning.
+        block: Length of a block in seconds.
 
     Raises:
         ValueError: If fewer than three blocks are left.

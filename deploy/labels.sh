@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The labels of this host for `ray start --labels`: name and memory of its first GPU, as ray_cluster.yaml gives them to
-# node types. "NVIDIA A100-SXM4-80GB, 81920" becomes crysatom.dev/gpu=A100,crysatom.dev/gpu-memory=80GB.
+# Print the labels of this host for `ray start --labels`: name and memory of its first GPU, as in the node types of
+# ray_cluster.yaml. "NVIDIA A100-SXM4-80GB, 81920" becomes crysatom.dev/gpu=A100,crysatom.dev/gpu-memory=80GB.
 set -euo pipefail
 
 command -v nvidia-smi > /dev/null || { echo "crysatom.dev/gpu=none"; exit; }

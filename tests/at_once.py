@@ -35,17 +35,17 @@ def at_once(num_processes: int, tasks: list[tuple[Work, Path]]) -> list[list[str
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0] * num_processes
-    said = dict(answers.get() for _ in processes)
-    return [[said[number][k] for number in range(num_processes)] for k in range(len(tasks))]
+    given = dict(answers.get() for _ in processes)
+    return [[given[number][k] for number in range(num_processes)] for k in range(len(tasks))]
 
 
 def _worker(barrier: Barrier, tasks: list[tuple[Work, Path]], number: int, answers: Any) -> None:
-    said = []
+    given: list[str] = []
     for work, place in tasks:
         barrier.wait(WAIT_SECONDS)
         try:
-            said.append(work(number, place))
+            given.append(work(number, place))
         except Exception as error:  # noqa: BLE001 - the error is the answer; the others must not wait
-            said.append(f"{type(error).__name__}: {error}")
+            given.append(f"{type(error).__name__}: {error}")
         barrier.wait(WAIT_SECONDS)
-    answers.put((number, said))
+    answers.put((number, given))

@@ -1,10 +1,11 @@
-"""Ask for known vulnerabilities of the versions in constraints.txt: ``make audit``.
+"""Look up known vulnerabilities of the versions in constraints.txt: ``make audit``.
 
-pip-audit asks PyPI. Where PyPI's advisories cannot be reached (a mirror that serves packages only) it skips every
-package and calls that "No known vulnerabilities found"; here that is a failure. Such a machine can be given a clone of
-https://github.com/pypa/advisory-database instead: ``make audit ADVISORIES=folder``.
+pip-audit queries PyPI. If PyPI's advisories cannot be reached (for example on a mirror of packages), it skips every
+package and prints "No known vulnerabilities found"; here that is a failure. On such a machine, use a clone of
+https://github.com/pypa/advisory-database: ``make audit ADVISORIES=folder``.
 
-Exit codes: 0 every package was checked and nothing is known; 1 something is known; 2 some could not be checked.
+Exit codes: 0 all packages were checked and none has a known vulnerability; 1 vulnerabilities were found; 2 some
+packages could not be checked.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ NAMED = 5
 
 @dataclass
 class Audit:
-    """What became of the packages.
+    """Result of an audit.
 
     Attributes:
-        checked: Number of those that advisories were looked up for.
-        skipped: Why others were not, by package.
-        found: What is known, one line each.
-        against: What was asked.
+        checked: Number of packages that were looked up.
+        skipped: Reasons why packages were not looked up, by package.
+        found: Known vulnerabilities, one line each.
+        against: Source of the advisories.
 
     """
 
@@ -49,12 +50,12 @@ def pinned(constraints: Path) -> dict[str, str]:
 
 
 def normalized(name: str) -> str:
-    """Return a package's name as PyPI compares it."""
+    """Return a package's name in PyPI's normalized form."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def by_pip_audit(constraints: Path) -> Audit:
-    """Ask PyPI, through pip-audit in this environment.
+    """Query PyPI by pip-audit, which is installed in this environment.
 
     Raises:
         RuntimeError: If pip-audit itself fails.
@@ -82,10 +83,10 @@ def by_pip_audit(constraints: Path) -> Audit:
 
 
 def by_advisories(constraints: Path, folder: Path) -> Audit:
-    """Look into a clone of PyPA's advisory database.
+    """Search a clone of PyPA's advisory database.
 
     Raises:
-        RuntimeError: If the folder is none.
+        RuntimeError: If the folder is not such a clone.
 
     """
     if not (folder / "vulns").is_dir():
@@ -99,7 +100,7 @@ def by_advisories(constraints: Path, folder: Path) -> Audit:
             if name in packages and not advisory.get("withdrawn") and _affects(affected, packages[name]):
                 others = ", ".join(advisory.get("aliases", ()))
                 audit.found.append(f"{name} {packages[name]}: {advisory['id']} ({others})")
-    audit.against = f"{folder}, whose newest advisory is of {newest}; later ones are not in it"
+    audit.against = f"{folder} (newest advisory: {newest})"
     return audit
 
 
@@ -119,7 +120,7 @@ def _affects(affected: dict[str, Any], version: str) -> bool:
     for known in affected.get("ranges", ()):
         if known["type"] != "ECOSYSTEM":
             continue
-        for event in known["events"]:  # in the order of versions
+        for event in known["events"]:  # ordered by version
             if "introduced" in event:
                 inside = mine >= Version(str(event["introduced"]))
             elif "fixed" in event:
@@ -132,7 +133,7 @@ def _affects(affected: dict[str, Any], version: str) -> bool:
 
 
 def report(audit: Audit) -> int:
-    """Print what was found, and what was not looked for; return the exit code."""
+    """Print vulnerabilities and skipped packages; return the exit code."""
     print(f"{audit.checked} packages checked against {audit.against}: {len(audit.found)} known vulnerabilities")
     print(*(f"  {line}" for line in audit.found), sep="\n", end="\n" if audit.found else "")
     if audit.skipped:

@@ -1,12 +1,12 @@
 """Write platform/crysatom/vectors/elements.csv from pymatgen's periodic table.
 
-Run it again only when the facts change: ``python tools/element_table.py``. The package itself reads
-the table and needs no pymatgen for it.
+Run it only when the data change: ``python tools/element_table.py``. The package reads the table and does not need
+pymatgen for it.
 
 Sources, through pymatgen (pymatgen.core.periodic_table, MIT license): electronegativity after Pauling;
 ionization energies from NIST ASD; electron affinities from the CRC Handbook and NIST; molar volumes
 from WebElements; covalent radii after Cordero et al., Dalton Trans. 2008, 2832 (sp3 carbon, high-spin
-Mn, Fe, Co, as pymatgen.analysis.molecule_structure_comparator gives them). Group, period and block
+Mn, Fe, Co, as in pymatgen.analysis.molecule_structure_comparator). Group, period and block
 follow IUPAC's provisional table of 2021: the f block is La-Yb and Ac-No and has no group.
 """
 
@@ -44,7 +44,7 @@ COMMENT = (
 
 
 LAST_MEASURED = 103
-"""Numbers of heavier elements are estimates, or wrong (ionization energy of Ds: 65 eV), and are left out."""
+"""Last element with numbers; those of heavier elements are estimates, or wrong (ionization energy of Ds: 65 eV)."""
 
 
 def number(value: object) -> str:
@@ -65,7 +65,7 @@ def valence_electrons(element: Element) -> int | None:
 
 
 def family(element: Element) -> str:
-    """Return the family that chemists color a periodic table by."""
+    """Return the family of an element, as in colored periodic tables."""
     return next(name for name, holds in FAMILIES.items() if holds(element))
 
 
@@ -81,7 +81,7 @@ FAMILIES: dict[str, Callable[[Element], bool]] = {
     "transition metal": lambda e: e.block == "d",
     "post-transition metal": lambda e: e.block == "p",
 }
-"""The first that holds is an element's family."""
+"""Conditions of the families, in order: the first that is true determines the family."""
 
 
 def row(element: Element) -> list[str]:

@@ -1,9 +1,8 @@
-"""Make known bugs on purpose, one at a time, and see that the tests named beside them notice.
+"""Mutation test: apply known bugs, one at a time, and check that the tests named beside them fail.
 
-``python tools/mutants.py`` runs all of ``tests/mutants.toml`` in a temporary copy of the repository, prints a table and
-ends with 1 unless every mutant was killed: one that survives means that a test has become blind, and one whose text is
-not found any more that the code has changed and the mutant must be written anew. ``--only WORD`` runs those whose name
-has the word: each takes as long as its tests, those on Ray longest.
+``python tools/mutants.py`` runs all mutants of ``tests/mutants.toml`` in a temporary copy of the repository, prints a
+table, and exits with 1 unless every mutant was killed. If a mutant survives, a test no longer detects the bug. If its
+text is not found, the code has changed and the mutant must be updated. ``--only WORD`` selects mutants by name.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LIST = ROOT / "tests" / "mutants.toml"
 LIMIT_S = 300.0
-"""A mutant may make a test wait for ever; killed then."""
+"""Timeout of a test run; a mutant may make a test hang, which kills the mutant."""
 
 IMPORTED = ("pandas", "pyarrow.parquet", "pymatgen.core", "scipy.stats", "torch", "torch_geometric.data")
-"""Packages that most tests need, imported once."""
+"""Packages that most tests need; imported once, before forking."""
 
 OFFSET = 10
 PASSED, FAILED = OFFSET, OFFSET + 1
-"""Exit codes of pytest, told from those of Python. Others mean that it could not run the test, which kills nothing."""
+"""Exit codes of pytest, offset to differ from those of Python. Any other code means that pytest could not run."""
 
 Fate = Literal["killed", "SURVIVED", "NOT FOUND", "BROKEN"]
 
@@ -47,10 +46,10 @@ class Mutant:
     """A bug.
 
     Attributes:
-        name: What it does.
-        file: Where, from the repository's root.
-        old: Text there, which occurs once.
-        new: What it becomes.
+        name: Description of the bug.
+        file: File, relative to the repository's root.
+        old: Text in the file; must occur exactly once.
+        new: Replacement of the text.
         tests: Arguments of pytest: the tests that must fail.
 
     """
@@ -63,7 +62,7 @@ class Mutant:
 
 
 def read(path: Path) -> list[Mutant]:
-    """Return the mutants of a list."""
+    """Return the mutants in a file."""
     groups = tomllib.loads(path.read_text())
     return [
         Mutant(
@@ -79,14 +78,14 @@ def read(path: Path) -> list[Mutant]:
 
 
 def is_found(mutant: Mutant, root: Path) -> bool:
-    """Tell whether the text is where it is to be, once."""
+    """Return whether the text occurs exactly once in the file."""
     path = root / mutant.file
     return path.is_file() and path.read_text().count(mutant.old) == 1
 
 
 @contextmanager
 def copy_of_repository() -> Iterator[Path]:
-    """Yield a copy of what git tracks or would track, as it is in the working tree."""
+    """Yield a copy of the working tree, without files that git ignores."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],  # noqa: S607 - as found on PATH
         cwd=ROOT,
@@ -103,12 +102,13 @@ def copy_of_repository() -> Iterator[Path]:
 
 
 def run_tests(root: Path, tests: Sequence[str], *, shown: bool = False) -> int | None:
-    """Return pytest's exit code for tests of a copy, whose output may be shown; None if they did not end in time."""
+    """Run tests in a copy, with or without output; return pytest's exit code, or None after a timeout."""
     sys.stdout.flush()
     process = multiprocessing.get_context("fork").Process(target=_pytest, args=(root, tests, shown))
     process.start()
     process.join(LIMIT_S)
     if process.exitcode is None:
+        assert process.pid is not None, "started"
         os.killpg(process.pid, signal.SIGKILL)
         process.join()
         return None
@@ -116,12 +116,12 @@ def run_tests(root: Path, tests: Sequence[str], *, shown: bool = False) -> int |
 
 
 def _pytest(root: Path, tests: Sequence[str], shown: bool) -> None:
-    """Become pytest in a copy: a fork has all that takes long to import, and nothing of the repository."""
+    """Run pytest in a fork, which has imported the slow packages but nothing of the repository."""
     os.setpgid(0, 0)
     os.chdir(root)
-    sys.path[:0] = paths = [str(root / "platform"), str(root)]  # before ROOT's, where the package is installed from
+    sys.path[:0] = paths = [str(root / "platform"), str(root)]  # before ROOT, from which the package is installed
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-    sys.dont_write_bytecode = True  # by size and second alone, a mutant may be taken for its original
+    sys.dont_write_bytecode = True  # caches compare size and time: a mutant may look like the original
     with Path(os.devnull).open("w") as nowhere:
         for stream in () if shown else (1, 2):
             os.dup2(nowhere.fileno(), stream)
@@ -129,7 +129,7 @@ def _pytest(root: Path, tests: Sequence[str], shown: bool) -> None:
 
 
 def fate(mutant: Mutant, root: Path) -> Fate:
-    """Return what becomes of a mutant in a copy of the repository, which is left as it was."""
+    """Test a mutant in a copy of the repository and restore the file; return the outcome."""
     if not is_found(mutant, root):
         return "NOT FOUND"
     path = root / mutant.file
@@ -145,7 +145,7 @@ def fate(mutant: Mutant, root: Path) -> Fate:
 
 
 def check(mutants: Sequence[Mutant]) -> bool:
-    """Print what becomes of each mutant; tell whether all are killed by tests that pass without them."""
+    """Test and print all mutants; return whether all were killed by tests that pass without them."""
     width = max(len(mutant.name) for mutant in mutants)
     killed = 0
     for package in IMPORTED:
@@ -153,7 +153,7 @@ def check(mutants: Sequence[Mutant]) -> bool:
     with copy_of_repository() as root:
         for tests in dict.fromkeys(mutant.tests for mutant in mutants):
             if (code := run_tests(root, tests, shown=True)) != PASSED:
-                print(f"without any mutant {' '.join(tests)} ends with {code}, so that nothing can be said")
+                print(f"{' '.join(tests)} ends with {code} without any mutant; repair these tests first")
                 return False
         for mutant in mutants:
             start = time.perf_counter()
@@ -165,14 +165,14 @@ def check(mutants: Sequence[Mutant]) -> bool:
 
 
 def main() -> None:
-    """Check the mutants that the command line asks for."""
+    """Test the mutants that the command line selects."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="those whose name has this word")
-    parser.add_argument("--list", type=Path, default=LIST, help="another list of mutants")
+    parser.add_argument("--only", default="", help="only mutants whose name contains this word")
+    parser.add_argument("--list", type=Path, default=LIST, help="list of mutants")
     arguments = parser.parse_args()
     mutants = [mutant for mutant in read(arguments.list) if arguments.only in mutant.name]
     if not mutants:
-        parser.error(f"no mutant in {arguments.list} has the word {arguments.only!r}")
+        parser.error(f"no mutant in {arguments.list} has a name with {arguments.only!r}")
     sys.exit(0 if check(mutants) else 1)
 
 

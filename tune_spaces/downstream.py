@@ -4,7 +4,7 @@ from crysatom.config import Choice, LogUniform, SearchSpace
 
 
 def space() -> SearchSpace:
-    """Return random trials, of which the worse half is stopped each time that they are judged."""
+    """Return random trials; the worse half is stopped at each evaluation."""
     return SearchSpace(
         objective="downstream",
         settings={

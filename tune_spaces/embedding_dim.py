@@ -4,7 +4,7 @@ from crysatom.config import Choice, SearchSpace
 
 
 def space() -> SearchSpace:
-    """Return one trial per dimension, each to its end."""
+    """Return one trial per dimension; none is stopped early."""
     return SearchSpace(
         objective="pretrain",
         settings={"embedding_dim": Choice((50, 100, 200))},

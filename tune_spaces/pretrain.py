@@ -1,10 +1,10 @@
-"""Settings of the pretraining at large."""
+"""Settings of the pretraining in general."""
 
 from crysatom.config import Choice, LogUniform, SearchSpace, Uniform
 
 
 def space() -> SearchSpace:
-    """Return random trials, of which the worse half is stopped at each probe."""
+    """Return random trials; the worse half is stopped at each evaluation."""
     return SearchSpace(
         objective="pretrain",
         settings={

@@ -1,4 +1,4 @@
-"""Which self-supervised loss goes best with the auto-encoder? CrysAtom's Table 10 (arXiv 2409.04737), and none."""
+"""Which self-supervised loss suits the auto-encoder best? Those of CrysAtom's Table 10 (arXiv 2409.04737), and none."""
 
 from typing import get_args
 
@@ -7,7 +7,7 @@ from crysatom.names import SSLLoss
 
 
 def space() -> SearchSpace:
-    """Return one trial per loss, each to its end."""
+    """Return one trial per loss; none is stopped early."""
     return SearchSpace(
         objective="pretrain",
         settings={"ssl_loss": Choice(get_args(SSLLoss))},

@@ -41,6 +41,16 @@ LATEST = 12
 EPOCH_S = 1.5
 """Approximate time of an epoch."""
 
+WORKER_LOST = "training goes on from"
+TRIAL_LOST = "its process ended before its work"
+PREEMPTED = "about to be taken away: saving now"
+STOPPED = "stopped after"
+NOT_WRITTEN = "could not be written"
+DAMAGED = "is damaged: "
+MLFLOW_AWAY = "does not answer"
+MESSAGES = (WORKER_LOST, TRIAL_LOST, PREEMPTED, STOPPED, NOT_WRITTEN, DAMAGED, MLFLOW_AWAY)
+"""Messages of jobs that injections wait for. A fast test checks that the code still has them."""
+
 
 class MissedError(RuntimeError):
     """The job finished before the fault."""
@@ -191,7 +201,7 @@ class Job:
         """Wait until Ray has stopped the remaining workers of the job."""
         wait_for(lambda: not self.world.workers(), "the end of the workers", 60)
 
-    def said(self, pattern: str) -> None:
+    def printed(self, pattern: str) -> None:
         """Record a line of the output.
 
         Raises:
@@ -200,7 +210,7 @@ class Job:
         """
         found = re.search(rf"^.*{pattern}.*$", self.output, re.MULTILINE)
         if not found:
-            raise LostError(f"it did not say {pattern!r}")
+            raise LostError(f"it did not print {pattern!r}")
         self.notes.append(f"said: {found[0].strip()[:400]}")
 
 
@@ -210,7 +220,7 @@ def worker_killed(job: Job) -> None:
     job.at_some_moment()
     job.victim().kill()
     job.finish_or_resume()
-    job.said("training goes on from|its process ended before its work")
+    job.printed(f"{WORKER_LOST}|{TRIAL_LOST}")
 
 
 def worker_terminated(job: Job) -> None:
@@ -250,7 +260,7 @@ def preempted(job: Job) -> None:
 
         def there() -> bool:
             if job.running.poll() is not None:
-                raise LostError(f"it ended before it said {sentence!r} {times} times")
+                raise LostError(f"it ended before it printed {sentence!r} {times} times")
             return job.output.count(sentence) >= times
 
         wait_for(there, sentence)
@@ -258,7 +268,7 @@ def preempted(job: Job) -> None:
 
     begin = time.monotonic()
     job.world.announce(node, 120)
-    seen("about to be taken away: saving now", 1, begin)
+    seen(PREEMPTED, 1, begin)
     begin = time.monotonic()
     job.world.remove_node(node)
     seen("training on 2 x", 1, begin)
@@ -284,8 +294,8 @@ def driver_terminated(job: Job) -> None:
     job.running.terminate()
     job.finish(TERMINATED)
     job.notes.append(f"ended {time.monotonic() - begin:.1f} s after SIGTERM with code {job.codes[-1]}")
-    if "stopped after" in job.output:
-        job.said("stopped after")
+    if STOPPED in job.output:
+        job.printed(STOPPED)
     elif job.kind.name != "sweep":
         job.notes.append("no step ended within its grace: it ended without a checkpoint")
     job.resume()
@@ -304,9 +314,9 @@ def disk_full(job: Job) -> None:
             while True:
                 stream.write(bytes(4096))
                 stream.flush()
-        wait_for(lambda: "could not be written" in job.output or job.running.poll() is not None, "a warning")
-        if "could not be written" in job.output:
-            job.said("No space left on device: checkpoint .* could not be written")
+        wait_for(lambda: NOT_WRITTEN in job.output or job.running.poll() is not None, "a warning")
+        if NOT_WRITTEN in job.output:
+            job.printed(f"No space left on device: checkpoint .* {NOT_WRITTEN}")
         else:
             job.notes.append("older checkpoints made room for each new one")
         if job.rng.random() < 0.5:
@@ -332,7 +342,7 @@ def _damaged(job: Job, damage: Callable[[bytes], bytes]) -> None:
     file.write_bytes(damage(file.read_bytes()))
     job.notes.append(f"{newest.name}/{file.name}")
     job.resume()
-    job.said(rf"checkpoint .*{newest.name} is damaged: .*{file.name}.*is used")
+    job.printed(rf"checkpoint .*{newest.name} {DAMAGED}.*{file.name}.*is used")
 
 
 def checkpoint_truncated(job: Job) -> None:
@@ -365,7 +375,7 @@ def mlflow_away(job: Job) -> None:
         server.stop()
         away = time.monotonic()
         job.finish()
-        job.said("does not answer .* sent when it is back")
+        job.printed(f"{MLFLOW_AWAY} .* sent when it is back")
         time.sleep(max(0.0, AWAY_S - (time.monotonic() - away)))
         server.start()
         for training in job.trainings:
@@ -393,10 +403,10 @@ def worker_hangs(job: Job) -> None:
     victim.suspend()
     begin = time.monotonic()
     try:
-        wait_for(lambda: "training goes on from" in job.output or job.running.poll() is not None, "a word on it")
+        wait_for(lambda: WORKER_LOST in job.output or job.running.poll() is not None, "a message about it")
         job.notes.append(f"noticed after {time.monotonic() - begin:.0f} s")
         job.finish()
-        job.said("training goes on from")
+        job.printed(WORKER_LOST)
     finally:
         if victim.is_running():
             job.notes.append("the stopped process was still there at the end")

@@ -62,6 +62,7 @@ def _each(outcomes: Sequence[Outcome]) -> str:
         how = outcome.how if outcome.survived else "lost: " + "; ".join(outcome.lost).replace("\n", " ")[-300:]
         notes = "; ".join(outcome.notes).replace("|", "/").replace("\n", " ")
         lines.append(
-            f"| {outcome.number} | {outcome.fault} | {outcome.kind} | {how} | {notes} | `{outcome.commit[:7]}` |"
+            f"| {outcome.number} | {outcome.fault} | {outcome.kind} | {how} | {notes} "
+            f"| `{outcome.commit[:7]}{outcome.commit[40:]}` |"  # 40 digits, and "-dirty" if files differed
         )
     return "\n".join(lines)

@@ -19,9 +19,10 @@ from crysatom.pipelines.pretraining import FinishedRun, run
 from crysatom.runs.folder import CHECKPOINTS
 from crysatom.tracking.store import client
 from crysatom.training.full_disk import FullDiskError
+from tests.conftest import PLATFORM
 from tests.faults.harness import PLAN, Outcome
 from tests.faults.harness import run as inject
-from tests.faults.injections import INJECTIONS
+from tests.faults.injections import INJECTIONS, MESSAGES
 from tests.faults.kinds import different_metrics, kinds, newest_folder
 from tests.faults.report import MARKER, write
 from tests.faults.world import World, wait_for
@@ -126,6 +127,12 @@ def test_the_plan_names_what_there_is(tmp_path: Path) -> None:
     assert {fault for fault, _ in PLAN} == set(INJECTIONS)
     assert {kind for _, kind in PLAN} == set(known)
     assert len(PLAN) >= 30
+
+
+def test_injections_wait_for_messages_that_the_code_has() -> None:
+    """The test of the injections themselves is slow: a reworded message would make them all count as lost."""
+    code = "\n".join(path.read_text() for path in sorted((PLATFORM / "crysatom").rglob("*.py")))
+    assert [message for message in MESSAGES if message not in code] == []
 
 
 def test_the_report_counts_what_was_lost(tmp_path: Path) -> None:

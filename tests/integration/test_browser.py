@@ -93,7 +93,9 @@ def test_the_report_says_what_mlflow_holds(report: Path, runs: list[TrackedRun],
         worst = predictions.loc[errors.idxmax()]
         assert f"{worst['material_id']}: target {worst['target']:.4g}" in text
         first = element_errors.iloc[0]
-        assert f"{first['element']}: {first['mae']:#.4g} g/cm³, {first['num_crystals']} test crystals hold it" in text
+        assert (
+            f"{first['element']}: {first['mae']:#.4g} g/cm³, {first['num_crystals']} test crystals contain it" in text
+        )
         assert element_errors["num_crystals"].max() <= len(predictions)
     assert "Map of the element vectors" in text, "vectors are among the artifacts, registered or not"
     [failed] = [run for run in runs if run.status == "FAILED"]

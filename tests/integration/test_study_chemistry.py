@@ -90,7 +90,7 @@ FACTS = ("group", "block", "period")
     [
         (("nothing.csv",), "nothing.csv"),
         (("unheardof",), "no vectors are known as 'unheardof'"),
-        (("random:0", "Random-0=random:1"), "too much alike"),
+        (("random:0", "Random-0=random:1"), "too similar"),
     ],
 )
 def test_tables_that_cannot_serve_are_refused(

@@ -203,11 +203,11 @@ def test_slurm_says_what_it_lacks() -> None:
     command = ["bash", str(ROOT / SLURM)]
     without_home = subprocess.run(command, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False)
     assert without_home.returncode != 0
-    assert "CRYSATOM_HOME: set it to a folder that all nodes see" in without_home.stderr
+    assert "CRYSATOM_HOME: set it to a folder shared by all nodes" in without_home.stderr
     environment = {"PATH": "/usr/bin:/bin", "CRYSATOM_HOME": "/nowhere"}
     without_job = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert without_job.returncode == 2
-    assert "say what to run" in without_job.stderr
+    assert "give a command" in without_job.stderr
 
 
 # -- the container

@@ -127,8 +127,8 @@ def test_what_is_missing_is_said() -> None:
     nothing = GroupDetails(predictions=None, histories=[{}], selected=[None], element_errors=[])
     text = made(runs, Details(groups={runs[1].run_id: nothing}, problems=("vectors of x: broken",)))
     for said in (
-        "No predictions among the run", "No errors by epoch were logged", "Errors by element: these runs logged none",
-        "1 of a seed that was run again, not counted", "No sweep.", "No finished pretraining.", "not logged",
+        "No predictions among the run", "No errors by epoch were logged", "These runs logged no errors by element",
+        "1 earlier run of the same seed, not counted", "No sweep.", "No finished pretraining.", "not logged",
         "Could not be read: vectors of x: broken",
     ):  # fmt: skip
         assert said in text, said
@@ -161,7 +161,7 @@ def test_a_study_shows_its_table_and_its_figure() -> None:
         assert said in text, said
     assert "nan" not in text.partition('id="studies"')[2].partition("</section>")[0]
     assert "Paper" not in text.partition('id="studies"')[2].partition("</section>")[0], "nothing stands in this column"
-    assert "Not shown, by --figures" in made([run])
+    assert "Not shown (--figures)" in made([run])
 
 
 def test_errors_are_those_of_the_runs_with_their_intervals() -> None:
@@ -218,11 +218,11 @@ def test_a_sweep_shows_numbers_by_size_and_words_by_name() -> None:
 
 
 def test_a_periodic_table_says_values_and_shades_them() -> None:
-    heat = Heat(title="t", unit="eV", values={26: 1.0, 8: 3.0}, says={26: ", 5 crystals"})
+    heat = Heat(title="t", unit="eV", values={26: 1.0, 8: 3.0}, notes={26: ", 5 crystals"})
     assert heat.shades() == {26: 0.0, 8: 1.0}
     cells = {cell.symbol: cell for cell in heat.cells()}
-    assert cells["Fe"].says == "Fe: 1 eV, 5 crystals"
-    assert cells["Au"].says == "Au: no value"
+    assert cells["Fe"].tooltip == "Fe: 1 eV, 5 crystals"
+    assert cells["Au"].tooltip == "Au: no value"
     assert len(cells) == 118
     assert len({(cell.row, cell.column) for cell in cells.values()}) == 118, "no two elements at one place"
     signed = Heat(title="t", unit="", values={1: -2.0, 2: 1.0}, signed=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -30,9 +31,9 @@ def test_no_file_is_long() -> None:
 
 def test_prose_of_markdown_is_narrow() -> None:
     """Outside code fences, tables and lines that are one link, which cannot be wrapped."""
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")]
+    pages = _pages()
     assert len(pages) > 20
-    wide = {str(page.relative_to(ROOT)): _wide_prose(page.read_text(encoding="utf-8")) for page in sorted(pages)}
+    wide = {str(page.relative_to(ROOT)): _wide_prose(page.read_text(encoding="utf-8")) for page in pages}
     assert {page: lines for page, lines in wide.items() if lines} == {}
 
 
@@ -108,6 +109,79 @@ def test_readme_names_only_targets_that_make_knows() -> None:
 def _code(markdown: str) -> list[str]:
     """Return the content of code blocks and of backquotes."""
     return re.findall(r"```.*?```|`[^`\n]+`", markdown, re.DOTALL)
+
+
+def _pages() -> list[Path]:
+    return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")])
+
+
+_PATH = re.compile(r"(?<![\w/.<~-])((?:\.\./)?(?:[A-Za-z_]+/)+)(\w+\.(?:py|toml|yaml|sh|j2|css))\b")
+_FOLDERS = ("", "platform", "platform/crysatom", "tests", "benchmarks")
+_PLACEHOLDERS = {"NAME.py", "x.py"}
+
+
+def _missing_paths(page: Path) -> list[str]:
+    """Return the paths of source files in a page that lead nowhere, from the page or from a folder of code."""
+    return [
+        folder + name
+        for folder, name in _PATH.findall(page.read_text(encoding="utf-8"))
+        if name not in _PLACEHOLDERS
+        and folder + name != "platform/__init__.py"  # which must not exist
+        and not any((start / folder / name).is_file() for start in (page.parent, *(ROOT / f for f in _FOLDERS)))
+    ]
+
+
+def _missing_names(text: str) -> list[str]:
+    """Return the dotted names in ``crysatom`` that are neither modules nor their attributes."""
+    names = re.findall(r"(?<![\w/@-])(crysatom(?:\.[A-Za-z_]\w*)+)(?![\w/-])", text)
+    for module, imported in re.findall(r"^ *from (crysatom[\w.]*) import ([\w, ]+)$", text, re.MULTILINE):
+        names += [f"{module}.{name.strip()}" for name in imported.split(",")]
+    return [name for name in names if not _exists(name)]
+
+
+def _exists(name: str) -> bool:
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def test_markdown_names_only_modules_and_files_that_exist() -> None:
+    paths = {page.name: _missing_paths(page) for page in _pages()}
+    names = {page.name: _missing_names(page.read_text(encoding="utf-8")) for page in _pages()}
+    assert {page: found for page, found in paths.items() if found} == {}
+    assert {page: found for page, found in names.items() if found} == {}
+
+
+def test_wrong_names_in_markdown_are_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "`jobs/pretrain.py`, `ssl/views.py`, `jobs/absent.py`, `crysatom/training/tracked.py`, `cluster/NAME.py`\n"
+        "`crysatom.training.loop.Loop`, `crysatom.training.tracked`, `crysatom.names.ABSENT`, `crysatom.dev/gpu`\n"
+        "    from crysatom.config import digest, absent\n"
+    )
+    assert _missing_paths(page) == ["jobs/absent.py", "crysatom/training/tracked.py"]
+    assert _missing_names(page.read_text()) == [
+        "crysatom.training.tracked",
+        "crysatom.names.ABSENT",
+        "crysatom.config.absent",
+    ]
+
+
+def test_python_in_markdown_runs() -> None:
+    blocks = [block for page in _pages() for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "markdown", "exec"), {})  # noqa: S102 - our own pages
+
+
+def test_every_folder_of_the_package_is_described() -> None:
+    packages = {f"{path.parent.name}/" for path in (ROOT / "platform" / "crysatom").glob("*/__init__.py")}
+    tree = (ROOT / "README.md").read_text().partition("## Folders")[2].partition("```\n")[2].partition("```")[0]
+    layout = (ROOT / "CONTRIBUTING.md").read_text().partition("## Layout")[2].partition("\n## ")[0]
+    assert packages - set(re.findall(r"\b\w+/", tree)) == set()
+    assert packages - set(re.findall(r"\b\w+/", layout)) == set()
 
 
 _LIGHT = """

@@ -123,7 +123,7 @@ def test_bytes_are_those_of_the_predictions(tmp_path: Path) -> None:
     [
         (IDS[:3], VALUES[:3], r"1 are missing \(JVASP-61"),
         ([*IDS, "JVASP-90"], np.append(VALUES, 0.1), r"1 are repeated \(JVASP-90"),
-        ([*IDS, "JVASP-1"], np.append(VALUES, 0.1), r"1 are no test crystals \(JVASP-1,"),
+        ([*IDS, "JVASP-1"], np.append(VALUES, 0.1), r"1 are not test crystals \(JVASP-1,"),
         (IDS, np.array([0.1, np.nan, -np.inf, 1]), r"2 have no finite prediction \(JVASP-8"),
         (IDS, VALUES[:3], r"4 ids, but predictions of shape \(3,\)"),
         (["JVASP-90"] * 4, VALUES, r"1 are repeated .*3 are missing"),
@@ -144,13 +144,13 @@ def test_other_refusals(tmp_path: Path) -> None:
         write_contribution(tmp_path / "c", [predictions(IDS[:3], VALUES[:3])], {"ehull": IDS[:3]}, ABOUT)
     with pytest.raises(ValueError, match="the 0 test ids of ehull are not the 4 official ones"):
         write_contribution(tmp_path / "c", [predictions()], {}, ABOUT)
-    with pytest.raises(ValueError, match="'density' is no dft_3d benchmark"):
+    with pytest.raises(ValueError, match="'density' is not a dft_3d benchmark"):
         write(tmp_path / "c", replace(predictions(), name="density"))
-    with pytest.raises(ValueError, match="given once; ehull"):
+    with pytest.raises(ValueError, match="each property once; ehull"):
         write(tmp_path / "c", predictions(), predictions())
     with pytest.raises(ValueError, match="none are given"):
         write_contribution(tmp_path / "c", [], {}, ABOUT)
-    with pytest.raises(ValueError, match="must say its author_email, git_url"):
+    with pytest.raises(ValueError, match="needs a value for author_email, git_url"):
         replace(ABOUT, author_email="", git_url=())
     assert not (tmp_path / "c").exists()
     (tmp_path / "old.csv.zip").touch()
@@ -189,7 +189,7 @@ def test_score_of_numeric_ids_and_further_columns(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_small_benchmark")
 def test_score_needs_predictions(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"{FILE}: there is no such file"):
+    with pytest.raises(ValueError, match=f"{FILE} does not exist"):
         score(tmp_path, "ehull", {})
     write(tmp_path)
     with pytest.raises(ValueError, match="none of its 4 ids is among the 1 targets"):

@@ -1,1 +1,1 @@
-"""Figures by matplotlib: what runs log, and what the report shows."""
+"""Matplotlib figures that runs log and the report shows."""

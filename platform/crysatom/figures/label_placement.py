@@ -19,10 +19,10 @@ _ALONG_LINE = np.linspace(0.1, 1.0, 8)[:, None]
 
 
 def place_labels(points: Array, sizes: Array, *, gap: float) -> Array:
-    """Return the centers of N labels: each as near its point as it fits, crowded points first.
+    """Return the centers of N labels: each as near its point as possible, crowded points first.
 
-    A place fits if the label covers no other label, no point and no line that joins a label to its point,
-    and if its own line crosses no label. A label that fits nowhere stays above its point.
+    A center is possible if the label covers no other label, no point and no line from a label to its point, and its own
+    line crosses no label. If none is, the label stays above its point.
 
     Args:
         points: ``(N, 2)``, in pixels.
@@ -50,19 +50,19 @@ def place_labels(points: Array, sizes: Array, *, gap: float) -> Array:
 def label_points(
     axes: Axes, points: Array, symbols: Sequence[str], inks: Sequence[tuple[float, float, float]], *, fontsize: float
 ) -> None:
-    """Write each symbol beside its point, joined to it by a line where it had to go far.
+    """Write each symbol beside its point; draw a line between them if they are far apart.
 
     Args:
-        axes: With the points drawn; all else that takes space in the figure must be there already.
+        axes: Axes with all points drawn; everything else that takes space in the figure must exist already.
         points: ``(N, 2)``, in data coordinates.
-        symbols: N.
+        symbols: N symbols.
         inks: N colors.
-        fontsize: In points.
+        fontsize: Font size, in points.
 
     """
     figure = axes.get_figure(root=True)
     assert figure is not None, "axes of a figure"
-    figure.draw_without_rendering()  # only now are pixels known
+    figure.draw_without_rendering()  # pixel coordinates are known only after this
     pixels = axes.transData.transform(points)
     texts = [
         axes.text(x, y, symbol, fontsize=fontsize, color=color, ha="center", va="center", zorder=4)
@@ -81,7 +81,7 @@ def label_points(
 
 
 def line_end(point: Array, center: Array, size: Array) -> Array:
-    """Return where the line from a point to the center of its label meets the label's border."""
+    """Return the point where the line from a point to the center of its label meets the label's border."""
     offset = point - center
     share = (size / 2 / np.maximum(np.abs(offset), 1e-9)).min()
     end: Array = center + min(share, 1.0) * offset
@@ -89,7 +89,7 @@ def line_end(point: Array, center: Array, size: Array) -> Array:
 
 
 def _candidates(point: Array, size: Array, gap: float) -> Array:
-    """Return ``(rings, K, 2)`` centers around a point, nearest ring first, which touches the point from outside."""
+    """Return ``(rings, K, 2)`` centers around a point, nearest ring first; that ring's labels touch the point."""
     directions = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
     reach = (size / 2 + 1.5 * gap) / np.maximum(np.abs(directions), 1e-9)
     touching = directions * reach.min(axis=1, keepdims=True)
@@ -100,7 +100,7 @@ def _candidates(point: Array, size: Array, gap: float) -> Array:
 def _fits(
     centers: Array, point: Array, size: Array, labels: tuple[Array, Array], occupied: Array, gap: float
 ) -> NDArray[np.bool_]:
-    """Return ``(K,)``: which of the centers ``(K, 2)`` suit the label of a point."""
+    """Return ``(K,)``: whether the label of a point fits at each of the centers ``(K, 2)``."""
     others, their_sizes = labels
     covers_label = _inside(others - centers[:, None], (their_sizes + size) / 2 + gap / 2)
     covers_point = _inside(occupied - centers[:, None], size / 2 + gap)
@@ -110,7 +110,7 @@ def _fits(
 
 
 def _line(point: Array, center: Array) -> Array:
-    """Return points along the line from a point to where its label is, without the label's own half."""
+    """Return points along the line from a point to its label, without the part inside the label."""
     line: Array = point + _ALONG_LINE * 0.6 * (center - point)
     return line
 

@@ -1,4 +1,4 @@
-"""Maps of atom vectors in the plane: principal components, t-SNE, UMAP, with elements told apart by a fact."""
+"""Two-dimensional maps of atom vectors by principal components, t-SNE and UMAP, colored by group, block or period."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ INSTALL = 'pip install "crysatom[report]"'
 Fact = Literal["group", "block", "period"]
 
 BLOCK_STYLES = {"s": ("#D55E00", "o"), "p": ("#0072B2", "s"), "d": ("#009E73", "^"), "f": ("#CC79A7", "D")}
-"""Okabe and Ito's colors, and a marker that says the same; the marker is that of the block in all maps."""
+"""Color (Okabe and Ito) and marker of each block; all maps use the markers."""
 
 NO_GROUP = "#aaaaaa"
-"""Of the f block."""
+"""Color of the f block."""
 
 PERPLEXITY = 10
 MAP_NEIGHBORS = 10
-"""Of t-SNE and UMAP: some 80 elements are few, and the usual 30 and 15 leave nothing local."""
+"""Parameters of t-SNE and UMAP. The usual 30 and 15 are too large for some 80 elements: nothing local is left."""
 
 
 class Panel(NamedTuple):
-    """Where the elements lie in one map: ``(M, 2)`` positions, and what the axes show."""
+    """One map: ``(M, 2)`` positions of the elements, and labels of the axes."""
 
     positions: Array
     x: str
@@ -46,7 +46,7 @@ class Panel(NamedTuple):
 
 
 def component_panels(table: AtomVectors) -> list[Panel]:
-    """Return components 1 and 2, and 3 and 4 if there are as many."""
+    """Return maps of components 1 and 2 and, if they exist, 3 and 4."""
     scores, explained = principal_components(table.vectors, 4)
     labels = [f"Component {i} ({100 * share:.0f}% of variance)" for i, share in enumerate(explained, start=1)]
     starts = range(0, scores.shape[1] - 1, 2)
@@ -54,9 +54,9 @@ def component_panels(table: AtomVectors) -> list[Panel]:
 
 
 def neighbor_panels(table: AtomVectors, seed: int) -> list[Panel]:
-    """Return t-SNE (van der Maaten, Hinton, JMLR 9, 2579 (2008)) and UMAP (McInnes et al., arXiv 1802.03426).
+    """Return maps by t-SNE (van der Maaten, Hinton, JMLR 9, 2579 (2008)) and UMAP (McInnes et al., arXiv 1802.03426).
 
-    Distances between clusters, and their sizes, mean nothing in either.
+    In both, sizes of clusters and distances between them mean nothing.
 
     Raises:
         ValueError: If scikit-learn or umap-learn is not installed.
@@ -65,7 +65,7 @@ def neighbor_panels(table: AtomVectors, seed: int) -> list[Panel]:
     require_map_packages()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)
-        warnings.filterwarnings("ignore", "n_jobs value", UserWarning)  # a fixed seed means one thread, which is wanted
+        warnings.filterwarnings("ignore", "n_jobs value", UserWarning)  # a fixed seed implies one thread, as intended
         from sklearn.manifold import TSNE
         from umap import UMAP
 
@@ -77,7 +77,7 @@ def neighbor_panels(table: AtomVectors, seed: int) -> list[Panel]:
 
 
 def require_map_packages() -> None:
-    """Check that t-SNE and UMAP can be computed, before anything else is.
+    """Check that the packages of t-SNE and UMAP are installed, before any work is done.
 
     Raises:
         ValueError: If scikit-learn or umap-learn is not installed.
@@ -87,19 +87,17 @@ def require_map_packages() -> None:
 
     missing = [name for name in ("sklearn", "umap") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(
-            f"t-SNE and UMAP need scikit-learn and umap-learn: {INSTALL}, or leave them out by --maps components"
-        )
+        raise ValueError(f"t-SNE and UMAP need scikit-learn and umap-learn: {INSTALL}; --maps components does without")
 
 
 def draw_maps(title: str, panels: Sequence[Panel], table: AtomVectors, fact: Fact) -> Figure:
-    """Draw maps side by side, every element by its symbol, colors by group, block or period.
+    """Draw maps side by side, with the symbol at each element.
 
     Args:
-        title: Above the maps.
-        panels: One or two.
-        table: Whose elements are drawn.
-        fact: What colors tell; the marker tells the block.
+        title: Title above the maps.
+        panels: One or two maps.
+        table: Vectors of the elements.
+        fact: Property that sets the color; the marker shows the block.
 
     """
     figure = new_figure(PAGE_INCHES, 4.6)
@@ -118,7 +116,7 @@ def draw_maps(title: str, panels: Sequence[Panel], table: AtomVectors, fact: Fac
         columnspacing=0.9,
     )
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # labels must not move what they were placed by
+    figure.set_layout_engine("none")  # the axes must not move after labels are placed
     for axes, panel in zip(figure.axes, panels, strict=True):
         label_points(axes, panel.positions, table.symbols, [ink(color) for color, _ in styles], fontsize=6)
     return figure
@@ -142,7 +140,7 @@ def _style(atomic_number: int, fact: Fact) -> tuple[str, str]:
 
 
 def _shade(value: str, fact: Fact) -> str:
-    """Return the color of a group or period, in the order of these; not the palest, which is lost on white."""
+    """Return the color of a group or period from a sequential map, without its palest end, which is lost on white."""
     if not value:
         return NO_GROUP
     place = (int(value) - 1) / {"group": 17, "period": 6}[fact]

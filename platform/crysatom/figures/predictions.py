@@ -1,4 +1,4 @@
-"""Figures of a trained predictor: how its error fell, and how its predictions lie about the truth."""
+"""Figures of a trained predictor: learning curves and parity plots."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from crysatom.figures.style import BLUE, COLUMN_INCHES, GRAY, ORANGE, clean, hov
 from crysatom.names import MAE, TRAIN, VAL
 
 MANY = 2000
-"""Points from which a scatter plot is a blot, and a density is drawn instead."""
+"""Number of points above which a density is drawn instead of a scatter plot."""
 
 WORST = 5
-"""Predictions that say on hover which crystal they are of."""
+"""Number of largest errors whose crystals are named in tooltips."""
 
 
 def learning_curve(history: pd.DataFrame, selected_epoch: int, unit: str) -> Figure:
-    """Draw the mean absolute error against epoch, training and validation, with the selected epoch marked.
+    """Draw training and validation MAE against the epoch, and mark the selected epoch.
 
     Args:
         history: One row per epoch, in order, with the columns ``train/mae`` and ``val/mae``.
-        selected_epoch: Counted from 0.
-        unit: Of the property.
+        selected_epoch: Selected epoch, from 0.
+        unit: Unit of the property.
 
     """
     return learning_curves([("", history.reset_index(drop=True), selected_epoch)], unit)
 
 
 def learning_curves(runs: Sequence[tuple[str, pd.DataFrame, int | None]], unit: str) -> Figure:
-    """Draw the errors of several runs, as :func:`learning_curve`.
+    """Draw the learning curves of several runs, like :func:`learning_curve`.
 
     Args:
-        runs: Name, history (indexed by epoch, with the columns that the run logged), selected epoch if known.
-        unit: Of the property.
+        runs: Name, history (indexed by epoch, with the columns that the run logged) and selected epoch, if known.
+        unit: Unit of the property.
 
     """
     lines = {TRAIN: (BLUE, "-", "training"), VAL: (ORANGE, "--", "validation")}
@@ -78,15 +78,15 @@ def parity_plot(
     remark: str = "",
     ids: Sequence[str] = (),
 ) -> Figure:
-    """Draw predictions against targets, with the line on which they would be perfect.
+    """Draw predictions against targets, with the identity line.
 
     Args:
         target: ``(n,)``.
         prediction: ``(n,)``.
-        label: What is predicted.
-        unit: Of both.
-        remark: Shown in a corner: the error.
-        ids: ``(n,)``; if given, rings around the largest errors say on hover which crystal it is.
+        label: Name of the property.
+        unit: Unit of the property.
+        remark: Text in a corner, for example the error.
+        ids: ``(n,)`` ids of the crystals; if given, rings mark the largest errors and name the crystal in a tooltip.
 
     """
     figure = new_figure(COLUMN_INCHES, COLUMN_INCHES)
@@ -113,6 +113,6 @@ def parity_plot(
 
 
 def with_unit(label: str, unit: str) -> str:
-    """Return a label with its unit, if there is one, as people write it."""
+    """Return a label with the unit in parentheses, if there is one."""
     written = unit.replace("angstrom", "Å").replace("^3", "³")
     return f"{label} ({written})" if unit else label

@@ -38,11 +38,12 @@ TITLES = {
 
 
 def loss_curves(history: pd.DataFrame) -> Figure:
-    """Draw every loss term against epoch, training and held-out in one panel.
+    """Draw every loss term against the epoch, one panel per term, with training and held-out losses.
+
+    A term that falls by more than a factor of ten gets a logarithmic axis.
 
     Args:
-        history: One row per epoch (the index), columns ``<split>/<term>``; a term that falls by more than
-            a factor of ten gets a logarithmic axis.
+        history: One row per epoch (the index), columns ``<split>/<term>``.
 
     Raises:
         ValueError: If there is no column of a loss term, or no epoch.
@@ -64,7 +65,7 @@ def loss_curves(history: pd.DataFrame) -> Figure:
 
 
 def cross_correlation(matrix: NDArray[np.floating]) -> Figure:
-    """Draw the cross-correlation of two views' projections, which Barlow Twins drives toward identity.
+    """Draw the cross-correlation of the projections of two views; Barlow Twins drives it toward identity.
 
     Args:
         matrix: ``(P, P)``, entries between -1 and 1.
@@ -91,12 +92,12 @@ def cross_correlation(matrix: NDArray[np.floating]) -> Figure:
 
 
 def has_map(vectors: AtomVectors) -> bool:
-    """Tell whether there are three elements and two dimensions: fewer are no map."""
+    """Return whether there are enough elements (3) and dimensions (2) for a map."""
     return len(vectors.atomic_numbers) >= 3 and vectors.dim >= 2
 
 
 def vector_map(vectors: AtomVectors) -> Figure:
-    """Draw the elements in the plane of the two leading principal components of their vectors.
+    """Draw the elements by the two leading principal components of their vectors.
 
     Raises:
         ValueError: If there are fewer than three elements or only one dimension.

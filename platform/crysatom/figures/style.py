@@ -1,4 +1,4 @@
-"""How all figures look: sizes for a journal page, colors that color-blind readers can tell apart."""
+"""Style of all figures: sizes for a journal page, and colors that color-blind readers can distinguish."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 BLUE, ORANGE, GRAY = "#0072B2", "#D55E00", "#666666"
-"""Of Okabe and Ito's set (Wong, Nature Methods 8, 441 (2011))."""
+"""Colors of Okabe and Ito (Wong, Nature Methods 8, 441 (2011))."""
 
 HOVER = "hover: "
-"""Before the words of an artist's ``gid`` (:func:`hover`)."""
+"""Prefix of the ``gid`` of an artist with a tooltip (:func:`hover`)."""
 
 COLUMN_INCHES, PAGE_INCHES = 3.5, 7.2
-"""Width of one column and of a page."""
+"""Width of one column and of a page of a journal."""
 
 FAMILY_STYLES: dict[str, tuple[str, str]] = {
     "alkali metal": ("#882255", "o"),
@@ -32,22 +32,21 @@ FAMILY_STYLES: dict[str, tuple[str, str]] = {
     "halogen": ("#DDAA33", "X"),
     "noble gas": ("#888888", "*"),
 }
-"""Color and marker of each family of elements; colors after Paul Tol's muted scheme, and the marker
-says it again for those who see them differently."""
+"""Color (after Paul Tol's muted scheme) and marker of each family of elements; the marker alone suffices."""
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure, in inches, that lays itself out; it belongs to no window."""
+    """Return an empty figure with constrained layout, without a window; width and height in inches."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def hover(artist: Artist, words: str) -> None:
-    """Let an artist say these words when the pointer rests on it in the report's page; a PNG file ignores them."""
-    artist.set_gid(f"{HOVER}{words}")
+def hover(artist: Artist, text: str) -> None:
+    """Give an artist a tooltip in the report's page; PNG files ignore it."""
+    artist.set_gid(f"{HOVER}{text}")
 
 
 def is_wide(values: NDArray[Any]) -> bool:
-    """Tell whether positive values vary by more than a factor of ten, so that they get a logarithmic axis."""
+    """Return whether values are positive and vary by more than a factor of ten, so that they get a logarithmic axis."""
     return len(values) > 0 and bool(values.min() > 0 and values.max() > 10 * values.min())
 
 
@@ -61,13 +60,13 @@ def set_scale(axes: Axes, values: NDArray[Any]) -> None:
 
 
 def ink(color: str) -> tuple[float, float, float]:
-    """Return a color mixed with black, dark enough to read as small text on white."""
+    """Return a color darkened for small text on white."""
     red, green, blue = to_rgb(color)
     return 0.6 * red, 0.6 * green, 0.6 * blue
 
 
 def clean(axes: Axes) -> None:
-    """Leave out what carries no information: the upper and right frame; set small ticks and a faint grid."""
+    """Remove the upper and right frame; set small ticks and a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
     axes.grid(visible=True, color="#e6e6e6", linewidth=0.6)

@@ -1,1 +1,1 @@
-"""The report: one HTML page of what MLflow holds."""
+"""The report: one HTML page about the runs in MLflow."""

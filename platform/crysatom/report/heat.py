@@ -1,4 +1,4 @@
-"""What a periodic table of the page shows: a value, a shade and words on hover for each element."""
+"""Periodic tables of the page: a value, a shade and a tooltip for each element."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from crysatom.vectors.elements import element_table
 
 
 class Cell(NamedTuple):
-    """An element: row and column of the page's grid, shade in [-1, 1] (None: no value), words on hover."""
+    """An element: row and column of the page's grid, shade in [-1, 1] (None: no value), tooltip."""
 
     symbol: str
     row: int
     column: int
     shade: float | None
-    says: str
+    tooltip: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,19 +26,19 @@ class Heat:
     """Values by element.
 
     Attributes:
-        title: What they are.
-        unit: Behind each value.
-        values: By atomic number.
-        says: Further words on hover, by atomic number.
-        log: Whether colors go by the logarithm.
-        signed: Whether values lie about zero, so that the sign has a color.
+        title: Caption.
+        unit: Unit of the values.
+        values: Value by atomic number.
+        notes: Text after the value in the tooltip, by atomic number.
+        log: Color by the logarithm.
+        signed: Color positive and negative values differently.
 
     """
 
     title: str
     unit: str
     values: Mapping[int, float]
-    says: Mapping[int, str] = field(default_factory=dict)
+    notes: Mapping[int, str] = field(default_factory=dict)
     log: bool = False
     signed: bool = False
 
@@ -53,23 +53,23 @@ class Heat:
         return {z: (value - low) / (high - low) if high > low else 0.5 for z, value in values.items()}
 
     def cells(self) -> Iterator[Cell]:
-        """Yield all elements; the f block is two rows of its own, below an empty one."""
+        """Yield all elements; the f block has two rows of its own, below an empty row."""
         shades = self.shades()
         for z, symbol in enumerate(SYMBOLS[:MAX_ATOMIC_NUMBER], start=1):
             facts = element_table()[z]
             period, f_column = int(facts["period"]), facts["f_column"]
             row, column = (period + 3, int(f_column) + 2) if f_column else (period, int(facts["group"]))
-            says = "no value"
+            text = "no value"
             if z in shades:
-                says = f"{number(self.values[z])} {self.unit}".rstrip() + self.says.get(z, "")
-            yield Cell(symbol, row, column, shades.get(z), f"{symbol}: {says}")
+                text = f"{number(self.values[z])} {self.unit}".rstrip() + self.notes.get(z, "")
+            yield Cell(symbol, row, column, shades.get(z), f"{symbol}: {text}")
 
 
 def four(value: float) -> str:
-    """Return a measured number with four digits, zeros at the end too."""
+    """Return a measured number with four digits, including trailing zeros."""
     return f"{value:#.4g}".removesuffix(".")
 
 
 def number(value: float) -> str:
-    """Return a count with thousands set apart, any other number with four digits."""
+    """Return a count with thousands separators, any other number with four digits."""
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else four(value)

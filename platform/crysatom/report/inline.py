@@ -1,4 +1,4 @@
-"""Figures of matplotlib inside the page: text stays text, and words given by ``hover`` appear under the pointer."""
+"""Inline SVG of matplotlib figures: text stays text, and artists marked by ``hover`` get tooltips."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from matplotlib.figure import Figure
 from crysatom.figures.style import HOVER
 
 _SETTINGS: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "crysatom", "text.parse_math": False}
-"""Text is no path and no formula, and a figure drawn twice is the same text."""
+"""Write text as text, not as paths or formulas; write the same SVG for the same figure."""
 
 _WORDS = re.compile(rf'<g id="{HOVER}([^"]*)">')
-_OTHER_ID = re.compile(r'<g id="[^"]*">')  # repeated in every figure, and read by nothing
+_OTHER_ID = re.compile(r'<g id="[^"]*">')  # repeated in every figure and unused
 _GEOMETRY = re.compile(r'(?<= )(?:d|x|y|transform)="[^"]*"')
 _DIGITS = re.compile(r"\d+\.\d{3,}")
 _FONTS = re.compile(r"'DejaVu Sans'[^;\"]*")
 
 
 def inline(draw: Callable[[], Figure], label: str) -> Markup:
-    """Return a figure as SVG, as wide as its place allows up to its own width.
+    """Return a figure as SVG that shrinks to its container but does not grow beyond its own width.
 
     Args:
-        draw: Makes the figure.
-        label: For screen readers.
+        draw: Returns the figure.
+        label: Text for screen readers.
 
     """
     written = io.StringIO()
     with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # on glyphs, which are the browser's, and on endless labels
+        warnings.simplefilter("ignore", UserWarning)  # missing glyphs (the browser has its own fonts) and long labels
         figure = draw()
         figure.savefig(written, format="svg", transparent=True)
     text = written.getvalue()

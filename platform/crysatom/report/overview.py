@@ -1,4 +1,4 @@
-"""Runs of MLflow in order: which of them may be compared, which differ by their seed only, which belong to a sweep."""
+"""Sort MLflow runs: which may be compared, which differ only by their seed, which belong to a sweep."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ FINISHED = "FINISHED"
 TEST_MAE = f"{TEST}/{MAE}"
 
 _NOT_COMPARED = DownstreamConfig.names(Role.INPUT, Role.PLACE) | {"seeds", "recipe"}
-"""Parameters that two runs may differ in and be seeds of one group. Vectors, and encoders and models that a training
-starts from, are known by their digests; a recipe is the values it stands for."""
+"""Parameters that may differ between the runs of a group. Vectors, initial encoders and initial models are identified
+by their digests, and a recipe by the values that it sets."""
 
 _STARTS = (fields.INIT_DIGEST, fields.INIT_MODEL_DIGEST, fields.DISTILL_DIGEST)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Group:
-    """Finished runs that differ by their seed only.
+    """Finished runs that differ only by their seed.
 
     Attributes:
-        runs: One for each seed, in order of the seeds; of several of a seed, the latest.
-        repeated: The others.
-        settings: Those of the table's that it has.
+        runs: The latest run of each seed, sorted by seed.
+        repeated: Earlier runs of the same seeds.
+        settings: Values of the table's settings, as far as these runs have them.
 
     """
 
@@ -42,22 +42,22 @@ class Group:
 
     @property
     def predictor(self) -> str:
-        """Its name."""
+        """Name of the predictor."""
         return self.runs[0].tags[fields.PREDICTOR]
 
     @property
     def vectors(self) -> str:
-        """What the predictor reads of an element."""
+        """Name of the atom vectors that the predictor reads."""
         return self.runs[0].tags.get(fields.VECTORS, "")
 
     @property
     def seeds(self) -> list[str]:
-        """Of the runs."""
+        """Seeds of the runs."""
         return [_seed(run) for run in self.runs]
 
     @property
     def mae(self) -> tuple[float, float]:
-        """Test MAE: mean and sample standard deviation over seeds, NaN for a single one."""
+        """Test MAE: mean and sample standard deviation over seeds (NaN for a single seed)."""
         return mean_and_deviation([run.metrics[TEST_MAE] for run in self.runs])
 
     def mean(self, metric: str) -> float | None:
@@ -68,11 +68,11 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
-    """Groups that learned one property from the same crystals, labels and split: their errors may be compared.
+    """Groups trained on one property with the same crystals, labels and split: their errors may be compared.
 
     Attributes:
-        groups: The smallest mean test MAE first.
-        settings: Names of the parameters that are not the same in all of them.
+        groups: Sorted by mean test MAE, lowest first.
+        settings: Names of the parameters that differ between the groups.
 
     """
 
@@ -81,7 +81,7 @@ class Table:
 
     @property
     def of(self) -> TrackedRun:
-        """Any run, for what they have in common."""
+        """Any run of the table, for what all of them have in common."""
         return self.groups[0].runs[0]
 
 
@@ -90,8 +90,8 @@ class Sweep:
     """A sweep and its trials.
 
     Attributes:
-        run: Of the sweep.
-        trials: Finished ones by objective, then stopped ones, whose objective is of fewer epochs, then all others.
+        run: MLflow run of the sweep.
+        trials: Finished trials sorted by objective, then trials stopped early, then all others.
 
     """
 
@@ -105,22 +105,22 @@ class Sweep:
 
     @property
     def ranked(self) -> list[TrackedRun]:
-        """The trials that came to their end and have an objective: those that may be compared."""
+        """Trials that finished all epochs and have an objective: these may be compared."""
         return [trial for trial in self.trials if is_ranked(trial)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Overview:
-    """All runs, each in one of these places.
+    """All runs, each in one of these lists.
 
     Attributes:
-        tables: Of finished trainings of predictors, by property and data.
-        pretrainings: Finished ones, the latest first.
-        sweeps: In whatever state, the latest first.
-        studies: In whatever state, the latest first.
+        tables: Finished trainings of predictors, by property and data.
+        pretrainings: Finished pretrainings, latest first.
+        sweeps: Sweeps in any state, latest first.
+        studies: Studies in any state, latest first.
         others: Finished runs of other kinds (not of this platform), and trials without their sweep.
-        without_error: Finished trainings of predictors that have no test MAE.
-        unfinished: All that are not finished, and neither studies nor trials of a sweep.
+        without_error: Finished trainings of predictors without a test MAE.
+        unfinished: Unfinished runs, except for studies and trials of a sweep.
 
     """
 
@@ -134,7 +134,7 @@ class Overview:
 
 
 def arranged(runs: Sequence[TrackedRun]) -> Overview:
-    """Return runs in order."""
+    """Return the runs, sorted by kind."""
     latest_first = sorted(runs, key=lambda run: run.started, reverse=True)
     sweeps = {run.run_id: run for run in latest_first if fields.OBJECTIVE_OF_SWEEP in run.tags}
     trials = _gathered(latest_first, lambda run: run.parent)
@@ -144,33 +144,33 @@ def arranged(runs: Sequence[TrackedRun]) -> Overview:
     ]
     finished = [run for run in alone if run.status == FINISHED]
     predictors = [run for run in finished if {fields.PREDICTOR, fields.PROPERTY} <= run.tags.keys()]
-    judged = [run for run in predictors if TEST_MAE in run.metrics]
+    with_error = [run for run in predictors if TEST_MAE in run.metrics]
     pretrainings = [run for run in finished if run not in predictors and is_pretraining(run)]
     return Overview(
-        tables=tuple(_tables(judged)),
+        tables=tuple(_tables(with_error)),
         pretrainings=tuple(pretrainings),
         sweeps=tuple(
             Sweep(run=run, trials=tuple(sorted(trials.get(run_id, ()), key=_rank))) for run_id, run in sweeps.items()
         ),
         studies=tuple(studies),
         others=tuple(run for run in finished if run not in predictors and run not in pretrainings),
-        without_error=tuple(run for run in predictors if run not in judged),
+        without_error=tuple(run for run in predictors if run not in with_error),
         unfinished=tuple(run for run in alone if run.status != FINISHED),
     )
 
 
 def is_pretraining(run: TrackedRun) -> bool:
-    """Tell whether a run has the settings of a pretraining; of a trial MLflow has only what was searched."""
+    """Return whether a run has the settings of a pretraining; trials log only the settings that were searched."""
     return {"embedding_dim", "ssl_loss"} <= run.params.keys()
 
 
 def is_ranked(trial: TrackedRun) -> bool:
-    """Tell whether a trial came to its end and was judged there."""
+    """Return whether a trial finished all epochs and has an objective."""
     return trial.status == FINISHED and trial.tags.get(fields.ENDED) != fields.STOPPED and PROBE in trial.metrics
 
 
 def dataset(run: TrackedRun) -> str:
-    """Return what a person calls a run's data."""
+    """Return the short name of a run's data."""
     return data_name(run.tags.get(fields.DATA, "")) or "(not named)"
 
 
@@ -188,7 +188,7 @@ def _table(runs: Sequence[TrackedRun]) -> Table:
         (some[0].tags.get(fields.VECTORS), *(v.get(n) for n in differing))
         for some, v in zip(alike, settings, strict=True)
     ]
-    if len(set(looks)) < len(looks):  # only a parameter that some runs do not have tells them apart
+    if len(set(looks)) < len(looks):  # only a parameter that some runs lack tells them apart
         differing = _differing(settings, absent=True)
     groups = [
         _group(some, {name: values[name] for name in differing if name in values})
@@ -198,14 +198,14 @@ def _table(runs: Sequence[TrackedRun]) -> Table:
 
 
 def _differing(settings: Sequence[Mapping[str, str]], *, absent: bool = False) -> list[str]:
-    """Return the parameters that have several values, of which being absent may count as one."""
+    """Return the parameters that have several values; with ``absent``, a missing parameter counts as a value."""
     values = {name: {s.get(name) for s in settings} for some in settings for name in some}
     kept = {name: found if absent else found - {None} for name, found in values.items()}
     return sorted(name for name, found in kept.items() if len(found) > 1 and name not in {"property", "predictor"})
 
 
 def _group(runs: Sequence[TrackedRun], settings: Mapping[str, str]) -> Group:
-    by_seed = _gathered(runs, _seed)  # the latest first
+    by_seed = _gathered(runs, _seed)  # latest first
     return Group(
         runs=tuple(some[0] for _, some in sorted(by_seed.items(), key=lambda item: (len(item[0]), item[0]))),
         repeated=tuple(run for some in by_seed.values() for run in some[1:]),

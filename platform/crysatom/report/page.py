@@ -1,4 +1,4 @@
-"""One HTML page about the runs of experiments: tables of everything, drawings of the first of each kind."""
+"""Render the HTML page about the runs of experiments: all tables, and the figures of the first runs of each kind."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ TEMPLATE = "page.html.j2"
 
 
 def page(about: About, runs: Sequence[TrackedRun], overview: Overview, details: Details, figures: int) -> str:
-    """Return the page; sweeps beyond the number of figures are not drawn, what else is drawn is in the details."""
+    """Return the page; ``figures`` limits the sweeps that are drawn, ``details`` everything else."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -107,29 +107,29 @@ def page(about: About, runs: Sequence[TrackedRun], overview: Overview, details: 
 
 
 def label(run: TrackedRun) -> str:
-    """Return what a table or plot calls a run's property."""
+    """Return the label of a run's property in tables and plots."""
     name = run.tags[fields.PROPERTY]
     return PROPERTIES[name].label if name in PROPERTIES else name
 
 
 def unit_of(run: TrackedRun) -> str:
-    """Return the unit of a run's property, as people write it; empty: none, or not known."""
+    """Return the unit of a run's property, as people write it; empty: none, or unknown."""
     return with_unit("", run.tags.get(fields.UNIT, "")).strip(" ()")
 
 
 def soft(text: str) -> Markup:
-    """Return text that may break behind a colon."""
+    """Return text with allowed line breaks after colons."""
     return Markup(":<wbr>").join(text.split(":"))
 
 
 def error(group: Group) -> str:
-    """Return the test MAE over seeds, with its standard deviation where there are several."""
+    """Return the mean test MAE over seeds, with its standard deviation if there are several."""
     mean, deviation = group.mae
     return four(mean) if math.isnan(deviation) else f"{four(mean)} ± {deviation:#.2g}".removesuffix(".")
 
 
 def vectors_name(group: Group) -> str:
-    """Return what a table calls vectors: a path by the folder of their run."""
+    """Return the label of vectors in tables: for a path, the folder of their run."""
     control, at, path = (
         group.vectors.rpartition(":") if group.vectors.startswith("permuted:") else ("", "", group.vectors)
     )
@@ -139,17 +139,17 @@ def vectors_name(group: Group) -> str:
 
 
 def ended(run: TrackedRun) -> str:
-    """Return how a run ended, as its sweep says or else MLflow."""
+    """Return how a run ended, as logged by its sweep, otherwise its status in MLflow."""
     return run.tags.get(fields.ENDED) or run.status.lower()
 
 
 def reason(run: TrackedRun) -> str:
-    """Return why a run failed, if it says."""
+    """Return why a run failed, if that was logged."""
     return run.tags.get(fields.REASON, "")
 
 
 def duration(run: TrackedRun) -> str:
-    """Return how long a run took."""
+    """Return the duration of a run."""
     if run.seconds is None:
         return ""
     minutes, seconds = divmod(round(run.seconds), 60)
@@ -163,7 +163,7 @@ def _interval(run: TrackedRun) -> tuple[float, float | None, float | None]:
 
 
 class Scale:
-    """Places, in percent of the width, on the axis that the intervals of one table share."""
+    """Axis that the intervals of one table share; positions in percent of its width."""
 
     def __init__(self, table: Table) -> None:
         """Span all intervals of the table, with a margin."""
@@ -173,16 +173,16 @@ class Scale:
         self.low, self.high = min(ends) - margin, max(ends) + margin
 
     def place(self, value: float) -> float:
-        """Return where a value is."""
+        """Return the position of a value."""
         return round(100 * (value - self.low) / (self.high - self.low), 1)
 
     def ticks(self) -> list[str]:
-        """Return round values within."""
+        """Return round values within the axis."""
         ticks = MaxNLocator(3).tick_values(self.low, self.high)
         return [f"{value:g}" for value in ticks if self.low < value < self.high]
 
     def strips(self, group: Group) -> list[tuple[str, float, float, float]]:
-        """Return what each run says, and the places of its error and of the ends of its interval."""
+        """Return, for each run, its tooltip and the positions of its error and of the ends of its interval."""
         found = []
         for seed, run in zip(group.seeds, group.runs, strict=True):
             value, low, high = _interval(run)
@@ -194,13 +194,13 @@ class Scale:
 
 
 def interval_texts(group: Group) -> list[str]:
-    """Return the interval of each run, as it logged it."""
+    """Return the interval that each run logged."""
     ends = [_interval(run)[1:] for run in group.runs]
     return ["not logged" if low is None or high is None else f"[{four(low)}, {four(high)}]" for low, high in ends]
 
 
 def parity_of(group: Group, found: GroupDetails) -> Markup | None:
-    """Return the drawing of the first run's predictions, if it has some."""
+    """Return the parity plot of the first run, if it has predictions."""
     if found.predictions is None:
         return None
     target, prediction = (found.predictions[name].to_numpy(dtype=float) for name in (TARGET, PREDICTION))
@@ -212,7 +212,7 @@ def parity_of(group: Group, found: GroupDetails) -> Markup | None:
 
 
 def curves_of(group: Group, found: GroupDetails) -> Markup | None:
-    """Return the drawing of errors against epochs, a line for each seed, if there are histories."""
+    """Return the errors against the epochs, with a line for each seed, if there are histories."""
     frames = [_frame(histories, (f"{TRAIN}/{MAE}", f"{VAL}/{MAE}")) for histories in found.histories]
     if all(frame.empty for frame in frames):
         return None
@@ -223,13 +223,13 @@ def curves_of(group: Group, found: GroupDetails) -> Markup | None:
 
 
 def _frame(histories: Mapping[str, History], names: Sequence[str]) -> pd.DataFrame:
-    """Return finite values of these metrics, by step."""
+    """Return the finite values of these metrics, by step."""
     known = {name: pd.Series(dict(histories[name]), dtype=float) for name in names if histories.get(name)}
     return pd.DataFrame(known).replace([np.inf, -np.inf], np.nan).dropna(how="all")
 
 
 def element_errors_of(group: Group, found: GroupDetails) -> Heat | None:
-    """Return test errors by element, mean over the runs that have them."""
+    """Return the test errors by element, averaged over the runs that logged them."""
     if not found.element_errors:
         return None
     frame = pd.concat(found.element_errors).groupby(ELEMENT).agg({MAE: "mean", NUM_CRYSTALS: "max"})
@@ -239,19 +239,19 @@ def element_errors_of(group: Group, found: GroupDetails) -> Heat | None:
         title="Test MAE by element",
         unit=unit_of(group.runs[0]),
         values={z: mae for z, (mae, _) in known.items()},
-        says={z: f", {count:,} test crystals hold it" for z, (_, count) in known.items()},
+        notes={z: f", {count:,} test crystals contain it" for z, (_, count) in known.items()},
     )
 
 
 def loss_curves_of(histories: Mapping[str, History], term: str) -> Markup | None:
-    """Return the drawing of a term of a pretraining's loss, if it has it."""
+    """Return the curves of a term of a pretraining's loss, if it was logged."""
     frame = _frame(histories, (f"{TRAIN}/{term}", f"{HELD_OUT}/{term}"))
     frame.index += 1
     return None if frame.empty else inline(lambda: loss_curves(frame), f"{TITLES[term]} loss by epoch")
 
 
 def vector_tables(table: AtomVectors) -> list[Heat]:
-    """Return what periodic tables show of vectors: sites, length, leading components."""
+    """Return the periodic tables of vectors: sites, lengths, leading components."""
     numbers = [int(z) for z in table.atomic_numbers]
     rows = table.vectors.astype(np.float64)
     found = []
@@ -269,12 +269,12 @@ def vector_tables(table: AtomVectors) -> list[Heat]:
 
 
 def vector_map_of(table: AtomVectors) -> Markup | None:
-    """Return the map of the elements, if there are three of them and two dimensions."""
+    """Return the map of the elements; None for fewer than three elements or two dimensions."""
     return inline(lambda: vector_map(table), "Map of the element vectors") if has_map(table) else None
 
 
 def study_rows(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Return the heads and the rows of a study's table; one of errors as people read it, another as it is."""
+    """Return header and rows of a study's table; a table of errors is formatted, any other is shown as it is."""
     if "test_mae" not in table:
         return list(map(str, table.columns)), [[_text(v) for v in row] for row in table.itertuples(index=False)]
     heads = ["Property", "Row", "Column", "Runs", "Test MAE", "Difference from the baseline", "After Holm", "Paper"]
@@ -311,18 +311,18 @@ def _text(value: Any) -> str:
 
 
 def png(figure: bytes) -> str:
-    """Return the address of an image that lies in the page itself."""
+    """Return a PNG image as a data URL."""
     return "data:image/png;base64," + base64.b64encode(figure).decode()
 
 
 def sweep_drawing(sweep: Sweep) -> Markup | None:
-    """Return the drawing of the finished trials, if there are two or more."""
+    """Return the figure of the finished trials, if there are two or more."""
     if len(sweep.ranked) < 2 or not sweep.searched:
         return None
     return inline(lambda: parallel_coordinates(sweep, "MAE/MAD"), "Settings and objective of the trials")
 
 
 def epochs_of(probes: Mapping[str, Any], trial: TrackedRun) -> str:
-    """Return after how many epochs a trial was judged last; empty if not known."""
+    """Return the number of epochs after which a trial was last evaluated; empty if unknown."""
     history = probes.get(trial.run_id)
     return str(history[-1][0] + 1) if history else ""

@@ -1,4 +1,4 @@
-"""What a page about runs is made of, beside the runs themselves."""
+"""Data of the page that are read from artifacts and metric histories."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import pandas as pd
 from crysatom.vectors.table import AtomVectors
 
 History = Sequence[tuple[int, float]]
-"""Step, counted from 0, and value."""
+"""Pairs of step (from 0) and value."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GroupDetails:
-    """What is drawn of a group.
+    """Data of the figures of a group.
 
     Attributes:
-        predictions: Of the first run, as in predictions.csv; None if it has none.
-        histories: By metric, of each run; empty if it has none.
-        selected: Step whose model was kept, of each run; None if not known.
-        element_errors: As in element_errors.csv, of the runs that have it.
+        predictions: ``predictions.csv`` of the first run; None if it has none.
+        histories: Histories by metric, for each run; empty if it has none.
+        selected: Step of the model that was kept, for each run; None if unknown.
+        element_errors: ``element_errors.csv`` of the runs that have it.
 
     """
 
@@ -34,11 +34,11 @@ class GroupDetails:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StudyDetails:
-    """What is shown of a study.
+    """Table and figure of a study.
 
     Attributes:
-        table: As in table.csv; None if it has none.
-        figure: As in figure.png; None if it has none.
+        table: Content of ``table.csv``; None if it has none.
+        figure: Content of ``figure.png``; None if it has none.
 
     """
 
@@ -48,15 +48,15 @@ class StudyDetails:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Details:
-    """What is drawn, and what could not be; keys are ids of runs, that of a group's first run for a group.
+    """Everything that is drawn, by run id (of a group: the id of its first run), and what could not be read.
 
     Attributes:
-        groups: Of predictors.
-        losses: Of pretrainings, by metric.
-        vectors: Of pretrainings.
-        probes: Of trials of sweeps.
-        studies: Of studies.
-        problems: What could not be read, and why.
+        groups: Groups of trained predictors.
+        losses: Losses of pretrainings, by metric.
+        vectors: Vectors of pretrainings.
+        probes: Objectives of trials.
+        studies: Tables and figures of studies.
+        problems: Messages about artifacts that could not be read.
 
     """
 
@@ -70,16 +70,16 @@ class Details:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class About:
-    """Where the page comes from.
+    """Origin of the page.
 
     Attributes:
-        title: Of the page.
-        experiments: Names.
-        store: For people, without a password.
-        address: Of MLflow's own pages; those of a database after ``command``.
-        command: What starts them; empty if they are there.
-        made: When.
-        version: Of the platform.
+        title: Title of the page.
+        experiments: Names of the experiments.
+        store: MLflow store, without a password.
+        address: URL of MLflow's user interface.
+        command: Command that serves a database at ``address``; empty if the store is a server.
+        made: Time at which the page was made.
+        version: Version of the platform.
 
     """
 

@@ -1,4 +1,4 @@
-"""The report from beginning to end: read MLflow, put runs in order, make the page."""
+"""The report job: read MLflow, sort the runs, write the page."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ from crysatom.writing import write_text
 logger = logging.getLogger(__name__)
 
 LOCAL_UI = "http://127.0.0.1:5000"
-"""Where ``mlflow ui`` shows a database, unless told otherwise."""
+"""Default address of ``mlflow ui``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedReport:
-    """What was made.
+    """A finished report.
 
     Attributes:
-        path: Of the page.
-        runs: That it is about.
-        problems: What could not be read.
+        path: Path of the page.
+        runs: Number of runs.
+        problems: Messages about artifacts that could not be read.
 
     """
 
@@ -64,10 +64,10 @@ class FinishedReport:
 
 
 def run(config: ReportConfig) -> FinishedReport:
-    """Make the page.
+    """Write the page.
 
     Raises:
-        ValueError: If the store or an experiment is not there, or jinja2 is not installed.
+        ValueError: If the store or an experiment does not exist, or jinja2 is not installed.
         UnreadableStoreError: If the store does not answer.
 
     """
@@ -97,18 +97,18 @@ def run(config: ReportConfig) -> FinishedReport:
 
 
 def describe(finished: FinishedReport) -> str:
-    """Return what a user wants to know at the end."""
+    """Return the text that the job prints at its end."""
     lines = [f"could not be read: {problem}" for problem in finished.problems]
     size = finished.path.stat().st_size / 1e6
     return "\n".join([*lines, f"report on {finished.runs} runs: {finished.path} ({size:.1f} MB)"])
 
 
 class _Reader:
-    """Reads what is drawn; what cannot be read is a problem that the page names.
+    """Reads the data of the figures; the page lists what could not be read.
 
     Args:
-        store: To read from.
-        folder: For copies of artifacts.
+        store: MLflow store.
+        folder: Folder for copies of artifacts.
 
     """
 
@@ -117,7 +117,7 @@ class _Reader:
         self.problems: list[str] = []
 
     def details(self, overview: Overview, figures: int) -> Details:
-        """Return what is drawn of the first groups, pretrainings and sweeps."""
+        """Return the data of the first groups, pretrainings and studies, and of all sweeps."""
         groups = _first_groups(overview, figures)
         pretrainings = overview.pretrainings[:figures]
         tables = {run.run_id: self._vectors(run) for run in pretrainings}
@@ -143,7 +143,7 @@ class _Reader:
         )
 
     def _group(self, group: Group) -> GroupDetails:
-        kept = [self.store.history(run.run_id, TEST_MAE) for run in group.runs]  # logged with the epoch that was kept
+        kept = [self.store.history(run.run_id, TEST_MAE) for run in group.runs]  # logged at the epoch that was kept
         errors = [self._csv(run, ELEMENT_ERRORS_CSV, {ELEMENT, NUM_CRYSTALS, MAE}) for run in group.runs]
         return GroupDetails(
             predictions=self._csv(group.runs[0], PREDICTIONS_CSV, {MATERIAL_ID, TARGET, PREDICTION}),
@@ -168,7 +168,7 @@ class _Reader:
         try:
             frame = None if path is None else read_written(path)
             if frame is not None and (lacking := columns - set(frame.columns)):
-                raise ValueError(f"it has no column {', '.join(sorted(lacking))}")  # noqa: TRY301 - as any other damage
+                raise ValueError(f"it has no column {', '.join(sorted(lacking))}")  # noqa: TRY301 - handled like any damaged file
         except ValueError as error:
             self._note(run, name, error)
             return None
@@ -186,6 +186,6 @@ class _Reader:
 
 
 def _first_groups(overview: Overview, figures: int) -> list[Group]:
-    """Return as many groups as get figures: the first of each table, then the second of each, and so on."""
+    """Return the groups that get figures: the first of each table, then the second of each, and so on."""
     ranks = [(rank, number, group) for number, t in enumerate(overview.tables) for rank, group in enumerate(t.groups)]
     return [group for _, _, group in sorted(ranks, key=lambda item: item[:2])[:figures]]

@@ -1,4 +1,4 @@
-"""Picture of a sweep: each trial is a line through its settings to its objective."""
+"""Figure of a sweep: each trial is a line through its settings to its objective."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from crysatom.names import PROBE
 from crysatom.report.overview import Sweep
 
 MOST_TICKS = 6
-"""A setting with more numbers than these has round ticks instead."""
+"""A numeric setting with more values than this gets round ticks instead of one tick per value."""
 
 
 def parallel_coordinates(sweep: Sweep, objective: str) -> Figure:
     """Draw the ranked trials; the best one is thick and drawn last.
 
     Args:
-        sweep: With two ranked trials or more.
-        objective: What the trials are ranked by.
+        sweep: Sweep with at least two ranked trials.
+        objective: Label of the objective.
 
     """
     trials = sweep.ranked
@@ -48,7 +48,7 @@ def parallel_coordinates(sweep: Sweep, objective: str) -> Figure:
 
 
 def _draw_setting(axes: Axes, place: int, texts: Sequence[str]) -> list[float]:
-    """Draw an axis, numbers by size and all else in the order of its names; return the trials' heights."""
+    """Draw the axis of a setting, numbers to scale and texts sorted; return the trials' heights."""
     distinct = sorted(set(texts))
     numbers = [_number(text) for text in texts]
     if len(distinct) > 1 and not any(map(math.isnan, numbers)):
@@ -71,7 +71,7 @@ def _draw_ticks(axes: Axes, place: int, heights: dict[str, float]) -> None:
     axes.axvline(place, color=GRAY, lw=0.8)
     for text, height in heights.items():
         words = axes.annotate(text, (place, height), xytext=(4, 2), textcoords="offset points", fontsize=8)
-        words.set_in_layout(False)  # a long one must not take the room of the axes
+        words.set_in_layout(False)  # a long label must not shrink the axes
 
 
 def _number(text: str) -> float:

@@ -1,7 +1,7 @@
-"""A contribution to jarvis_leaderboard: its folder, and the score it will be given.
+"""Contributions to jarvis_leaderboard: write the folder, and compute the score.
 
-The leaderboard scores whatever ids it recognizes, so a contribution with half the crystals, or only the easy ones,
-would be ranked. Here, anything but each official test crystal once is refused.
+The leaderboard scores all ids that it recognizes, so it would rank a contribution with half of the crystals, or only
+the easy ones. Here every official test crystal must be predicted exactly once.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ BENCHMARKS: dict[str, Benchmark] = {
     "bulk_modulus_kv": _MODULI,
     "shear_modulus_gv": _MODULI,
 }
-"""Of dft_3d, as in jarvis_leaderboard commit 57afc55f."""
+"""Benchmarks of dft_3d, as in jarvis_leaderboard commit 57afc55f."""
 
 METADATA = "metadata.json"
 RUN = "run.sh"
 DATABASE_VERSION = "12-12-2022"
 
-_ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that the format knows; a file's time would change its bytes
+_ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # earliest time of the format; a constant time keeps the bytes equal
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What a predictor says about the official test crystals of a property.
+    """Predictions of a property for the official test crystals.
 
     Attributes:
-        name: The property, one of :data:`BENCHMARKS`.
+        name: Property, one of :data:`BENCHMARKS`.
         material_ids: ``(n,)`` JVASP ids.
         prediction: ``(n,)`` values, in the unit of the property.
         seconds: Time taken by training and prediction.
@@ -78,19 +78,19 @@ class Predictions:
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What ``metadata.json`` and ``run.sh`` say; an administrator may run the latter.
+    """Content of ``metadata.json`` and ``run.sh``; an administrator may run the latter.
 
     Attributes:
-        model_name: As the leaderboard shows it.
-        team_name: As the leaderboard shows it.
-        project_url: A page or paper about the model.
-        author_email: For questions.
-        date_submitted: Of the contribution.
+        model_name: Name of the model on the leaderboard.
+        team_name: Name of the team on the leaderboard.
+        project_url: Page or paper about the model.
+        author_email: Address for questions.
+        date_submitted: Date of the contribution.
         software_used: Packages, with versions.
         hardware_used: Processors and accelerators.
         git_url: Repositories with the code.
-        commands: Shell commands that make the predictions again, line by line.
-        language: Of the code.
+        commands: Shell commands that reproduce the predictions, line by line.
+        language: Programming language.
         os: Operating system.
 
     """
@@ -110,17 +110,17 @@ class About:
     def __post_init__(self) -> None:
         empty = [name for name, value in asdict(self).items() if not value]
         if empty:
-            raise ValueError(f"a contribution must say its {', '.join(empty)}")
+            raise ValueError(f"a contribution needs a value for {', '.join(empty)}")
 
 
 def of_run(folder: str | Path) -> tuple[Predictions, dict[str, float]]:
     """Return the test predictions of a finished run of ``jobs/downstream.py``, and the targets by id.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
 
     Raises:
-        ValueError: If it holds no finished run.
+        ValueError: If the folder holds no finished run.
 
     """
     folder = Path(folder)
@@ -138,10 +138,10 @@ def of_run(folder: str | Path) -> tuple[Predictions, dict[str, float]]:
 
 
 def csv_name(name: str) -> str:
-    """Return the name of a property's file of predictions, without ``.zip``.
+    """Return the name of the predictions file of a property, without ``.zip``.
 
     Raises:
-        ValueError: If a file cannot be called so.
+        ValueError: If the property cannot be part of a file name.
 
     """
     require_name("a property", name)
@@ -154,18 +154,18 @@ def write_contribution(
     """Write the folder ``contributions/<name>`` of a contribution; equal predictions make equal bytes.
 
     Args:
-        folder: An absent or empty folder; its name is that of the contribution.
-        predictions: One of each property.
-        test_ids: Official test ids by property, as of :func:`crysatom.crystals.splits.official`; to say which
-            are missing.
-        about: Who and how.
+        folder: New or empty folder; its name is the name of the contribution.
+        predictions: One item per property.
+        test_ids: Official test ids by property, from :func:`crysatom.crystals.splits.official`; messages name the
+            missing ones.
+        about: Metadata and commands.
 
     Returns:
-        The files, in the order of writing.
+        The files, in the order in which they were written.
 
     Raises:
-        ValueError: If a test set is not the official one, or predictions are not finite or not one of each crystal.
-            Nothing is written then.
+        ValueError: If a test set is not the official one, or a crystal lacks a finite prediction or has several.
+            Nothing is written.
 
     """
     folder = Path(folder)
@@ -173,7 +173,7 @@ def write_contribution(
         raise ValueError(f"{folder} is not an empty folder; choose another, so that no old predictions are submitted")
     repeated = [name for name, count in Counter(p.name for p in predictions).items() if count > 1]
     if repeated or not predictions:
-        raise ValueError(f"predictions of each property are given once; {', '.join(repeated) or 'none are given'}")
+        raise ValueError(f"give predictions of each property once; {', '.join(repeated) or 'none are given'}")
     for p in predictions:
         _require_official(p.name, test_ids.get(p.name, ()))
         _require_complete(p, test_ids[p.name])
@@ -189,12 +189,11 @@ def write_contribution(
 def score(folder: str | Path, name: str, targets: Mapping[str, float]) -> float:
     """Return the MAE that the leaderboard will show: inner merge on the id as text, rounded to 4 digits.
 
-    As jarvis_leaderboard/rebuild.py computes it, written anew: like there, ids that one side lacks are left out, but
-    with a warning.
+    Reimplements jarvis_leaderboard/rebuild.py. Ids that one side lacks are ignored, as there, but with a warning.
 
     Args:
-        folder: A contribution.
-        name: The property.
+        folder: Folder of a contribution.
+        name: Property.
         targets: Official test targets by id.
 
     Raises:
@@ -203,7 +202,7 @@ def score(folder: str | Path, name: str, targets: Mapping[str, float]) -> float:
     """
     path = Path(folder) / f"{csv_name(name)}.zip"
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file, so no predictions of {name}")
+        raise ValueError(f"{path} does not exist, so there are no predictions of {name}")
     predicted = pd.read_csv(path)
     lacking = {"id", "prediction"} - set(predicted.columns)
     if lacking:
@@ -220,7 +219,7 @@ def score(folder: str | Path, name: str, targets: Mapping[str, float]) -> float:
 
 def _require_official(name: str, test_ids: Sequence[str] | Array) -> None:
     if name not in BENCHMARKS:
-        raise ValueError(f"{name!r} is no dft_3d benchmark; those are {', '.join(BENCHMARKS)}")
+        raise ValueError(f"{name!r} is not a dft_3d benchmark; choose from {', '.join(BENCHMARKS)}")
     benchmark = BENCHMARKS[name]
     if ids_digest(test_ids) != benchmark.digest:
         raise ValueError(
@@ -240,7 +239,7 @@ def _require_complete(predictions: Predictions, test_ids: Sequence[str] | Array)
     wrong = {
         "are repeated": repeated,
         "are missing": missing,
-        "are no test crystals": foreign,
+        "are not test crystals": foreign,
         "have no finite prediction": [i for i, finite in zip(ids, np.isfinite(values), strict=True) if not finite],
     }
     if found := [f"{len(some)} {what} ({some[0]}, ...)" for what, some in wrong.items() if some]:
@@ -250,16 +249,16 @@ def _require_complete(predictions: Predictions, test_ids: Sequence[str] | Array)
 
 
 def _csv(predictions: Predictions) -> tuple[str, str]:
-    """Return name and text of the table, by id: how the rows were ordered does not change the bytes."""
+    """Return name and text of the table, sorted by id: the order of the predictions does not change the bytes."""
     values = np.asarray(predictions.prediction, dtype=np.float64).tolist()
     rows = sorted(zip(map(str, predictions.material_ids), values, strict=True))
     return csv_name(predictions.name), "".join(map(csv_line, [("id", "prediction"), *rows]))
 
 
 def _write_zip(path: Path, member: tuple[str, str]) -> Path:
-    """Write one text as a zip, stored: what deflate makes of it depends on the version of zlib."""
+    """Write one text as an uncompressed zip: the output of deflate depends on the version of zlib."""
     info = zipfile.ZipInfo(member[0], _ZIP_TIME)
-    info.create_system = 3  # Unix, also where Python would say otherwise
+    info.create_system = 3  # Unix, on every system
     info.external_attr = 0o644 << 16
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(info, member[1])

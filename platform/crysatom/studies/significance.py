@@ -1,4 +1,4 @@
-"""How surprising a number is if nothing but chance were behind it."""
+"""p-values by relabeling, and their correction for multiple tests."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 ALPHA = 0.05
-"""Probability of a verdict where there is no effect: of each, or of any of many (corrected)."""
+"""Significance level: of a single test, or of all tests together after Holm's correction."""
 
 TIE = 1e-9
-"""Numbers closer than this, in units of the larger, count as equal: they differ by rounding."""
+"""Relative tolerance for equal numbers, which may differ by rounding."""
 
 
 def relabelings(count: int, draws: int, seed: int) -> NDArray[np.int64]:
@@ -23,18 +23,19 @@ def relabelings(count: int, draws: int, seed: int) -> NDArray[np.int64]:
 
 
 def p_above(observed: float, null: Array) -> float:
-    """Return the share of ``(draws,)`` that reach the observed value, which counts as one more draw.
+    """Return the share of ``(draws,)`` values that reach the observed one, which counts as a draw itself.
 
-    Never 0, and valid whatever the number of draws: Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9, 39 (2010).
+    The result is never 0, and valid for any number of draws: Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9, 39
+    (2010).
     """
     return float((1 + np.count_nonzero(null >= observed - TIE * abs(observed))) / (1 + len(null)))
 
 
 def holm(p_values: Array) -> Array:
-    """Return ``(n,)`` p-values adjusted for being n: Holm, Scand. J. Stat. 6, 65 (1979).
+    """Return ``(n,)`` p-values adjusted for n tests: Holm, Scand. J. Stat. 6, 65 (1979).
 
-    The k-th least is multiplied by n - k + 1, and none is less than one before it. Those at or below a level may be
-    called significant: the chance of any false one among them is at most that level, however they depend on each other.
+    The k-th smallest is multiplied by n - k + 1, and is at least as large as the one before it. If those at or below a
+    level are called significant, the probability of any false positive is at most that level, for dependent tests too.
     """
     order = np.argsort(p_values, kind="stable")
     stepped = np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1))

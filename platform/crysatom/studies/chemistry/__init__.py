@@ -1,1 +1,1 @@
-"""The study of what chemistry atom vectors hold (the paper's Figure 5)."""
+"""Study of the chemistry that atom vectors encode (the paper's Figure 5)."""

@@ -1,11 +1,10 @@
-"""Predict a fact about each element from the vectors of all others, by ridge and by nearest neighbors.
+"""Predict a property of each element from the vectors of all others, by ridge regression and by nearest neighbors.
 
-Both methods predict by a weighted sum of the other elements' values, with weights that depend on the vectors and on one
-setting. One function therefore serves both, and thousands of relabeled values cost one matrix product.
+Both methods predict a weighted sum of the other elements' values. The weights depend on the vectors and one setting,
+not on the values. One function therefore serves both, and thousands of relabeled values cost one matrix product.
 
-The element left out has no part in anything: not in the standardization, not in the choice of the setting, which is
-made anew for each element by leaving out each of the others in turn (nested; Varma and Simon, BMC Bioinformatics 7, 91
-(2006)).
+The element left out is used neither for the standardization nor for the choice of the setting. The setting is chosen
+for each element by a second leave-one-out among the others (nested; Varma and Simon, BMC Bioinformatics 7, 91 (2006)).
 """
 
 from __future__ import annotations
@@ -22,20 +21,20 @@ from crysatom.vectors.scale import column_spread
 Array = NDArray[Any]
 
 PENALTIES = np.logspace(-3, 3, 7)
-"""Of the ridge, in units of the mean squared singular value of the standardized vectors."""
+"""Penalties of the ridge regression, in units of the mean squared singular value of the standardized vectors."""
 
 NEIGHBORS = (1, 2, 3, 5, 7, 10)
 
 MIN_ELEMENTS = 12
-"""Fewer leave no 10 neighbors, and nothing to say."""
+"""Fewer elements leave no 10 neighbors."""
 
 
 class Weights(NamedTuple):
-    """By which values of m known elements predict, for each of K settings.
+    """Weights of the values of m known elements in a prediction, for each of K settings.
 
     Attributes:
-        inner: ``(K, m, m)``: each known element from the other m - 1.
-        outer: ``(K, m)``: the element left out from all m.
+        inner: ``(K, m, m)``: prediction of each known element from the other m - 1.
+        outer: ``(K, m)``: prediction of the element left out from all m.
 
     """
 
@@ -47,14 +46,14 @@ Method = Callable[[Array, Array], Weights]
 
 
 def ridge(known: Array, left_out: Array) -> Weights:
-    """Return the weights of ridge regression with an intercept that is not penalized, for :data:`PENALTIES`.
+    """Return the weights of ridge regression with an unpenalized intercept, for :data:`PENALTIES`.
 
-    An element is predicted without itself by (prediction with it - h y) / (1 - h), h its leverage (Golub, Heath, Wahba,
-    Technometrics 21, 215 (1979)).
+    The prediction without the element itself is (prediction with it - h y) / (1 - h), where h is its leverage (Golub,
+    Heath, Wahba, Technometrics 21, 215 (1979)).
 
     Args:
         known: ``(m, D)``, standardized.
-        left_out: ``(D,)``, by the same shift and factors.
+        left_out: ``(D,)``, with the same shift and factors.
 
     """
     u, s, vt = np.linalg.svd(known, full_matrices=False)
@@ -70,17 +69,18 @@ def ridge(known: Array, left_out: Array) -> Weights:
 def nearest_neighbors(known: Array, left_out: Array) -> Weights:
     """Return the weights of the mean of the k nearest elements (Euclidean), for k of :data:`NEIGHBORS`.
 
-    Elements equally far share what is left of the k places: on one-hot vectors, where all are, every k gives the mean.
+    Elements at equal distance share the remaining places of the k: on one-hot vectors, where all distances are equal,
+    every k gives the mean.
 
     Args:
-        known: ``(m, D)``, m at least 11, standardized.
-        left_out: ``(D,)``, by the same shift and factors.
+        known: ``(m, D)``, standardized; m is at least 11.
+        left_out: ``(D,)``, with the same shift and factors.
 
     """
     every = np.vstack([known, left_out])
     squares = np.square(every).sum(axis=1)
     distance = np.sqrt(np.maximum(squares[:, None] + squares[None, :-1] - 2 * every @ known.T, 0.0))
-    np.fill_diagonal(distance, np.inf)  # of the known ones to themselves
+    np.fill_diagonal(distance, np.inf)  # of known elements to themselves
     weights = np.stack([_shares(distance, k, float(np.sqrt(squares.max()))) for k in NEIGHBORS])
     return Weights(weights[:, :-1], weights[:, -1])
 
@@ -96,21 +96,22 @@ def _shares(distance: Array, k: int, size: float) -> Array:
 
 
 _DISTANCE_TIE = 1e-6
-"""Distances of vectors of one length that are equal differ by the root of what rounding does to their squares."""
+"""Tolerance for equal distances: they differ by the square root of the rounding error of their squares."""
 
 
 METHODS: dict[str, Method] = {"ridge": ridge, "neighbors": nearest_neighbors}
 
 
 def predict_left_out(vectors: Array, values: Array, method: Method, *, standardize: bool = True) -> Array:
-    """Return ``(n, P, C)``: each element's values, predicted from the vectors and values of all others.
+    """Return ``(n, P, C)``: the values of each element, predicted from the vectors and values of all others.
+
+    Each problem uses the setting with the least squared error of the inner predictions.
 
     Args:
         vectors: ``(n, D)``.
-        values: ``(n, P, C)``: P problems of C columns each (one number, or an indicator of each class), for each
-            of which the setting with the least squared error of inner predictions is chosen.
+        values: ``(n, P, C)``: P problems of C columns each (one number, or an indicator of each class).
         method: One of :data:`METHODS`.
-        standardize: Bring each column to variance 1; else to mean 0 only.
+        standardize: Scale each column to variance 1; otherwise it is only centered.
 
     Raises:
         ValueError: If there are fewer than :data:`MIN_ELEMENTS` elements.
@@ -118,26 +119,26 @@ def predict_left_out(vectors: Array, values: Array, method: Method, *, standardi
     """
     count, problems, columns = values.shape
     if count < MIN_ELEMENTS:
-        raise ValueError(f"leaving elements out needs at least {MIN_ELEMENTS} of them, got {count}")
+        raise ValueError(f"leave-one-out predictions need at least {MIN_ELEMENTS} elements, got {count}")
     predicted = np.empty(values.shape)
     for i in range(count):
         others = np.arange(count) != i
         known, left_out = _centered(vectors[others], vectors[i], standardize=standardize)
         weights = method(known, left_out)
-        told = values[others].reshape(count - 1, problems * columns)
-        errors = [np.square(inner @ told - told).sum(axis=0) for inner in weights.inner]
+        given = values[others].reshape(count - 1, problems * columns)
+        errors = [np.square(inner @ given - given).sum(axis=0) for inner in weights.inner]
         of_problem = np.stack(errors).reshape(-1, problems, columns).sum(axis=2)
         best = of_problem.argmin(axis=0)
-        outer = (weights.outer @ told).reshape(-1, problems, columns)
+        outer = (weights.outer @ given).reshape(-1, problems, columns)
         predicted[i] = outer[best, np.arange(problems)]
     return predicted
 
 
 def _centered(known: Array, left_out: Array, *, standardize: bool) -> tuple[Array, Array]:
-    """Return both by mean and spread of the known ones; a column that does not vary among these becomes 0.
+    """Return both, centered and scaled by the known elements; a column that is constant among these becomes 0.
 
-    No component of m standardized rows exceeds (m - 1) / sqrt(m). One of the element left out that does is brought back
-    to it: it stands in a column that nearly only this element uses, and would be divided by the rounding of the others.
+    No component of m standardized rows exceeds (m - 1) / sqrt(m). Components of the element left out are clipped to
+    this bound: a column that almost only this element uses would be divided by the rounding errors of the others.
     """
     known, left_out = known.astype(np.float64), left_out.astype(np.float64)
     center = known.mean(axis=0)
@@ -148,9 +149,9 @@ def _centered(known: Array, left_out: Array, *, standardize: bool) -> tuple[Arra
 
 
 def scores(values: Array, predicted: Array) -> Array:
-    """Return ``(P,)``: R2 where values are one number, else the share of elements whose class is found.
+    """Return ``(P,)``: R2 for numbers (C = 1), otherwise the share of elements whose class is predicted correctly.
 
-    Where classes tie for the first place, an element counts by the chance that one drawn among them is right.
+    If classes tie for the first place, an element counts with the probability that a random one of them is right.
 
     Args:
         values: ``(n, P, C)``.
@@ -166,6 +167,6 @@ def scores(values: Array, predicted: Array) -> Array:
 
 
 def hits(values: Array, predicted: Array) -> Array:
-    """Return ``(n, P)``, 1 where the class with the largest prediction is the element's own, else 0 (see scores)."""
+    """Return ``(n, P)``: 1 if the class with the largest prediction is correct, otherwise 0; ties as in scores."""
     first = predicted >= predicted.max(axis=2, keepdims=True) - TIE
     return np.asarray((values * first).sum(axis=2) / first.sum(axis=2))

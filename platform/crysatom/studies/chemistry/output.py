@@ -1,4 +1,4 @@
-"""The results of the chemistry study for people: tables of text, and a figure of the predictions."""
+"""Output of the chemistry study: tables as text, and a figure of the predictions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from crysatom.training.intervals import Interval
 LABELS = {**{name: label for name, (label, _) in NUMBERS.items()}, GROUP: "Group"}
 
 BY_CHANCE = " (chance)"
-"""Behind a number that relabeled elements reach in more than 5 % of the draws."""
+"""Suffix of a number that relabeled elements reach in more than 5 % of the draws."""
 
 SIGNS = {"supported": "+", "not supported": "o", "contradicted": "-", "not tested": ""}
-"""Verdicts in a narrow column."""
+"""Verdicts as one character."""
 
 
 def probe_table(chemistry: Chemistry, method: str) -> pd.DataFrame:
-    """Return R2 of numbers and accuracy of groups with 95 % intervals: a row per table, a column per fact."""
+    """Return R2 of numbers and accuracy of groups with 95 % intervals: one row per table, one column per property."""
     rows = chemistry.probes[chemistry.probes["method"] == method]
     cells = {}
     for row in rows.to_dict("records"):
@@ -34,7 +34,7 @@ def probe_table(chemistry: Chemistry, method: str) -> pd.DataFrame:
 
 
 def silhouette_table(chemistry: Chemistry) -> pd.DataFrame:
-    """Return silhouettes: a row per table, a column per classes and space."""
+    """Return silhouettes: one row per table, one column per classification and space."""
     cells = {
         (row["table"], f"{row['classes']}, {row['space']}"): f"{row['silhouette']:.2f}{_mark(row['p'])}"
         for row in chemistry.silhouettes.to_dict("records")
@@ -43,7 +43,7 @@ def silhouette_table(chemistry: Chemistry) -> pd.DataFrame:
 
 
 def verdict_table(chemistry: Chemistry) -> pd.DataFrame:
-    """Return verdicts: a row per statement, a column per table; in brackets the p-values by each distance."""
+    """Return verdicts: one row per statement, one column per table; in brackets the p-values by each distance."""
     found = chemistry.statements
     cells = {}
     for name in chemistry.tables:
@@ -58,7 +58,7 @@ def verdict_table(chemistry: Chemistry) -> pd.DataFrame:
 
 
 def count_table(chemistry: Chemistry) -> pd.DataFrame:
-    """Return how many of the statements each table supports and contradicts: a row per table."""
+    """Return the number of statements by verdict: one row per table."""
     once = chemistry.statements[chemistry.statements["distance"] == DISTANCES[0]]
     cells = {
         (name, verdict): str(int(((once["table"] == name) & (once["verdict"] == verdict)).sum()))
@@ -69,7 +69,7 @@ def count_table(chemistry: Chemistry) -> pd.DataFrame:
 
 
 def overview(chemistry: Chemistry) -> pd.DataFrame:
-    """Return what was compared: a row per table, with the elements it has and the others do not."""
+    """Return the tables that were compared: one row per table, with its elements that another table lacks."""
     cells = {}
     for name, table in chemistry.tables.items():
         cells[name, "dimensions"] = str(table.dim)
@@ -90,7 +90,7 @@ def _mark(p: float) -> str:
 
 
 def probe_figure(chemistry: Chemistry) -> Figure:
-    """Draw scores with their intervals, a panel per fact; a tick is where 95 % of relabelings stay below."""
+    """Draw scores with intervals, one panel per property; a tick marks the 95 % quantile of relabelings."""
     names = list(chemistry.tables)
     columns = len(LABELS)
     figure = new_figure(PAGE_INCHES * 1.35, 1.1 + 0.24 * len(names))

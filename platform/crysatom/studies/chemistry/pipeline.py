@@ -1,4 +1,4 @@
-"""The chemistry study from beginning to end: tables, numbers, pictures, files, MLflow."""
+"""The chemistry study from start to end: tables, numbers, figures, files, MLflow."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ logger = logging.getLogger(__name__)
 REPORT = "report.md"
 VERDICTS = (
     "The paper's statements: + supported, o not supported, - contradicted; in brackets the two-sided p-values after "
-    "Holm's correction by cosine and by Euclidean distance, + where distances lean to the statement, else -"
+    "Holm's correction by cosine and by Euclidean distance, + if the distances favor the statement, otherwise -"
 )
 FACTS: tuple[Fact, ...] = ("group", "block", "period")
 
 
 def run(config: ChemistryConfig) -> str:
-    """Do the study, or find it done; return what a user wants to know at the end.
+    """Run the study, unless it is finished; return the text that the job prints at its end.
 
     Raises:
-        ValueError: If a table cannot be read, tables have too little in common, a package for the maps is missing, or
-            the folder holds another study.
+        ValueError: If a table cannot be read, tables share too few elements, a package for the maps is missing, or the
+            folder holds another study.
 
     """
     if config.maps == "all":
@@ -60,8 +60,8 @@ def run(config: ChemistryConfig) -> str:
         if not run.again:
             _study(config, given, run)
             run.finish()
-        said = "Nothing to do: this study is finished.\n" if run.again else ""
-        return said + _describe(run)
+        finished_before = "Nothing to do: this study is finished.\n" if run.again else ""
+        return finished_before + _describe(run)
 
 
 def _study(config: ChemistryConfig, given: dict[str, AtomVectors], run: Run) -> None:
@@ -76,11 +76,11 @@ def _study(config: ChemistryConfig, given: dict[str, AtomVectors], run: Run) -> 
 
 
 def _require_distinct_files(given: dict[str, AtomVectors]) -> None:
-    """Raise if two tables' names make one name of a file or of a metric."""
+    """Raise if two tables' names give the same name of a file or metric."""
     slugs = [_slug(name) for name in given]
     repeated = [name for name in given if slugs.count(_slug(name)) > 1]
     if repeated:
-        raise ValueError(f"the names {', '.join(repeated)} are too much alike; give the tables others by NAME=TABLE")
+        raise ValueError(f"the names {', '.join(repeated)} are too similar; give the tables other names by NAME=TABLE")
 
 
 def _slug(name: str) -> str:
@@ -93,7 +93,7 @@ def _identity(given: dict[str, AtomVectors]) -> str:
 
 
 def _write(config: ChemistryConfig, folder: Path, found: Chemistry) -> list[Path]:
-    """Write all tables as CSV, those for people as LaTeX and Markdown, and everything as JSON."""
+    """Write all data as CSV and JSON, and the formatted tables as LaTeX and Markdown."""
     raw = {name: getattr(found, name) for name in ("probes", "predictions", "silhouettes", "statements")}
     files = [_text(folder / f"{name}.csv", csv_text(frame)) for name, frame in raw.items()]
     shown = _shown(found)
@@ -116,21 +116,21 @@ def _text(path: Path, text: str) -> Path:
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return rows as JSON can hold them: what is not known is null."""
+    """Return the rows as JSON values; unknown numbers are null."""
     rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", double_precision=15))
     return rows
 
 
 def _shown(found: Chemistry) -> dict[str, tuple[str, pd.DataFrame]]:
-    """Return caption and content of each table for people, by the name of its file."""
+    """Return caption and content of each formatted table, by the name of its file."""
     counted = f"{len(found.symbols)} elements"
     return {
         "ridge": (
-            f"Ridge regression to elements left out ({counted}): R2, for the group accuracy; 95 % interval",
+            f"Leave-one-out predictions by ridge regression ({counted}): R2, accuracy for Group; 95 % intervals",
             tables.probe_table(found, "ridge"),
         ),
         "neighbors": (
-            f"Nearest neighbors to elements left out ({counted}): R2, for the group accuracy; 95 % interval",
+            f"Leave-one-out predictions by nearest neighbors ({counted}): R2, accuracy for Group; 95 % intervals",
             tables.probe_table(found, "neighbors"),
         ),
         "silhouettes": (f"Mean silhouette ({counted})", tables.silhouette_table(found)),
@@ -145,12 +145,12 @@ def _shown(found: Chemistry) -> dict[str, tuple[str, pd.DataFrame]]:
 def _report(config: ChemistryConfig, found: Chemistry, shown: dict[str, tuple[str, pd.DataFrame]]) -> str:
     parts = [f"## {caption}\n\n{markdown(*cells(frame))}" for caption, frame in shown.values()]
     settings = (
-        f"Vectors scaled by `{config.vector_scale}`; {config.draws:,} relabelings behind silhouettes and statements, "
-        f'{config.probe_draws:,} behind predictions; seed {config.seed}. "(chance)": relabeled elements reach the '
-        "number in more than 5 % of the draws.\n"
+        f"Vectors scaled by `{config.vector_scale}`; {config.draws:,} relabelings for silhouettes and statements, "
+        f'{config.probe_draws:,} for predictions; seed {config.seed}. "(chance)": relabeled elements reach the number '
+        "in more than 5 % of the draws.\n"
     )
     elements = f"{len(found.symbols)} elements: {' '.join(found.symbols)}.\n"
-    title = "# What chemistry the vectors hold\n"
+    title = "# Chemistry that the vectors encode\n"
     return "\n".join([title, elements, markdown(*cells(tables.overview(found))), settings, *parts])
 
 

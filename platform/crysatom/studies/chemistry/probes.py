@@ -1,4 +1,4 @@
-"""What vectors say about elements that they were not shown with: scores, intervals and the chance to reach them."""
+"""Leave-one-out predictions of element properties: scores, intervals and p-values."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ NUMBERS = {
     "valence_electrons": ("Valence electrons", ""),
     "ionization_energy_ev": ("First ionization energy", "eV"),
 }
-"""Label and unit of each fact of ``elements.csv`` that is predicted as a number."""
+"""Label and unit of each numeric property of ``elements.csv`` that is predicted."""
 
 GROUP = "group"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Target:
-    """A fact about elements, as far as it is known.
+    """A property of elements, as far as it is known.
 
     Attributes:
         name: Column of ``elements.csv``.
-        label: Shown to people.
-        unit: Empty: none.
-        rows: ``(n,)``, which of the elements have it.
+        label: Label in tables and figures.
+        unit: Unit; empty: none.
+        rows: ``(n,)`` indices of the elements with a known value.
         values: ``(n, C)``: the number, or an indicator of each class.
 
     """
@@ -53,14 +53,14 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Probe:
-    """How well a target was predicted.
+    """Leave-one-out predictions of a target, and their score.
 
     Attributes:
-        target: What.
-        method: Of :data:`crysatom.studies.chemistry.leave_one_out.METHODS`.
-        score: R2 or accuracy, with a 95 % interval over elements, of predictions as they are (not learned anew).
-        p: Chance that relabeled elements score as high.
-        chance: The score that 95 % of relabelings stay below.
+        target: The property.
+        method: One of :data:`crysatom.studies.chemistry.leave_one_out.METHODS`.
+        score: R2 or accuracy, with a 95 % interval over elements for fixed predictions.
+        p: Probability that relabeled elements score as high.
+        chance: 95 % quantile of the scores of relabelings.
         errors: ``(n,)``: absolute error of each element, or 1 - its hit.
         predictions: ``(n,)`` numbers, or the most likely class of each element.
 
@@ -81,10 +81,10 @@ class Probe:
 
 
 def targets_of(atomic_numbers: Array) -> list[Target]:
-    """Return the facts that are predicted, of the elements that have them.
+    """Return the properties to predict, each with the elements for which it is known.
 
-    The group is a class; elements without one (the f block), or the only one of theirs, are left out: nothing can be
-    learned about these from others.
+    The group is a class. Elements without a group (the f block) and the only element of a group are left out: other
+    elements contain no information about them.
     """
     facts = [element_table()[int(z)] for z in atomic_numbers]
     targets = []
@@ -105,23 +105,23 @@ def classes_of(atomic_numbers: Array) -> list[int]:
 
 
 def probe(vectors: Array, target: Target, method: str, *, draws: int, seed: int, standardize: bool = True) -> Probe:
-    """Predict a target from a table's vectors, and from as many tables with the elements' rows shuffled as asked for.
+    """Predict a target from a table of vectors, and from copies of it with shuffled rows.
 
     Args:
-        vectors: ``(M, D)``, of all elements that targets were made for.
+        vectors: ``(M, D)``, of all elements that were passed to :func:`targets_of`.
         target: One of :func:`targets_of`.
-        method: Of :data:`crysatom.studies.chemistry.leave_one_out.METHODS`.
-        draws: Number of shuffled tables, each treated in all like the real one.
-        seed: Of shuffling and bootstrap.
-        standardize: Bring each column to variance 1 over the elements not left out.
+        method: One of :data:`crysatom.studies.chemistry.leave_one_out.METHODS`.
+        draws: Number of shuffled tables, each treated like the real one.
+        seed: Seed of shuffling and bootstrap.
+        standardize: Scale each column to variance 1 over the elements not left out.
 
     Raises:
-        ValueError: If too few elements have the fact.
+        ValueError: If the property is known for too few elements.
 
     """
     rows = vectors[target.rows]
     orders = np.vstack([np.arange(len(rows)), relabelings(len(rows), draws, seed)])
-    values = target.values[orders].transpose(1, 0, 2)  # whether rows or values are shuffled is the same
+    values = target.values[orders].transpose(1, 0, 2)  # shuffling values is the same as shuffling rows
     predicted = predict_left_out(rows, values, METHODS[method], standardize=standardize)
     all_scores = scores(values, predicted)
     mine = predicted[:, :1]

@@ -1,4 +1,4 @@
-"""How well the rows of a table fall into known classes (Rousseeuw, J. Comput. Appl. Math. 20, 53 (1987))."""
+"""Silhouettes: how well classes separate the rows of a table (Rousseeuw, J. Comput. Appl. Math. 20, 53 (1987))."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 _BATCH = 250
-"""Relabelings at a time."""
+"""Number of relabelings processed at a time."""
 
 
 def silhouette(distance: Array, labels: Array) -> Array:
-    """Return the mean silhouette for each of B ways to label n rows: 1 well apart, 0 none, below it mixed.
+    """Return the mean silhouette for each of B labelings of n rows: 1 separated, 0 no structure, below 0 mixed.
 
-    Of a row: (b - a) / max(a, b), a its mean distance to its own class and b that to the nearest other class; 0 for a
-    row alone in its class.
+    The silhouette of a row is (b - a) / max(a, b), where a is its mean distance to its own class and b that to the
+    nearest other class; it is 0 for the only row of a class.
 
     Args:
         distance: ``(n, n)``, symmetric, 0 on the diagonal.

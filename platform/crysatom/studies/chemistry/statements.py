@@ -1,12 +1,11 @@
-"""What the paper reads off its Figure 5, statement by statement, as numbers with a chance of their own.
+"""Test the statements that the paper derives from its Figure 5: each becomes a number with a p-value.
 
-Each statement says that some distances between named elements are small, as such or beside others. The number is a
-contrast, weighted distances summed up: the smaller, the more the statement holds. Its chance is that of the same number
-when the names are given to other elements: to all sets of that size where these can be counted, else to as many
-relabelings as asked for.
+A statement says that some distances between named elements are small, absolutely or compared with others. Its number is
+a contrast, a weighted sum of distances: smaller values favor the statement. The p-value compares it with the contrasts
+of other elements: of all sets of the same size if there are few enough, otherwise of random relabelings.
 
-Source: Mukherjee et al., arXiv 2409.04737, section 4 (RQ-4) and Figure 5; the last statement is a textbook's. The paper
-names no distance. Two are used here, and a statement holds if it holds by both.
+Source: Mukherjee et al., arXiv 2409.04737, section 4 (RQ-4) and Figure 5; the last statement is from textbooks. The
+paper names no distance. Two are used here, and a statement holds if it holds by both.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from crysatom.studies.significance import ALPHA, TIE, holm
 Array = NDArray[Any]
 
 EXACT = 200_000
-"""Sets of elements up to which all are counted."""
+"""Largest number of sets that are enumerated."""
 
 SUPPORTED, NOT_SUPPORTED, CONTRADICTED, NOT_TESTED = "supported", "not supported", "contradicted", "not tested"
 
@@ -41,12 +40,12 @@ class Statement:
     """A claim about distances between elements.
 
     Attributes:
-        text: As people say it.
-        kind: ``together``: the elements of the one part are near each other. ``outside``: the first, a single element,
-            is farther from the second part than its members are from each other. ``rather``: the first, a single
-            element, is nearer to the second part than to the third.
-        parts: Symbols.
-        source: Who says so.
+        text: The claim in words.
+        kind: ``together``: the elements of the only part are near each other. ``outside``: the single element of the
+            first part is farther from the second part than its members are from each other. ``rather``: the single
+            element of the first part is nearer to the second part than to the third.
+        parts: Symbols of the elements.
+        source: Origin of the claim.
 
     """
 
@@ -56,14 +55,14 @@ class Statement:
     source: str = "paper"
 
     def present(self, symbols: Sequence[str]) -> Statement | None:
-        """Return the statement on the elements that a table has; None if half of a part or more are missing."""
+        """Return the statement restricted to these elements; None if half or more of a part are missing."""
         kept = tuple(tuple(symbol for symbol in part if symbol in symbols) for part in self.parts)
         enough = all(2 * len(left) > len(part) for left, part in zip(kept, self.parts, strict=True))
         pairs = self.kind != "together" or len(kept[0]) > 1
         return Statement(text=self.text, kind=self.kind, parts=kept, source=self.source) if enough and pairs else None
 
     def weights(self) -> Array:
-        """Return ``(m, m)`` weights of the distances between the m elements, part after part; upper triangle."""
+        """Return ``(m, m)`` weights of the distances between the m elements, ordered by part; upper triangle."""
         sizes = [len(part) for part in self.parts]
         weights = np.zeros((sum(sizes), sum(sizes)))
         if self.kind == "together":
@@ -77,7 +76,7 @@ class Statement:
 
 
 def _within(weights: Array, start: int) -> Array:
-    """Add the mean distance between the elements from ``start`` on."""
+    """Add the weights of the mean distance between the elements from ``start`` on."""
     pairs = np.triu_indices(len(weights) - start, k=1)
     weights[pairs[0] + start, pairs[1] + start] += 1 / len(pairs[0])
     return weights
@@ -115,21 +114,21 @@ STATEMENTS: tuple[Statement, ...] = (
     ),
     _together("Li is near Mg (diagonal)", "Li", "Mg", source="textbook"),
 )
-"""In the order of the text. The 20 lanthanides and actinides are those that it names."""
+"""Statements in the order of the paper, with the 20 lanthanides and actinides that it names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What a table's distances say about a statement.
+    """Test of a statement by the distances of a table.
 
     Attributes:
-        statement: On the elements that are there.
-        missing: Symbols that are not.
-        contrast: The number; the smaller, the more it holds.
-        at_most: Share of relabelings whose number is at most that: the one-sided chance.
-        at_least: Share of relabelings whose number is at least that: the chance in the opposite direction.
-        sets: Relabelings that were counted.
-        exact: Whether these are all there are.
+        statement: The statement, restricted to the elements of the table.
+        missing: Symbols that the table lacks.
+        contrast: The contrast; smaller values favor the statement.
+        at_most: Share of relabelings with a contrast of at most this: the one-sided p-value.
+        at_least: Share of relabelings with a contrast of at least this: the p-value of the opposite.
+        sets: Number of relabelings.
+        exact: Whether these are all sets.
 
     """
 
@@ -143,23 +142,23 @@ class Finding:
 
     @property
     def p(self) -> float:
-        """Two-sided."""
+        """Two-sided p-value."""
         return min(1.0, 2 * min(self.at_most, self.at_least))
 
     @property
     def for_it(self) -> bool:
-        """Whether the distances lean to the statement."""
+        """Whether the distances favor the statement."""
         return self.at_most < self.at_least
 
 
 def examine(statement: Statement, symbols: Sequence[str], distance: Array, orders: Array) -> Finding | None:
-    """Measure a statement; None if too few of its elements are there.
+    """Test a statement; None if too many of its elements are missing.
 
     Args:
         statement: The claim.
         symbols: M elements.
         distance: ``(M, M)``.
-        orders: ``(draws, M)`` relabelings, as of :func:`crysatom.studies.significance.relabelings`.
+        orders: ``(draws, M)`` relabelings, from :func:`crysatom.studies.significance.relabelings`.
 
     """
     present = statement.present(symbols)
@@ -170,17 +169,17 @@ def examine(statement: Statement, symbols: Sequence[str], distance: Array, order
     contrast = float(_contrasts(weights, distance, np.array([members]))[0])
     size, count = len(members), len(symbols)
     exact = statement.kind == "together" and math.comb(count, size) <= EXACT
-    if exact:  # of a set without order, all
+    if exact:  # all sets; the order of their elements does not matter
         flat = itertools.chain.from_iterable(itertools.combinations(range(count), size))
         others = np.fromiter(flat, dtype=np.int64).reshape(-1, size)
-    else:  # as drawn, and the true one as one of them
+    else:  # random relabelings, and the true labels
         others = np.vstack([members, orders[:, :size]])
     null = _contrasts(weights, distance, others)
     margin = TIE * float(np.abs(distance).max())
-    said = {symbol for part in statement.parts for symbol in part}
+    named = {symbol for part in statement.parts for symbol in part}
     return Finding(
         statement=present,
-        missing=tuple(sorted(said - set(symbols))),
+        missing=tuple(sorted(named - set(symbols))),
         contrast=contrast,
         at_most=float(np.mean(null <= contrast + margin)),
         at_least=float(np.mean(null >= contrast - margin)),
@@ -190,7 +189,7 @@ def examine(statement: Statement, symbols: Sequence[str], distance: Array, order
 
 
 def _contrasts(weights: Array, distance: Array, members: Array) -> Array:
-    """Return ``(S,)`` weighted sums of distances for ``(S, m)`` members."""
+    """Return ``(S,)`` contrasts of the sets ``(S, m)`` of elements."""
     total = np.zeros(len(members))
     for a, b in zip(*np.nonzero(weights), strict=True):
         total += weights[a, b] * distance[members[:, a], members[:, b]]
@@ -200,11 +199,11 @@ def _contrasts(weights: Array, distance: Array, members: Array) -> Array:
 def verdicts(findings: Mapping[str, Sequence[Finding | None]]) -> tuple[list[str], dict[str, list[float]]]:
     """Return the verdict on each statement, and its p-values after Holm's correction by distance (NaN: not tested).
 
-    A statement is supported, or contradicted, if it is by every distance: two-sided p-value at most 0.05 after the
-    correction over all statements that were tested.
+    A statement is supported or contradicted only if all distances agree, each with a two-sided p-value of at most 0.05
+    after the correction over all tested statements.
 
     Args:
-        findings: By distance, each of the same statements in the same order.
+        findings: Findings by distance, for the same statements in the same order.
 
     """
     adjusted = {kind: _adjusted(found) for kind, found in findings.items()}

@@ -1,4 +1,4 @@
-"""What chemistry tables of atom vectors hold: predictions of elements left out, silhouettes, the paper's statements."""
+"""Numbers of the chemistry study: leave-one-out predictions, silhouettes, tests of the paper's statements."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ SPACES = (*DISTANCES, "components 1-2", "components 3-4")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Chemistry:
-    """The results, a row each.
+    """Results of the study.
 
     Attributes:
-        tables: Each with the common elements only, scaled.
-        left_out: Elements of each table that another one lacks.
-        probes: Predictions of elements left out: a row per table, fact and method.
-        predictions: Those of each element, for whoever wants to look.
-        silhouettes: A row per table, classes and space.
-        statements: A row per table, statement and distance.
+        tables: Vectors by table, scaled, of the common elements only.
+        left_out: Elements of each table that another table lacks.
+        probes: Scores of leave-one-out predictions: one row per table, property and method.
+        predictions: Predictions: one row per table, property, method and element.
+        silhouettes: One row per table, classification and space.
+        statements: One row per table, statement and distance.
 
     """
 
@@ -56,32 +56,34 @@ class Chemistry:
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """The elements that all tables have."""
+        """Symbols of the common elements."""
         return next(iter(self.tables.values())).symbols
 
 
 def study(
     tables: Mapping[str, AtomVectors], *, scale: VectorScale, draws: int, probe_draws: int, seed: int
 ) -> Chemistry:
-    """Examine tables on the elements that all of them have; the first is the one that others are held against.
+    """Compare tables on their common elements; the first table is the reference.
 
     Args:
-        tables: By name.
-        scale: Of vectors before distances are taken. Predictions standardize too if this does, but without the element
-            left out.
-        draws: Relabelings behind p-values of silhouettes and statements.
-        probe_draws: Relabelings behind p-values of predictions.
-        seed: Of relabelings and bootstrap.
+        tables: Vectors by name.
+        scale: Scaling of the vectors before distances are computed. With ``standardize``, predictions standardize too,
+            without the element left out.
+        draws: Relabelings for the p-values of silhouettes and statements.
+        probe_draws: Relabelings for the p-values of predictions.
+        seed: Seed of relabelings and bootstrap.
 
     Raises:
-        ValueError: If the tables have too few elements in common, or all rows of one are equal.
+        ValueError: If the tables share too few elements, or all rows of a table are equal.
 
     """
     common, left_out = on_common_elements(tables)
     targets = targets_of(next(iter(common.values())).atomic_numbers)
     probes = {}
     for name, table in common.items():
-        logger.info("%s: %d elements, %d dimensions: leaving elements out ...", name, len(table.symbols), table.dim)
+        logger.info(
+            "%s: %d elements, %d dimensions: leave-one-out predictions ...", name, len(table.symbols), table.dim
+        )
         probes[name] = [
             probe(table.vectors, target, method, draws=probe_draws, seed=seed, standardize=scale == "standardize")
             for target in targets
@@ -105,10 +107,10 @@ def study(
 def on_common_elements(
     tables: Mapping[str, AtomVectors],
 ) -> tuple[dict[str, AtomVectors], dict[str, tuple[str, ...]]]:
-    """Return the tables with the elements that all have, and the symbols that each had to leave out.
+    """Return the tables restricted to their common elements, and the symbols left out of each.
 
     Raises:
-        ValueError: If they have none in common.
+        ValueError: If they share no element.
 
     """
     numbers = functools.reduce(np.intersect1d, [table.atomic_numbers for table in tables.values()])
@@ -168,7 +170,7 @@ def _predictions(name: str, probes: list[Probe], table: AtomVectors) -> pd.DataF
 
 
 def _as_shown(target: Target, values: Array, table: AtomVectors) -> Array:
-    """Return ``(n,)`` numbers; of classes, given as columns or indicators, the groups."""
+    """Return ``(n,)`` numbers; classes, given as indices or indicators, become groups."""
     if target.metric != "accuracy":
         return values.reshape(-1)
     groups = np.array(classes_of(table.atomic_numbers[target.rows]), dtype=np.float64)
@@ -176,7 +178,7 @@ def _as_shown(target: Target, values: Array, table: AtomVectors) -> Array:
 
 
 def _spaces(table: AtomVectors) -> dict[str, Array]:
-    """Return the distances of each of :data:`SPACES`; of components that a table does not have, none."""
+    """Return the distances in each of :data:`SPACES` for which the table has enough components."""
     found: dict[str, Array] = {kind: distances(table.vectors, kind) for kind in DISTANCES}
     components, _ = principal_components(table.vectors, 4)
     for space, part in zip(SPACES[2:], (components[:, :2], components[:, 2:]), strict=True):
