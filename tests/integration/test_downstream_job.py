@@ -67,7 +67,7 @@ def _plain(place: Path) -> FinishedRun:
 
 
 def job(place: Path, name: str, *flags: str) -> subprocess.Popen[str]:
-    settings = dataclasses.asdict(config(place, name))
+    settings = config(place, name).flat()
     command = [sys.executable, str(REPOSITORY / "jobs" / "downstream.py"), *flags]
     for field in (*SMALL, "out", "name", "tracking_uri", "num_workers"):
         command += [f"--{field.replace('_', '-')}", str(settings[field])]
@@ -251,7 +251,7 @@ def test_a_killed_job_is_resumed_to_the_same_predictions(place: Path, plain: Fin
 def test_a_job_killed_after_its_work_is_ended_and_registered_by_the_next(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(_: Tracker) -> bool:
+    def killed(_: Tracker, status: str) -> bool:  # noqa: ARG001 - as the method
         raise KeyboardInterrupt
 
     wanted = config(place, "cut", epochs=1, register="late-{predictor}")

@@ -103,7 +103,7 @@ def test_predictors_start_from_it(
     run = client(f"sqlite:///{place}/mlflow.db").get_run(started.run_id)
     assert run.data.params["init_encoder"] == str(pretrained.folder)
     assert run.data.tags["init_encoder_digest"] == digest
-    [again] = downstream.run(dataclasses.replace(wanted, init_encoder=f"runs:/{pretrained.run_id}"))
+    [again] = downstream.run(wanted.replace(init_encoder=f"runs:/{pretrained.run_id}"))
     assert again == dataclasses.replace(started, again=True), "the same encoder by another name"
 
 
@@ -137,7 +137,7 @@ def test_another_encoder_is_another_run(place: Path, pretrained: pretraining.Fin
     named = config(place, name="mine", init_encoder=str(pretrained.folder))
     downstream.run(named)
     with pytest.raises(ValueError, match="holds a run on other data"):
-        downstream.run(dataclasses.replace(named, init_encoder=str(other.folder)))
+        downstream.run(named.replace(init_encoder=str(other.folder)))
 
 
 @pytest.mark.parametrize("objective", ["masking", "context", "masking_context"])
@@ -207,7 +207,7 @@ def test_a_trained_model_is_trained_further(place: Path, plain: downstream.Finis
             assert (here - there).abs().max() < 0.01, name
     last = "predictor.fc_out.weight"
     assert not torch.equal(before[0].state_dict()[last], after[0].state_dict()[last])
-    [again] = downstream.run(dataclasses.replace(wanted, init_model=f"runs:/{plain.run_id}"))
+    [again] = downstream.run(wanted.replace(init_model=f"runs:/{plain.run_id}"))
     assert again == dataclasses.replace(further, again=True), "the same model by another name"
     judged = read_run(further.folder)
     assert judged is not None

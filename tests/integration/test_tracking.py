@@ -480,6 +480,7 @@ def test_the_file_store_is_refused(tmp_path: Path, uri: str) -> None:
 
 def test_which_store_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("CRYSATOM_HOME", str(tmp_path))
     assert resolve_uri("", tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
     assert resolve_uri("sqlite:///other.db", tmp_path) == f"sqlite:///{tmp_path}/other.db"
     assert resolve_uri("sqlite:////data/other.db", tmp_path) == "sqlite:////data/other.db"

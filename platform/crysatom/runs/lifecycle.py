@@ -111,8 +111,8 @@ class Run:
 
     def leave(self, status: str) -> None:
         """End the MLflow run only: the same command goes on with what is left to do."""
-        self.tracker.finish(status)
         self.ended = True
+        self.tracker.finish(status)
 
 
 @contextmanager
