@@ -210,7 +210,7 @@ def worker_killed(job: Job) -> None:
     job.at_some_moment()
     job.victim().kill()
     job.finish_or_resume()
-    job.said("training goes on from|its process ended before its work")
+    job.said("training resumes from|its process ended before its work")
 
 
 def worker_terminated(job: Job) -> None:
@@ -258,7 +258,7 @@ def preempted(job: Job) -> None:
 
     begin = time.monotonic()
     job.world.announce(node, 120)
-    seen("about to be taken away: saving now", 1, begin)
+    seen("about to be preempted: saving now", 1, begin)
     begin = time.monotonic()
     job.world.remove_node(node)
     seen("training on 2 x", 1, begin)
@@ -393,10 +393,10 @@ def worker_hangs(job: Job) -> None:
     victim.suspend()
     begin = time.monotonic()
     try:
-        wait_for(lambda: "training goes on from" in job.output or job.running.poll() is not None, "a word on it")
+        wait_for(lambda: "training resumes from" in job.output or job.running.poll() is not None, "a word on it")
         job.notes.append(f"noticed after {time.monotonic() - begin:.0f} s")
         job.finish()
-        job.said("training goes on from")
+        job.said("training resumes from")
     finally:
         if victim.is_running():
             job.notes.append("the stopped process was still there at the end")
