@@ -31,6 +31,7 @@ from crysatom.crystals.cif import parse_cif
 from crysatom.crystals.quarantine import Rejection
 from crysatom.crystals.spheres import pairs_within
 from crysatom.crystals.table import iter_crystal_batches
+from crysatom.writing import replaced
 
 NEIGHBORS = 12
 TOLERANCE = 1e-3
@@ -100,8 +101,7 @@ def _structure(crystal: Arrays) -> Structure:
 def write_all(table: str, out: Path, writer: str, most: int) -> None:
     """Write the crystals of a table, in its order, to a Parquet file of CIFs."""
     started, written, failed = time.monotonic(), 0, 0
-    partial = out.with_suffix(".partial")
-    with pq.ParquetWriter(partial, SCHEMA, compression="zstd") as file:
+    with replaced(out) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as file:
         for batch in iter_crystal_batches(table, batch_size=500):
             rows = [row for row in map(_written(writer), batch.to_pylist()) if row is not None]
             failed += batch.num_rows - len(rows)
@@ -110,7 +110,6 @@ def write_all(table: str, out: Path, writer: str, most: int) -> None:
             print(f"{writer}: {written:,} written, {written / (time.monotonic() - started):.0f}/s", flush=True)
             if written >= most:
                 break
-    partial.replace(out)
     print(f"{writer}: {failed} could not be written by it")
 
 

@@ -8,7 +8,6 @@ other), the studentized ones those of crysatom.training.intervals.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import scipy
+from compact import compact
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -192,7 +192,7 @@ def main() -> None:
         "machine": f"{os.cpu_count()} x {processor()}",
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__},
     }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    RESULTS.write_text(compact(results), encoding="utf-8")
     show(results)
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from compact import compact
 from matplotlib.axes import Axes
 from PIL import Image
 from watching import Watched, contents, slope, watch
@@ -295,7 +296,7 @@ def main() -> None:
         parser.error("a soak needs both --data and --work")
     if arguments.data:
         figures, lines = soak(arguments)
-        arguments.results.write_text(json.dumps(figures, indent=1) + "\n")
+        arguments.results.write_text(compact(figures))
         draw(figures, lines, PICTURE if arguments.results == RESULTS else arguments.results.with_suffix(".png"))
     figures = json.loads(arguments.results.read_text())
     if arguments.results == RESULTS:

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pyarrow.parquet as pq
+from compact import compact
 from watching import MB, Watched, contents, watch
 
 from crysatom.graphs.shards import TRAINING_COLUMNS, iter_tables, read_manifest
@@ -173,7 +174,7 @@ def main() -> None:
         "load_average": {"before": load, "after": psutil.getloadavg()[1]},
         "environment": environment_tags(hardware()),
     }
-    arguments.results.write_text(json.dumps(result, indent=1) + "\n")
+    arguments.results.write_text(compact(result))
     print(table(result))
 
 

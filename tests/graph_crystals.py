@@ -14,12 +14,11 @@ from torch_geometric.data import Batch
 from crysatom.config import GraphSpec, Limits
 from crysatom.crystals.examine import examine
 from crysatom.crystals.sources import read_source
-from crysatom.crystals.table import STRUCTURE_FIELDS, Crystal, to_table
+from crysatom.crystals.table import STRUCTURE_FIELDS, Crystal, Structures, to_table
 from crysatom.graphs.batch import collate
 from crysatom.graphs.lattice_edges import with_lattice_edges
 from crysatom.graphs.neighbors import neighbor_graphs
 from crysatom.graphs.rows import to_rows
-from crysatom.graphs.screen import Structures
 from crysatom.graphs.shards import schema_of
 from crysatom.names import ATOMIC_NUMBERS, EMBEDDED_SOURCE, FRAC_COORDS, LATTICE, MATERIAL_ID
 

@@ -1,6 +1,6 @@
-"""Tables of text for people, in Markdown and LaTeX. Numbers with all their digits go into CSV: crystals/csv_files.py.
+"""Text tables in Markdown and LaTeX. For CSV with numbers in full precision see crystals/csv_files.py.
 
-pandas would need tabulate for Markdown and jinja2 for LaTeX, and does not keep HTML or line ends out of a cell.
+pandas needs tabulate for Markdown and jinja2 for LaTeX, and does not remove HTML or line breaks from cells.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ _EXPONENT = re.compile(r"\^(-?\d+)")
 
 
 class Raw(str):
-    """A cell in the language of its table: written as it is."""
+    """Cell in the markup of its table, written unescaped."""
 
     __slots__ = ()
 
 
 def cells(frame: pd.DataFrame) -> tuple[list[object], list[list[object]]]:
-    """Return header and rows of a table, its index as the first column."""
+    """Return header and rows of a table, with its index as the first column."""
     header = ["" if frame.index.name is None else frame.index.name, *frame.columns]
     return header, [[i, *row] for i, row in zip(frame.index, frame.to_numpy().tolist(), strict=True)]
 
 
 def markdown(header: Sequence[object], rows: Iterable[Sequence[object]], align: str = "") -> str:
-    """Return a table in Markdown, a line end behind each row.
+    """Return a table in Markdown, with a newline after each row.
 
     Args:
         header: Names of the columns.
@@ -42,7 +42,7 @@ def markdown(header: Sequence[object], rows: Iterable[Sequence[object]], align: 
 
 
 def latex(header: Sequence[object], rows: Iterable[Sequence[object]], align: str = "", caption: str = "") -> str:
-    """Return a ``tabular`` by LaTeX's package booktabs; with a caption, as a ``table``.
+    """Return a ``tabular`` for LaTeX's package booktabs; with a caption, a ``table``.
 
     Args:
         header: Names of the columns.
@@ -68,12 +68,12 @@ def latex(header: Sequence[object], rows: Iterable[Sequence[object]], align: str
 
 
 def markdown_text(text: str) -> str:
-    """Return a text as a cell of a table in Markdown: on one line, without bars and without HTML."""
+    """Escape a text for a cell of a Markdown table: one line, without bars and HTML."""
     return text if isinstance(text, Raw) else _one_line(text).replace("<", "&lt;").replace("|", r"\|")
 
 
 def latex_text(text: str) -> str:
-    """Return a text on one line as LaTeX prints it: nothing in it is a command, and ``^3`` is an exponent."""
+    """Escape a text for LaTeX, on one line: it contains no commands, and ``^3`` is an exponent."""
     if isinstance(text, Raw):
         return text
     before, *rest = _EXPONENT.split(_one_line(text))  # text, exponent, text, ...

@@ -1,8 +1,8 @@
-"""Writes of files and folders that survive a kill and a power cut: the new content appears whole, or the old one stays.
+"""Atomic writes of files and folders, safe against a kill or a power failure: either the new or the old content exists.
 
-The content goes to a hidden ``.<name>...partial`` beside the target, is flushed to the disk (``fsync``), and takes the
-target's place by one rename, which is flushed as well. An error removes the partial content; a killed process leaves
-it, under a name that no reader looks at.
+The content is written to a hidden ``.<name>...partial`` beside the target, flushed to disk (``fsync``), and renamed to
+the target; the rename is flushed too. An error removes the partial content. A killed process leaves it under a name
+that readers ignore.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def replaced(path: Path, scratch: Path | None = None) -> Iterator[Path]:
         scratch: Folder for the temporary file, on the file system of ``path``; None: the folder of ``path``.
 
     """
-    # A random name: two processes may write the same file, and have the same id in two containers.
+    # A random name: two processes may write the same file, and may have the same id in two containers.
     partial = (scratch or path.parent) / f".{path.name}.{secrets.token_hex(4)}.partial"
     try:
         yield partial
@@ -42,8 +42,8 @@ def replaced(path: Path, scratch: Path | None = None) -> Iterator[Path]:
 def replaced_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder to fill; it replaces ``path`` when the block ends without an error.
 
-    Its name is always the same, so that what a killed process left is overwritten. One process writes at a time. A
-    folder that is at ``path`` is removed before the rename: a kill in between leaves none.
+    Its name is fixed, so that remains of a killed process are overwritten. One process writes at a time. An existing
+    folder at ``path`` is removed before the rename: a kill in between leaves none.
     """
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -69,18 +69,18 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write or replace a UTF-8 file atomically; line ends stay as they are."""
+    """Write or replace a UTF-8 file atomically; line endings are unchanged."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: Path, content: Any, scratch: Path | None = None) -> None:
-    """Write or replace a JSON file atomically; equal content makes equal bytes."""
+    """Write or replace a JSON file atomically; equal content gives equal bytes."""
     with replaced(path, scratch) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _flush(path: Path) -> None:
-    """Wait until the content of a file, or the names in a folder, are on the disk."""
+    """Flush the content of a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -93,5 +93,5 @@ def _flush_folder(path: Path) -> None:
     try:
         _flush(path)
     except OSError as error:
-        if error.errno not in {errno.EBADF, errno.EINVAL}:  # network file systems refuse; PostgreSQL ignores the same
+        if error.errno not in {errno.EBADF, errno.EINVAL}:  # some network file systems; PostgreSQL ignores them too
             raise

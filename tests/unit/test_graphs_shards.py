@@ -110,7 +110,7 @@ def test_second_run_does_nothing(config: FeaturizeConfig, caplog: pytest.LogCapt
 @pytest.mark.parametrize("seed", range(3))
 def test_shards_made_in_any_order_leave_the_same_bytes(config: FeaturizeConfig, tmp_path: Path, seed: int) -> None:
     featurize_plain(config)
-    other = replace(config, out=str(tmp_path / "other"))
+    other = config.replace(out=str(tmp_path / "other"))
 
     def in_another_order(tasks: list[ShardTask]) -> Iterator[ShardRecord]:
         assert len(tasks) > 3
@@ -124,7 +124,7 @@ def test_shards_made_in_any_order_leave_the_same_bytes(config: FeaturizeConfig, 
 def test_another_spec_is_refused(config: FeaturizeConfig) -> None:
     featurize_plain(config)
     with pytest.raises(ValueError, match=r"made otherwise \(graph: .*choose another --out"):
-        featurize_plain(replace(config, cutoff=6.0))
+        featurize_plain(config.replace(cutoff=6.0))
 
 
 def test_other_crystals_are_refused(config: FeaturizeConfig) -> None:
@@ -140,7 +140,7 @@ def test_a_folder_of_something_else_is_refused(config: FeaturizeConfig) -> None:
     with pytest.raises(ValueError, match="not an empty folder"):
         featurize_plain(config)
     with pytest.raises(ValueError, match="is a file"):
-        featurize_plain(replace(config, out=config.data))
+        featurize_plain(config.replace(out=config.data))
 
 
 def test_an_unfinished_run_is_continued_only_if_asked_for(config: FeaturizeConfig) -> None:
@@ -154,8 +154,8 @@ def test_an_unfinished_run_is_continued_only_if_asked_for(config: FeaturizeConfi
     with pytest.raises(ValueError, match="--resume"):
         featurize_plain(config)
     with pytest.raises(ValueError, match="made otherwise"):
-        featurize_plain(replace(config, resume=True, num_neighbors=10))
-    featurize_plain(replace(config, resume=True))
+        featurize_plain(config.replace(resume=True, num_neighbors=10))
+    featurize_plain(config.replace(resume=True))
     assert _content(config.out) == whole
 
 
@@ -185,11 +185,11 @@ def test_loading_needs_a_finished_folder_and_all_training_columns(config: Featur
 
 def test_a_table_that_is_none_is_refused(config: FeaturizeConfig, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file"):
-        featurize_plain(replace(config, data=str(tmp_path / "absent.parquet")))
+        featurize_plain(config.replace(data=str(tmp_path / "absent.parquet")))
 
 
 def test_every_crystal_can_be_rejected(config: FeaturizeConfig) -> None:
-    report = featurize_plain(replace(config, max_atoms=1, min_distance=5.0))
+    report = featurize_plain(config.replace(max_atoms=1, min_distance=5.0))
     assert report.accepted == 0
     assert load(config.out).num_crystals == 0
 

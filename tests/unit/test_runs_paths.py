@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from crysatom.runs.paths import base_folder, default_tracking_uri, find, require_file, require_folder, resolve
+from crysatom.config.home import base_folder, default_tracking_uri
+from crysatom.runs.paths import find, require_file, require_folder, resolve
 from tests.full_disk import can_mount, small_disk
 
 

@@ -107,7 +107,7 @@ def of_folds(folder: Path, column: str, offset: float, seeds: tuple[int, ...] = 
             errors = {f"{fold}-{i}": 1.0 + fold + offset + float(rng.random()) for i in range(size)}
             run = made(folder / f"{column}-{fold}-{seed}", errors, data=f"fold {fold}")
             metrics = {"test/mae": float(np.mean(list(errors.values()))), "test/num_crystals": float(size)}
-            config = replace(run.config, vectors=column, seeds=(seed,))
+            config = run.config.replace(vectors=column, seeds=(seed,))
             runs.append(
                 replace(
                     run,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -157,3 +158,9 @@ def test_content_is_flushed_before_it_gets_its_name_and_the_name_after(
     with replaced_folder(tmp_path / "x") as partial:
         (partial / "file").write_text("")
     assert flushed == [("file", False), ("folder", False), ("folder", True)]
+
+
+def test_nothing_else_writes_beside_its_target() -> None:
+    root = REPOSITORY / "platform" / "crysatom"
+    by_hand = re.compile(r"\.(partial|tmp)\b[^(]|mkstemp|NamedTemporaryFile")
+    assert [p.name for p in root.rglob("*.py") if by_hand.search(p.read_text())] == ["writing.py"]

@@ -69,6 +69,30 @@ class Crystal:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Structures:
+    """B crystals with N atoms in all, in flat arrays.
+
+    Attributes:
+        material_ids: B ids.
+        lattices: ``(B, 3, 3)`` float64, rows a, b, c in angstrom.
+        frac_coords: ``(N, 3)`` float64, fractional, not necessarily wrapped to [0, 1).
+        atomic_numbers: ``(N,)`` integers; NaN where one is missing.
+        atom_ptr: ``(B + 1,)`` int64, first atom of each crystal.
+
+    """
+
+    material_ids: list[str]
+    lattices: np.ndarray
+    frac_coords: np.ndarray
+    atomic_numbers: np.ndarray
+    atom_ptr: np.ndarray
+
+    def atoms(self, k: int) -> slice:
+        """Return where the atoms of crystal ``k`` are."""
+        return slice(self.atom_ptr[k], self.atom_ptr[k + 1])
+
+
 def property_field(name: str, dtype: pa.DataType) -> pa.Field:
     """Return the field of a property column, with its unit if the vocabulary has it."""
     known = PROPERTIES.get(name)

@@ -9,12 +9,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from crysatom.config import GraphSpec
+from crysatom.crystals.table import Structures
 from crysatom.graphs.columns import list_array
 from crysatom.graphs.graph import material_keys, offsets
 from crysatom.graphs.lattice_edges import first_copies
 from crysatom.graphs.neighbors import Neighbors
 from crysatom.graphs.potentials import pair_potentials
-from crysatom.graphs.screen import Structures
 from crysatom.graphs.shards import schema_of
 from crysatom.names import (
     ATOMIC_NUMBERS,

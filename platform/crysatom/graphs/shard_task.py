@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 from crysatom.config import GraphSpec, Limits
 from crysatom.crystals.quarantine import Reason, Rejected, Rejection
 from crysatom.crystals.table import GRAPH_COLUMNS, readable
+from crysatom.graphs.checks import Verdicts, check_neighbors, check_rows, check_structures, structures
 from crysatom.graphs.columns import flat_values
 from crysatom.graphs.lattice_edges import with_lattice_edges
 from crysatom.graphs.neighbors import neighbor_graphs
 from crysatom.graphs.rows import to_rows
-from crysatom.graphs.screen import Verdicts, check_neighbors, check_rows, check_structures, structures
 from crysatom.graphs.shards import file_sha256, schema_of
 from crysatom.names import ATOMIC_NUMBERS, MATERIAL_ID, MAX_ATOMIC_NUMBER, NEIGHBOR, SYMBOLS
 from crysatom.writing import replaced, write_json

@@ -24,8 +24,8 @@ from crysatom.crystals.examine import examine_batch
 from crysatom.crystals.quarantine import Reason, Rejected, Rejection
 from crysatom.crystals.table import GRAPH_COLUMNS
 from crysatom.graphs.batch import collate
+from crysatom.graphs.checks import Verdicts
 from crysatom.graphs.columns import list_lengths
-from crysatom.graphs.screen import Verdicts
 from crysatom.graphs.shard_task import make_graphs
 from crysatom.models.files import MODEL_JSON, load_model
 from crysatom.models.ranges import RANGED, Ranges, flag_texts, lonely, outside

@@ -41,7 +41,7 @@ from crysatom.names import (
     UNTRAINED_ELEMENTS,
 )
 from crysatom.runs.lifecycle import require_gpu, start_ray
-from crysatom.runs.paths import default_tracking_uri, find, resolve
+from crysatom.runs.paths import find, resolve
 from crysatom.tracking.models import fetch_model, is_in_mlflow
 from crysatom.writing import replaced
 
@@ -178,7 +178,7 @@ def _model(name: str, tracking_uri: str) -> SavedModel:
     if find(name).exists():
         return open_model(find(name), name)
     if is_in_mlflow(name):
-        return fetch_model(name, default_tracking_uri(tracking_uri))
+        return fetch_model(name, tracking_uri)
     raise ValueError(
         f"model {name!r} does not exist; name the folder of a run or of its model, runs:/ID, models:/NAME/VERSION, "
         "models:/NAME@ALIAS, or a .pth.tar of CGCNN's code"

@@ -33,7 +33,7 @@ from crysatom.names import (
 )
 from crysatom.report.overview import TEST_MAE, Group, Overview, arranged
 from crysatom.report.page_data import About, Details, GroupDetails, History, StudyDetails
-from crysatom.runs.paths import default_tracking_uri, resolve
+from crysatom.runs.paths import resolve
 from crysatom.studies.grid.output import FIGURE_PNG, TABLE_CSV
 from crysatom.tracking.fields import VECTORS
 from crysatom.tracking.reading import Store, TrackedRun, UnreadableStoreError
@@ -75,7 +75,7 @@ def run(config: ReportConfig) -> FinishedReport:
         raise ValueError("the report needs jinja2: pip install 'crysatom[report]'")
     from crysatom.report.page import page
 
-    store = Store.at(default_tracking_uri(config.tracking.tracking_uri))
+    store = Store.at(config.tracking.tracking_uri)
     runs = store.runs(config.experiment)
     logger.info("%d runs of %s", len(runs), ", ".join(config.experiment))
     overview = arranged(runs)

@@ -11,9 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-HOME_VARIABLE = "CRYSATOM_HOME"
-RAY_COPIES = "working_dir_files"
-"""Folder of Ray's session that holds the working directories of submitted jobs."""
+from crysatom.config.home import base_folder, default_tracking_uri
 
 _PERMUTED = re.compile(r"^permuted:(?:[0-9]+:)?")
 
@@ -37,22 +35,6 @@ class Paths:
         return cls(resolve(out), default_tracking_uri(tracking_uri))
 
 
-def base_folder() -> Path:
-    """Return the folder that relative output paths start from.
-
-    That is ``CRYSATOM_HOME`` if set, else the working directory. A job sent by ``ray job submit`` works in a copy that
-    Ray deletes: its base folder is ``~/crysatom`` on the machine that it runs on.
-    """
-    if home := os.environ.get(HOME_VARIABLE):
-        return Path(home).expanduser().resolve()
-    return Path.home() / "crysatom" if in_copy() else Path.cwd().resolve()
-
-
-def in_copy() -> bool:
-    """Return whether the working directory is the copy that ``ray job submit --working-dir`` made."""
-    return RAY_COPIES in Path.cwd().resolve().parts
-
-
 def find(path: str) -> Path:
     """Return where an input is: relative to the working directory or, if it is not there, to the base folder.
 
@@ -72,11 +54,6 @@ def find_vectors(vectors: str) -> str:
 def resolve(path: str) -> Path:
     """Return an output path as an absolute path."""
     return base_folder() / Path(path).expanduser()
-
-
-def default_tracking_uri(given: str) -> str:
-    """Return the MLflow store: as given, by ``MLFLOW_TRACKING_URI``, or sqlite in the base folder."""
-    return given or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{base_folder() / 'mlflow.db'}"
 
 
 def require_folder(out: Path, names: Sequence[str] = ()) -> None:

@@ -13,11 +13,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 
+from crysatom.config.home import default_tracking_uri
 from crysatom.config.secrets import without_password
 from crysatom.tracking.database import SQLITE, file_of, make_ready
 from crysatom.tracking.homes import artifact_root, require_at_home
 
-TRACKING_URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _RETRIES_VARIABLE = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
@@ -38,7 +38,7 @@ def resolve_uri(uri: str, directory: str | Path) -> str:
         ValueError: If it names a folder, since MLflow dropped its file store, or if it is sqlite without a file.
 
     """
-    uri = uri or os.environ.get(TRACKING_URI_VARIABLE, "") or "sqlite:///mlflow.db"
+    uri = default_tracking_uri(uri)
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme not in _SCHEMES:
         raise ValueError(

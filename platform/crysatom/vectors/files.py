@@ -24,19 +24,18 @@ VECTORS_SAFETENSORS = "vectors.safetensors"
 PROVENANCE = "provenance"
 
 MOST_SAID = 1000
-"""Characters of a message: a file may hold keys and numbers of any length."""
+"""Limit on the characters of a message: a file may contain keys and numbers of any length."""
 
 
 def write_vectors(table: AtomVectors, folder: str | Path) -> list[Path]:
-    """Write the three files of a table into a folder, which is made if missing.
+    """Write the three files of a table into a folder, which is created if missing.
 
-    ``vectors.csv`` has the form that ElementEmbeddings' ``Embedding.from_csv`` reads (header
-    ``element,0,1,...``), ``atom_init.json`` that of CGCNN (keys Z as text), and ``vectors.safetensors``
-    also holds counts, standard errors and provenance. Components are written so that reading restores
-    each float32 exactly.
+    ``vectors.csv`` has the format of ElementEmbeddings' ``Embedding.from_csv`` (header ``element,0,1,...``),
+    ``atom_init.json`` that of CGCNN (keys Z as text), and ``vectors.safetensors`` also contains counts, standard errors
+    and provenance. Reading restores each float32 component exactly.
 
     Returns:
-        The paths written.
+        The written paths.
 
     """
     folder = Path(folder)
@@ -60,7 +59,7 @@ def read_vectors(path: str | Path) -> AtomVectors:
             ``.safetensors`` as written by :func:`write_vectors`.
 
     Raises:
-        ValueError: Saying what is wrong in which file.
+        ValueError: If the file cannot be read; with its name and the reason.
 
     """
     path = Path(path)
@@ -87,7 +86,7 @@ def _to_csv(table: AtomVectors) -> str:
 
 
 def _to_json(table: AtomVectors) -> str:
-    # str of a float32 is the shortest text that restores it; as a float64 it would have twice the digits
+    # str of a float32 is the shortest text that restores it; that of a float64 has twice the digits
     rows = {str(z): [float(str(x)) for x in row] for z, row in zip(table.atomic_numbers, table.vectors, strict=True)}
     return json.dumps(rows)
 
@@ -139,7 +138,7 @@ def _assemble(rows: Iterable[tuple[str, str, Any]]) -> AtomVectors:
     if not vectors:
         raise ValueError("no elements")
     numbers = sorted(vectors)
-    with np.errstate(over="ignore"):  # becomes infinite, which the table refuses with the element's name
+    with np.errstate(over="ignore"):  # overflow becomes infinite; the table rejects it with the element's name
         array = np.array([vectors[z] for z in numbers]).astype(np.float32)
     return AtomVectors(atomic_numbers=np.array(numbers, dtype=np.int64), vectors=array)
 
