@@ -115,7 +115,7 @@ def run(config: PredictConfig) -> PredictReport:
         with _quarantine_csv(quarantine) as rejections, temporary.open("w", newline="", encoding="utf-8") as file:
             sorter = _Sorter(models, source.total, read, rejections)
             file.write(csv_line(_columns(models)))
-            for outcome in _predict_all(config, ensemble, sorter.telling(read.batches(source))):
+            for outcome in _predict_all(config, ensemble, sorter.with_progress(read.batches(source))):
                 file.writelines(map(csv_line, sorter.predicted(outcome)))
         assert read.count == rejections.accepted + rejections.count, "a crystal was lost"
     return PredictReport(
