@@ -9,6 +9,7 @@ call before that was), and climbs among them (back to a file where it has been).
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import runpy
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+WALKED = (str(ROOT / "platform"), str(ROOT / "jobs"))
 
 
 class FirstGradientReached(Exception):  # noqa: N818 - not an error
@@ -34,23 +36,16 @@ class Walk:
     def call(self, frame: FrameType, event: str, _: Any) -> None:
         """Note a call of the repository's code."""
         code = frame.f_code
-        if event != "call" or code.co_name in {"<module>", "__post_init__"} or not code.co_filename.startswith(str(ROOT)):
+        function = event == "call" and code.co_flags & inspect.CO_OPTIMIZED  # no body of a module or a class
+        if not function or code.co_name == "__post_init__" or not code.co_filename.startswith(WALKED):
             return
-        path = Path(code.co_filename).relative_to(ROOT)
-        if path.parts[0] not in {"platform", "jobs"} or is_class_body(frame):
-            return
-        file = str(path)
+        file = str(Path(code.co_filename).relative_to(ROOT))
         if file not in self.files:
             self.files.append(file)
         arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
         given = any(is_configuration(frame.f_locals.get(name)) for name in arguments)
         if given and "config/" not in file and self.stations[-1:] != [file]:
             self.stations.append(file)
-
-
-def is_class_body(frame: FrameType) -> bool:
-    """Return whether a frame is the body of a class, run when its module is imported."""
-    return "__qualname__" in frame.f_locals and "__module__" in frame.f_locals
 
 
 def is_configuration(value: Any) -> bool:
@@ -77,7 +72,8 @@ def main() -> None:
         sys.setprofile(None)
     print("\n".join(walk.files))
     climbs = sum(file in walk.stations[:k] for k, file in enumerate(walk.stations))
-    print(f"{len(walk.files)} files; the configuration makes {max(len(walk.stations) - 1, 0)} moves, {climbs} of them back")
+    moves = max(len(walk.stations) - 1, 0)
+    print(f"{len(walk.files)} files; the configuration makes {moves} moves, {climbs} of them back")
 
 
 if __name__ == "__main__":

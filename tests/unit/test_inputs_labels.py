@@ -113,7 +113,7 @@ def with_columns(folder: Path, tmp_path: Path, **columns: list[Any]) -> Labeled:
     table = pq.read_table(folder / "crystals.parquet")
     for name, values in columns.items():
         table = table.append_column(name, pa.array(values))
-    pq.write_table(table, tmp_path / "more.parquet", "")
+    pq.write_table(table, tmp_path / "more.parquet")
     return labeled(tiny(property="energy"), folder / "graphs", tmp_path / "more.parquet", "")
 
 

@@ -29,7 +29,7 @@ from tests.small_runs import tiny
 def _pretrained() -> Objective:
     """An auto-encoder after a few steps: weights and statistics are not those of initialization."""
     config = tiny(embedding_dim=8, num_layers=2)
-    model = build(config, element_features(config.node_features))
+    model = build(config, element_features(config.encoder.node_features))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     batch = batch_of(small(8, 6), config.graph)
     for epoch in range(3):

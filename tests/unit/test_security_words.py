@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from crysatom.config import (
     ChemistryConfig,
     DownstreamConfig,
     GridConfig,
+    Group,
     PretrainConfig,
     TuneConfig,
     VectorsConfig,
@@ -148,7 +148,7 @@ def test_a_name_that_leads_elsewhere_is_refused_in_one_line(job: str, name: str)
 @pytest.mark.parametrize("job", CONFIGS)
 @pytest.mark.parametrize("name", ["", "a", "mp 2026", "x.y-z_1", "Übung", "x" * 200])
 def test_plain_names_are_accepted(job: str, name: str) -> None:
-    assert CONFIGS[job](name).name == name
+    assert CONFIGS[job](name).output.name == name
 
 
 def test_a_bad_name_on_the_command_line_writes_nothing(
@@ -168,9 +168,7 @@ def test_every_job_with_a_name_is_tried() -> None:
     named = {
         cls
         for cls in vars(package).values()
-        if dataclasses.is_dataclass(cls)
-        and isinstance(cls, type)
-        and "name" in {f.name for f in dataclasses.fields(cls)}
+        if isinstance(cls, type) and issubclass(cls, Group) and "name" in cls.names()
     }
     assert {type(make("a")) for make in CONFIGS.values()} == named
 

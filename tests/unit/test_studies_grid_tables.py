@@ -107,5 +107,5 @@ def test_all_settings_are_those_of_jobs() -> None:
             if column.init is not None:  # the width and depth of an encoder are fixed
                 encoder = pretraining(column.init, "default")
                 spec = PredictorSpec(num_layers=column.settings.get("num_layers", PredictorSpec.num_layers))
-                assert (encoder.embedding_dim, encoder.num_layers) == (spec.width, spec.num_layers)
+                assert (encoder.encoder.embedding_dim, encoder.encoder.num_layers) == (spec.width, spec.num_layers)
     assert set(JARVIS) <= set(PROPERTIES)

@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from crysatom.names import MATERIAL_ID
 from crysatom.writing import write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _FORMULA = re.compile(r"'*(\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -78,6 +80,8 @@ def read_written(path: Path) -> pd.DataFrame:
         ValueError: If it is not a table.
 
     """
+    import pandas as pd  # a loop that only writes vectors need not wait for it
+
     missing = {name: ["", "nan"] for name in pd.read_csv(path, nrows=0).columns if name != MATERIAL_ID}
     frame = pd.read_csv(path, dtype={MATERIAL_ID: str}, keep_default_na=False, na_values=missing)
     ids = {MATERIAL_ID: frame[MATERIAL_ID].map(as_it_was)} if MATERIAL_ID in frame else {}

@@ -116,7 +116,7 @@ class Run:
 
 
 @contextmanager
-def opened(  # noqa: PLR0913 - each with a name
+def opened(  # noqa: PLR0913 - what identifies a run, and how it is opened
     config: Group,
     paths: Paths,
     name: str,
