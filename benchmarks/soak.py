@@ -110,18 +110,18 @@ def memory_slopes(processes: pd.DataFrame, warm_up: float) -> dict[str, dict[str
     """Return the growth of the private memory of each kind of process, and of all, in MB per hour."""
     private = by_time(processes, "private")
     private["all"] = private.sum(axis=1)
-    return {str(kind): judged(private[kind], warm_up, ALLOWED_MB) for kind in private}
+    return {str(kind): growth(private[kind], warm_up, ALLOWED_MB) for kind in private}
 
 
 def file_slopes(processes: pd.DataFrame, warm_up: float) -> dict[str, Any]:
     """Return the growth of the number of open files of all processes, per hour."""
-    return judged(by_time(processes, "files").sum(axis=1), warm_up, ALLOWED_COUNT)
+    return growth(by_time(processes, "files").sum(axis=1), warm_up, ALLOWED_COUNT)
 
 
 def count_slopes(system: pd.DataFrame, warm_up: float) -> dict[str, dict[str, Any]]:
     """Return the growth of each count, per hour."""
     table = system.set_index("seconds")
-    return {name: judged(table[name].dropna(), warm_up, ALLOWED_COUNT) for name in COUNTS}
+    return {name: growth(table[name].dropna(), warm_up, ALLOWED_COUNT) for name in COUNTS}
 
 
 def by_time(processes: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -129,7 +129,7 @@ def by_time(processes: pd.DataFrame, column: str) -> pd.DataFrame:
     return processes.pivot_table(index="seconds", columns="kind", values=column, aggfunc="sum").fillna(0.0)
 
 
-def judged(series: pd.Series, warm_up: float, allowed: float) -> dict[str, Any]:
+def growth(series: pd.Series, warm_up: float, allowed: float) -> dict[str, Any]:
     """Return slope, interval, level, peak and verdict of a quantity over time."""
     found = slope(series.index.to_numpy(float), series.to_numpy(float), warm_up=warm_up)
     rounded = {name: round(value, 2) for name, value in asdict(found).items()}

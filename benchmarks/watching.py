@@ -3,7 +3,7 @@
 Memory is read from ``/proc`` and kept in three parts: ``private`` (the process's own heap, RssAnon), ``store`` (pages
 of Ray's object store that it has mapped, RssShmem, which several processes count at once), and what is left of ``rss``:
 program code. A process's USS would be its private memory and those store pages that nobody else happens to have mapped;
-growth is therefore judged by ``private``.
+growth is therefore measured by ``private``.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def watch(
     processes: list[dict[str, Any]] = []
     system: list[dict[str, Any]] = []
     store = ObjectStore()
-    start = told = time.monotonic()
+    start = logged = time.monotonic()
     with (folder / "job.log").open("w") as log:
         job = subprocess.Popen(list(command), env=variables, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603 - ours
         while job.poll() is None:
@@ -143,8 +143,8 @@ def watch(
             if seconds >= stop_after:
                 job.terminate()
                 stop_after = float("inf")
-            if time.monotonic() - told >= 60:
-                told = time.monotonic()
+            if time.monotonic() - logged >= 60:
+                logged = time.monotonic()
                 _keep(folder, processes, system)  # a long watch can be looked at while it lasts
                 private = sum(row["private"] for row in rows)
                 print(f"{seconds / 60:5.1f} min  {private:,.0f} MB private, {system[-1]}", flush=True)

@@ -63,7 +63,7 @@ def test_shards_of_laxer_limits_are_refused(table: Path, tmp_path: Path) -> None
         PretrainConfig.of(data=str(shards), max_atoms=2),
         PretrainConfig.of(data=str(shards), min_distance=1.0),
     ):
-        with pytest.raises(ValueError, match=r"featurize again, or take .* --max-atoms 500 --min-distance 0\.5$"):
+        with pytest.raises(ValueError, match=r"featurize again, or accept .* --max-atoms 500 --min-distance 0\.5$"):
             prepared(strict, tmp_path)
     assert prepared(PretrainConfig.of(data=str(shards), max_atoms=600, min_distance=0.1), tmp_path) == shards
 

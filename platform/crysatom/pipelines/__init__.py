@@ -1,1 +1,1 @@
-"""The whole work of each job: data, training, tracking, figures. Jobs only call these."""
+"""The pipeline of each job: data, training, tracking, figures. Jobs only call these."""

@@ -1,4 +1,4 @@
-"""The whole training of a predictor: data, training, evaluation, model, tracking, figures."""
+"""The pipeline that trains a predictor: data, training, evaluation, model, tracking, figures."""
 
 from __future__ import annotations
 

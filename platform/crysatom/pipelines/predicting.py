@@ -1,4 +1,4 @@
-"""The whole prediction of new crystals: models, crystals, a file of predictions and one of rejected crystals."""
+"""The pipeline that predicts new crystals: models, crystals, a file of predictions and one of rejected crystals."""
 
 from __future__ import annotations
 

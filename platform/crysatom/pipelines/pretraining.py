@@ -1,4 +1,4 @@
-"""The whole pretraining: data, training, vectors, card, tracking, figures."""
+"""The pretraining pipeline: data, training, vectors, card, tracking, figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vectors by SkipAtom and Atom2Vec, and controls: data, counts, vectors, card, tracking."""
+"""The pipeline for vectors by SkipAtom and Atom2Vec, and controls: data, counts, vectors, card, tracking."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole sweep: graphs once, trials on Ray Tune, their record, MLflow, the table, the best preset."""
+"""The pipeline of a sweep: graphs once, trials on Ray Tune, their record, MLflow, the table, the best preset."""
 
 from __future__ import annotations
 
