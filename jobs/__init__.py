@@ -1,1 +1,1 @@
-"""Entry points: each parses a configuration, calls one function and says where the result is."""
+"""Entry points: each parses a configuration, calls one function and prints the path of the result."""

@@ -1,6 +1,6 @@
-"""What every job does first and last: make ``crysatom`` importable, speak plainly, end in one sentence.
+"""First and last steps of every job: make ``crysatom`` importable, set up logging, end with one message.
 
-Jobs import what is heavy after their flags were read: --help and a wrong flag answer in a third of a second, not ten.
+Jobs import heavy packages only after parsing flags, so --help and wrong flags answer in 0.3 s, not 10 s.
 """
 
 import io
@@ -21,59 +21,59 @@ DEBUG = "--debug"
 
 
 def run(main: Callable[[], int | None], kept: str = "nothing", *, resumes: bool = False) -> NoReturn:
-    """Do a job and end with its exit code; what stops it is told in one sentence, and what a signal ended says so.
+    """Run a job and exit with its code. An error is printed as one sentence, a signal gives the signal's exit code.
 
-    Where Ray waits, and in others' code, what a handler of signals raises becomes something else; so it is noted.
+    Signals are recorded, because Ray and other libraries may replace the exception that a signal handler raises.
 
     Args:
         main: The job; returns its exit code.
-        kept: What of its work outlives Ctrl-C.
-        resumes: Whether ``--resume`` goes on from there.
+        kept: What is kept of its work after Ctrl-C.
+        resumes: Whether ``--resume`` continues from there.
 
     """
-    from crysatom.runs.ending import INTERRUPTED, UNREAD, how_to_go_on, say, told
+    from crysatom.runs.ending import INTERRUPTED, UNREAD, print_message, report_error, resume_hint
 
     debug = DEBUG in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != DEBUG]
     ended: list[int] = []
 
-    def end(number: int, _: object) -> NoReturn:
+    def on_signal(number: int, _: object) -> NoReturn:
         ended.append(128 + number)
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         sys.exit(ended[0])
 
-    def nobody_reads() -> None:
+    def on_closed_pipe() -> None:
         ended.append(UNREAD)
         _terminate()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    sys.stdout, sys.stderr = (_terminal(stream, nobody_reads) for stream in (sys.stdout, sys.stderr))
+        signal.signal(number, on_signal)
+    sys.stdout, sys.stderr = (_terminal(stream, on_closed_pipe) for stream in (sys.stdout, sys.stderr))
     code: int | None
     try:
         code = main()
-    except BaseException as error:  # noqa: BLE001 - all end here
-        if isinstance(error, KeyboardInterrupt):  # of a training that has saved
+    except BaseException as error:  # noqa: BLE001 - every exit passes here
+        if isinstance(error, KeyboardInterrupt):  # raised by a training after its checkpoint
             ended.append(INTERRUPTED)
-        code = ended[0] if ended else told(error, debug=debug)
+        code = ended[0] if ended else report_error(error, debug=debug)
         if code == INTERRUPTED:
-            say(how_to_go_on(error, kept, resumes=resumes))
-    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))  # Ray takes seconds to end
+            print_message(resume_hint(error, kept, resumes=resumes))
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))  # Ray takes seconds to shut down
     print(end="", flush=True)
     sys.exit(code)
 
 
 def begin(config: Any, *, names: Sequence[str] = (), out_is_file: bool = False) -> None:
-    """Set up the process, and refuse at once, not after ten seconds of imports, what cannot be done.
+    """Set up the process and check inputs and outputs, before imports that take ten seconds.
 
     Args:
         config: Configuration of the job.
-        names: Names of the folders in ``out`` that the job will use, where they are known.
+        names: Names of the folders in ``out`` that the job will use, if known.
         out_is_file: Whether ``out`` is a file, rather than a folder.
 
     Raises:
-        ValueError: If there are no such data, or results cannot be written.
+        ValueError: If the data do not exist, or results cannot be written.
 
     """
     set_up_process()
@@ -92,7 +92,7 @@ def begin(config: Any, *, names: Sequence[str] = (), out_is_file: bool = False) 
 
 
 def set_up_process() -> None:
-    """Show what ``crysatom`` says it is doing, and all warnings, as plain lines."""
+    """Show log messages of ``crysatom`` and all warnings as plain lines."""
     stream: Any
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
@@ -110,17 +110,17 @@ def start_ray() -> None:
     start_ray()
 
 
-def _terminal(stream: TextIO, nobody_reads: Callable[[], None]) -> TextIO:
-    """Return a stream of the process for people to read; a closed one, which is None, as it is."""
+def _terminal(stream: TextIO, on_closed_pipe: Callable[[], None]) -> TextIO:
+    """Return a wrapper of a standard stream for people to read; None, a closed stream, stays None."""
     from crysatom.config.terminal import Terminal
 
     if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="backslashreplace")  # in a locale that lacks a character of somebody's name
-    return cast(TextIO, stream and Terminal(stream, nobody_reads))
+        stream.reconfigure(errors="backslashreplace")  # for locales that lack a character
+    return cast(TextIO, stream and Terminal(stream, on_closed_pipe))
 
 
 def _terminate() -> None:
-    """End as SIGTERM would, with a checkpoint where there is a training, from whatever thread."""
+    """End the job as SIGTERM does, with a checkpoint if it trains, from any thread."""
     if threading.current_thread() is threading.main_thread():
         signal.raise_signal(signal.SIGTERM)
     else:
@@ -128,16 +128,16 @@ def _terminate() -> None:
 
 
 class _PlainFormatter(logging.Formatter):
-    """The message, on one line if it is ours; its level in front where it is a warning or worse."""
+    """Formats a message, on one line if it is from crysatom, with its level in front if it is a warning or worse."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's
         from crysatom.config.terminal import one_line
 
-        text = super().formatMessage(record)  # a stranger's id in it may hold a line break
+        text = super().formatMessage(record)  # an id from a user's file may contain a line break
         return one_line(text) if record.name.startswith("crysatom") else text
 
     def format(self, record: logging.LogRecord) -> str:
         from crysatom.config.secrets import scrubbed
 
-        text = scrubbed(super().format(record))  # whatever a library says of a server
+        text = scrubbed(super().format(record))  # libraries may print a server's URI
         return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"

@@ -1,4 +1,4 @@
-"""Bring crystals from any source to a crystal table: ``python jobs/ingest.py --source my_cifs --out data/mine``."""
+"""Read crystals from any source into a crystal table: ``python jobs/ingest.py --source my_cifs --out data/mine``."""
 
 import dataclasses
 import sys
@@ -26,7 +26,7 @@ def main() -> int:
         print(f"quarantine: {report.quarantine} (id, source, reason and advice for each)")
         print(describe_reasons(report.reasons))
     if report.notes_file:
-        print(f"notes:      {report.notes_file} (id, source, and what was decided when the crystal was read)")
+        print(f"notes:      {report.notes_file} (id, source, and a note of the reader)")
         print(describe_reasons(report.notes))
     if report.accepted:
         return 0
@@ -35,4 +35,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    bootstrap.run(main, kept="nothing; a table appears whole, at the end")
+    bootstrap.run(main, kept="nothing; the table is written at the end")

@@ -26,4 +26,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    bootstrap.run(main, kept="the predictions that were there before; new ones appear whole, at the end")
+    bootstrap.run(main, kept="the previous predictions; new ones replace them at the end")

@@ -1,4 +1,4 @@
-"""One HTML page of what MLflow holds: ``python jobs/report.py --experiment crysatom-pretrain --out report.html``."""
+"""Make an HTML page from MLflow: ``python jobs/report.py --experiment crysatom-pretrain --out report.html``."""
 
 import bootstrap  # makes crysatom importable
 
@@ -15,4 +15,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    bootstrap.run(main, kept="the page that was there before; a new one appears whole, at the end")
+    bootstrap.run(main, kept="the previous page; a new one replaces it at the end")

@@ -15,4 +15,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    bootstrap.run(main, kept="graphs; vectors are made anew, in minutes")
+    bootstrap.run(main, kept="graphs; vectors are recomputed, in minutes")

@@ -61,7 +61,7 @@ def main() -> None:
     def stop(*_: Any, **__: Any) -> None:
         raise FirstGradientReached
 
-    torch.Tensor.backward = stop  # type: ignore[method-assign,assignment]
+    torch.Tensor.backward = stop  # type: ignore[method-assign]
     sys.argv = sys.argv[1:]
     sys.path.insert(0, str(Path(sys.argv[0]).resolve().parent))
     sys.setprofile(walk.call)

@@ -56,7 +56,7 @@ class Telling(PlainContext):
         super().__init__(folder)
         self.said: list[str] = []
 
-    def say(self, sentence: str) -> None:
+    def log(self, sentence: str) -> None:
         self.said.append(sentence)
 
 

@@ -41,9 +41,9 @@ LATEST = 12
 EPOCH_S = 1.5
 """Approximate time of an epoch."""
 
-WORKER_LOST = "training goes on from"
+WORKER_LOST = "training resumes from"
 TRIAL_LOST = "its process ended before its work"
-PREEMPTED = "about to be taken away: saving now"
+PREEMPTED = "about to be preempted: saving now"
 STOPPED = "stopped after"
 NOT_WRITTEN = "could not be written"
 DAMAGED = "is damaged: "

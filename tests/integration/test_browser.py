@@ -125,7 +125,7 @@ def test_a_store_or_experiment_that_is_not_there_is_said(place: Path) -> None:
     warning, error = silent.stderr.splitlines()
     assert warning.startswith("warning: a URI on the command line holds a password")
     assert error.startswith("error: http://...@127.0.0.1:")
-    assert "cannot be asked for its runs" in silent.stderr
+    assert "could not be read: its runs" in silent.stderr
     assert "secret" not in silent.stderr + silent.stdout
 
 

@@ -58,8 +58,8 @@ def test_ctrl_c_while_libraries_are_loaded_ends_the_job_in_a_few_words(tmp_path:
     out, err = job.communicate(timeout=WAIT_S)
     assert (job.returncode, out) == (130, ""), err
     empty, kept, how = err.splitlines()
-    assert (empty, kept) == ("", "interrupted; kept: nothing; a table appears whole, at the end")
-    assert shlex.split(how.removeprefix("to go on: ")) == given
+    assert (empty, kept) == ("", "interrupted; kept: nothing; the table is written at the end")
+    assert shlex.split(how.removeprefix("to continue: ")) == given
 
 
 @pytest.mark.slow
@@ -75,12 +75,12 @@ def test_ctrl_c_in_a_training_keeps_its_steps_and_the_command_that_is_told_goes_
     out, err = job.communicate(timeout=WAIT_S)
     assert job.returncode == 130, out + err
     assert "Traceback" not in out + err
-    assert "SIGINT: saving after this step, then ending" in out
+    assert "SIGINT: saving after this step, then stopping" in out
     empty, kept, where, how = err.splitlines()
     assert (empty, kept) == ("", "interrupted; kept: graphs and the newest checkpoints")
     newest = where.removeprefix(f"the run is in {folder}, its newest checkpoint ")
     assert (folder / "checkpoints" / newest).is_dir()
-    again = how.removeprefix("to go on: ")
+    again = how.removeprefix("to continue: ")
     assert shlex.split(again) == [*given, "--resume"]
     codes, said = pipeline(f"{again} > told", place)
     assert (codes, said) == ([0], "")

@@ -125,7 +125,7 @@ class Deadly(Ensemble):
 def test_a_batch_that_kills_its_workers_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crysatom.cluster.predict.MAX_DEATHS", 1)
     monkeypatch.setattr(predicting, "Ensemble", Deadly)
-    with pytest.raises(RuntimeError, match=r"prediction workers died more than 1 times, at last so: .*; if memory"):
+    with pytest.raises(RuntimeError, match=r"prediction workers died more than 1 times, the last with: .*; if memory"):
         predict("cifs", out="p.csv", num_workers=1)
     assert not list(Path().glob("p*.csv"))
 
@@ -175,7 +175,7 @@ def test_exit_codes_and_what_is_left_behind(place: Path) -> None:
     assert (place / "p.csv").read_bytes() == before
     flags = run_here("predict", "cifs")
     assert flags.returncode == 2
-    assert "say by which model to predict: --model" in flags.stderr
+    assert "give a model: --model" in flags.stderr
     assert predict("cifs/a000.cif", out="p.csv").quarantine is None
     assert not (place / "p.quarantine.csv").exists(), "it was of an earlier run"
 
@@ -198,7 +198,7 @@ def test_an_input_without_crystals_is_named(place: Path) -> None:
     (place / "none.json").write_text("[]")
     empty = run_here("predict", "--model", "model", "none.json", "--out", "p.csv")
     assert (empty.returncode, empty.stderr) == (2, "error: no crystal was predicted; there was none in the input\n")
-    assert "warning: none.json: there is no crystal in it" in empty.stdout
+    assert "warning: none.json: it contains no crystal" in empty.stdout
     assert not (place / "p.quarantine.csv").exists()
 
 
@@ -340,7 +340,9 @@ def test_a_published_checkpoint_of_cgcnn(place: Path, caplog: pytest.LogCaptureF
     report = predict("aflow:prototypes", model="model.pth.tar", out="p.csv")
     assert (report.predicted, report.property, report.unit) == (288, "energy", "")
     assert report.flags["unknown_training"] == 288
-    told = "model.pth.tar does not say all of what its training crystals were like: its predictions are flagged "
+    told = (
+        "model.pth.tar does not record all elements and ranges of its training crystals: its predictions are flagged "
+    )
     assert caplog.messages.count(f"{told}unknown_training") == 1
     table = pd.read_csv(place / "p.csv", keep_default_na=False)
     assert set(table["unit"]) == {""}
@@ -350,8 +352,8 @@ def test_a_published_checkpoint_of_cgcnn(place: Path, caplog: pytest.LogCaptureF
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"inputs": ()}, "say what to predict"),
-        ({"model": ()}, "say by which model"),
+        ({"inputs": ()}, "give the crystals to predict"),
+        ({"model": ()}, "give a model"),
         ({"out": "folder"}, "out must name a .csv file, got 'folder'"),
         ({"num_workers": -1}, "num_workers must not be negative"),
     ],

@@ -166,7 +166,7 @@ def test_a_worker_killed_in_mid_epoch_changes_nothing(
     killer.join()
     assert killed[0][-1] < f"epoch-{EPOCHS - 1:06d}", "it was killed after its work"
     shown = capsys.readouterr().out
-    assert "training goes on from the last checkpoint" in shown
+    assert "training resumes from the last checkpoint" in shown
     assert shown.count("training on 2 x cpu") == 2
     assert difference(finished, undisturbed) <= 1e-6
     assert epochs_in_mlflow(finished) == list(range(EPOCHS))
@@ -226,12 +226,12 @@ def test_a_killed_job_is_resumed_and_nothing_else_takes_its_folder(
     assert "Traceback" not in output
     assert "*** SIGTERM" not in output, "a user who stops a job needs no stack trace of Ray"
     if number != signal.SIGKILL:
-        assert f"{number.name}: saving after this step, then ending; a second one ends at once\n" in output
-        assert re.search(r"stopped after (step \d of )?epoch \d, as asked; go on with --resume\n", output)
+        assert f"{number.name}: saving after this step, then stopping; a second one stops at once\n" in output
+        assert re.search(r"stopped after (step \d of )?epoch \d, as requested; continue with --resume\n", output)
         in_the_midst = "stopped after step" in output  # otherwise the request came at the last step of an epoch
         assert bool(list((folder / CHECKPOINTS).glob("step-*"))) >= in_the_midst
     run_id = json.loads((folder / "tracking" / "state.json").read_text())["run_id"]
-    assert ("\nto go on: " in output) == (number == signal.SIGINT)
+    assert ("\nto continue: " in output) == (number == signal.SIGINT)
     status = "RUNNING" if number == signal.SIGKILL else "KILLED"
     assert client(store(place)).get_run(run_id).info.status == status
 

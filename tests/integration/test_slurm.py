@@ -66,7 +66,7 @@ def test_a_job_is_stopped_queued_again_and_finished(environment: dict[str, str],
     [script] = psutil.Process(job.pid).children()
     script.send_signal(signal.SIGTERM)  # as Slurm does, to the script alone
     assert job.wait() == 128 + signal.SIGTERM, log.read_text()
-    assert "SIGTERM: saving after this step, then ending" in log.read_text()
+    assert "SIGTERM: saving after this step, then stopping" in log.read_text()
     assert "stopped before its end; requeued" in log.read_text()
     assert (tmp_path / "scontrol").read_text() == f"requeue {os.getpid()}\n"
     assert not history.exists(), "it was written at the end of the run"

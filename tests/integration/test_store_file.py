@@ -131,7 +131,9 @@ def test_the_repair_of_a_half_migrated_store(home: Path, tmp_path: Path, caplog:
     again = Tracker.at(home / "runs" / "a", uri(tmp_path / "later"))
     again.log_metrics({"loss": 0.25}, 1)
     [said] = caplog.messages
-    assert said.startswith(f"MLflow at {again.uri} cannot be told ({database(tmp_path / 'later')} is a store that was")
+    assert said.startswith(
+        f"MLflow at {again.uri} cannot be updated ({database(tmp_path / 'later')} is a store that was"
+    )
     repair = said.partition("Put it aside: ")[2].partition(" ;")[0]
     subprocess.run(shlex.split(repair), check=True)
     assert again.flush(new_run=True)
@@ -160,7 +162,7 @@ NO_STORE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another program's": (
         lambda file: (file.unlink(), change(file, "CREATE TABLE systems (id INTEGER)")),
-        "is no MLflow store but a database of systems; name another store",
+        "is not an MLflow store but a database of systems; name another store",
     ),
     "no database": (
         lambda file: file.write_text("x" * 1000),
@@ -203,13 +205,13 @@ def test_options_of_the_uri_are_not_part_of_the_name(home: Path, monkeypatch: py
 
 @pytest.mark.parametrize("given", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///file:a.db?uri=true"])
 def test_a_store_that_would_not_last_is_refused(given: str) -> None:
-    with pytest.raises(ValueError, match=r"names no file that would last; write sqlite:///PATH"):
+    with pytest.raises(ValueError, match=r"names no file on disk; write sqlite:///PATH"):
         resolve_uri(given, Path.cwd())
 
 
 def repaired(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """Follow the advice of the message."""
-    _, _, command = str(error).partition("Make them right by: python -m ")
+    _, _, command = str(error).partition("Correct them by: python -m ")
     module, *arguments = shlex.split(command)
     assert module == relocate.__name__
     monkeypatch.setattr(sys, "argv", [module, *arguments])
@@ -228,7 +230,7 @@ def test_a_home_that_was_moved_keeps_working(home: Path, tmp_path: Path, monkeyp
     moved = tmp_path / "another place" / "that's mine"
     moved.parent.mkdir()
     shutil.move(home, moved)
-    with pytest.raises(MovedHomeError, match=r"was moved or copied. Make them right by: python -m") as caught:
+    with pytest.raises(MovedHomeError, match=r"was moved or copied. Correct them by: python -m") as caught:
         load_vectors("models:/vectors/1", uri(moved))
     repaired(caught.value, monkeypatch)
     assert readable(moved, first)
@@ -305,7 +307,7 @@ def test_nothing_to_relocate(home: Path, monkeypatch: pytest.MonkeyPatch, capsys
     relocate.main()
     assert "nothing to do" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["relocate", "--tracking-uri", "http://127.0.0.1:5000"])
-    with pytest.raises(SystemExit, match="is no sqlite file that is there"):
+    with pytest.raises(SystemExit, match="is not an existing sqlite file"):
         relocate.main()
 
 

@@ -123,7 +123,7 @@ def test_registered_vectors_read_back_equal(directory: Path) -> None:
     np.testing.assert_array_equal(named.vectors, permuted(TABLE, 0).vectors)
     assert named.provenance["of"]["of"] == TABLE.provenance
     for uri in ("models:/crysatom-vectors/1", "models:/crysatom-vectors@best"):
-        with pytest.raises(ValueError, match=f"^{uri} holds no model of a property: .* is it a version of vectors"):
+        with pytest.raises(ValueError, match=f"^{uri} holds no predictor: .* is it a version of vectors"):
             fetch_model(uri)
     version = mlflow.get_model_version("crysatom-vectors", "1")
     assert version.run_id == tracker.run_id
@@ -171,7 +171,7 @@ def test_vectors_that_are_not_there(directory: Path, uri: str) -> None:
     assert directory.is_dir()
     with pytest.raises(ValueError, match=f"{uri}: not found in sqlite"):
         load_vectors(uri)
-    with pytest.raises(ValueError, match="say which version"):
+    with pytest.raises(ValueError, match="give a version"):
         load_vectors("models:/crysatom-vectors")
 
 
@@ -307,7 +307,7 @@ def test_one_at_a_time_tells_mlflow(
     with FileLock(tracker.folder / "tracking" / ".lock"):  # as another process that flushes
         assert not here.flush()
     [said] = caplog.messages
-    assert "cannot be told (another process is sending this journal)" in said
+    assert "cannot be updated (another process is sending this journal)" in said
     assert here.flush()
     assert all_runs(here) == [here.run_id]
 
@@ -398,7 +398,7 @@ def test_a_deleted_run_is_replaced_by_one_with_everything(
         tracker.register("crysatom-vectors", {}, directory / "vectors", to="vectors")
     tracker.log_metrics({"train/loss": 0.0}, 2)
     assert tracker.finish()
-    assert f"run {deleted} was deleted. A new run is made, and told everything" in caplog.text
+    assert f"run {deleted} was deleted. A new run is created with all records" in caplog.text
     assert "refused" not in caplog.text
     assert all_runs(tracker) == [tracker.run_id]
     assert tracker.run_id != deleted
@@ -424,7 +424,10 @@ def test_a_run_that_the_store_does_not_have_is_not_made_anew_unasked(
     other.log_metrics({"train/loss": 0.5}, 1)
     assert not other.finish()
     assert all_runs(other, ViewType.ALL) == []
-    assert f"cannot be told (it has no run {tracker.run_id}, as which this one began: name the store" in caplog.text
+    assert (
+        f"cannot be updated (it has no run {tracker.run_id}, under which this run was started: name the store"
+        in caplog.text
+    )
     assert "add --new-run" in caplog.text
 
     right = Tracker.at(folder, "sqlite:///right.db")  # the mistake lost or duplicated nothing
@@ -463,7 +466,7 @@ def test_a_deleted_experiment_is_named_and_its_run_goes_on_when_it_is_back(
     assert not tracker.finish()
     assert not begun_later.finish()
     restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
-    assert "cannot be told (experiment 'tests' was deleted; take it back by: MLFLOW_TRACKING_URI=" in caplog.text
+    assert "cannot be updated (experiment 'tests' was deleted; restore it by: MLFLOW_TRACKING_URI=" in caplog.text
     assert restore in caplog.text
     client(tracker.uri).restore_experiment(experiment.experiment_id)
     assert tracker.flush()

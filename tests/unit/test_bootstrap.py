@@ -157,6 +157,6 @@ def test_ctrl_c_says_what_is_kept_and_gives_a_command_that_survives_a_shell(
     assert code_of(raising(interrupt), "checkpoints", resumes=True) == 130
     first, kept, note, command = capsys.readouterr().err.splitlines()
     assert (first, kept, note) == ("", "interrupted; kept: checkpoints", "the run is in /x")
-    assert command.startswith("to go on: ")
-    _, *arguments = shlex.split(command.removeprefix("to go on: "))
+    assert command.startswith("to continue: ")
+    _, *arguments = shlex.split(command.removeprefix("to continue: "))
     assert arguments == ["jobs/pretrain.py", "--name", name, "--resume"]

@@ -11,7 +11,7 @@ from ray.exceptions import RayActorError
 from ray.train import ControllerError, WorkerGroupError
 
 from crysatom.cluster.failures import cause, may_be_lost_worker, summary
-from crysatom.runs.ending import told
+from crysatom.runs.ending import report_error
 from crysatom.training.loop import NonFiniteLossError
 
 GLOO = RuntimeError("[../gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1234\nand more")
@@ -60,10 +60,10 @@ def test_what_a_task_raised_is_found_in_what_ray_makes_of_it(capsys: pytest.Capt
     of_training = WorkerGroupError("long text", {0: in_task.value})
     for error in (in_task.value, in_data.value, of_training, ControllerError(of_training)):
         assert type(cause(error)) is ValueError
-        assert told(error) == 1
+        assert report_error(error) == 1
         assert capsys.readouterr().err == "error: row 3 of x.parquet is damaged\n"
     died = RayActorError()
     assert cause(died) is died
-    assert told(died) == 1
+    assert report_error(died) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
-    assert told(cause(WorkerGroupError("long text", {0: KeyError("x")}))) == 70
+    assert report_error(cause(WorkerGroupError("long text", {0: KeyError("x")}))) == 70

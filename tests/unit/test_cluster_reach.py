@@ -69,9 +69,9 @@ def test_somebody_else(http: int) -> None:
     [
         (
             "http://127.0.0.1:8265",
-            "^RAY_ADDRESS=http://127.0.0.1:8265 is that of a dashboard, to which jobs are submitted",
+            "^RAY_ADDRESS=http://127.0.0.1:8265 is a dashboard's address, to which jobs are submitted",
         ),
-        ("somewhere", "^RAY_ADDRESS=somewhere is no HOST:PORT$"),
+        ("somewhere", "^RAY_ADDRESS=somewhere is not HOST:PORT$"),
     ],
 )
 def test_what_is_no_address_is_refused_at_once(where: str, said: str) -> None:

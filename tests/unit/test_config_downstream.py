@@ -76,7 +76,7 @@ def test_refusals_name_the_field_and_the_value(name: str, value: Any) -> None:
 def test_refusals_of_combinations_say_what_to_do() -> None:
     with pytest.raises(ValueError, match="batch_size 4 is smaller than num_workers 5"):
         DownstreamConfig.of(batch_size=4, num_workers=5)
-    with pytest.raises(ValueError, match="with selection 'last' set it to 0"):
+    with pytest.raises(ValueError, match="set it to 0 with selection 'last'"):
         DownstreamConfig.of(patience=3, selection="last")
 
 

@@ -16,7 +16,7 @@ def test_inputs_are_positional_and_models_repeated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(["one.cif"], "say by which model"), (["--model", "a"], "say what")]
+    ("arguments", "message"), [(["one.cif"], "give a model"), (["--model", "a"], "give the crystals")]
 )
 def test_what_is_missing_is_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

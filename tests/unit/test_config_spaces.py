@@ -66,7 +66,7 @@ def test_a_grid_has_every_combination_and_a_drawn_space_is_the_same_for_the_same
         ({"objective": "downstream", "settings": {"patience": Choice((0, 5))}}, "patience cannot be searched"),
         ({"settings": {"epochs": Choice((5,))}}, "epochs cannot be searched"),
         ({"settings": {"num_workers": Choice((5,))}}, "num_workers cannot be searched"),
-        ({"settings": {"lr": Uniform(0, 1)}}, "num_trials must say"),
+        ({"settings": {"lr": Uniform(0, 1)}}, "num_trials must be above 0"),
         ({"settings": {}}, "needs settings"),
         ({"fixed": {"data": "x"}}, "data cannot be fixed"),
         ({"halving": 1.0}, "halving must be 0 or above 1, got 1"),

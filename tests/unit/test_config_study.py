@@ -21,7 +21,7 @@ def test_tables_are_named_or_name_themselves() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "say what to compare"),
+        ([], "give the tables to compare"),
         (["--vectors", "onehot", "a=random", "a=onehot92"], "two tables are called a"),
         (["--vectors", "onehot", "--draws", "10"], "draws must be at least 99"),
         (["--vectors", "onehot", "--seed", "-1"], "seed must not be negative"),

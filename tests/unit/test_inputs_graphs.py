@@ -63,7 +63,7 @@ def test_shards_of_laxer_limits_are_refused(table: Path, tmp_path: Path) -> None
         PretrainConfig.of(data=str(shards), max_atoms=2),
         PretrainConfig.of(data=str(shards), min_distance=1.0),
     ):
-        with pytest.raises(ValueError, match=r"featurize again, or take .* --max-atoms 500 --min-distance 0\.5$"):
+        with pytest.raises(ValueError, match=r"featurize again, or accept .* --max-atoms 500 --min-distance 0\.5$"):
             prepared(strict, tmp_path)
     assert prepared(PretrainConfig.of(data=str(shards), max_atoms=600, min_distance=0.1), tmp_path) == shards
 
@@ -71,7 +71,7 @@ def test_shards_of_laxer_limits_are_refused(table: Path, tmp_path: Path) -> None
 def test_shards_are_taken_as_they_are_if_they_hold_the_graphs_asked_for(table: Path, tmp_path: Path) -> None:
     shards = prepared(PretrainConfig.of(data=str(table), num_workers=0), tmp_path)
     assert prepared(PretrainConfig.of(data=str(shards), num_workers=0), tmp_path) == shards
-    with pytest.raises(ValueError, match=r"graphs made with \{'cutoff': 8.0\}, this run wants \{'cutoff': 6.0\}"):
+    with pytest.raises(ValueError, match=r"graphs made with \{'cutoff': 8.0\}, this run needs \{'cutoff': 6.0\}"):
         prepared(PretrainConfig.of(data=str(shards), num_workers=0, cutoff=6.0), tmp_path)
 
 

@@ -67,7 +67,7 @@ def test_missing_vectors_are_refused_left_out_or_predicted(
         left = volumes(folder, tiny(vectors=vectors, missing_vectors="leave_out"))
     counts = [len(data.split.train) + len(data.split.val) + len(data.split.test) for data in (whole, left)]
     assert len(left.left_out) == counts[0] - counts[1] > 0
-    assert f"{len(left.left_out)} crystals hold elements without a vector" in caplog.text
+    assert f"{len(left.left_out)} crystals contain elements without a vector" in caplog.text
     assert set(left.left_out["elements"]) <= {"O", "Cs", "O Cs"}
     assert not elements_of(left, "train") & {8, 55}
     kept = {*left.split.ids("train"), *left.split.ids("val"), *left.split.ids("test")}

@@ -136,7 +136,7 @@ def test_a_checkpoint_that_does_not_say_what_it_predicts_is_no_part_of_an_ensemb
         files.append(path.rename(path.with_name("model_best.pth.tar")))
     assert [(open_model(file).property, open_model(file).unit) for file in files] == [("model_best", "")] * 2
     assert len(ensemble(files[0]).models) == 1
-    with pytest.raises(ValueError, match=r"does not say what it is of: \S+gap/model_best.pth.tar, \S+density/model_be"):
+    with pytest.raises(ValueError, match=r"do not name theirs: \S+gap/model_best.pth.tar, \S+density/model_be"):
         ensemble(*files)
 
 
@@ -179,7 +179,7 @@ def test_a_prediction_that_is_no_number_is_rejected(tmp_path: Path) -> None:
         models.models[0].module.predictor.fc_out.bias.fill_(float("inf"))
     [row] = models.predict_records(raw(cif())).to_pylist()
     assert (row["reason"], row["prediction"]) == ("not_finite", None)
-    assert "m predicts inf; look whether the crystal is what it should be" in row["detail"]
+    assert "m predicts inf; check the crystal, then the weights" in row["detail"]
 
 
 def test_the_model_of_a_run_is_found_in_its_folder(tmp_path: Path) -> None:

@@ -170,7 +170,9 @@ def test_checkpoints_of_older_versions_are_read_and_what_they_lack_is_said(
     old = without_checksums(run / "epoch-000002")
     with caplog.at_level(logging.INFO, checkpoints.logger.name):
         assert newest(run) == old
-    assert caplog.messages == [f"checkpoint {old} has no checksums, being of an older version: sizes alone are checked"]
+    assert caplog.messages == [
+        f"checkpoint {old} has no checksums, because an older version wrote it: only sizes are checked"
+    ]
     assert torch.equal(load(old)[0]["state"]["model/a"], expected[0]["state"]["model/a"])
     cut(old)
     assert newest(run) == run / "epoch-000001"
@@ -185,7 +187,9 @@ def test_a_checksum_cannot_be_left_out(run: Path) -> None:
 
 def test_a_damaged_checkpoint_is_refused_with_the_reason(run: Path) -> None:
     cut(run / "epoch-000002")
-    with pytest.raises(ValueError, match=r"epoch-000002 is not a whole checkpoint: state.safetensors has \d+ bytes of"):
+    with pytest.raises(
+        ValueError, match=r"epoch-000002 is not a complete checkpoint: state.safetensors has \d+ bytes of"
+    ):
         load(run / "epoch-000002")
 
 
@@ -241,7 +245,7 @@ def test_a_checkpoint_that_does_not_fit_is_said_and_the_one_before_stays(
     [said] = caplog.messages
     assert said.startswith(f"File too large: checkpoint {run / 'epoch-000003'} could not be written (")
     assert "bytes free of" in said
-    assert "Training goes on" in said
+    assert "Training continues" in said
     assert keep(run, "epoch-000004", lambda folder: megabyte(folder, 5))
     assert newest(run) == run / "epoch-000004"
 

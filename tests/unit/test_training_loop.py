@@ -154,7 +154,7 @@ def test_a_run_stopped_by_the_last_step_of_an_epoch_ends_with_the_checkpoint_of_
     config = tiny(epochs=2)
     data = data_of(config, shards)
     steps = data.train.num_steps()
-    with pytest.raises(StoppedError, match="stopped after epoch 0, as asked"):
+    with pytest.raises(StoppedError, match="stopped after epoch 0, as requested"):
         pretrain(config, data, Asking(tmp_path, steps, Action.STOP))
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-000000"]
     finished = pretrain(config, data, Asking(tmp_path, steps, Action.STOP))
@@ -175,7 +175,7 @@ def test_a_file_asks_for_the_end_and_the_clock_for_a_checkpoint(shards: Path, tm
     context.looked_at -= LOOK_S
     assert context.next_action() == Action.STOP
     context.looked_at -= LOOK_S
-    with pytest.raises(StoppedError, match="stopped after step 1 of epoch 0, as asked"):
+    with pytest.raises(StoppedError, match="stopped after step 1 of epoch 0, as requested"):
         pretrain(config, data_of(config, shards), context)
 
 
@@ -253,7 +253,7 @@ def test_checkpoints_are_safetensors_and_json(shards: Path, tmp_path: Path) -> N
 
 def test_an_incomplete_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=f"{tmp_path.name} is not a whole checkpoint: state.json cannot be read: No such file"
+        ValueError, match=f"{tmp_path.name} is not a complete checkpoint: state.json cannot be read: No such file"
     ):
         checkpoints.load(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Count elements, bonds and compounds on a Ray cluster: every CPU reads shards; what travels are the counts."""
+"""Count elements, bonds and compounds on a Ray cluster: every CPU reads shards; only counts are sent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crysatom.vectors.counts import Counts, count_file
 
 
 def count_on_cluster(shards: Sequence[Path], tolerance: float, cutoff: float) -> Counts:
-    """Return the counts over shards: those of :func:`crysatom.vectors.counts.count_file`, in whatever order."""
+    """Return the counts over shards, as from :func:`crysatom.vectors.counts.count_file`, in any order."""
     return Counts.total(_each(shards, tolerance, cutoff))
 
 

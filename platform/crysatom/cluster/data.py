@@ -25,11 +25,11 @@ from crysatom.training.loaders import Parts, costs_of, cuts, exchange
 from crysatom.training.pretrain import PretrainData
 
 SHUFFLE_BATCHES = 16
-"""Batches in the buffer that rows are drawn from; the order of the row groups is shuffled as well."""
+"""Number of batches in the shuffle buffer; the order of the row groups is shuffled too."""
 
 
 def streamed_dataset(config: PretrainConfig, shards: Path) -> ray.data.Dataset:
-    """Return the crystals to learn from, in a new order of row groups in each epoch."""
+    """Return the training crystals, with the row groups in a new order in each epoch."""
     source = GraphShards(shards, config.holdout_fraction, config.seed)
     dataset: ray.data.Dataset = ray.data.read_datasource(source, override_num_blocks=source.num_tasks())
     dataset.context.custom_execution_callback_classes = [Pause]
@@ -37,19 +37,18 @@ def streamed_dataset(config: PretrainConfig, shards: Path) -> ray.data.Dataset:
 
 
 class StreamedLoader:
-    """This worker's part of the stream that Ray Data splits between the workers.
+    """This worker's part of a stream that Ray Data splits between the workers.
 
-    Ray Data gives every worker equally many crystals, so up to ``num_workers - 1`` are left out of an epoch
-    (others each time); all workers step equally often, and each global batch but the last has exactly
-    ``batch_size`` crystals. Which crystals share a batch depends on the number of workers, unlike with the
-    resident loader; their masks do not. Where workers have parts that are not equal, slow ones hand some of each
-    batch to fast ones.
+    Ray Data gives every worker equally many crystals, so up to ``num_workers - 1`` crystals, different ones each time,
+    are left out of an epoch. All workers step equally often, and each global batch except the last has exactly
+    ``batch_size`` crystals. Unlike with the resident loader, the number of workers determines which crystals share a
+    batch, but not their masks. If parts are unequal, slow workers pass some crystals of each batch to fast ones.
 
     Args:
         config: Batch size and seed.
         count: Crystals in the stream.
-        sample: Reads a batch to be measured by, for which no stream has to begin.
-        device: Where batches are needed.
+        sample: Reads a batch for speed measurements, without starting a stream.
+        device: Device of the batches.
 
     """
 
@@ -60,11 +59,11 @@ class StreamedLoader:
         self.names: dict[int, str] = {}
 
     def share(self, parts: Parts) -> None:
-        """Give each worker its part of the cost of each global batch from now on."""
+        """Set each worker's part of the cost of every following global batch."""
         self.parts = parts
 
     def sample(self, epoch: int) -> Batch:  # noqa: ARG002 - always the same
-        """Return this worker's share of the first batch of the files."""
+        """Return this worker's share of the first batch in the files."""
         return self.source.sample(self.parts)
 
     def num_steps(self) -> int:
@@ -72,10 +71,10 @@ class StreamedLoader:
         return len(self.shares)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield this worker's share of each global batch; a short rest joins the last one.
+        """Yield this worker's share of each global batch; a short remainder joins the last one.
 
-        A stream begins with its beginning. So with ``start`` above 0 as many batches as are left are drawn anew, from
-        all crystals.
+        A stream cannot start in the middle. With ``start`` above 0, the remaining batches are drawn again from all
+        crystals.
         """
         nominal = self.config.optimization.batch_size // distributed.world_size()
         tables = ray.train.get_dataset_shard(STREAM).iter_batches(
@@ -86,14 +85,14 @@ class StreamedLoader:
             local_shuffle_seed=self.config.seed + epoch,
         )
         sizes = self.shares[start:] if start else self.shares[:-1]
-        for step, table in enumerate(recut(tables, sizes), start):  # all are read to the end, as Ray Data wants it
+        for step, table in enumerate(recut(tables, sizes), start):  # Ray Data requires reading to the end
             if step < len(self.shares):
                 share = table if self.parts is None else exchange(table, self.parts)
                 self.names = dict(zip(share[MATERIAL_KEY].to_pylist(), share[MATERIAL_ID].to_pylist(), strict=True))
                 yield collate(share).to(self.device)
 
     def material_ids(self, keys: list[int]) -> list[str]:
-        """Return the ids of crystals of the present batch by their keys; all workers call this together."""
+        """Return the ids of crystals of the current batch by their keys. All workers call this together."""
         known = {key: name for part in distributed.gather_objects(self.names) for key, name in part.items()}
         return [known.get(key, f"key {key}") for key in keys]
 
@@ -101,14 +100,14 @@ class StreamedLoader:
 def shares(count: int, batch_size: int, rank: int, num_workers: int) -> list[int]:
     """Return how many crystals a worker takes of each global batch of an epoch.
 
-    The shares of a batch add up to ``batch_size``. What does not divide goes to one worker each, in turn from batch
-    to batch, so that no worker is ever more than one crystal ahead of another. The last batch takes the rest.
+    The shares of a batch add up to ``batch_size``. The remainder of the division rotates over the workers, so no worker
+    is ever more than one crystal ahead of another. The last batch takes the rest.
 
     Args:
-        count: Crystals in the stream, of which every worker is given ``count // num_workers``.
+        count: Crystals in the stream; every worker gets ``count // num_workers``.
         batch_size: Crystals in a global batch, at least one per worker.
-        rank: Of the worker.
-        num_workers: Of all.
+        rank: Rank of the worker.
+        num_workers: Number of workers.
 
     """
     given = count // num_workers
@@ -119,7 +118,7 @@ def shares(count: int, batch_size: int, rank: int, num_workers: int) -> list[int
 
 
 def recut(tables: Iterable[pa.Table], sizes: Sequence[int]) -> Iterator[pa.Table]:
-    """Yield tables with the given numbers of rows, in order, then one with all rows that are left."""
+    """Yield tables with the given numbers of rows, in order, then one with all remaining rows."""
     held: list[pa.Table] = []
     tables = iter(tables)
     for size in sizes:
@@ -133,13 +132,13 @@ def recut(tables: Iterable[pa.Table], sizes: Sequence[int]) -> Iterator[pa.Table
 
 
 class TableLoader:
-    """Shards read in order, row group by row group, each worker taking its share of every batch.
+    """Shards read in order, row group by row group; each worker takes its share of every batch.
 
     Args:
         shards: Folder of graph shards.
         batch_size: Crystals in a global batch.
-        fraction: The held-out share if only held-out crystals are wanted, else None.
-        device: Where batches are needed.
+        fraction: Held-out fraction if only held-out crystals are wanted, else None.
+        device: Device of the batches.
 
     """
 
@@ -157,21 +156,21 @@ class TableLoader:
             yield collate(table.slice(rows[0] if len(rows) else 0, len(rows))).to(self.device)
 
     def sample(self, parts: Parts | None) -> Batch:
-        """Return this worker's part of the first batch, an equal one unless told otherwise."""
+        """Return this worker's part of the first batch; parts are equal if None."""
         table, workers = next(self._tables()), distributed.world_size()
         bounds = cuts(costs_of(table), np.full(workers, 1 / workers) if parts is None else parts)
         start, end = bounds[distributed.rank() :][:2]
         return collate(table.slice(start, end - start)).to(self.device)
 
     def material_ids(self, keys: list[int]) -> list[str]:
-        """Return the ids of crystals by their keys, reading the shards once more."""
+        """Return the ids of crystals by their keys; this reads the shards again."""
         found: list[str] = []
         for table in iter_tables(self.shards, (MATERIAL_ID, MATERIAL_KEY)):
             found += table.filter(pa.array(np.isin(table[MATERIAL_KEY].to_numpy(), keys)))[MATERIAL_ID].to_pylist()
         return found
 
     def _tables(self) -> Iterator[pa.Table]:
-        """Yield whole batches; what does not fill one joins the last."""
+        """Yield full batches; a short remainder joins the last one."""
         held: Any = None
         for table in iter_tables(self.shards, TRAINING_COLUMNS):
             chosen: Any = table

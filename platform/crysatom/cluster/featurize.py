@@ -1,7 +1,7 @@
-"""Featurize on a Ray cluster: every CPU makes shards, reading the table's rows and writing files itself.
+"""Featurize on a Ray cluster: every CPU makes shards, and itself reads the table's rows and writes the files.
 
-Table and output folder must lie where all nodes see them. Only the number of a shard and its counts
-travel through Ray, so that memory does not grow with the data.
+Table and output folder must be visible to all nodes. Only shard numbers and counts are sent through Ray, so memory
+does not grow with the data.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from crysatom.graphs.shard_task import ShardRecord, ShardTask, make_shard
 
 
 def featurize(config: FeaturizeConfig) -> FeaturizeReport:
-    """Turn crystals into graph shards; the bytes are those of :func:`crysatom.graphs.featurize.featurize_plain`.
+    """Turn crystals into graph shards, byte for byte those of :func:`crysatom.graphs.featurize.featurize_plain`.
 
     Raises:
         ValueError: If the crystals cannot be read, or the folder holds something else.
@@ -31,7 +31,7 @@ def featurize(config: FeaturizeConfig) -> FeaturizeReport:
 
 
 def _map_shards(tasks: list[ShardTask]) -> Iterator[ShardRecord]:
-    """Make shards on the cluster; yield their records as they are finished."""
+    """Make shards on the cluster; yield their records as they finish."""
     if not tasks:
         return
     dataset = ray.data.range(len(tasks), override_num_blocks=len(tasks))

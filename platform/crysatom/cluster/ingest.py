@@ -1,4 +1,4 @@
-"""Ingest on a Ray cluster: records are parsed and checked by all its CPUs, in order."""
+"""Ingest on a Ray cluster: all its CPUs parse and check records; order is kept."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from crysatom.crystals.examine import examine_batch
 from crysatom.crystals.ingest import IngestReport, run_ingest
 
 WINDOW_BYTES = 256_000_000
-"""Raw records in the object store at a time. The driver reads them, so that workers need not see its files."""
+"""Bytes of raw records in the object store at a time. The driver reads the files, so workers need not see them."""
 
 
 def ingest(config: IngestConfig, start: Callable[[], None] | None = None) -> IngestReport:
-    """Ingest a source; the result is that of :func:`crysatom.crystals.ingest.ingest_plain`, row for row.
+    """Ingest a source; the result equals that of :func:`crysatom.crystals.ingest.ingest_plain`, row for row.
 
     Args:
-        config: What to read, and where to write.
-        start: Starts or joins Ray. Called when the source has been opened and holds more than one batch;
-            fewer records are parsed here sooner than a cluster could.
+        config: Input and output.
+        start: Starts or joins Ray. Called once the source is open and holds more than one batch; fewer records are
+            parsed here, which is faster than starting a cluster.
 
     Raises:
         ValueError: If the source cannot be opened, or the output exists and may not be replaced.

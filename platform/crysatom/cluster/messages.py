@@ -1,4 +1,4 @@
-"""From the process that controls the workers to the process of the job, as it happens."""
+"""Messages from Ray's controller and workers to the job's process, delivered as they are sent."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ logger = logging.getLogger(__name__)
 
 
 class Forward(logging.Handler):
-    """Takes what a worker warns of to the process of the job: a user does not read the logs of workers.
+    """Sends a worker's warnings to the job's process, because users do not read the logs of workers.
 
     Args:
-        queue: As :func:`messages_to` yields it.
+        queue: Queue that :func:`messages_to` yields.
 
     """
 
@@ -33,18 +33,18 @@ class Forward(logging.Handler):
 
 
 @contextmanager
-def messages_to(tell: Callable[[Any], None], on_sign_of_life: Callable[[], None]) -> Iterator[Queue]:
-    """Yield a queue that any process of the cluster may put messages into; each is told here, in order.
+def messages_to(handle: Callable[[Any], None], on_sign_of_life: Callable[[], None]) -> Iterator[Queue]:
+    """Yield a queue for messages from any process of the cluster; they are handled here, in order.
 
     Args:
-        tell: Called with each message, in a thread of this process that has ended when this context has. What it
-            raises is logged.
-        on_sign_of_life: Called whenever there is one.
+        handle: Called with each message, in a thread of this process that ends with the context. Its exceptions are
+            logged.
+        on_sign_of_life: Called before each message.
 
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # others may be removed
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    thread = Thread(target=_tell_all, args=(queue, tell, on_sign_of_life), daemon=True)
+    thread = Thread(target=_deliver, args=(queue, handle, on_sign_of_life), daemon=True)
     thread.start()
     try:
         yield queue
@@ -54,10 +54,10 @@ def messages_to(tell: Callable[[Any], None], on_sign_of_life: Callable[[], None]
         queue.shutdown()
 
 
-def _tell_all(queue: Queue, tell: Callable[[Any], None], on_sign_of_life: Callable[[], None]) -> None:
+def _deliver(queue: Queue, handle: Callable[[Any], None], on_sign_of_life: Callable[[], None]) -> None:
     while (message := queue.get()) is not None:
         on_sign_of_life()
         try:
-            tell(message)
+            handle(message)
         except Exception:
             logger.exception("not published: %s", message)

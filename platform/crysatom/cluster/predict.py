@@ -1,4 +1,4 @@
-"""Prediction on a Ray cluster: a pool of workers, each with the models in its memory, gives rows in order."""
+"""Prediction on a Ray cluster: workers that hold the models in memory return rows in order."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from crysatom.config import PredictConfig
 from crysatom.models.inference import Ensemble
 
 MAX_DEATHS = 3
-"""Of a worker, and new attempts at a batch. Ray's own limit is none: a batch that kills its worker would go on so."""
+"""Limit on restarts of a worker, and on retries of a batch. Ray has none: a batch that kills its worker would loop."""
 
 
 def predict_on_cluster(config: PredictConfig, ensemble: Ensemble, batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Predict batches of raw records as :meth:`Ensemble.predict_records` does, on the workers of a configuration.
+    """Predict batches of raw records as :meth:`Ensemble.predict_records` does, on the configured workers.
 
-    The driver reads files and models, so that workers need not see them. Workers are started, and given the models,
-    once for each window of :data:`crysatom.cluster.ingest.WINDOW_BYTES` of raw records: some 100,000 CIFs.
+    The driver reads files and models, so workers need not see them. Workers start, and receive the models, once per
+    window of :data:`crysatom.cluster.ingest.WINDOW_BYTES` of raw records: about 100,000 CIFs.
 
     Raises:
-        ValueError: If Ray runs on this machine alone and it has too little for the workers.
-        RuntimeError: If a batch kills its worker again and again.
+        ValueError: If Ray runs only on this machine and it has too little for the workers.
+        RuntimeError: If a batch kills its worker repeatedly.
 
     """
     wanted = {"CPU": float(config.workers.threads_per_worker)} | ({"GPU": 1.0} if config.workers.use_gpu else {})
@@ -61,13 +61,13 @@ def predict_on_cluster(config: PredictConfig, ensemble: Ensemble, batches: Itera
                     yield batch
         except RayError as error:
             raise RuntimeError(
-                f"prediction workers died more than {MAX_DEATHS} times, at last so: {str(error).splitlines()[0]}; "
+                f"prediction workers died more than {MAX_DEATHS} times, the last with: {str(error).splitlines()[0]}; "
                 "if memory ran out, use fewer --num-workers or a smaller --max-atoms"
             ) from error
 
 
 class _Worker:
-    """Has the models; lives as long as there are batches."""
+    """Holds the models for as long as there are batches."""
 
     def __init__(self, models: ray.ObjectRef[Ensemble], threads: int, device: str) -> None:
         torch.set_num_threads(threads)

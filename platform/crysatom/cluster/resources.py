@@ -1,4 +1,4 @@
-"""What the workers of a training ask of the cluster, and whether it can ever give it."""
+"""Resources that training workers need, and whether the cluster can ever provide them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crysatom.config import TrainingWorkers, Workers
 logger = logging.getLogger(__name__)
 
 STREAMING_CPUS = 1
-"""Left to Ray Data when batches are streamed: it would wait for ever behind the workers it feeds."""
+"""CPUs left to Ray Data when batches are streamed; otherwise it would wait forever for the workers that it feeds."""
 
 LATE_SECONDS = 90.0
 
@@ -29,15 +29,15 @@ def per_worker(workers: Workers) -> dict[str, float]:
 
 
 def slots(each: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
-    """Return for how many workers there is room on nodes with these resources; a worker is never split."""
+    """Return how many workers fit on nodes with these resources; a worker needs a single node."""
     return sum(max(0, int(min(node.get(name, 0) // amount for name, amount in each.items()))) for node in nodes)
 
 
 def scaling(workers: TrainingWorkers, *, streamed: bool) -> ScalingConfig:
-    """Return how many workers there are to be, and what each reserves.
+    """Return the number of workers and what each reserves.
 
     Raises:
-        ValueError: If Ray runs on this machine alone and it has too little.
+        ValueError: If Ray runs only on this machine and it has too little.
 
     """
     each = per_worker(workers)
@@ -50,7 +50,7 @@ def scaling(workers: TrainingWorkers, *, streamed: bool) -> ScalingConfig:
 
 
 def _share(workers: TrainingWorkers, cpus: float) -> float:
-    """Return the CPUs that a worker reserves on a small cluster, so that Ray Data has some; both use all of them."""
+    """Return the CPUs that a worker reserves on a small cluster, leaving some to Ray Data; both use all of them."""
     left = cluster_total("CPU") - STREAMING_CPUS
     if left <= 0 and started_here():
         raise ValueError("streaming needs at least 2 CPUs, this cluster has 1; use --loader resident")
@@ -61,7 +61,7 @@ def require(resource: str, num_workers: int, amount: float) -> None:
     """Check that the cluster has what its workers reserve, or may grow to have it.
 
     Raises:
-        ValueError: If Ray runs on this machine alone and it has too little.
+        ValueError: If Ray runs only on this machine and it has too little.
 
     """
     wanted, total = num_workers * amount, cluster_total(resource)
@@ -70,12 +70,12 @@ def require(resource: str, num_workers: int, amount: float) -> None:
     needs = f"{num_workers} workers of {amount:g} {resource} need {wanted:g}, this cluster has {total:g}"
     if started_here():
         raise ValueError(f"{needs}; use fewer {FLAGS[resource]}")
-    logger.warning("%s: waiting until it has grown", needs)
+    logger.warning("%s: waiting for the cluster to grow", needs)
 
 
 @contextmanager
 def warn_if_late(num_workers: int, each: Mapping[str, float]) -> Iterator[Callable[[], None]]:
-    """Warn unless the yielded function is called in time: workers wait in silence for resources that others hold."""
+    """Warn unless the yielded function is called in time: workers wait silently for resources that others hold."""
 
     def warn() -> None:
         logger.warning(

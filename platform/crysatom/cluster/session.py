@@ -1,4 +1,4 @@
-"""Join or start Ray, with ``crysatom`` importable in every worker and a terminal that shows what matters."""
+"""Join or start Ray, with ``crysatom`` importable in every worker and only relevant output on the terminal."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from crysatom.cluster import is_alone
 from crysatom.cluster.reach import require_answer
 
 SOURCE_ROOT = Path(crysatom.__file__).resolve().parents[1]
-"""The folder that holds the package: ``platform/`` of a checkout, or site-packages."""
+"""Folder that holds the package: ``platform/`` of a checkout, or site-packages."""
 
 SHOW_WORKER_OUTPUT = "RAY_LOG_TO_DRIVER"
-"""Ray's own variable; 1 shows what the processes of the cluster print. Off here: what a user has to know comes
-through the job itself, and Ray keeps all output in its session folder."""
+"""Ray's variable; 1 prints the output of the cluster's processes. Off here: the job itself shows what a user needs, and
+Ray keeps all output in its session folder."""
 
 ARROW_POOL = "ARROW_DEFAULT_MEMORY_POOL"
-"""Arrow's own variable. The threads that make and free the blocks of a stream live for an epoch. With mimalloc, Arrow's
-default, the processes that read shards grow with every epoch; with the system's malloc the training workers do, by a
-block each; with jemalloc neither (benchmarks/long_runs.md)."""
+"""Arrow's variable. Threads that allocate the blocks of a stream live for an epoch. With mimalloc, Arrow's default, the
+processes that read shards grow with every epoch; with the system's malloc the training workers grow by a block each
+epoch; with jemalloc neither grows (benchmarks/long_runs.md)."""
 
 OWN_RAY = {"RAY_enable_metrics_collection": "0", "RAY_task_events_max_num_task_in_gcs": "1000"}
-"""Ray's own variables, for a Ray that ends with the job, which nobody watches: it keeps no time series of its metrics
-(2 MB and more for each epoch that is streamed) and remembers fewer finished tasks than by default (100,000)."""
+"""Ray's variables for a Ray that ends with the job and is not monitored: no time series of its metrics (2 MB and more
+per streamed epoch), and fewer finished tasks remembered than the default of 100,000."""
 
 
 def start_ray() -> None:
-    """Join the cluster that ``RAY_ADDRESS`` names, as it does in a submitted job, or start Ray on this machine.
+    """Join the cluster that ``RAY_ADDRESS`` names, as in a submitted job, or start Ray on this machine.
 
-    Left to itself Ray would join any cluster that runs on this machine, be it another user's.
+    By default Ray would join any cluster on this machine, even another user's.
 
-    ``ray job submit --working-dir .`` puts the working folder, but not its ``platform/``, on the workers'
-    path; the environment variable set here does, and merges with the job's own runtime environment.
+    ``ray job submit --working-dir .`` puts the working folder on the workers' path, but not its ``platform/``. The
+    environment variable set here does; it merges with the job's own runtime environment.
 
     Raises:
-        ValueError: If ``RAY_ADDRESS`` cannot be the address of a cluster.
+        ValueError: If ``RAY_ADDRESS`` is not a cluster's address.
         ConnectionError: If nothing answers there.
 
     """
@@ -63,7 +63,7 @@ def start_ray() -> None:
         runtime_env={"env_vars": {"PYTHONPATH": str(SOURCE_ROOT), ARROW_POOL: os.environ.get(ARROW_POOL, pool)}},
     )
     if threading.current_thread() is threading.main_thread():
-        # Ray's own handler prints a stack trace and aborts
+        # replaces Ray's own handler, which prints a stack trace and aborts
         signal.signal(signal.SIGTERM, handler if callable(handler) else _exit)
     _calm_ray_data()
 
@@ -73,16 +73,16 @@ def _exit(number: int, _: object) -> None:
 
 
 def _calm_ray_data() -> None:
-    """Let Ray Data speak up when something is wrong only, now and when it is imported later."""
+    """Let Ray Data log warnings only, now and if it is imported later."""
     os.environ.setdefault("RAY_DATA_LOG_LEVEL", "WARNING")
     logging.getLogger("ray.data").setLevel(os.environ["RAY_DATA_LOG_LEVEL"])
     logging.getLogger("ray.data._internal.progress").setLevel(
         logging.ERROR
-    )  # it warns that its bars are off, as they should
+    )  # it would warn that its progress bars are off
 
 
 def started_here() -> bool:
-    """Tell whether this process started the cluster, so that no more machines will join it."""
+    """Return whether this process started the cluster; no more machines will then join it."""
     return any(child.name() == "raylet" for child in psutil.Process().children())
 
 

@@ -1,4 +1,4 @@
-"""Graph shards as a source of Ray Data's that begins an epoch at once, and whose processes load no torch."""
+"""Graph shards as a Ray Data source that starts an epoch at once and whose processes do not load torch."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from crysatom.graphs.shards import TRAINING_COLUMNS, RowGroup, is_held_out, row_
 from crysatom.names import MATERIAL_KEY
 
 GROUPS_PER_TASK = 4
-"""About 4,000 crystals, 3 MB: more than are trained on while Ray Data pauses."""
+"""Row groups per task: about 4,000 crystals, 3 MB; more than the training consumes during a pause of Ray Data."""
 
 PAUSE_S = 0.05
-"""Each step takes 5 ms of a processor."""
+"""Seconds per pause. Each step of the loop takes 5 ms of a CPU."""
 
 
 class Pause(ExecutionCallback):
-    """A pause in each step of Ray Data's loop.
+    """Adds a pause to each step of Ray Data's loop.
 
-    Without it the loop spins while it waits for those that train, and takes a processor for itself (Ray 2.60): a task
-    whose output has no room is ready at once, each time it is waited for.
+    Without it the loop spins while it waits for the training and uses a whole CPU (Ray 2.60): a task whose output is
+    blocked counts as ready each time the loop waits for it.
     """
 
     def on_execution_step(self, executor: object) -> None:  # noqa: ARG002 - the interface is Ray's
@@ -37,18 +37,18 @@ class Pause(ExecutionCallback):
 
 
 class GraphShards(Datasource):
-    """The crystals to learn from, their row groups in a new order in each epoch.
+    """The training crystals, with the row groups in a new order in each epoch.
 
-    ``ray.data.read_parquet`` finds the row groups of its files anew in each epoch, by 32 processes (Ray 2.60; pull
-    request 65273) that take seconds to start. Here they are found once.
+    ``ray.data.read_parquet`` looks up the row groups of its files in every epoch, with 32 processes that take seconds
+    to start (Ray 2.60; pull request 65273). Here they are looked up once.
 
     Args:
         folder: Folder of graph shards.
-        fraction: Of the crystals, held out.
-        seed: Of the order.
+        fraction: Held-out fraction.
+        seed: Seed of the order.
 
     Raises:
-        ValueError: If the folder is not whole.
+        ValueError: If the folder is incomplete.
 
     """
 
@@ -56,11 +56,11 @@ class GraphShards(Datasource):
         self.groups, self.fraction, self.seed = row_groups(folder), fraction, seed
 
     def num_tasks(self) -> int:
-        """Return the number of tasks that read an epoch."""
+        """Return the number of read tasks of an epoch."""
         return math.ceil(len(self.groups) / GROUPS_PER_TASK)
 
     def estimate_inmemory_data_size(self) -> int:
-        """Return the bytes of all crystals."""
+        """Return the size of all crystals in bytes."""
         return sum(group.num_bytes for group in self.groups)
 
     def get_read_tasks(
@@ -69,7 +69,7 @@ class GraphShards(Datasource):
         per_task_row_limit: int | None = None,
         data_context: DataContext | None = None,
     ) -> list[ReadTask]:
-        """Return the tasks that read an epoch, in its order."""
+        """Return the read tasks of an epoch, in its order."""
         epoch = data_context._execution_idx if data_context else 0  # noqa: SLF001 - as Ray's own sources know it
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.groups))
         tasks = []

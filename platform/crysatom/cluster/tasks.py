@@ -1,4 +1,4 @@
-"""Many runs of one process each on a Ray cluster, as many at a time as it has processors for."""
+"""Many single-process runs on a Ray cluster, as many at a time as it has CPUs for."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def run_tasks(
     may_start: Callable[[], bool],
     done: Callable[[ItemT, str, Exception | None], None],
 ) -> None:
-    """Do the work of each item in a task of one CPU, and one GPU if asked for, in the order of the items.
+    """Process each item in a task of one CPU, and one GPU if requested, in the order of the items.
 
-    A task whose process is lost is repeated by Ray up to three times: the work must be able to go on where it was.
+    Ray repeats a task whose process is lost up to three times, so the work must be able to resume.
 
     Args:
-        work: Done in a process of the cluster.
-        items: Sent there.
-        at_most: How many at a time, if the cluster has the processors; it may grow or shrink meanwhile.
+        work: Function that a process of the cluster runs on each item.
+        items: Items to send.
+        at_most: Largest number of tasks at a time; fewer run if the cluster has fewer CPUs. It may grow or shrink.
         use_gpu: Whether each task reserves a GPU.
-        may_start: Asked before each task; once it says no, no further one is started.
-        done: Told of each task that ended: its item, its result, and what went wrong if something did.
+        may_start: Called before each task; once it returns False, no more tasks start.
+        done: Called when a task ends, with its item, its result and its error, if any.
 
     Raises:
-        ValueError: If Ray runs on this machine alone, which lacks what a task reserves.
+        ValueError: If Ray runs only on this machine, and it lacks what a task reserves.
 
     """
     require("GPU" if use_gpu else "CPU", 1, 1)

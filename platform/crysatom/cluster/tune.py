@@ -1,9 +1,8 @@
-"""Trials on Ray Tune: each in a process of its own, as many at a time as fit, the hopeless told to stop.
+"""Trials on Ray Tune: each in its own process, as many at a time as fit; poor trials are asked to stop.
 
-What a trial reports and how it ended is told to the caller, who keeps the record: Tune's own is not read again, so
-that a sweep resumes from what was finished and not from what Tune knew. A trial that halving ends is not killed by
-Tune, which would leave the workers of a nested Ray Train behind with their reservation: it is told so, and ends in
-good order.
+The caller receives each trial's reports and its end, and keeps the record. Tune's own record is not read, so a sweep
+resumes from finished trials. Tune does not kill a trial that halving stops: that would leave the workers of a nested
+Ray Train behind with their reservation. The trial is asked to stop, and stops itself.
 """
 
 from __future__ import annotations
@@ -30,35 +29,35 @@ Report = Callable[[Mapping[str, Any]], None]
 TRIAL = "trial"
 EPOCH = "epochs_done"
 RESERVED = 0.01
-"""CPUs of a trial that only waits for its workers; Tune refuses none."""
+"""CPUs of a trial that only waits for its workers; Tune refuses 0."""
 
 RAY_TUNE = "ray_tune"
-"""Folder of the sweep in which Tune keeps its own notes."""
+"""Folder in the sweep's folder for Tune's own state."""
 
-LOST = "its process ended before its work: killed, out of memory, or its machine lost; Ray's logs have its last words"
+LOST = "its process ended before its work: killed, out of memory, or its machine lost; see Ray's logs"
 
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the caller keeps the record
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # not every report has a probe
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's own waits for trials, which may take hours
-    "RAY_AIR_NEW_OUTPUT": "0",  # which prints a banner, asked to be silent or not
+    "RAY_AIR_NEW_OUTPUT": "0",  # 1 prints a banner even if silent
 }
 
 
 class Events(Protocol):
-    """Who is told how trials go, in the process that starts them."""
+    """Callbacks for the course of trials, in the process that starts them."""
 
     def started(self, name: str) -> None:
-        """A process of its own has been asked for."""
+        """Called when a process for the trial was requested."""
 
     def reported(self, name: str, report: Mapping[str, Any]) -> None:
-        """What the trial's work reported."""
+        """Called with each report of the trial's work."""
 
     def lost(self, name: str, reason: str) -> None:
-        """The process ended before the work did."""
+        """Called when the process ended before the work did."""
 
     def stop(self, name: str) -> None:
-        """The trial is hopeless; it is to end by itself."""
+        """Called when the trial is to be stopped early."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +65,11 @@ class Halving:
     """Asynchronous successive halving (Li et al., MLSys 2020) by the least value of a metric.
 
     Attributes:
-        metric: In reports that have it.
-        first: Epochs done, from which on trials are stopped.
-        factor: One of so many goes on.
-        epochs: Of a whole trial.
-        known: ``(trial, epochs done, value)`` of what was reported before the sweep was resumed.
+        metric: Metric; reports without it are ignored.
+        first: Epochs before a trial may be stopped.
+        factor: One in this many trials continues.
+        epochs: Epochs of a full trial.
+        known: ``(trial, epochs done, value)`` reported before the sweep was resumed.
 
     """
 
@@ -82,7 +81,7 @@ class Halving:
 
 
 def concurrent_trials(workers: Workers) -> int:
-    """Return how many trials the cluster has room for at a time.
+    """Return how many trials fit on the cluster at a time.
 
     Raises:
         ValueError: If there is none.
@@ -104,7 +103,7 @@ def concurrent_trials(workers: Workers) -> int:
 def room_for(workers: Workers, nodes: Sequence[Mapping[str, float]]) -> int:
     """Return how many trials fit on nodes with these resources, so that none waits for another's workers.
 
-    Each node is taken to host the reservations of all trials: rather one trial too few than workers that wait.
+    Every node is assumed to host the reservations of all trials: one trial too few is better than workers that wait.
     """
     each = per_worker(workers)
     count, reserved = max(workers.num_workers, 1), RESERVED if workers.num_workers else 0.0
@@ -130,20 +129,20 @@ def run_trials(  # noqa: PLR0913 - each with a name
     """Run trials until all have ended.
 
     Args:
-        names: Of the trials, which start in this order.
-        work: What the process of a trial does; can be pickled. It is given the trial's name and a function that takes
-            its reports, with :data:`EPOCH` where halving is to see them.
-        events: Is told, in this process.
-        workers: What each trial needs.
+        names: Names of the trials, in starting order.
+        work: Runs in the process of a trial; can be pickled. Called with the trial's name and a function for its
+            reports, which need :data:`EPOCH` for halving.
+        events: Callbacks, called in this process.
+        workers: Resources that each trial needs.
         concurrent: Trials at a time.
-        halving: Which trials are told to stop; None: none.
-        folder: Of the sweep, on storage that all nodes see.
+        halving: Rule by which trials stop early; None: no rule.
+        folder: Folder of the sweep, on storage that all nodes see.
 
     """
     if not names:
         return
     os.environ.update(ENVIRONMENT)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # trials that fail are told of by the events
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the events report failed trials
     if workers.num_workers:
         reservation = {"cpu": RESERVED}
     else:
@@ -167,9 +166,9 @@ def _trial(config: dict[str, Any], work: Callable[[str, Report], None]) -> None:
 
 
 class _Here:
-    """Holds what is of this process alone.
+    """Holds objects of this process only.
 
-    Tune pickles its callbacks into the folder of the sweep, and events know the store, with its password.
+    Tune pickles its callbacks into the sweep's folder, and events hold the store's address with its password.
     """
 
     def __init__(self, events: Events | None) -> None:
@@ -177,8 +176,8 @@ class _Here:
 
     @property
     def events(self) -> Events:
-        """Who is told."""
-        assert self._events is not None, "read from Tune's notes, which are not read"
+        """The callbacks."""
+        assert self._events is not None, "unpickled from Tune's state, which is never read"
         return self._events
 
     def __reduce__(self) -> tuple[type[_Here], tuple[None]]:
@@ -192,7 +191,7 @@ class _Here:
 
 
 class _Listener(tune.Callback):
-    """Passes on what Tune calls back."""
+    """Forwards Tune's callbacks to the events."""
 
     def __init__(self, events: Events) -> None:
         self.here = _Here(events)
@@ -211,11 +210,11 @@ class _Listener(tune.Callback):
         self.here.events.reported(trial.config[TRIAL], result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:  # noqa: ARG002
-        self.here.events.lost(trial.config[TRIAL], LOST)  # Tune says more only afterwards
+        self.here.events.lost(trial.config[TRIAL], LOST)  # Tune gives the reason only later
 
 
 class _Asha(AsyncHyperBandScheduler):
-    """Tells trials to stop instead of having them killed."""
+    """Asks trials to stop instead of killing them."""
 
     def __init__(self, halving: Halving, events: Events) -> None:
         super().__init__(
@@ -235,10 +234,10 @@ class _Asha(AsyncHyperBandScheduler):
 
 
 def scheduler(halving: Halving, events: Events) -> _Asha:
-    """Return the scheduler, which knows what trials reported before."""
+    """Return the scheduler, with the earlier reports of resumed trials."""
     made = _Asha(halving, events)
     known: dict[str, Any] = {name: SimpleNamespace(trial_id=f"{name}, before") for name, _, _ in halving.known}
-    nobody: Any = None  # the controller, which is not asked for anything
+    nobody: Any = None  # the controller, which is not used
     for trial in known.values():
         made.on_trial_add(nobody, trial)
     for name, epochs, value in halving.known:

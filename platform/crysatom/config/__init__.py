@@ -1,7 +1,7 @@
 """One frozen, keyword-only dataclass per job, made of groups that jobs share; recipes are functions.
 
-Flags come from the fields, by their flat names (:mod:`crysatom.config.base`). A field's docstring is its help text on
-the command line. Validation happens in ``__post_init__``, so that a configuration that exists is one that can run.
+Flags are the fields, by their flat names (:mod:`crysatom.config.base`). A field's docstring is its help text on the
+command line. ``__post_init__`` validates, so an existing configuration can run.
 """
 
 from crysatom.config.base import Group, Role

@@ -1,8 +1,8 @@
-"""Nested configuration with flat names: groups of settings, and what every job does with all of them.
+"""Nested configuration with flat names: groups of settings, and operations on all of them.
 
 A configuration is a frozen dataclass whose fields are groups (``config.optimization.lr``) and a few settings of its
 own. A function takes the groups that it needs. Outside the code settings are flat (``--lr``, a key of ``run.json``, a
-parameter in MLflow, a name in a search space): no two settings of a configuration share a name.
+parameter in MLflow, a name in a search space), so no two settings of a configuration share a name.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from typing import Any, ClassVar, NamedTuple, Self, get_type_hints
 
 
 class Role(Enum):
-    """What a setting decides."""
+    """What a setting affects."""
 
     RESULT = "result"
-    """What a run computes from given data: part of the digest of its configuration."""
+    """The result computed from given data: part of the digest of the configuration."""
 
     INPUT = "input"
-    """What a run reads: identified by its content in the digest of the data, wherever it lies."""
+    """The input: identified by its content in the digest of the data, not by its path."""
 
     PLACE = "place"
-    """Where and how a run happens: changes nothing that it computes."""
+    """Where and how a run happens: does not affect the result."""
 
 
 ROLE = "role"
-"""Key of a field's role in its metadata, where it differs from the role of its group."""
+"""Metadata key of a field's role, if it differs from the role of its group."""
 
 
 def reads(default: Any = dataclasses.MISSING) -> Any:
-    """Return a field that names an input, in a group of another role; without a default it must be given."""
+    """Return a field for an input, in a group with another role; without a default it is required."""
     return dataclasses.field(default=default, metadata={ROLE: Role.INPUT})
 
 
 def places(default: Any = dataclasses.MISSING) -> Any:
-    """Return a field that says where a run happens, in a group of another role."""
+    """Return a field for where a run happens, in a group with another role."""
     return dataclasses.field(default=default, metadata={ROLE: Role.PLACE})
 
 
@@ -45,8 +45,8 @@ class Setting(NamedTuple):
     """One setting of a configuration.
 
     Attributes:
-        group: Name of the field that holds its group; empty: the configuration itself.
-        role: What it decides.
+        group: Name of the field that holds its group; empty for the configuration itself.
+        role: What it affects.
 
     """
 
@@ -56,10 +56,10 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Settings that belong together. A configuration is a group that holds others.
+    """Settings that belong together. A configuration is a group that contains groups.
 
     Attributes:
-        role: What the settings of this class decide, unless a field says otherwise.
+        role: Role of the settings of this class, unless a field has its own.
 
     """
 
@@ -67,21 +67,21 @@ class Group:
 
     @classmethod
     def settings(cls) -> Mapping[str, Setting]:
-        """Return all settings by name, those of inner groups among them."""
+        """Return all settings by name, including those of inner groups."""
         return _settings(cls)
 
     @classmethod
     def names(cls, *roles: Role) -> frozenset[str]:
-        """Return the names of the settings with one of these roles; no role: of all."""
+        """Return the names of the settings with one of these roles; without roles, of all settings."""
         return frozenset(name for name, setting in _settings(cls).items() if not roles or setting.role in roles)
 
     @classmethod
     def of(cls, **values: Any) -> Self:
-        """Return the configuration with these settings, given by their flat names; the others have defaults.
+        """Return the configuration with these settings, by flat names; the others have defaults.
 
         Raises:
             TypeError: If a name is unknown or a required setting is missing.
-            ValueError: If a value is not accepted.
+            ValueError: If a value is invalid.
 
         """
         own, inner = _by_group(cls, values)
@@ -89,11 +89,11 @@ class Group:
         return cls(**own, **{name: dataclasses.replace(defaults[name], **part) for name, part in inner.items()})
 
     def replace(self, **values: Any) -> Self:
-        """Return a copy with some settings changed, given by their flat names.
+        """Return a copy with some settings changed, by flat names.
 
         Raises:
             TypeError: If a name is unknown.
-            ValueError: If a value is not accepted.
+            ValueError: If a value is invalid.
 
         """
         own, inner = _by_group(type(self), values)
@@ -101,10 +101,10 @@ class Group:
         return dataclasses.replace(self, **own, **groups)
 
     def flat(self, *roles: Role) -> dict[str, Any]:
-        """Return the settings by their flat names.
+        """Return the settings by flat names.
 
         Args:
-            roles: Only settings with one of these; none: all.
+            roles: Roles of the settings to return; none: all settings.
 
         """
         return {
@@ -131,7 +131,7 @@ def _settings(cls: type[Group]) -> Mapping[str, Setting]:
 
 
 def _by_group(cls: type[Group], values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Return the values of the configuration's own settings, and those of each group."""
+    """Return the values of the configuration's own settings, and the values of each group."""
     settings = _settings(cls)
     if unknown := values.keys() - settings.keys():
         raise TypeError(f"{cls.__name__} has no setting {', '.join(sorted(unknown))}")

@@ -1,4 +1,4 @@
-"""Checks that configurations share; each raises a ValueError that names the setting."""
+"""Checks shared by configurations; each raises a ValueError that names the setting."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 MAX_NAME_BYTES = 200
-"""Longest name that becomes a file. Most file systems allow 255 bytes, and endings are added."""
+"""Longest name of a file or folder. Most file systems allow 255 bytes, and suffixes are added."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -21,10 +21,10 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_each(config: Any, names: Sequence[str], accepted: Callable[[Any], bool], must: str) -> None:
-    """Check several settings by one rule.
+    """Check several settings with one rule.
 
     Raises:
-        ValueError: Naming the first setting that breaks the rule.
+        ValueError: If a setting breaks the rule; the message names the first one.
 
     """
     for name in names:
@@ -33,13 +33,13 @@ def require_each(config: Any, names: Sequence[str], accepted: Callable[[Any], bo
 
 
 def require_name(what: str, name: str) -> None:
-    """Check that a word can be the name of one file or folder.
+    """Check that a word can be the name of a file or folder.
 
-    It must not lead out of its folder (``../x``, ``/x``), be hidden, or be longer than file systems allow once endings
-    are added.
+    It must not lead out of its folder (``../x``, ``/x``), be hidden, or be too long for file systems once suffixes are
+    added.
 
     Raises:
-        ValueError: Naming the word.
+        ValueError: If it cannot; the message contains the word.
 
     """
     plain = name.isprintable() and not name.startswith((".", " ")) and not set("/\\") & set(name)

@@ -1,4 +1,4 @@
-"""The configuration of the study of what atom vectors know of the periodic table."""
+"""Configuration of the study of what atom vectors know about the periodic table."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from crysatom.config.checks import require, require_each
 from crysatom.config.groups import Output, Tracking
 
 MIN_DRAWS = 99
-"""With fewer no p-value can be below 0.01."""
+"""Smallest number of relabelings; with fewer, no p-value can be below 0.01."""
 
 _NAMED = re.compile(r"([A-Za-z0-9_.-]+)=(.+)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChemistryConfig(Group):
-    """Compare what atom vectors know of the periodic table (the paper's Figure 5)."""
+    """Compare what atom vectors know about the periodic table (the paper's Figure 5)."""
 
     study: Literal["chemistry"] = "chemistry"
-    """This one; ``--study table7 --help`` shows the flags of the studies that are grids of runs."""
+    """Name of this study; ``--study table7 --help`` shows the flags of the studies that are grids of runs."""
 
     vectors: tuple[str, ...] = reads(())
-    """Tables as the downstream job takes them (a file, a folder, onehot92, random:SEED, permuted:OTHER, skipatom,
-    models:/NAME/VERSION, ...), each alone or as NAME=TABLE. They are compared on the elements that all of them have;
-    the first is the one that the others are held against."""
+    """Tables to compare, each as TABLE or NAME=TABLE. TABLE is as in the downstream job: a file, a folder, onehot92,
+    random:SEED, permuted:OTHER, skipatom, models:/NAME/VERSION, ... Only elements that all tables have are compared;
+    the first table is the reference."""
 
     output: Output = Output()
 
     vector_scale: Literal["rms", "standardize"] = "rms"
-    """Before anything is computed: 'rms': all columns by one factor, which keeps the table's own geometry (and lets one
-    column of Magpie, in kelvin, decide everything); 'standardize': each column to variance 1 (which makes much of
-    columns that hardly vary)."""
+    """Scaling before the analysis: 'rms': one factor for all columns, which keeps the table's geometry (one large
+    column, such as Magpie's in kelvin, then dominates); 'standardize': each column to variance 1 (nearly constant
+    columns then count as much as others)."""
 
     draws: int = 9999
-    """Relabelings of the elements behind the p-values of statements and silhouettes."""
+    """Relabelings of the elements for the p-values of statements and silhouettes."""
 
     probe_draws: int = 999
-    """Relabelings behind the p-values of leave-one-element-out predictions."""
+    """Relabelings for the p-values of leave-one-element-out predictions."""
 
     seed: int = 0
-    """Of relabelings, bootstrap and maps."""
+    """Seed of relabelings, bootstrap and maps."""
 
     maps: Literal["all", "components", "none"] = "all"
-    """Pictures of each table: principal components, t-SNE and UMAP; the first only; or none. t-SNE and UMAP need
+    """Maps of each table: principal components, t-SNE and UMAP; only the first; or none. t-SNE and UMAP need
     scikit-learn and umap-learn (crysatom[report])."""
 
     tracking: Tracking = Tracking(experiment="crysatom-studies")
 
     def __post_init__(self) -> None:
-        require(bool(self.vectors), "say what to compare: --vectors mine=runs/NAME/vectors onehot92 random:0")
+        require(bool(self.vectors), "give the tables to compare: --vectors mine=runs/NAME/vectors onehot92 random:0")
         require_each(self, ("draws", "probe_draws"), lambda value: value >= MIN_DRAWS, f"be at least {MIN_DRAWS}")
         require_each(self, ("seed",), lambda value: value >= 0, "not be negative")
         repeated = {name for name, _ in self.tables if [n for n, _ in self.tables].count(name) > 1}
@@ -59,6 +59,6 @@ class ChemistryConfig(Group):
 
     @property
     def tables(self) -> tuple[tuple[str, str], ...]:
-        """Name of each table and what it is, in order."""
+        """Name and source of each table, in order."""
         matches = [(_NAMED.fullmatch(text), text) for text in self.vectors]
         return tuple((match[1], match[2]) if match else (text, text) for match, text in matches)

@@ -1,4 +1,4 @@
-"""The configuration of the training of a property predictor, and its recipes."""
+"""Configuration of the training of a property predictor, and its recipes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from crysatom.config.predictors import PUBLISHED, SETTINGS
 from crysatom.names import MAE, VAL, VOLUME_PER_ATOM, Criterion, Optimizer, Recipe, Schedule, VectorScale
 
 HELD_OUT_ELEMENTS = "held_out_elements:"
-"""Prefix of a split that holds elements out: ``held_out_elements:Fe,Co``."""
+"""Prefix of a split whose test crystals contain some elements: ``held_out_elements:Fe,Co``."""
 
 COLUMN = "column:"
-"""Prefix of a split that is a column of the crystal table."""
+"""Prefix of a split given by a column of the crystal table."""
 
 SPLITS = ("auto", "official", "random", "composition")
 
@@ -37,15 +37,15 @@ class Split(Group):
     """Crystals for training, validation and test."""
 
     split: str = "auto"
-    """'official': the published split of the property; 'random'; 'composition': no formula in two parts;
-    'held_out_elements:Fe,Co': crystals with one of these are the test set; 'column:NAME': train, val, test or null, as
-    that column of the crystal table has it; 'auto': official where the table has it, else random."""
+    """Split rule. 'official': the published split of the property; 'random'; 'composition': formulas do not cross
+    parts; 'held_out_elements:Fe,Co': crystals with these elements are the test set; 'column:NAME': column of the
+    crystal table with train, val, test or null; 'auto': official if the table has it, else random."""
 
     split_seed: int = 0
-    """Seed of a split that is drawn, and of the train fraction; the same for all seeds of training."""
+    """Seed of a drawn split and of the train fraction; the same for all training seeds."""
 
     train_fraction: float = 1.0
-    """Share of the training crystals that is used, for learning curves."""
+    """Fraction of the training crystals to use, for learning curves."""
 
     def __post_init__(self) -> None:
         require_each(self, ("split_seed",), lambda value: value >= 0, "not be negative")
@@ -57,7 +57,7 @@ class Split(Group):
 
     @property
     def held_out(self) -> list[str]:
-        """Symbols of the elements that the split holds out."""
+        """Symbols of the held-out elements."""
         return [s for s in self.split.removeprefix(HELD_OUT_ELEMENTS).split(",") if s]
 
 
@@ -66,20 +66,20 @@ class Vectors(Group):
     """Atom vectors that the predictor reads."""
 
     vectors: str = reads("onehot92")
-    """onehot92 (CGCNN's features), onehot, elements (what pretraining reads), random:SEED, permuted:OTHER, a name of
-    ElementEmbeddings (skipatom, mat2vec, ...), a vectors file or folder, runs:/ID of a pretraining, or
-    models:/NAME/VERSION."""
+    """Atom vectors: onehot92 (CGCNN's features), onehot, elements (the input of pretraining), random:SEED,
+    permuted:OTHER, a name of ElementEmbeddings (skipatom, mat2vec, ...), a vectors file or folder, runs:/ID of a
+    pretraining, or models:/NAME/VERSION."""
 
     vector_scale: VectorScale = "rms"
-    """Bring all tables to one scale over the elements of the training crystals: 'rms' by one factor, 'standardize'
-    column by column, 'none'."""
+    """Scaling of the vectors over the elements of the training crystals: 'rms': one factor; 'standardize': each column;
+    'none'."""
 
     train_vectors: bool = False
-    """Train the vectors with the rest; off: frozen, as published."""
+    """Train the vectors too; off: they are frozen, as published."""
 
     missing_vectors: Literal["error", "leave_out", "ridge"] = "error"
-    """Elements without a vector: refuse; leave the crystals that hold them out, and list them; or predict the
-    vectors from element properties."""
+    """Elements without a vector: 'error': refuse them; 'leave_out': leave out and list the crystals that contain them;
+    'ridge': predict their vectors from element properties."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class Architecture(Group):
     """Predictor and its sizes."""
 
     predictor: str = "cgcnn"
-    """cgcnn, crysxpp, alignn, matformer, potnet or cogn. Sets the defaults of graphs, sizes and optimization."""
+    """Predictor: cgcnn, crysxpp, alignn, matformer, potnet or cogn. Sets defaults of graphs, sizes and optimization."""
 
     width: int = 64
     """Length of an atom's vector in the convolutions."""
@@ -96,16 +96,16 @@ class Architecture(Group):
     """Convolutions."""
 
     hidden_dim: int = 128
-    """Width of the layers behind the pooling."""
+    """Width of the layers after the pooling."""
 
     num_hidden: int = 1
-    """Layers behind the pooling, before the output."""
+    """Layers after the pooling, before the output."""
 
     basis_step: float = 0.2
-    """Spacing of the Gaussians that describe distances, in angstrom."""
+    """Spacing of the Gaussians that encode distances, in angstrom."""
 
     predictor_options: Mapping[str, float] = field(default_factory=dict)
-    """Options that only this predictor has: NAME VALUE NAME VALUE ..."""
+    """Options of this predictor: NAME VALUE NAME VALUE ..."""
 
     def __post_init__(self) -> None:
         sizes = ("width", "num_layers", "hidden_dim", "num_hidden")
@@ -115,21 +115,21 @@ class Architecture(Group):
 
 @dataclass(frozen=True, kw_only=True)
 class Start(Group):
-    """Pretrained encoders and trained models that the training uses, beside vectors."""
+    """Pretrained encoders and trained models to start from, beside vectors."""
 
     init_encoder: str = reads("")
-    """Pretraining whose encoder's convolutions the predictor's start from, to be trained further: a run's folder,
-    runs:/ID, or models:/NAME/VERSION. Width and num_layers must be the encoder's. Empty: random."""
+    """Pretrained encoder whose convolutions initialize the predictor's: a run's folder, runs:/ID, or
+    models:/NAME/VERSION. Width and num_layers must match. Empty: random weights."""
 
     init_model: str = reads("")
-    """Trained model that all weights start from, with its normalizer and its form of --vectors: the folder of a run or
-    of a model, runs:/ID, or models:/NAME/VERSION. To learn other labels in the same unit, at a lower --lr."""
+    """Trained model that all weights, the normalizer and the scaling of --vectors start from: the folder of a run or a
+    model, runs:/ID, or models:/NAME/VERSION. For fine-tuning on labels in the same unit, at a lower --lr."""
 
     distill: str = reads("")
-    """Pretraining, likewise, whose frozen encoder's atom vectors the predictor's are drawn to while it is trained."""
+    """Frozen pretrained encoder, given like --init-encoder, for distillation of the predictor's atom vectors."""
 
     distill_weight: float = 0.5
-    """Share of the distillation in the training loss; the property has the rest (published: 0.5)."""
+    """Weight of the distillation in the training loss, in (0, 1); the property has the rest (published: 0.5)."""
 
     def __post_init__(self) -> None:
         require_each(self, ("distill_weight",), lambda value: 0 < value < 1, "lie in (0, 1)")
@@ -141,40 +141,40 @@ class Start(Group):
 
 @dataclass(frozen=True, kw_only=True)
 class DownstreamOptimization(Optimization):
-    """Loss, epochs, batches and steps of the training, and the epoch whose model is kept."""
+    """Loss, epochs, batches and steps of the training, and selection of the epoch."""
 
     criterion: Criterion = "mae"
-    """Loss of the normalized target: mean absolute error, mean squared error, or Huber's with its corner at 1."""
+    """Loss of the normalized target: mean absolute error, mean squared error, or Huber loss with delta 1."""
 
     optimizer: Optimizer = "adamw"
-    """'adam' adds the weight decay to the gradient, 'adamw' applies it apart."""
+    """Optimizer: 'adam' adds the weight decay to the gradient, 'adamw' decays the weights directly."""
 
     epochs: int = 100
     batch_size: int = 64
     schedule: Schedule = "one_cycle"
 
     milestones: tuple[int, ...] = (100,)
-    """Epochs at which the schedule 'step' lowers the rate."""
+    """Epochs at which the 'step' schedule lowers the rate."""
 
     weight_decay: float = 1e-4
 
     selection: Literal["val", "last"] = "val"
-    """The model is that of the epoch with the least validation MAE, or of the last."""
+    """Epoch whose model is kept: the one with the least validation MAE, or the last."""
 
     patience: int = 0
-    """Stop after so many epochs without a lower validation MAE; 0: never."""
+    """Epochs without a lower validation MAE before training stops; 0: never stop early."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_each(self, ("patience",), lambda value: value >= 0, "not be negative")
         require(
             not (self.patience and self.selection == "last"),
-            "patience waits for a better validation MAE: with selection 'last' set it to 0",
+            "patience needs selection by validation MAE: set it to 0 with selection 'last'",
         )
 
     @property
     def selected_by(self) -> str:
-        """Metric whose least value marks the epoch that the model comes from; empty: the last epoch."""
+        """Metric whose minimum selects the epoch of the model; empty: the last epoch."""
         return f"{VAL}/{MAE}" if self.selection == "val" else ""
 
 
@@ -185,16 +185,15 @@ class DownstreamConfig(Group):
     source: Source = Source()
 
     property: str = VOLUME_PER_ATOM
-    """Column of the crystal table, or volume_per_atom or density, which any table has."""
+    """Column of the crystal table; or volume_per_atom or density, which every table has."""
 
     targets: str = reads("")
-    """Instead of a column: a CSV file with the columns material_id and one called like the property, whatever
-    --property says."""
+    """CSV file with the labels: columns material_id and one named like the property. Overrides --property."""
 
     output: ResumableOutput = ResumableOutput()
 
     recipe: Recipe = "default"
-    """'default': what the evidence recommends; 'paper': CrysAtom's. Sets every default below."""
+    """Recipe that sets every default below: 'default': recommended by our evidence; 'paper': CrysAtom's."""
 
     limits: Limits = Limits()
     split: Split = Split()
@@ -204,18 +203,18 @@ class DownstreamConfig(Group):
     start: Start = Start()
 
     composition_reference: bool = False
-    """Learn the difference from a sum over atoms of one number per element, fitted to the training crystals by least
-    squares: for energies per atom and the like."""
+    """Learn the difference from a linear model of the composition, fitted to the training crystals by least squares;
+    for energies per atom and similar properties."""
 
     optimization: DownstreamOptimization = DownstreamOptimization()
 
     seeds: tuple[int, ...] = (0,)
-    """Seeds of initial weights and order of batches; each is a run of its own, whose name ends in it."""
+    """Seeds of initial weights and batch order. Each seed is a run of its own, whose name ends in it."""
 
     workers: TrainingWorkers = TrainingWorkers()
 
     tracking: Registration = Registration(register="crysatom-{property}-{predictor}")
-    """The registered model's name may have the fields {property} and {predictor}."""
+    """The registered model's name may contain the fields {property} and {predictor}."""
 
     def __post_init__(self) -> None:
         require_full_batches(self.optimization, self.workers)
@@ -229,14 +228,14 @@ class DownstreamConfig(Group):
     # `property` is a field here
     @builtins.property
     def seed(self) -> int:
-        """Seed of the run, in a configuration of one run."""
+        """Seed of the run, for a configuration with one seed."""
         return self.seeds[0]
 
     def model_name(self, learned: str) -> str:
-        """Return the name of the registered model, given the property that is learned; empty: none.
+        """Return the name of the registered model for a learned property; empty if there is none.
 
         Raises:
-            ValueError: If the setting has other fields than those that can be filled in.
+            ValueError: If the setting has unknown fields.
 
         """
         register = self.tracking.register
@@ -246,14 +245,14 @@ class DownstreamConfig(Group):
             raise ValueError(
                 f"register may have the fields {{property}} and {{predictor}}, got {register!r}"
             ) from error
-        return re.sub(r"[/:'\"]", "-", name)  # which MLflow's names, or its filters by name, cannot hold
+        return re.sub(r"[/:'\"]", "-", name)  # not allowed in MLflow's names or filters
 
 
 def config_of(recorded: Mapping[str, Any]) -> DownstreamConfig:
-    """Return the configuration that a run has recorded; lists of JSON become the tuples that they were.
+    """Return the configuration that a run recorded; JSON lists become tuples again.
 
     Raises:
-        ValueError: If a setting is unknown to this version, or not accepted.
+        ValueError: If a setting is unknown to this version, or invalid.
 
     """
     if unknown := sorted(recorded.keys() - DownstreamConfig.names()):
@@ -262,16 +261,16 @@ def config_of(recorded: Mapping[str, Any]) -> DownstreamConfig:
 
 
 def default(predictor: str = Architecture.predictor) -> DownstreamConfig:
-    """Return our recipe: MAE loss and annealed rate, as the JARVIS-Leaderboard's best, selected on validation."""
+    """Return our recipe: MAE loss, annealed rate as in the JARVIS-Leaderboard's best, selection on validation."""
     return DownstreamConfig.of(predictor=predictor, **SETTINGS.get(predictor, {}))
 
 
 def paper(predictor: str = Architecture.predictor) -> DownstreamConfig:
     """Return the published procedure (CrysAtom, arXiv 2409.04737, section 4 and released code).
 
-    1,000 epochs and batches of 64 as the text says; rate, loss and schedule, on which it is silent, as the code has
-    them. Selection is on validation crystals and the scaler from training crystals, unlike there. Predictors that
-    come with a procedure of their own have that.
+    1,000 epochs and batches of 64 as in the text; rate, loss and schedule, which it does not give, as in the code.
+    Unlike there, selection uses validation crystals and the scaler training crystals. Predictors with a procedure of
+    their own use that.
     """
     published: dict[str, Any] = {
         "ties": "truncate",

@@ -1,4 +1,4 @@
-"""From the command line to a configuration, and from a configuration to what identifies it."""
+"""From the command line to a configuration, and from a configuration to its digest and its flags."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ RECIPES: Mapping[type, Mapping[str, Callable[..., Any]]] = {
     pretraining.PretrainConfig: pretraining.RECIPES,
     downstream.DownstreamConfig: downstream.RECIPES,
 }
-"""The recipes of the jobs that have some."""
+"""Recipes of the jobs that have any."""
 
 
 TRACKING_URI = "tracking_uri"
-"""The field that may hold a password, of a database."""
+"""Field that may hold a database password."""
 
 CONFIG_HELP = (
-    "\n\n--config FILE: JSON or TOML whose keys are names of the options below; flags override it."
-    "\n--debug: show Python's traceback of an error, not its sentence alone."
+    "\n\n--config FILE: JSON or TOML with names of the options below as keys; flags override it."
+    "\n--debug: show the traceback of an error, not only its message."
 )
 
 
 def recorded(config: Group) -> dict[str, Any]:
-    """Return the settings of a configuration by their flat names, as results and MLflow keep them: no passwords."""
+    """Return the settings of a configuration by flat names, without passwords, as results and MLflow store them."""
     return {k: without_password(v) if k == TRACKING_URI else v for k, v in config.flat().items()}
 
 
 def digest(config: Group) -> str:
-    """Return 12 hex digits that change whenever what a run computes from the same data would change.
+    """Return 12 hex digits that change if the result of a run on the same data can change.
 
-    Element features from a file count as data: the digest holds only that they are from a file.
+    Element features from a file count as data: only the fact that they are from a file is in the digest.
     """
     content = config.flat(Role.RESULT)
     if content.get("node_features", ELEMENT_BINS) not in {ELEMENT_BINS, CGCNN_BITS}:
@@ -58,13 +58,13 @@ def parse(config_type: type[ConfigT], argv: Sequence[str] | None = None) -> Conf
     """Build a configuration from command-line flags.
 
     ``--recipe`` and ``--predictor`` choose the defaults of a training, ``--config FILE`` (JSON or TOML) replaces some,
-    flags override both.
+    and flags override both.
 
     Raises:
-        SystemExit: After printing a message that names the flag, when a value is not accepted.
+        SystemExit: If a value is invalid, after a message that names the flag.
 
     """
-    import tyro  # here, so that a machine that only runs the loop need not have it
+    import tyro  # imported here: machines that only train need not have it
 
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--config", type=Path)
@@ -79,7 +79,7 @@ def parse(config_type: type[ConfigT], argv: Sequence[str] | None = None) -> Conf
     arguments = _with_range(config_type, arguments)
     preset: Any = None
     marks: tuple[Any, ...] = (tyro.conf.OmitArgPrefixes,)
-    if config_type is predicting.PredictConfig:  # inputs stand alone, and a flag is repeated, so that it takes none
+    if config_type is predicting.PredictConfig:  # inputs are positional and one flag may be repeated, so no preset
         marks += (tyro.conf.PositionalRequiredArgs, tyro.conf.UseAppendAction)
     if config_type in RECIPES:
         chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -97,7 +97,7 @@ def parse(config_type: type[ConfigT], argv: Sequence[str] | None = None) -> Conf
 
 
 def _with_range(config_type: type[Group], arguments: Sequence[str]) -> list[str]:
-    """Return the arguments of a job, with ``--num-workers MIN:MAX`` as the two flags that it stands for."""
+    """Return the arguments of a job, with ``--num-workers MIN:MAX`` split into its two flags."""
     if "max_workers" not in config_type.names():
         return list(arguments)
     found: list[str] = []
@@ -109,7 +109,7 @@ def _with_range(config_type: type[Group], arguments: Sequence[str]) -> list[str]
 
 
 def _preset(config_type: type, recipe: str, predictor: str) -> Any:
-    """Return the defaults of a training: those of the recipe and, where there is one, of the predictor."""
+    """Return the defaults of a training: those of the recipe and of the predictor, if there is one."""
     make = RECIPES[config_type][recipe]
     return make(predictor) if config_type is downstream.DownstreamConfig else make()
 
@@ -135,15 +135,15 @@ def parse_study(argv: Sequence[str] | None = None) -> chemistry.ChemistryConfig 
 
 
 def preset_flags(file: Path, config_type: type[Group], given: Sequence[str]) -> list[str]:
-    """Return the content of a preset file as flags, less those that are given anyway.
+    """Return the content of a preset file as flags, without those that are given.
 
     Args:
         file: JSON or TOML, one table of fields.
-        config_type: Has the fields.
+        config_type: Configuration with the fields.
         given: Flags that override the file.
 
     Raises:
-        ValueError: If the file cannot be read, or has a key that is no field.
+        ValueError: If the file cannot be read, or has an unknown key.
 
     """
     try:
@@ -152,7 +152,7 @@ def preset_flags(file: Path, config_type: type[Group], given: Sequence[str]) -> 
         raise ValueError(f"--config {file}: cannot be read as JSON or TOML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"--config {file}: must hold names and values, got {type(content).__name__}")  # noqa: TRY004
-    # inputs of a prediction have no flag: they stand alone
+    # inputs of a prediction are positional and have no flag
     known = config_type.names() - {"inputs"}
     if unknown := sorted(content.keys() - known):
         named = ", ".join(" ".join(name.split()) for name in unknown)
@@ -163,11 +163,11 @@ def preset_flags(file: Path, config_type: type[Group], given: Sequence[str]) -> 
 
 
 def flags_of(config: Group, always: str = "") -> list[str]:
-    """Return the flags that give a configuration, quoted for a shell.
+    """Return the flags that reproduce a configuration, quoted for a shell.
 
     Args:
         config: Configuration of a job.
-        always: Setting whose flag is given even if it has its default, as those of all others are not.
+        always: Setting whose flag is included even if it has its default.
 
     """
     values = recorded(config)
@@ -184,7 +184,7 @@ def flags_of(config: Group, always: str = "") -> list[str]:
 
 
 def default_settings(config_type: type[Group]) -> dict[str, Any]:
-    """Return the defaults of a configuration's settings by their flat names; settings that must be given have none."""
+    """Return the default settings of a configuration by flat names; required settings have none."""
     found: dict[str, Any] = {}
     for field in dataclasses.fields(config_type):
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
@@ -197,7 +197,7 @@ def default_settings(config_type: type[Group]) -> dict[str, Any]:
 
 def _as_flags(key: str, value: Any) -> list[str]:
     flag = key.replace("_", "-")
-    if key == "model":  # the one flag that is repeated
+    if key == "model":  # the only flag that may be repeated
         return [f"--{flag}={part}" for part in (value if isinstance(value, list | tuple) else [value])]
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]

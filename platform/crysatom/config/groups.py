@@ -1,4 +1,4 @@
-"""The groups of settings that several jobs share, each defined once."""
+"""Groups of settings that several jobs share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from crysatom.config.checks import require, require_each, require_name
 from crysatom.names import EMBEDDED_SOURCE, Balancing, LatticeEdges, Potentials, ReverseEdges, Schedule
 
 MOST_ATOMS = 65_535
-"""Largest cell: atoms of a graph are numbered in 16 bits."""
+"""Largest allowed cell: atoms of a graph are numbered with 16 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,21 +21,20 @@ class Source(Group):
     role: ClassVar[Role] = Role.INPUT
 
     data: str = EMBEDDED_SOURCE
-    """Folder of graph shards, crystal table (.parquet), or any source that the ingest job reads."""
+    """Crystals: a folder of graph shards, a crystal table (.parquet), or any source that the ingest job reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits(Group):
-    """Crystals to quarantine."""
+    """Limits of crystals; others are quarantined."""
 
     role: ClassVar[Role] = Role.INPUT
 
     max_atoms: int = 500
-    """Larger cells are quarantined. Graph shards that may hold larger ones are refused."""
+    """Largest number of atoms in a cell. Graph shards made with a larger limit are refused."""
 
     min_distance: float = 0.5
-    """Crystals with two atoms closer than this are quarantined, in angstrom. Graph shards made with a smaller
-    limit are refused."""
+    """Smallest distance between two atoms, in angstrom. Graph shards made with a smaller limit are refused."""
 
     def __post_init__(self) -> None:
         require(1 <= self.max_atoms <= MOST_ATOMS, f"max_atoms must lie in [1, {MOST_ATOMS}], got {self.max_atoms}")
@@ -47,21 +46,21 @@ class NeighborRule(Group):
     """Neighbors of an atom in the graph."""
 
     cutoff: float = 8.0
-    """Neighbors farther than this are never connected, in angstrom."""
+    """Largest distance to a neighbor, in angstrom."""
 
     num_neighbors: int = 12
-    """Nearest neighbors each atom is connected to."""
+    """Number of nearest neighbors of each atom."""
 
     ties: Literal["complete", "truncate"] = "complete"
-    """At the last place: 'complete' keeps the whole shell of equidistant neighbors (independent of site
-    order, cell choice and rotation); 'truncate' keeps the first in site order, as CGCNN's code does."""
+    """Equidistant neighbors at the end of the list: 'complete' keeps the whole shell (independent of site order, cell
+    choice and rotation); 'truncate' keeps the first in site order, as CGCNN's code does."""
 
     tie_tolerance: float = 1e-3
-    """Distances closer than this to that of the last neighbor belong to its shell, in angstrom."""
+    """Distances that differ from the last neighbor's by less than this, in angstrom, belong to its shell."""
 
     pad_short_lists: bool = False
-    """Fill the list of an atom with too few neighbors with edges of length cutoff + 1 to the crystal's
-    first atom, as CGCNN's and CrysAtom's code does. Off: the atom simply has fewer edges."""
+    """Pad the list of an atom with too few neighbors by edges of length cutoff + 1 to the crystal's first atom, as
+    CGCNN's and CrysAtom's code does. Off: the atom has fewer edges."""
 
     def __post_init__(self) -> None:
         require(0 < self.cutoff <= 50, f"cutoff must lie in (0, 50] angstrom, got {self.cutoff}")
@@ -73,40 +72,40 @@ class NeighborRule(Group):
 
 @dataclass(frozen=True, kw_only=True)
 class GraphSpec(NeighborRule):
-    """Content of a graph. Two shards with equal specifications hold equal graphs."""
+    """Content of a graph. Shards with equal specifications hold equal graphs."""
 
     reverse_edges: ReverseEdges = "none"
-    """Edges in the other direction: 'add' keeps an edge both ways if either atom counts the other among its nearest;
-    'published' does so, too, but has those between an atom and its own images twice, as ALIGNN's code does."""
+    """Reverse edges: 'add' keeps an edge in both directions if either atom is a nearest neighbor of the other;
+    'published' also keeps edges between an atom and its own images twice, as ALIGNN's code does."""
 
     lattice_edges: LatticeEdges = "none"
-    """Edges from each atom along lattice vectors, both ways: 'primitive' takes the seven shortest, one of each class
-    modulo 2, of the primitive lattice (independent of the cell); 'cell' takes a, b, c, b + c, a + c, a + b of the given
-    cell, as Matformer's code does."""
+    """Edges from each atom along lattice vectors, in both directions: 'primitive': the seven shortest vectors of the
+    primitive lattice, one per class modulo 2 (independent of the cell); 'cell': a, b, c, b + c, a + c, a + b of the
+    given cell, as Matformer's code does."""
 
     directions: bool = False
-    """Keep the vector of each edge, for predictors that read angles."""
+    """Keep the vector of each edge, for predictors that use angles."""
 
     potentials: Potentials = "none"
-    """Keep a lattice sum of potentials for each pair of atoms, for PotNet: 'exact', or 'published', with the decay
-    constant of the published routine."""
+    """Keep a lattice sum of potentials for each pair of atoms, for PotNet: 'exact', or 'published' with the published
+    decay constant."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
             not (self.pad_short_lists and (self.reverse_edges != "none" or self.directions)),
-            "pad_short_lists makes edges that lead nowhere: with reverse_edges or directions leave it off",
+            "pad_short_lists adds artificial edges: disable it with reverse_edges or directions",
         )
 
     @classmethod
     def from_rule(cls, rule: NeighborRule) -> Self:
-        """Return the graph that has edges to neighbors and nothing else."""
+        """Return the graph that has only edges to neighbors."""
         return cls(**rule.flat())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values, without the younger ones that have their defaults.
+        """Return the fields as JSON values, without newer fields that have their default.
 
-        Manifests and models older than a field thereby equal those that have its default.
+        Manifests and models from before a field was added thus equal those with its default.
         """
         return {name: value for name, value in dataclasses.asdict(self).items() if value != _YOUNGER.get(name)}
 
@@ -116,15 +115,15 @@ _YOUNGER = {"reverse_edges": "none", "lattice_edges": "none", "directions": Fals
 
 @dataclass(frozen=True, kw_only=True)
 class Output(Group):
-    """Folder of the run."""
+    """Output folder."""
 
     role: ClassVar[Role] = Role.PLACE
 
     out: str = "runs"
-    """Folder under which the run's own folder is made."""
+    """Parent folder of the run's folder."""
 
     name: str = ""
-    """Name of the run and its folder; empty: made of what the run is and of digests of settings and data."""
+    """Name of the run and its folder; empty: made from its kind and the digests of settings and data."""
 
     def __post_init__(self) -> None:
         if self.name:
@@ -133,10 +132,10 @@ class Output(Group):
 
 @dataclass(frozen=True, kw_only=True)
 class ResumableOutput(Output):
-    """Folder of the run, which may hold a part of it already."""
+    """Output folder, which may hold an unfinished run."""
 
     resume: bool = False
-    """Continue a run of this configuration that was stopped, from its last checkpoint."""
+    """Continue a stopped run of this configuration from its last checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,23 +145,23 @@ class Store(Group):
     role: ClassVar[Role] = Role.PLACE
 
     tracking_uri: str = ""
-    """MLflow store; empty: MLFLOW_TRACKING_URI, or mlflow.db in the working directory."""
+    """MLflow store (URI); empty: MLFLOW_TRACKING_URI, or mlflow.db in the working directory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tracking(Store):
-    """Place of the run in MLflow."""
+    """MLflow store and experiment."""
 
     experiment: str = ""
-    """Experiment in MLflow; empty: one per data set."""
+    """MLflow experiment; empty: one per data set."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Registration(Tracking):
-    """Place of the run in MLflow, and registered model that it adds a version to."""
+    """MLflow store and experiment, and the registered model for the result."""
 
     register: str = ""
-    """Registered model that the result becomes a version of; empty: it is not registered."""
+    """Registered model to add the result to, as a new version; empty: do not register it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,13 +171,13 @@ class Workers(Group):
     role: ClassVar[Role] = Role.PLACE
 
     num_workers: int = 1
-    """Workers on the Ray cluster; 0 runs in this process, without Ray."""
+    """Number of workers on the Ray cluster; 0: run in this process, without Ray."""
 
     use_gpu: bool = False
-    """Give each worker a GPU."""
+    """Use one GPU per worker."""
 
     threads_per_worker: int = 1
-    """CPU threads of a worker without GPU."""
+    """CPU threads per worker without a GPU."""
 
     def __post_init__(self) -> None:
         require_each(self, ("num_workers",), lambda value: value >= 0, "not be negative")
@@ -190,21 +189,21 @@ class TrainingWorkers(Workers):
     """Data-parallel workers of a training."""
 
     max_workers: int = 0
-    """Elastic: as many workers as the cluster has room for, from num_workers up to this; written --num-workers MIN:MAX.
-    0: num_workers, always."""
+    """Largest number of workers of an elastic training, which uses as many as the cluster can hold, at least
+    num_workers; also given as --num-workers MIN:MAX. 0: always num_workers."""
 
     max_failures: int = 3
-    """Lost workers after which the run fails."""
+    """Number of worker failures before the run fails."""
 
     balance: Balancing = "auto"
-    """Shares of a batch: 'equal' numbers of crystals; 'speed': in proportion to each worker's measured speed, as far
-    as its memory goes; 'auto': by speed if the workers' machines differ. The gradient is the same."""
+    """Shares of a batch: 'equal': equal numbers of crystals; 'speed': proportional to each worker's measured speed,
+    within its memory; 'auto': 'speed' if the workers' machines differ. The gradient is the same."""
 
     checkpoint_minutes: float = 10.0
-    """Time between checkpoints within an epoch; 0: only at its end."""
+    """Minutes between checkpoints within an epoch; 0: only at the end of each epoch."""
 
     hang_timeout: float = 300.0
-    """Seconds without progress after which a worker counts as hung, and is replaced."""
+    """Seconds without progress before a worker counts as hung and is replaced."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -218,7 +217,7 @@ class TrainingWorkers(Workers):
 
     @property
     def most(self) -> int:
-        """Largest number of workers that the training may have."""
+        """Largest possible number of workers."""
         return max(self.num_workers, self.max_workers)
 
 
@@ -233,27 +232,28 @@ class Optimization(Group):
     """Crystals in a global batch, over all workers."""
 
     tail: Literal["spread", "short"] = "spread"
-    """Crystals that do not fill a batch: spread over the others, or a short last batch (published)."""
+    """Crystals that do not fill a batch: 'spread' over the other batches, or in a 'short' last batch (published)."""
 
     lr: float = 3e-3
     """Largest learning rate."""
 
     schedule: Schedule = "cosine"
-    """'one_cycle': up for 30 % of the steps, then down; 'cosine': linear warm-up over 5 % of the steps, then cosine
-    decay to zero; 'step': to a tenth at each milestone; 'linear': straight down to a fiftieth; 'constant'."""
+    """Schedule of the learning rate. 'one_cycle': up for 30 % of the steps, then down; 'cosine': linear warm-up over 5
+    % of the steps, then cosine decay to zero; 'step': to a tenth at each milestone; 'linear': down to a fiftieth;
+    'constant'."""
 
     adam_eps: float = 1e-6
-    """Below this a gradient is noise. With Adam's own 1e-8 (published) the rounding of weights whose gradient is
-    zero grows to full steps, and runs on one and two workers drift apart."""
+    """Adam's epsilon; gradients below it count as noise. With 1e-8 (Adam's default, published), rounding errors of
+    weights with zero gradient grow to full steps, and runs on one and two workers diverge."""
 
     weight_decay: float = 0.0
     """Weight decay of the optimizer."""
 
     gradient_clip: float = 0.0
-    """Largest norm of the gradient; 0: not clipped."""
+    """Largest norm of the gradient; 0: no clipping."""
 
     ema_decay: float = 0.0
-    """Decay of the moving average of the weights that is evaluated and kept; 0: the weights themselves."""
+    """Decay of the moving average of the weights, which is evaluated and kept; 0: no average."""
 
     def __post_init__(self) -> None:
         require_each(self, ("epochs", "batch_size"), lambda value: value >= 1, "be at least 1")
@@ -263,10 +263,10 @@ class Optimization(Group):
 
 
 def require_full_batches(optimization: Optimization, workers: TrainingWorkers) -> None:
-    """Check that a batch has a crystal for each worker.
+    """Check that a batch has at least one crystal per worker.
 
     Raises:
-        ValueError: If it has not.
+        ValueError: If it has fewer.
 
     """
     require(

@@ -1,4 +1,4 @@
-"""The configuration of the ingest job, and of the job that makes graphs."""
+"""Configurations of the ingest job and of the featurize job."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class IngestConfig(Group):
     """Read crystals from a source, check each one, write a crystal table and a quarantine."""
 
     source: str = reads(EMBEDDED_SOURCE)
-    """aflow:prototypes | folder of CIFs (with optional id_prop.csv) | .parquet | .json/.jsonl(.gz) |
-    anything ASE reads (.xyz, .db, ...) | jarvis:dft_3d | mp:QUERY."""
+    """Source of crystals: aflow:prototypes | folder of CIFs (with optional id_prop.csv) | .parquet |
+    .json/.jsonl(.gz) | anything ASE reads (.xyz, .db, ...) | jarvis:dft_3d | mp:QUERY."""
 
     out: str = places()
-    """Folder for crystals.parquet and quarantine.parquet."""
+    """Output folder for crystals.parquet and quarantine.parquet."""
 
     limits: Limits = Limits()
 
@@ -32,20 +32,20 @@ class FeaturizeConfig(Group):
     """Turn a crystal table into graph shards."""
 
     data: str = reads()
-    """Crystal table (.parquet), or any source that the ingest job reads."""
+    """Crystals: a crystal table (.parquet), or any source that the ingest job reads."""
 
     out: str = places()
-    """Folder for the shards, manifest.json and quarantine.parquet."""
+    """Output folder for the shards, manifest.json and quarantine.parquet."""
 
     graph: GraphSpec = GraphSpec()
 
     crystals_per_shard: int = 4096
-    """Crystals in one Parquet file."""
+    """Crystals per shard, which is one Parquet file."""
 
     limits: Limits = Limits()
 
     resume: bool = places(False)
-    """Continue a run that was killed; finished shards are kept, the result has the same bytes."""
+    """Continue a killed run; finished shards are kept, and the result has the same bytes."""
 
     def __post_init__(self) -> None:
         require(self.crystals_per_shard >= 1, f"crystals_per_shard must be positive, got {self.crystals_per_shard}")

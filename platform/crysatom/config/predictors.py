@@ -1,7 +1,7 @@
-"""What predictors are trained with: sizes, graphs and optimization, by name, where they differ from CGCNN's.
+"""Defaults of each predictor by name: sizes, graphs and optimization, where they differ from CGCNN's.
 
-Sources: the paper and released code of each, named in its module in :mod:`crysatom.predictors`. Differences between
-the two recipes are those of all predictors (:mod:`crysatom.config.downstream`), and what is named here.
+Sources: the paper and released code of each, named in its module in :mod:`crysatom.predictors`. The two recipes differ
+as for all predictors (:mod:`crysatom.config.downstream`), and as given here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ONE_CYCLE: Mapping[str, Any] = {
     "batch_size": 64,
     "weight_decay": 1e-5,
 }
-"""Of ALIGNN and of what descends from its code."""
+"""Graph rule of ALIGNN and of code based on it."""
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     # Choudhary & DeCost, npj Comput. Mater. 7, 185 (2021)
@@ -62,7 +62,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "num_neighbors": 24,
     },
 }
-"""Of the recipe 'default'."""
+"""Settings of the recipe 'default'."""
 
 _NO_CUTOFF: Mapping[str, Any] = {
     "ties": "complete",
@@ -71,7 +71,7 @@ _NO_CUTOFF: Mapping[str, Any] = {
     "cutoff": 50.0,
     "reverse_edges": "published",
 }
-"""The rule of ALIGNN's code enlarges the cutoff until each atom has all its neighbors: there is none."""
+"""Effectively no cutoff, because ALIGNN's code enlarges the cutoff until each atom has all its neighbors."""
 
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "alignn": {**SETTINGS["alignn"], **_NO_CUTOFF},
@@ -79,4 +79,4 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "potnet": {**SETTINGS["potnet"], **_NO_CUTOFF, "potentials": "published"},
     "cogn": {**SETTINGS["cogn"], "ties": "truncate", "pad_short_lists": False, "cutoff": 50.0, "criterion": "mae"},
 }
-"""Of the recipe 'paper'."""
+"""Settings of the recipe 'paper'."""

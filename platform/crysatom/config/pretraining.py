@@ -1,4 +1,4 @@
-"""The configuration of a pretraining, and its recipes."""
+"""Configuration of a pretraining, and its recipes."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from crysatom.names import HELD_OUT, LOSS, TRAIN, PretrainObjective, Recipe, SSL
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder(Group):
-    """Encoder, and features of the elements that it reads."""
+    """The encoder, and its input features of the elements."""
 
     embedding_dim: int = 200
-    """Length D of an element vector; width of every encoder layer."""
+    """Length D of an element vector, and width of every encoder layer."""
 
     num_layers: int = 5
-    """Crystal-graph convolutions in the encoder."""
+    """Number of crystal-graph convolutions."""
 
     projection_dim: int = 64
-    """Width of the projection head and of the space in which views are compared. Barlow Twins' noise grows as its
-    square over the batch size: 64 for batches of 128 (published: 128)."""
+    """Width of the projection in which views are compared. The noise of Barlow Twins grows with its square over the
+    batch size: use 64 for batches of 128 (published: 128)."""
 
     node_features: str = "elements"
-    """Input and reconstruction target per element: 'elements' (one-hot bins of ten facts, distinct
-    for every element), 'cgcnn92' (CGCNN's 92 bits, read from jarvis-tools), or a vectors file."""
+    """Input and reconstruction target of each element: 'elements' (one-hot bins of ten facts, distinct for every
+    element), 'cgcnn92' (CGCNN's 92 bits, read from jarvis-tools), or a vectors file."""
 
     def __post_init__(self) -> None:
         require_each(self, ("embedding_dim", "num_layers", "projection_dim"), lambda value: value >= 1, "be at least 1")
@@ -48,17 +48,17 @@ class Views(Group):
     """Masks of the two views of a crystal."""
 
     atom_mask_fraction: float = 0.10
-    """Atoms masked in each view; at least one per crystal."""
+    """Fraction of atoms masked in each view; at least one atom per crystal."""
 
     edge_mask_fraction: float = 0.10
-    """Edges masked in each view, of each atom."""
+    """Fraction of each atom's edges masked in each view."""
 
     masked_atoms: Literal["learned", "zero"] = "learned"
-    """What the encoder sees at a masked atom: a learned vector, or zero (published)."""
+    """Encoder input at a masked atom: 'learned' vector, or 'zero' (published)."""
 
     masked_edges: Literal["removed", "rerouted"] = "removed"
-    """'removed': no message, not in the normalization statistics; 'rerouted': an edge without features to
-    the crystal's first atom (published)."""
+    """Masked edges: 'removed': no message, and not in the normalization statistics; 'rerouted': an edge without
+    features to the crystal's first atom (published)."""
 
     def __post_init__(self) -> None:
         fractions = ("atom_mask_fraction", "edge_mask_fraction")
@@ -70,36 +70,36 @@ class Loss(Group):
     """Terms of the loss."""
 
     objective: PretrainObjective = "crysatom"
-    """'crysatom': auto-encoder plus self-supervised loss; 'masking': elements of masked atoms; 'context': which
-    surroundings belong to an atom; 'masking_context': the sum of both. The last three read only atom_mask_fraction and
-    masked_atoms of the options of losses and views."""
+    """Objective: 'crysatom': auto-encoder plus self-supervised loss; 'masking': predict the elements of masked atoms;
+    'context': match atoms with their surroundings; 'masking_context': sum of both. The last three use only
+    atom_mask_fraction and masked_atoms of the loss and view options."""
 
     ssl_loss: SSLLoss = "barlow_twins"
-    """Self-supervised loss between two masked views; 'none' trains the auto-encoder alone."""
+    """Self-supervised loss between two masked views; 'none': auto-encoder only."""
 
     connectivity_weight: float = 0.25
     """Weight of the connectivity loss."""
 
     feature_weight: float = 0.25
-    """Weight of the loss of restored element features."""
+    """Weight of the loss of reconstructed element features."""
 
     ssl_weight: float = 0.50
     """Weight of the self-supervised loss."""
 
     normalize_projection: bool = False
-    """Scale projections to unit length before the self-supervised loss (published)."""
+    """Normalize projections to unit length before the self-supervised loss (published)."""
 
     barlow_divisor: Literal["batch", "nominal"] = "batch"
-    """Divide the cross-correlation by the crystals in the batch, or by batch_size always (published)."""
+    """Divisor of the cross-correlation: crystals in the 'batch', or always batch_size (published)."""
 
     barlow_lambda: float = 0.0051
-    """Weight of the off-diagonal terms."""
+    """Weight of the off-diagonal terms of Barlow Twins."""
 
     nt_xent_temperature: float = 0.5
     """Temperature of NT-Xent."""
 
     connectivity_mean: Literal["crystals", "pairs"] = "crystals"
-    """Average the connectivity loss within each crystal first, or over all pairs of the batch (published)."""
+    """Mean of the connectivity loss: within each crystal first, or over all pairs of the batch (published)."""
 
     def __post_init__(self) -> None:
         require_each(self, ("nt_xent_temperature",), lambda value: value > 0, "be positive")
@@ -115,7 +115,7 @@ class PretrainOptimization(Optimization):
     """Epochs, batches and steps of the training."""
 
     schedule: Literal["cosine", "constant"] = "cosine"
-    """'cosine': linear warm-up over 5 % of the steps, then cosine decay to zero."""
+    """Schedule of the learning rate. 'cosine': linear warm-up over 5 % of the steps, then cosine decay to zero."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -126,14 +126,14 @@ class PretrainOptimization(Optimization):
 
 @dataclass(frozen=True, kw_only=True)
 class Loading(Group):
-    """Way of the graphs to the workers."""
+    """How graphs reach the workers."""
 
     loader: Literal["auto", "resident", "streamed"] = "auto"
-    """'resident': graphs in memory, any number of workers gives the same run; 'streamed': through Ray Data,
-    for sets larger than memory; 'auto': resident if they fit."""
+    """Loader: 'resident': graphs in memory; the run does not depend on the number of workers; 'streamed': by Ray Data,
+    for data larger than memory; 'auto': resident if the graphs fit."""
 
     memory_gb: float = places(0.0)
-    """Memory of a worker that 'auto' assumes; 0: measured."""
+    """Memory of a worker in GB, for 'auto'; 0: measured."""
 
     def __post_init__(self) -> None:
         require_each(self, ("memory_gb",), lambda value: value >= 0, "not be negative")
@@ -147,7 +147,7 @@ class PretrainConfig(Group):
     output: ResumableOutput = ResumableOutput()
 
     recipe: Recipe = "default"
-    """'default': what the evidence recommends; 'paper': the published procedure. Sets every default below."""
+    """Recipe that sets every default below: 'default': recommended by our evidence; 'paper': as published."""
 
     limits: Limits = Limits()
     neighbors: NeighborRule = NeighborRule()
@@ -160,14 +160,14 @@ class PretrainConfig(Group):
     """Seed of initial weights, batches and masks."""
 
     holdout_fraction: float = 0.05
-    """Crystals held out of training (chosen by a hash of their id) to measure the held-out loss."""
+    """Fraction of crystals held out, chosen by a hash of their ids, to measure the held-out loss."""
 
     selection: Literal["held_out", "train", "last"] = "last"
-    """Vectors come from the epoch with the least held-out loss, least training loss (published), or the last."""
+    """Epoch of the vectors: the one with the least held-out loss, the least training loss (published), or the last."""
 
     extraction: Literal["eval_mean", "algorithm_1"] = "eval_mean"
-    """'eval_mean': mean over all sites in evaluation mode; 'algorithm_1': unit-length batch means
-    in training mode, each batch overwriting the elements it holds (published)."""
+    """Extraction of the vectors: 'eval_mean': mean over all sites in evaluation mode; 'algorithm_1': unit-length batch
+    means in training mode, where each batch overwrites the elements it contains (published)."""
 
     loading: Loading = Loading()
     workers: TrainingWorkers = TrainingWorkers()
@@ -194,7 +194,7 @@ class PretrainConfig(Group):
 
     @property
     def selected_by(self) -> str:
-        """Metric whose least value marks the epoch that vectors come from; empty: the last epoch."""
+        """Metric whose minimum selects the epoch of the vectors; empty: the last epoch."""
         return {"held_out": f"{HELD_OUT}/{LOSS}", "train": f"{TRAIN}/{LOSS}", "last": ""}[self.selection]
 
 

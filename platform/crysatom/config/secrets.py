@@ -1,4 +1,4 @@
-"""What must not be shown or kept: passwords in URIs, and keys and tokens of the environment."""
+"""Secrets that must not be shown or stored: passwords in URIs, and keys and tokens of the environment."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from urllib.parse import parse_qsl, unquote
 
 HIDDEN = "..."
 MIN_LENGTH, MIN_LENGTH_ALONE = 4, 8
-"""Of a URI's secrets, and of others, that are looked for in texts; shorter ones would be found in any word."""
+"""Shortest secret that is searched for in texts; shorter ones would match parts of words."""
 
 _FIELD = re.compile(r"key|token|password|passwd|pwd|secret|odbc_connect", re.IGNORECASE)
-"""How fields of a URI are called whose values are secrets."""
+"""Names of URI fields whose values are secrets."""
 
 _VARIABLE = re.compile(r"(.*_)?(KEY|TOKEN|PASS|SECRET)|.*PASSWORD|.+_PWD", re.IGNORECASE)
-"""How variables of the environment are called whose values are secrets, and not where one is."""
+"""Names of environment variables whose values are secrets, and not paths to one."""
 
 _URI = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 
@@ -28,12 +28,12 @@ _SHOWN = (
 
 
 def without_password(uri: str) -> str:
-    """Return a URI as it may be shown and kept: with dots for user name and password, and for what follows a ``?``.
+    """Return a URI that can be shown and stored: with dots for user name, password, and everything after a ``?``.
 
-    A password may hold any character, as databases' own URIs allow: all before the last ``@`` is taken to be one.
+    A password may contain any character, as in database URIs: everything before the last ``@`` counts as credentials.
     """
     scheme, colon, rest = uri.partition("://")
-    if not colon or (scheme.startswith("sqlite") and rest.startswith("/")):  # a file, which has no password
+    if not colon or (scheme.startswith("sqlite") and rest.startswith("/")):  # a file has no password
         return uri
     place = rest if rest.startswith("/") else f"{HIDDEN}@{rest.rpartition('@')[2]}" if "@" in rest else rest
     place, mark, _ = place.partition("?")
@@ -41,7 +41,7 @@ def without_password(uri: str) -> str:
 
 
 def scrubbed(text: object, *uris: str) -> str:
-    """Return a text of others, an exception's for example, without the secrets of URIs and of the environment."""
+    """Return a foreign text, such as an exception's, without secrets of URIs and of the environment."""
     shown = str(text)
     for uri in uris:
         shown = shown.replace(uri, without_password(uri))
@@ -52,10 +52,10 @@ def scrubbed(text: object, *uris: str) -> str:
 
 
 def warn_of_passwords(arguments: Sequence[str]) -> None:
-    """Warn, on standard error, of URIs with a password on a command line, which others can read.
+    """Warn on standard error about URIs with a password on a command line, which others can read.
 
     Args:
-        arguments: Of the command line.
+        arguments: Command-line arguments.
 
     """
     if any("://" in argument and _secrets(argument) for argument in arguments):
@@ -63,20 +63,20 @@ def warn_of_passwords(arguments: Sequence[str]) -> None:
 
 
 def _environment() -> Iterable[str]:
-    """Return values of the environment that are secrets, or URIs that may hold one."""
+    """Return environment values that are secrets, or URIs that may contain one."""
     for name, value in os.environ.items():
         if _URI.fullmatch(value) or _VARIABLE.fullmatch(name):
             yield value
 
 
 def _secrets(value: str) -> set[str]:
-    """Return what is secret in a URI, in the forms in which it may be quoted; all of a value that is none."""
+    """Return the secrets in a URI, in all quoted forms; the whole value if it is not a URI."""
     scheme, colon, rest = value.partition("://")
     if not colon:
         return {value} if len(value) >= MIN_LENGTH_ALONE else set()
     user, _, place = rest.rpartition("@") if not rest.startswith("/") else ("", "", rest)
     password = user.partition(":")[2]
-    if not password and not scheme.startswith("http"):  # where it may be a token
+    if not password and not scheme.startswith("http"):  # the user name may be a token
         user = ""
     fields = [field for name, field in parse_qsl(place.partition("?")[2]) if _FIELD.search(name)]
     raw = [

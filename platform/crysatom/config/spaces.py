@@ -1,4 +1,4 @@
-"""What a sweep searches: settings of a job, the values they may have, and when a hopeless trial is stopped."""
+"""Search spaces of a sweep: settings of a job, their possible values, and early stopping of trials."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from crysatom.config.pretraining import PretrainConfig
 from crysatom.config.user_code import load_defined
 
 FUNCTION = "space"
-"""What a file of a search space defines: a function without arguments that returns a :class:`SearchSpace`."""
+"""Function that a search space file defines: it takes no arguments and returns a :class:`SearchSpace`."""
 
 JOBS: dict[str, type[PretrainConfig | DownstreamConfig]] = {
     "pretrain": PretrainConfig,
@@ -30,48 +30,48 @@ SHARED = (
     | {"epochs", "patience", "recipe", "seeds", "selection", "split", "split_seed", "train_fraction"}
     | {"composition_reference", "missing_vectors", "property", "vector_scale"}
 )
-"""Not searched: trials share graphs, split, vectors and targets as they are brought to scale, and are compared after
+"""Settings that cannot be searched: trials share graphs, split, vectors and scaled targets, and are compared after
 equally many epochs, by the weights of that epoch."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values."""
+    """One of several values."""
 
     values: tuple[Any, ...]
 
     def draw(self, generator: random.Random) -> Any:
-        """Return one of them, all equally likely."""
+        """Return one of them, with equal probability."""
         return generator.choice(self.values)
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """A number between two."""
+    """A number between two bounds."""
 
     low: float
     high: float
 
     def draw(self, generator: random.Random) -> float:
-        """Return one, to three digits: what is shown is what was used."""
+        """Return a number rounded to three digits, so that the displayed value is exact."""
         return _rounded(generator.uniform(self.low, self.high))
 
 
 @dataclass(frozen=True)
 class LogUniform:
-    """A positive number between two, every factor equally likely."""
+    """A positive number between two bounds, with a uniform logarithm."""
 
     low: float
     high: float
 
     def draw(self, generator: random.Random) -> float:
-        """Return one, to three digits."""
+        """Return a number rounded to three digits."""
         return _rounded(math.exp(generator.uniform(math.log(self.low), math.log(self.high))))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """A search.
+    """A search space.
 
     Raises:
         ValueError: If a setting cannot be searched.
@@ -79,21 +79,22 @@ class SearchSpace:
     """
 
     objective: Literal["pretrain", "downstream"]
-    """What a trial is: 'pretrain': pretraining, whose vectors a small CGCNN with frozen vectors judges; 'downstream':
-    training of a predictor. Either is judged by validation MAE over the mean absolute deviation of the targets."""
+    """Work of a trial: 'pretrain': pretraining, whose vectors are evaluated by a small CGCNN that keeps them frozen;
+    'downstream': training of a predictor. The score is the validation MAE over the mean absolute deviation of
+    targets."""
 
     settings: Mapping[str, Choice | Uniform | LogUniform]
-    """What is searched: fields of the objective's configuration."""
+    """Settings to search: fields of the job's configuration."""
 
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    """Fields that are the same in all trials, where they are not the default."""
+    """Settings that all trials share, if not the default."""
 
     num_trials: int = 0
-    """How many are drawn at random; 0: every combination of the choices."""
+    """Number of random draws; 0: every combination of the choices."""
 
     halving: float = 0.0
-    """Factor of asynchronous successive halving (Li et al., MLSys 2020): at a probe, a trial goes on if it is among
-    the best 1/factor of those that came as far. 0: all trials run to their end."""
+    """Factor of asynchronous successive halving (Li et al., MLSys 2020): at a probe, a trial continues if it is among
+    the best 1/factor of the trials that got this far. 0: all trials run to the end."""
 
     def __post_init__(self) -> None:
         require(self.objective in JOBS, f"objective must be one of {', '.join(JOBS)}, got {self.objective!r}")
@@ -106,15 +107,15 @@ class SearchSpace:
         grid = all(isinstance(values, Choice) for values in self.settings.values())
         require(bool(self.settings), "a search space needs settings to search")
         require(self.num_trials >= 0, f"num_trials must not be negative, got {self.num_trials}")
-        require(grid or self.num_trials > 0, "num_trials must say how many are drawn where settings are not choices")
+        require(grid or self.num_trials > 0, "num_trials must be above 0 if a setting is not a choice")
         require(self.halving == 0 or self.halving > 1, f"halving must be 0 or above 1, got {self.halving}")
 
     def trials(self, num_trials: int = 0, seed: int = 0) -> list[dict[str, Any]]:
-        """Return the settings of each trial, all different; the same for the same seed.
+        """Return the settings of each trial, all different; equal seeds give equal settings.
 
         Args:
-            num_trials: Instead of the space's own.
-            seed: Of what is drawn.
+            num_trials: Overrides the space's own number; 0: no override.
+            seed: Seed of the draws.
 
         """
         count = num_trials or self.num_trials
@@ -123,7 +124,7 @@ class SearchSpace:
             return [dict(zip(self.settings, values, strict=True)) for values in itertools.product(*choices)]
         generator = random.Random(seed)  # noqa: S311 - not for secrets
         drawn: dict[str, dict[str, Any]] = {}
-        for _ in range(100 * count):  # of a small grid all may be drawn before there are so many
+        for _ in range(100 * count):  # a small grid may have fewer combinations
             trial = {name: values.draw(generator) for name, values in self.settings.items()}
             drawn.setdefault(repr(trial), trial)
             if len(drawn) == count:
@@ -135,11 +136,11 @@ def load_space(name: str, folder: Path) -> SearchSpace:
     """Return a search space.
 
     Args:
-        name: Of a file in the folder, or the path of any file that defines ``space()``. The file is run.
-        folder: Of the spaces that come with the platform.
+        name: Name of a file in the folder, or path of a file that defines ``space()``. The file is run.
+        folder: Folder of the spaces that come with the platform.
 
     Raises:
-        ValueError: If there is none, or it is not one.
+        ValueError: If there is no such space, or the file is invalid.
 
     """
     return load_defined(name, folder, what="search space", function=FUNCTION, kind=SearchSpace)

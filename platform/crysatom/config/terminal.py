@@ -1,4 +1,4 @@
-"""What reaches a terminal or a log is text: what a stranger's file holds cannot move its cursor or change its title."""
+"""Make text safe for terminals and logs: content of users' files must not move the cursor or change the title."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _COLOR = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
 def one_line(text: object) -> str:
-    r"""Return a text with all that is no plain character shown instead of sent: ``\x1b`` for an escape, ``\n`` too.
+    r"""Return a text with everything but plain characters escaped: ``\x1b`` for an escape character, also ``\n``.
 
-    That is what Python's ``repr`` would escape, the characters that turn the direction of writing included, and bytes
-    of a file's name that are no UTF-8, which could not be written at all.
+    These are the characters that ``repr`` escapes, including those that change the writing direction, and bytes of file
+    names that are not UTF-8, which could not be written at all.
     """
     said = str(text)
     if said.isprintable():
@@ -23,31 +23,31 @@ def one_line(text: object) -> str:
 
 
 def printable(text: object) -> str:
-    """Return a text as :func:`one_line` does, but for its line breaks and tabs, which stay."""
+    """Escape a text as :func:`one_line` does, but keep its line breaks and tabs."""
     lines = (map(one_line, line.split("\t")) for line in str(text).split("\n"))
     return "\n".join(map("\t".join, lines))
 
 
 def colored(text: str) -> str:
-    """Return a text as :func:`printable` does, but for changes of its color, which stay, too."""
+    """Escape a text as :func:`printable` does, but also keep changes of color."""
     return "".join(part if _COLOR.fullmatch(part) else printable(part) for part in _COLOR.split(text))
 
 
 class Terminal:
-    """A stream of the process, of text alone, whose reader may go away, as ``head`` does.
+    """A text stream of the process whose reader may disappear, as with ``head``.
 
     Attributes:
-        plain: Whether colors are shown instead of sent, too. Off for the help of a job, which has some.
+        plain: Whether colors are escaped too. Off for a job's help, which has colors.
 
     Args:
-        stream: What is written to.
-        nobody_reads: Called when the other end of a pipe was closed; what is written from then on is dropped.
+        stream: Stream to write to.
+        on_closed_pipe: Called when the other end of a pipe is closed; later output is dropped.
 
     """
 
-    def __init__(self, stream: TextIO, nobody_reads: Callable[[], None]) -> None:
+    def __init__(self, stream: TextIO, on_closed_pipe: Callable[[], None]) -> None:
         self._stream = stream
-        self._nobody_reads = nobody_reads
+        self._on_closed_pipe = on_closed_pipe
         self.plain = False
 
     def write(self, text: str) -> int:
@@ -64,9 +64,9 @@ class Terminal:
             action()
         except BrokenPipeError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())  # else Python would say at its end that it could not flush
+            os.dup2(nowhere, self._stream.fileno())  # otherwise Python complains at exit that it cannot flush
             os.close(nowhere)
-            self._nobody_reads()
+            self._on_closed_pipe()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

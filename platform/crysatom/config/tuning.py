@@ -1,4 +1,4 @@
-"""The configuration of a sweep."""
+"""Configuration of a sweep."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from crysatom.config.groups import Limits, ResumableOutput, Source, Tracking, Wo
 
 @dataclass(frozen=True, kw_only=True)
 class Probes(Group):
-    """Evaluation of a trial: a small CGCNN with the frozen vectors, judged by validation crystals."""
+    """Evaluation of a trial: validation errors of a small CGCNN with the frozen vectors."""
 
     probes: int = 3
-    """Evaluations of a trial, the last one at its end."""
+    """Number of evaluations of a trial; the last one is at its end."""
 
     probe_epochs: int = 30
     """Epochs of the small CGCNN. Its last epoch counts, not its best."""
 
     probe_width: int = 32
-    """Length of an atom's vector in its convolutions, and half the width of its hidden layer."""
+    """Length of an atom's vector in the small CGCNN, and half the width of its hidden layer."""
 
     probe_batch_size: int = 32
-    """Crystals in a batch of it."""
+    """Batch size of the small CGCNN."""
 
     probe_seeds: tuple[int, ...] = (0,)
-    """Seeds of its initial weights; the error is the mean over them."""
+    """Seeds of the initial weights of the small CGCNN; the error is the mean over them."""
 
     def __post_init__(self) -> None:
         at_least_one = ("probes", "probe_epochs", "probe_width", "probe_batch_size")
@@ -40,13 +40,13 @@ class TrialWorkers(Workers):
     """Processes of the trials."""
 
     num_workers: int = 0
-    """0: each trial is a process of its own; else each is trained by so many data-parallel workers."""
+    """Data-parallel workers per trial; 0: a trial is a single process."""
 
     max_concurrent: int = 0
-    """Trials at a time; 0: as many as the cluster has room for."""
+    """Trials at a time; 0: as many as the cluster can hold."""
 
     max_failures: int = 3
-    """Lost workers after which a trial with workers fails."""
+    """Number of worker failures before a trial with workers fails."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,32 +55,32 @@ class TrialWorkers(Workers):
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig(Group):
-    """Search the settings of pretraining, or of a predictor, by many trials on Ray Tune."""
+    """Search settings of pretraining, or of a predictor, with many trials on Ray Tune."""
 
     space: str = reads()
-    """Name of a file in tune_spaces/ (embedding_dim, ssl_loss, pretrain, downstream), or path of a .py file that
-    defines space(). That file is run."""
+    """Search space: name of a file in tune_spaces/ (embedding_dim, ssl_loss, pretrain, downstream), or path of a .py
+    file that defines space(). The file is run."""
 
     source: Source = Source()
 
     properties: tuple[str, ...] = ()
-    """Columns of the crystal table by which trials are judged; empty: volume_per_atom and density, which any table
-    has. Training of a predictor takes one; empty: volume_per_atom."""
+    """Columns of the crystal table on which trials are evaluated; empty: volume_per_atom and density, which every table
+    has. A search for a predictor takes one; empty: volume_per_atom."""
 
     vectors: str = reads("onehot92")
-    """Vectors of the predictors, where their training is searched; as in the downstream job."""
+    """Vectors of the predictors, in a search for a predictor; as in the downstream job."""
 
     output: ResumableOutput = ResumableOutput()
     limits: Limits = Limits()
 
     num_trials: int = 0
-    """Trials, drawn at random from the space; 0: as many as the space says."""
+    """Number of trials, drawn at random from the space; 0: the space's own number."""
 
     epochs: int = 0
-    """Epochs of each trial; 0: as many as the space says."""
+    """Epochs of each trial; 0: the space's own number."""
 
     seed: int = 0
-    """Seed of what is drawn from the space."""
+    """Seed of the draws from the space."""
 
     probe: Probes = Probes()
     workers: TrialWorkers = TrialWorkers()

@@ -1,4 +1,4 @@
-"""The configuration of vectors that are made from counts, and of those that know nothing."""
+"""Configuration of vectors from counts, and of control vectors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from crysatom.config.groups import GraphSpec, Limits, NeighborRule, Output, Regi
 
 @dataclass(frozen=True, kw_only=True)
 class VectorsConfig(Group):
-    """Make element vectors by older methods, from the same crystals that a pretraining learns from."""
+    """Make element vectors by older methods, from the same crystals as a pretraining."""
 
     source: Source = Source()
 
     method: Literal["skipatom", "atom2vec", "onehot", "random"] = "skipatom"
-    """'skipatom': which elements are bonded; 'atom2vec': which compounds there are; 'onehot', 'random': nothing but
+    """Method: 'skipatom': from bonded elements; 'atom2vec': from compounds; 'onehot', 'random': controls that know only
     which elements there are."""
 
     output: Output = Output()
@@ -25,31 +25,29 @@ class VectorsConfig(Group):
     neighbors: NeighborRule = NeighborRule()
 
     dim: int = 0
-    """Length of a vector; 0: 200, and for atom2vec, which has no more dimensions than there are elements, that number.
-    onehot has its 118."""
+    """Length of a vector; 0: 200, limited to the number of elements for atom2vec, and 118 for onehot."""
 
     bond_tolerance: float = 0.15
-    """skipatom: neighbors up to 1 + this times as far as an atom's nearest are bonded to it."""
+    """skipatom: neighbors within (1 + this) times an atom's nearest distance count as bonded."""
 
     steps: int = 300
-    """skipatom: steps of Adam."""
+    """skipatom: number of Adam steps."""
 
     batch_size: int = 0
-    """skipatom: bonded pairs that are drawn from the counts for each step; 0: each step takes all of them. Published:
-    1024, with --steps 150000."""
+    """skipatom: bonded pairs drawn per step; 0: all pairs in each step. Published: 1024, with --steps 150000."""
 
     lr: float = 0.01
-    """skipatom: its rate."""
+    """skipatom: learning rate."""
 
     induce_below: int = 0
-    """skipatom: vectors of elements with fewer bonded neighbors than this in all crystals lean on those of elements
-    like them, as in the published induced vectors; 0: none does."""
+    """skipatom: elements with fewer bonded neighbors than this in all crystals get vectors drawn towards those of
+    similar elements, as the published induced vectors; 0: disabled."""
 
     seed: int = 0
-    """Seed of random, and of the initial vectors and batches of skipatom."""
+    """Seed of 'random', and of the initial vectors and batches of skipatom."""
 
     num_workers: int = places(2)
-    """0 counts in this process, without Ray; else shards are counted wherever the cluster has a CPU."""
+    """Number of workers; 0: count in this process, without Ray; else count on all CPUs of the cluster."""
 
     tracking: Registration = Registration(experiment="crysatom-pretrain")
 

@@ -100,7 +100,7 @@ def size_rules(num_atoms: Array, limits: Limits) -> Iterator[Rule]:
 def structure_rules(crystals: Structures) -> Iterator[Rule]:
     """Yield the rules on the contents of crystals, each with an atom or more; :func:`overlap` comes after them.
 
-    A crystal is judged by the first rule that it breaks: what later rules say of it means nothing.
+    The first rule that a crystal breaks decides; later rules are not meaningful for it.
     """
     yield from _species_rules(crystals)
     yield from _cell_rules(crystals)

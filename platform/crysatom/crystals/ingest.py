@@ -214,7 +214,7 @@ class _Sorter:
             self.notes.add(accepted)
             kept = accepted.select([*STRUCTURE_COLUMNS, PROPERTIES_JSON]).cast(_SPOOL_SCHEMA)
             self.types.observe(kept[MATERIAL_ID].to_pylist(), map(json.loads, kept[PROPERTIES_JSON].to_pylist()))
-            self._tell()
+            self._log_progress()
             yield kept
 
     def _sort(self, row: dict[str, str]) -> bool:
@@ -230,7 +230,7 @@ class _Sorter:
         self.rejections.accepted += 1
         return True
 
-    def _tell(self) -> None:
+    def _log_progress(self) -> None:
         now = time.monotonic()
         if now - self._told < PROGRESS_SECONDS:
             return

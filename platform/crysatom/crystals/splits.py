@@ -119,7 +119,7 @@ def by_column(table: pa.Table, column: str, material_ids: Ids) -> Split:
     parts = _parts_in(table, column)
     crystals = pc.index_in(table[MATERIAL_ID], value_set=pa.array(material_ids, pa.string()))
     has_graph = crystals.is_valid().to_numpy()
-    _tell_missing(table, column, (parts == PARTS.index(TEST)) & ~has_graph)
+    _warn_missing(table, column, (parts == PARTS.index(TEST)) & ~has_graph)
     part = np.full(len(material_ids), -1)
     np.maximum.at(part, crystals.drop_null().to_numpy(), parts[has_graph])
     return _of_parts(f"column:{column}", material_ids, part)
@@ -261,7 +261,7 @@ def _parts_in(table: pa.Table, column: str) -> Array:
     return np.asarray(parts.fill_null(-1).to_numpy())
 
 
-def _tell_missing(table: pa.Table, column: str, rows: Array) -> None:
+def _warn_missing(table: pa.Table, column: str, rows: Array) -> None:
     missing = table[MATERIAL_ID].filter(pa.array(rows)).unique().to_pylist()
     if missing:
         logger.warning(

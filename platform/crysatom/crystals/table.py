@@ -137,8 +137,8 @@ def open_columns(path: str | Path) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        said = short(error, 300)
-        raise ValueError(f"{path}: not a Parquet file, or a truncated one ({said}); write it again") from error
+        cause = short(error, 300)
+        raise ValueError(f"{path}: not a Parquet file, or a truncated one ({cause}); write it again") from error
     require_plain(file.schema_arrow, path)
     names = file.schema_arrow.names
     if twice := sorted({name for name in names if names.count(name) > 1}):

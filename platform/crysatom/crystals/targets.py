@@ -23,7 +23,7 @@ from crysatom.crystals.csv_files import as_it_was
 from crysatom.crystals.derived_columns import COMPUTED_COLUMNS, computed_column
 from crysatom.crystals.quarantine import short
 from crysatom.crystals.table import STRUCTURE_COLUMNS
-from crysatom.crystals.text_table import Line, is_missing, number, read_text_table, says_missing, typed
+from crysatom.crystals.text_table import Line, describe_missing, is_missing, number, read_text_table, typed
 from crysatom.names import MATERIAL_ID, PROPERTIES
 
 Array = NDArray[Any]
@@ -155,7 +155,7 @@ def _labels(path: Path, name: str, lines: Sequence[Line]) -> dict[str, float]:
         _require_numbers(path, lines)
         return {}
     if column.missing:
-        logger.info("%s: %s", path, says_missing(name, column, [line for line, _ in lines]))
+        logger.info("%s: %s", path, describe_missing(name, column, [line for line, _ in lines]))
     if column.kind == "true or false":
         logger.info("%s: %s", path, _TRUTH_TRAINS.format(name))
     values = zip(lines, column.values, strict=True)

@@ -170,7 +170,7 @@ def typed(cells: Sequence[str]) -> Column:
     return Column(cells=cells, kind=kind, values=[cell or None for cell in cells], missing=empty, odd=odd)
 
 
-def says_missing(name: str, column: Column, lines: Sequence[int]) -> str:
+def describe_missing(name: str, column: Column, lines: Sequence[int]) -> str:
     """Return a sentence on the missing values of a column.
 
     Args:
@@ -185,8 +185,8 @@ def says_missing(name: str, column: Column, lines: Sequence[int]) -> str:
     return f"column {short(name)} has no value in {share} ({', '.join(first)}{more})"
 
 
-def says_odd(name: str, column: Column, lines: Sequence[int]) -> str:
-    """Return a sentence on why a column with numbers stays text; arguments as in :func:`says_missing`."""
+def describe_odd(name: str, column: Column, lines: Sequence[int]) -> str:
+    """Return a sentence on why a column with numbers stays text; arguments as in :func:`describe_missing`."""
     cell, line = column.cells[column.odd[0]], lines[column.odd[0]]
     hint = "; decimal commas are not read, write points" if _DECIMAL_COMMA.fullmatch(cell) else ""
     return (

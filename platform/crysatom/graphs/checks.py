@@ -1,7 +1,7 @@
 """Which crystals of a record batch can become graphs, and why the others cannot.
 
 Shapes: B crystals, N atoms. A table need not come from the ingest job, so the rules of :mod:`crysatom.crystals.checks`
-are applied again, with those that only rows and neighbor lists can break. Each crystal is judged by itself:
+are applied again, with those that only rows and neighbor lists can break. Each crystal is checked by itself:
 :mod:`crysatom.graphs.duplicates` decides about repeated ids.
 """
 
@@ -63,7 +63,7 @@ class Verdicts:
 
 
 def check_rows(batch: pa.RecordBatch, limits: Limits) -> Verdicts:
-    """Judge what can be judged before the numbers are read: ids, lengths of lists, size."""
+    """Check what needs no numbers: ids, lengths of lists, size."""
     verdicts = Verdicts(num_crystals=batch.num_rows)
     atoms, coords, lattice = (list_lengths(batch[name]) for name in (ATOMIC_NUMBERS, FRAC_COORDS, LATTICE))
     no_id = batch[MATERIAL_ID].is_null().to_numpy(zero_copy_only=False)

@@ -104,7 +104,7 @@ def _run(config: FeaturizeConfig, out: Path, ingest: Ingest, map_shards: MapShar
     tasks = _tasks(config, table.absolute(), out.absolute(), total)
     missing = [task for task in tasks if not task.is_done()]
     made = sum(task.num_rows for task in missing)
-    _tell(map_shards(missing), total=total, done=total - made)
+    _log_progress(map_shards(missing), total=total, done=total - made)
     finish(out, plan, config.data, (task.record() for task in tasks))
     return _report(out, made=made, start=start)
 
@@ -150,18 +150,18 @@ def _tasks(config: FeaturizeConfig, table: Path, out: Path, num_rows: int) -> li
     return tasks
 
 
-def _tell(records: Iterable[ShardRecord], *, total: int, done: int) -> None:
+def _log_progress(records: Iterable[ShardRecord], *, total: int, done: int) -> None:
     """Wait for all records and log progress at intervals."""
     before, started = done, time.monotonic()
-    told = started
+    logged = started
     accepted = rejected = 0
     for record in records:
         done += record.read
         accepted, rejected = accepted + record.rows, rejected + len(record.rejected)
         require_few(rejected, accepted, record.rejected[-1][DETAIL] if record.rejected else "")
         now = time.monotonic()
-        if now - told >= PROGRESS_SECONDS or done == total:
-            told = now
+        if now - logged >= PROGRESS_SECONDS or done == total:
+            logged = now
             rate = (done - before) / (now - started)
             left = (total - done) / rate
             logger.info("featurize: %s of %s read, %.0f crystals/s, %.0f s left", f"{done:,}", f"{total:,}", rate, left)

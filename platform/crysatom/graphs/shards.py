@@ -154,9 +154,9 @@ def _readable(folder: str | Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, KeyError) as error:
-        said = " ".join(str(error).split())[:300]
+        cause = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"{folder} holds a damaged shard ({said}); copy it again, or run jobs/featurize.py to a new folder"
+            f"{folder} holds a damaged shard ({cause}); copy it again, or run jobs/featurize.py to a new folder"
         ) from error
 
 

@@ -1,1 +1,1 @@
-"""What a run reads, found by the names that a user gives: graphs, labels, vectors, encoders, models."""
+"""Inputs of a run, found by the names that a user gives: graphs, labels, vectors, encoders, models."""

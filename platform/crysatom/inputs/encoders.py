@@ -1,4 +1,4 @@
-"""Pretrained encoders and trained models that a training starts from, found by name and checked."""
+"""Pretrained encoders and trained models that a training starts from: find and check them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from crysatom.vectors.table import AtomVectors
 def pretrained_encoders(
     config: DownstreamConfig, tracking_uri: str
 ) -> tuple[PretrainedEncoder | None, PretrainedEncoder | None]:
-    """Return the encoder that a training starts from, and the one it is distilled by, as far as asked for.
+    """Return the encoder that a training starts from and the one it is distilled from; None if not configured.
 
     Raises:
         ValueError: If one is not found, or does not fit the configuration.
@@ -33,15 +33,15 @@ def pretrained_encoders(
         for name in (config.start.init_encoder, config.start.distill)
     )
     if init is not None:
-        starts_with_embedding(config, init, one_hot())  # refused now rather than after the graphs are built
+        starts_with_embedding(config, init, one_hot())  # fail before the graphs are built
     return init, teacher
 
 
 def given_model(config: DownstreamConfig, tracking_uri: str) -> TrainedModel | None:
-    """Return the trained model that a training starts from, as far as asked for.
+    """Return the trained model that a training starts from; None if not configured.
 
     Raises:
-        ValueError: If there is none, or it is of another architecture, or reads graphs of another kind.
+        ValueError: If there is none, or its architecture or graphs differ.
 
     """
     if not (name := config.start.init_model):
@@ -52,7 +52,7 @@ def given_model(config: DownstreamConfig, tracking_uri: str) -> TrainedModel | N
     if differing := ", ".join(
         f"{key} {theirs[key]} there, {mine[key]} here" for key in mine if mine[key] != theirs[key]
     ):
-        raise ValueError(f"{name}: the model is another one than this configuration's ({differing}); give its options")
+        raise ValueError(f"{name}: the model differs from this configuration ({differing}); give the model's options")
     return model
 
 
@@ -61,11 +61,11 @@ def given_encoder(name: str, graph: GraphSpec, tracking_uri: str) -> PretrainedE
 
     Args:
         name: Folder of the run, ``runs:/ID``, or ``models:/NAME/VERSION`` of its vectors.
-        graph: Content of the graphs that the encoder is to read.
+        graph: Graph settings of the predictor.
         tracking_uri: MLflow store.
 
     Raises:
-        ValueError: If there is none, or it learned from graphs of another kind.
+        ValueError: If there is none, or it was trained on graphs of another kind.
 
     """
     uri = name.startswith((RUNS_URI, MODELS_URI))
@@ -74,14 +74,14 @@ def given_encoder(name: str, graph: GraphSpec, tracking_uri: str) -> PretrainedE
     differing = ", ".join(f"{key} {theirs[key]} there, {mine[key]} here" for key in mine if mine[key] != theirs[key])
     if differing:
         raise ValueError(
-            f"{name}: the encoder learned from other graphs than this predictor is to see ({differing}); "
+            f"{name}: the encoder was trained on other graphs than this predictor reads ({differing}); "
             "give the graph options of the pretraining"
         )
     return encoder
 
 
 def starts_with_embedding(config: DownstreamConfig, encoder: PretrainedEncoder, vectors: AtomVectors) -> bool:
-    """Tell whether a predictor of these vectors starts from the encoder's embedding, too.
+    """Return whether a predictor with these vectors can also start from the encoder's embedding.
 
     Raises:
         ValueError: If it cannot start from the encoder at all.
@@ -95,15 +95,15 @@ def starts_with_embedding(config: DownstreamConfig, encoder: PretrainedEncoder, 
 
 
 def require_known(name: str, encoder: PretrainedEncoder, atomic_numbers: Iterable[int]) -> None:
-    """Check that an encoder has features of all elements: of others it would read zeros.
+    """Check that an encoder has features of all elements; it would read zeros for others.
 
     Args:
-        name: Of the encoder, for the message.
-        encoder: From a pretraining.
-        atomic_numbers: Of the elements that it is to read.
+        name: Name of the encoder, for the message.
+        encoder: Pretrained encoder.
+        atomic_numbers: Elements that it must read.
 
     Raises:
-        ValueError: Naming the elements that it has no features of.
+        ValueError: If features are missing; the message names the elements.
 
     """
     unknown = sorted(set(atomic_numbers) - set(encoder.atomic_numbers.tolist()))

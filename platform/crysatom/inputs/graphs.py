@@ -1,4 +1,4 @@
-"""Graph shards of whatever a user names as data, built once and found again by their digest."""
+"""Graph shards of the data that a user names, built once and found again by their digest."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ CACHE = "data"
 def prepare(
     source: Source, limits: Limits, graph: GraphSpec, out: Path, *, num_workers: int, resume: bool = False
 ) -> Path:
-    """Return a folder of graph shards, after building it if needed.
+    """Return a folder of graph shards; build it if needed.
 
     Args:
         source: Graph shards, a crystal table, or crystals to ingest.
-        limits: Crystals to quarantine.
+        limits: Limits beyond which crystals are quarantined.
         graph: Content of the graphs.
-        out: Tables and shards that have to be made are kept in its ``data`` folder.
-        num_workers: 0: all is done in this process; else by Ray Data.
-        resume: Keep the crystals that the run began with, whatever the source holds now.
+        out: New tables and shards are kept in its ``data`` folder.
+        num_workers: 0: work in this process; otherwise use Ray Data.
+        resume: Keep the crystals that the run started with, whatever the source holds now.
 
     Raises:
-        ValueError: If the data cannot be read, or are shards of another graph specification or of laxer limits.
+        ValueError: If the data cannot be read, or are shards with another graph specification or wider limits.
 
     """
     given = find(source.data)
@@ -51,7 +51,7 @@ def prepare(
         return given.resolve()
     cache = out / CACHE
     cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / ".lock"):  # two runs that start together: one builds, the other waits and finds
+    with FileLock(cache / ".lock"):  # of two runs that start together, one builds and the other waits
         table = given.resolve()
         if given.suffix != ".parquet":
             table = _ingest(source.data, given, limits, cache, on_cluster=num_workers > 0, resume=resume)
@@ -66,7 +66,7 @@ def crystal_table(source: Source, shards: Path) -> Path:
         shards: Folder of graph shards, from :func:`prepare`.
 
     Raises:
-        ValueError: If the table is not where it was when the graphs were made, or has changed.
+        ValueError: If the table has moved since the graphs were made, or has changed.
 
     """
     manifest = read_manifest(shards)
@@ -81,12 +81,12 @@ def crystal_table(source: Source, shards: Path) -> Path:
 
 def _featurize(table: Path, limits: Limits, graph: GraphSpec, cache: Path, *, on_cluster: bool) -> Path:
     num_crystals = open_table(table).metadata.num_rows
-    logger.info("building the graphs of %s, unless they are there ...", table)
+    logger.info("building the graphs of %s, unless they exist ...", table)
     how = {**limits.flat(), **graph.to_dict()}
     shards = cache / f"graphs-{_digest(file_sha256(table), how)[:12]}"
     featurize = FeaturizeConfig(data=str(table), out=str(shards), resume=True, limits=limits, graph=graph)
     if not on_cluster or num_crystals <= featurize.crystals_per_shard:
-        report = featurize_plain(featurize)  # one process makes one shard anyway
+        report = featurize_plain(featurize)  # one shard is made by one process anyway
     else:
         from crysatom.cluster.featurize import featurize as featurize_on_cluster
 
@@ -108,7 +108,7 @@ def _ingest(data: str, given: Path, limits: Limits, cache: Path, *, on_cluster: 
     if resume and table.exists():
         return table
     if not on_cluster or source == EMBEDDED_SOURCE:
-        report = ingest_plain(ingest)  # done sooner than a cluster starts its processes
+        report = ingest_plain(ingest)  # faster than starting a cluster
     else:
         from crysatom.cluster.ingest import ingest as ingest_on_cluster
 
@@ -130,16 +130,16 @@ def _require_same_graph(folder: Path, graph: GraphSpec) -> None:
     if differing := {name: value for name, value in wanted.items() if found[name] != value}:
         was = {name: found[name] for name in differing}
         raise ValueError(
-            f"{folder} holds graphs made with {was}, this run wants {differing}; change the flags or featurize again"
+            f"{folder} holds graphs made with {was}, this run needs {differing}; change the flags or featurize again"
         )
 
 
 def _require_limits_kept(folder: Path, limits: Limits) -> None:
-    """Check that shards hold no crystal that these limits would quarantine; finished shards are not filtered."""
+    """Check that shards hold no crystal outside these limits, because finished shards are not filtered."""
     plan = read_manifest(folder)["plan"]
     if plan["max_atoms"] > limits.max_atoms or plan["min_distance"] < limits.min_distance:
         was = {name: plan[name] for name in Limits.names()}
         raise ValueError(
-            f"{folder} holds graphs of crystals within {was}, this run wants {limits.flat()}; featurize again, "
-            f"or take them as they are with --max-atoms {was['max_atoms']} --min-distance {was['min_distance']:g}"
+            f"{folder} holds graphs of crystals within {was}, this run needs {limits.flat()}; featurize again, "
+            f"or accept them with --max-atoms {was['max_atoms']} --min-distance {was['min_distance']:g}"
         )

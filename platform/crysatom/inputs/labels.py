@@ -1,4 +1,4 @@
-"""From graphs and a crystal table to what a predictor learns: targets, a split, and vectors that cover both."""
+"""Make the task of a predictor from graphs and a crystal table: targets, a split, and vectors that cover both."""
 
 from __future__ import annotations
 
@@ -48,21 +48,20 @@ NAMED_CRYSTALS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Labeled:
-    """What a predictor is trained on and judged by.
+    """Data that a predictor is trained and evaluated on.
 
     Attributes:
-        task: As workers need it.
+        task: Task for the workers.
         targets: The property, with its unit.
-        split: Of the labeled crystals whose elements have vectors.
-        trained_elements: Atomic numbers of the elements that training crystals hold, ascending.
-        trained_ranges: Of what training crystals are like.
-        test_holds: ``(test crystals, 118)`` bool, which elements a test crystal holds: column Z - 1.
+        split: Split of the labeled crystals whose elements have vectors.
+        trained_elements: Atomic numbers of the elements in the training crystals, ascending.
+        trained_ranges: Ranges of the training crystals, see :mod:`crysatom.models.ranges`.
+        test_holds: ``(test crystals, 118)`` bool, elements of each test crystal: column Z - 1.
         new: Which test crystals have no twin among the training crystals.
-        left_out: Crystals that hold elements without a vector, when those are to be left out: ``material_id``,
-            ``part``, ``elements``.
-        data_digest: 16 hex digits for graphs, labels and split.
-        vectors_digest: 16 hex digits for the vectors as the predictor sees them.
-        start_digest: Of the weights that the training starts from; empty: random ones.
+        left_out: Crystals left out because an element has no vector: ``material_id``, ``part``, ``elements``.
+        data_digest: 16 hex digits of graphs, labels and split.
+        vectors_digest: 16 hex digits of the vectors as the predictor reads them.
+        start_digest: Digest of the weights that the training starts from; empty: random weights.
 
     """
 
@@ -81,14 +80,14 @@ class Labeled:
 
 @dataclass(frozen=True, kw_only=True)
 class _Atoms:
-    """What M crystals consist of, see :func:`crysatom.graphs.shards.load_atoms`."""
+    """Atoms of M crystals, see :func:`crysatom.graphs.shards.load_atoms`."""
 
     material_ids: Array
     atom_ptr: Array
     atomic_numbers: Array
 
     def of(self, crystals: Array) -> _Atoms:
-        """Return those of some crystals, in the given order."""
+        """Return the atoms of some crystals, in the given order."""
         counts = np.diff(self.atom_ptr)[crystals]
         ptr = offsets(counts)
         atoms = np.repeat(self.atom_ptr[crystals] - ptr[:-1], counts) + np.arange(ptr[-1])
@@ -96,19 +95,19 @@ class _Atoms:
 
     @property
     def holds(self) -> Array:
-        """``(M, 118)`` bool, which elements a crystal holds: column Z - 1."""
+        """``(M, 118)`` bool, elements of each crystal: column Z - 1."""
         held = np.zeros((len(self.material_ids), MAX_ATOMIC_NUMBER), dtype=bool)
         held[np.repeat(np.arange(len(held)), np.diff(self.atom_ptr)), self.atomic_numbers.astype(np.int64) - 1] = True
         return held
 
     def without_vector(self, table: AtomVectors) -> Array:
-        """Return ``(M,)`` bool, the crystals that hold an element which the table lacks."""
+        """Return ``(M,)`` bool: which crystals contain an element that the table lacks."""
         missing = ~np.isin(self.atomic_numbers, table.atomic_numbers)
         return np.asarray(np.add.reduceat(missing, self.atom_ptr[:-1], dtype=np.int64) > 0)
 
 
 def given_table(name: str, tracking_uri: str) -> AtomVectors:
-    """Return the vectors that a user names: a table of the platform, a file, or vectors in MLflow.
+    """Return the vectors that a user names: a built-in table, a file, or vectors in MLflow.
 
     Raises:
         ValueError: If there are none, or they cannot be read.
@@ -120,17 +119,17 @@ def given_table(name: str, tracking_uri: str) -> AtomVectors:
 def labeled(
     config: DownstreamConfig, shards: Path, table_path: Path, tracking_uri: str, start: TrainedModel | None = None
 ) -> Labeled:
-    """Read targets, draw the split, and bring the vectors into the form that the predictor sees.
+    """Read targets, draw the split, and prepare the vectors for the predictor.
 
     Args:
-        config: Of the job.
+        config: Configuration of the job.
         shards: Folder of graph shards.
-        table_path: The crystal table that they were made of.
-        tracking_uri: MLflow store, for vectors that are there.
-        start: Model that the training starts from; it brings its vectors and its normalizer. None: none.
+        table_path: Crystal table that they were made from.
+        tracking_uri: MLflow store, for vectors kept there.
+        start: Model that the training starts from, with its vectors and normalizer; None: random weights.
 
     Raises:
-        ValueError: If property, split or vectors are not usable as asked, or not those of the model.
+        ValueError: If property, split or vectors are unusable, or differ from the model's.
 
     """
     table = read_table(table_path)
@@ -197,33 +196,33 @@ def _require_unit(start: TrainedModel, targets: Targets, model: str) -> None:
     if start.info.unit != targets.unit:
         raise ValueError(
             f"{model} predicts {start.info.property} in {start.info.unit or 'an unknown unit'}, and "
-            f"{targets.name} is in {targets.unit or 'an unknown unit'}: its normalizer would not fit"
+            f"{targets.name} is in {targets.unit or 'an unknown unit'}; its normalizer does not fit"
         )
 
 
 def _require_unseen(start: TrainedModel, table: pa.Table, split: Split, model: str) -> None:
-    """Raise if the model knows a test crystal; warn where that cannot be told.
+    """Raise if the model has seen a test crystal; log a warning if that is unknown.
 
     Raises:
-        ValueError: Naming one.
+        ValueError: If it has; the message names the first such crystal.
 
     """
     known = _known_to(start, table, split.material_ids)
     if known is None:
         logger.warning(
-            "%s: from this crystal table it cannot be told what the model was trained on; see that no test crystal is "
-            "among it",
+            "%s: this crystal table does not show what the model was trained on; make sure that no test crystal is "
+            "among its training crystals",
             model,
         )
     elif len(seen := np.intersect1d(known, split.ids(TEST).astype(str))):
         raise ValueError(
             f"{model} was trained on or selected by {len(seen)} crystals that are test crystals here, "
-            f"{seen[0]} the first: errors would be too small; give a split whose test crystals it does not know"
+            f"the first is {seen[0]}: errors would be too small; give a split with test crystals that it has not seen"
         )
 
 
 def _known_to(start: TrainedModel, table: pa.Table, ids: Array) -> Array | None:
-    """Return the ids of the crystals that a model was trained on and selected by; None if they cannot be found out."""
+    """Return the ids of the crystals that a model was trained on or selected by; None if unknown."""
     noted = start.info.training
     try:
         theirs = config_of(noted["config"])
@@ -264,10 +263,10 @@ def _require_parts(split: Split) -> None:
 def _covered(
     choice: VectorChoice, split: Split, vectors: AtomVectors, atoms: _Atoms, *, fill: bool
 ) -> tuple[Split, AtomVectors, pd.DataFrame]:
-    """Return a split whose crystals all have vectors, the vectors, and the crystals that were left out."""
+    """Return a split whose crystals all have vectors, the vectors, and the crystals left out."""
     used = atoms.of(np.concatenate([getattr(split, part) for part in PARTS]))
     nothing = pd.DataFrame(columns=[MATERIAL_ID, "part", "elements"])
-    if choice.missing_vectors == "ridge" and fill:  # the table of a trained model stays as it is
+    if choice.missing_vectors == "ridge" and fill:  # a trained model's table is not changed
         return split, fill_missing(vectors, used.atomic_numbers), nothing
     if choice.missing_vectors != "leave_out":
         try:
@@ -292,8 +291,8 @@ def _covered(
         by_part = ", ".join(f"{count} of {part}" for part, count in left_out["part"].value_counts().items())
         first = ", ".join(left_out[MATERIAL_ID].head(NAMED_CRYSTALS))
         logger.warning(
-            "%d crystals hold elements without a vector in %s and are left out (%s), the first of them %s; where test "
-            "crystals are, errors are not those of the whole test set",
+            "%d crystals contain elements without a vector in %s and are left out (%s), first %s; if they include test "
+            "crystals, errors are not those of the whole test set",
             len(rows),
             choice.vectors,
             by_part,

@@ -1,1 +1,1 @@
-"""Trained models: their files, prediction with them, and training that starts from one."""
+"""Trained models: their files, prediction, and fine-tuning."""

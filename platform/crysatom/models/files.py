@@ -1,4 +1,4 @@
-"""A trained model as a folder: ``model.safetensors`` and ``model.json``, so that loading one cannot run code."""
+"""A trained model as a folder of ``model.safetensors`` and ``model.json``, so that loading one cannot run code."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ _REFERENCE = "reference"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What a model is, beside its weights; JSON values only.
+    """Description of a model, beside its weights; JSON values only.
 
     Attributes:
-        property: What it predicts.
-        unit: Of the prediction; empty if not known.
+        property: Predicted property.
+        unit: Unit of the prediction; empty if unknown.
         spec: Architecture.
         graph: How a crystal becomes a graph.
-        normalizer: Of the training targets.
-        elements: Symbols of the elements that have a vector; others cannot be predicted.
-        trained_elements: Those of them that training crystals hold; of others the model has no experience.
-        trained_ranges: Least and largest ``volume_per_atom`` (angstrom^3) and ``num_atoms`` (of the cell) of the
-            training crystals; empty in models of before these were recorded.
+        normalizer: Mean and spread of the training targets.
+        elements: Symbols of the elements that have a vector; crystals with others cannot be predicted.
+        trained_elements: Elements that the training crystals contain, a subset of ``elements``.
+        trained_ranges: Least and largest ``volume_per_atom`` (angstrom^3) and ``num_atoms`` (per cell) of the training
+            crystals; empty in older models.
         vectors: Provenance of the vectors.
         training: Facts about the training: data, split, seed, errors.
-        versions: Of the packages that made it.
+        versions: Versions of the packages that made it.
 
     """
 
@@ -72,12 +72,12 @@ class ModelInfo:
 
 
 def save_model(folder: Path, state: Mapping[str, Tensor], info: ModelInfo) -> None:
-    """Write a model into a folder, which is made if missing.
+    """Write a model into a folder; create the folder if needed.
 
     Args:
-        folder: Where.
-        state: The ``state_dict`` of a :class:`Regression`.
-        info: What it is.
+        folder: Folder to write to.
+        state: ``state_dict`` of a :class:`Regression`.
+        info: Description of the model.
 
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,11 +94,11 @@ def save_model(folder: Path, state: Mapping[str, Tensor], info: ModelInfo) -> No
 
 
 def load_model(folder: str | Path) -> tuple[Regression, ModelInfo]:
-    """Read a model that :func:`save_model` wrote, ready to predict.
+    """Read a model that :func:`save_model` wrote.
 
     Returns:
-        The model in evaluation mode, on the CPU: ``model.predict(batch)`` gives the property in its unit, of crystals
-        whose graphs were made by ``info.graph`` and whose elements are among ``info.elements``.
+        The model in evaluation mode, on the CPU, and its description. ``model.predict(batch)`` gives the property in
+        its unit, for graphs made with ``info.graph`` of crystals whose elements are in ``info.elements``.
 
     Raises:
         ValueError: If the folder holds no model, or a damaged one.
@@ -128,8 +128,8 @@ def load_model(folder: str | Path) -> tuple[Regression, ModelInfo]:
         require_room(state, max(1, int(spec.cutoff / spec.basis_step)))
         return _model(info, state), info
     except MISFITS as error:
-        said = " ".join(str(error).split())[:300]
-        raise ValueError(f"{folder}: {MODEL_JSON} and {MODEL_SAFETENSORS} do not fit together ({said})") from error
+        cause = " ".join(str(error).split())[:300]
+        raise ValueError(f"{folder}: {MODEL_JSON} and {MODEL_SAFETENSORS} do not fit together ({cause})") from error
 
 
 def _info(content: Mapping[str, Any]) -> ModelInfo:
@@ -162,7 +162,7 @@ def vectors_of(info: ModelInfo, state: Mapping[str, Tensor]) -> AtomVectors:
 
 
 def reference_of(state: Mapping[str, Tensor]) -> NDArray[np.float64]:
-    """Return ``(119,)``, what each element contributes, by atomic number, from the state of a model."""
+    """Return ``(119,)`` contributions of the elements, by atomic number, from the state of a model."""
     return np.asarray(state[_REFERENCE].numpy())
 
 

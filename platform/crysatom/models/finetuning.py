@@ -1,4 +1,4 @@
-"""A trained predictor as the start of another training: all its weights, with its normalizer and its atom vectors."""
+"""A trained predictor as the start of another training, with its weights, normalizer and atom vectors."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from crysatom.vectors.table import AtomVectors
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainedModel:
-    """What another training starts from; on the CPU, can be sent to workers.
+    """A trained model to start another training from; on the CPU, can be sent to workers.
 
     Attributes:
-        info: What it is.
-        state: Of its :class:`crysatom.training.regression.Regression`.
+        info: Description of the model.
+        state: State of its :class:`crysatom.training.regression.Regression`.
         digest: 16 hex digits of its weights.
 
     """
@@ -32,15 +32,15 @@ class TrainedModel:
 
     @property
     def vectors(self) -> AtomVectors:
-        """Its atom vectors as the predictor sees them, with the provenance of those that they were made of."""
+        """Its atom vectors as the predictor reads them, with the provenance of the original vectors."""
         return dataclasses.replace(vectors_of(self.info, self.state), provenance=self.info.vectors)
 
 
 def load_trained(folder: str | Path) -> TrainedModel:
-    """Read a model from its folder, or from that of the run that left it.
+    """Read a model from its own folder, or from the folder of its run.
 
     Raises:
-        ValueError: If there is none, or a damaged one.
+        ValueError: If there is no model, or it is damaged.
 
     """
     folder = model_folder(Path(folder))

@@ -1,7 +1,7 @@
-"""Saved models on new crystals: each is judged, made a graph and predicted, or rejected with the reason.
+"""Saved models on new crystals: each crystal is checked, turned into a graph and predicted, or rejected with a reason.
 
-Shapes: B crystals, M models. In evaluation mode a crystal's prediction depends on no other crystal, so that it does not
-matter how crystals are cut into batches.
+Shapes: B crystals, M models. In evaluation mode a prediction does not depend on the other crystals of the batch, so
+crystals can be batched in any way.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ from crysatom.vectors.published import cgcnn_bits
 Array = NDArray[Any]
 
 MODEL_FOLDER = "model"
-"""Where a run's folder, and a run in MLflow, has its model."""
+"""Where the folder of a run, and an MLflow run, has its model."""
 
 CHECKPOINT = ".pth.tar"
-"""How the name of a checkpoint of CGCNN's code ends."""
+"""Suffix of checkpoints of CGCNN's code."""
 
 EDGES_PER_BATCH = 100_000
-"""Bounds memory: some 50 MB for each tensor of a convolution of width 64."""
+"""Bounds memory: about 50 MB for each tensor of a convolution of width 64."""
 
 EDGES_PER_ATOM = 16
-"""Roughly: so many pairs of bonds does an edge belong to, for predictors that read them."""
+"""Approximate number of pairs of bonds per edge, for predictors that read such pairs."""
 
 PREDICTED_SCHEMA = pa.schema(
     [
@@ -74,14 +74,14 @@ PREDICTED_SCHEMA = pa.schema(
         pa.field(FLAGS, pa.string()),
     ]
 )
-"""One row per crystal: predictions and what they stand on if there are some, reason and detail if not."""
+"""One row per crystal: predictions, elements and flags if it was predicted, reason and detail if it was not."""
 
 
 class PublishedModel(nn.Module):
     """A checkpoint of CGCNN's code with the element features that it was trained with.
 
     Args:
-        published: As it was read.
+        published: The checkpoint.
 
     """
 
@@ -91,24 +91,24 @@ class PublishedModel(nn.Module):
         self.predictor = published.build(cgcnn_bits())
 
     def predict(self, batch: Batch) -> Tensor:
-        """Return what CGCNN's code would write, ``(B,)`` float64."""
+        """Return the prediction of CGCNN's code, ``(B,)`` float64."""
         return self.published.values(self.predictor(batch)).double()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SavedModel:
-    """A model, and what must be known to use it.
+    """A model, and what is needed to use it.
 
     Attributes:
-        name: As the user wrote it.
-        property: What it predicts; of a checkpoint that does not tell, the name of its file.
-        told: Whether the model itself tells it.
-        unit: Of the prediction; empty if not known.
+        name: Name as the user wrote it.
+        property: Predicted property; for a checkpoint that does not name it, the name of the file.
+        names_property: Whether the model itself names the property.
+        unit: Unit of the prediction; empty if unknown.
         graph: How a crystal becomes a graph.
         elements: Atomic numbers of the elements that have a vector.
-        trained: Those of them that training crystals held; None: the model does not say.
-        ranges: Of the training crystals; empty: the model does not say.
-        module: In evaluation mode.
+        trained: Atomic numbers of the elements that the training crystals contain; None if not recorded.
+        ranges: Ranges of the training crystals; empty if not recorded.
+        module: The network in evaluation mode.
 
     """
 
@@ -119,23 +119,23 @@ class SavedModel:
     elements: frozenset[int]
     trained: frozenset[int] | None
     module: Regression | PublishedModel
-    told: bool = True
+    names_property: bool = True
     ranges: Ranges = field(default_factory=dict)
 
-    def tells_training(self) -> bool:
-        """Return whether it says all of what its training crystals were like."""
+    def records_training(self) -> bool:
+        """Return whether the elements and all ranges of the training crystals are recorded."""
         return self.trained is not None and self.ranges.keys() >= RANGED
 
 
 def open_model(path: str | Path, name: str = "") -> SavedModel:
-    """Read a model; nothing in its files is run.
+    """Read a model without running code from its files.
 
     Args:
-        path: Folder of a saved model, or of a run that has one in ``model``; or a ``.pth.tar`` of CGCNN's code.
-        name: What to call it in messages; empty: the path.
+        path: Folder of a saved model, or of a run with one in ``model``; or a ``.pth.tar`` of CGCNN's code.
+        name: Name for messages; empty: the path.
 
     Raises:
-        ValueError: If no model is there, or a damaged one.
+        ValueError: If there is no model, or it is damaged.
 
     """
     path, name = Path(path), name or str(path)
@@ -155,7 +155,7 @@ def open_model(path: str | Path, name: str = "") -> SavedModel:
 
 
 def model_folder(path: Path) -> Path:
-    """Return the folder of a saved model: the one in the folder of a run, or the given one."""
+    """Return the folder of a saved model: ``model`` in the folder of a run, or the folder itself."""
     inner = path / MODEL_FOLDER
     return inner if (inner / MODEL_JSON).is_file() else path
 
@@ -174,7 +174,7 @@ def _published(path: Path, name: str) -> SavedModel:
     return SavedModel(
         name=name,
         property=published.target or path.name.removesuffix(CHECKPOINT),
-        told=bool(published.target),
+        names_property=bool(published.target),
         unit=published.unit,
         graph=GRAPH,
         elements=frozenset(cgcnn_bits().atomic_numbers.tolist()),
@@ -185,15 +185,15 @@ def _published(path: Path, name: str) -> SavedModel:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Models of one property, asked about the same crystals; one model is an ensemble, too.
+    """Models of one property that predict the same crystals; a single model counts too.
 
     Attributes:
         models: At least one.
-        limits: What a crystal must keep to.
+        limits: Limits that a crystal must meet.
 
     Raises:
-        ValueError: If the models predict different properties, or in different units, or one does not tell what, or
-            two are the same.
+        ValueError: If the models predict different properties or units, if one does not name its property, or if two
+            are the same.
 
     """
 
@@ -208,9 +208,9 @@ class Ensemble:
                 f"the models of an ensemble must predict one property in one unit, and these predict: {what}; "
                 "run them one at a time"
             )
-        if len(self.models) > 1 and (silent := ", ".join(m.name for m in self.models if not m.told)):
+        if len(self.models) > 1 and (silent := ", ".join(m.name for m in self.models if not m.names_property)):
             raise ValueError(
-                "the models of an ensemble must predict one property, and the file does not say what it is of: "
+                "the models of an ensemble must predict one property, and these files do not name theirs: "
                 f"{silent}; run them one at a time"
             )
         for one, other in itertools.combinations(self.models, 2):
@@ -221,36 +221,38 @@ class Ensemble:
                 )
 
     def to(self, device: str) -> Ensemble:
-        """Move the models to a device; return this."""
+        """Move the models to a device; return self."""
         for model in self.models:
             model.module.to(device)
         return self
 
     def predict_records(self, batch: pa.Table) -> pa.Table:
-        """Parse, check and predict raw records; a table with :data:`PREDICTED_SCHEMA`, one row each, in order."""
+        """Parse, check and predict raw records; return one row of :data:`PREDICTED_SCHEMA` for each, in order."""
         return self.predict(examine_batch(batch, self.limits))
 
     def predict(self, examined: pa.Table) -> pa.Table:
-        """Predict what :func:`~crysatom.crystals.examine.examine_batch` accepted, one row for each of its rows."""
+        """Predict the accepted rows of :func:`~crysatom.crystals.examine.examine_batch`; return one row per row."""
         columns = {name: examined[name].to_pylist() for name in (MATERIAL_ID, SOURCE, REASON, DETAIL, NOTE)}
         rows = np.flatnonzero([reason is None for reason in columns[REASON]])
         crystals = examined.take(pa.array(rows)).select(GRAPH_COLUMNS)
         values, raised, verdicts = self._predict(crystals)
         untrained, flags = self._untrained(crystals), flag_texts(raised, len(crystals))
-        told: dict[str, list[Any]] = {name: [None] * len(examined) for name in (PREDICTION, UNTRAINED_ELEMENTS, FLAGS)}
+        predicted: dict[str, list[Any]] = {
+            name: [None] * len(examined) for name in (PREDICTION, UNTRAINED_ELEMENTS, FLAGS)
+        }
         for k, row in enumerate(rows.tolist()):
             if k not in verdicts.reasons:
-                told[PREDICTION][row] = values[k].tolist()
-                told[UNTRAINED_ELEMENTS][row], told[FLAGS][row] = untrained[k], flags[k]
+                predicted[PREDICTION][row] = values[k].tolist()
+                predicted[UNTRAINED_ELEMENTS][row], predicted[FLAGS][row] = untrained[k], flags[k]
                 continue
             reason, message = verdicts.reasons[k]
             identity, source = columns[MATERIAL_ID][row], columns[SOURCE][row]
             rejected = Rejected.because(Rejection(reason, message), material_id=identity, source=source)
             columns[REASON][row], columns[DETAIL][row] = rejected.reason, rejected.detail
-        return pa.table({**columns, **told}, schema=PREDICTED_SCHEMA)
+        return pa.table({**columns, **predicted}, schema=PREDICTED_SCHEMA)
 
     def _predict(self, crystals: pa.Table) -> tuple[Array, dict[str, Array], Verdicts]:
-        """Return predictions ``(B, M)``, by flag which crystals have it, and verdicts on B well-formed crystals."""
+        """Return predictions ``(B, M)``, the crystals that have each flag, and verdicts on B well-formed crystals."""
         values = np.full((len(crystals), len(self.models)), np.nan)
         verdicts = Verdicts(num_crystals=len(crystals))
         for model in self.models:
@@ -271,17 +273,17 @@ class Ensemble:
         return values, raised, verdicts
 
     def _unlike_training(self, crystals: pa.Table) -> dict[str, Array]:
-        """Return for every flag ``(B,)`` bool: which crystals have it, by any of the models, without their graphs."""
+        """Return ``(B,)`` bool for each flag that needs no graphs: which crystals have it, by any of the models."""
         raised = {flag: np.zeros(len(crystals), dtype=bool) for flag in ALL_FLAGS}
         raised[UNTRAINED_ELEMENT] |= np.array([bool(symbols) for symbols in self._untrained(crystals)], dtype=bool)
         for model in self.models:
-            raised[UNKNOWN_TRAINING] |= not model.tells_training()
+            raised[UNKNOWN_TRAINING] |= not model.records_training()
             for flag, is_raised in outside(crystals, model.ranges).items():
                 raised[flag] |= is_raised
         return raised
 
     def _untrained(self, crystals: pa.Table) -> list[str]:
-        """Return the elements of each crystal that the training of one of the models never saw."""
+        """Return the elements of each crystal that at least one of the models was not trained on."""
         trained = [model.trained for model in self.models if model.trained is not None]
         by_all = frozenset.intersection(frozenset(range(MAX_ATOMIC_NUMBER + 1)), *trained)
         return [_symbols(elements - by_all) for elements in _held(crystals)]
@@ -292,7 +294,7 @@ def _held(crystals: pa.Table) -> list[frozenset[int]]:
 
 
 def _same(one: SavedModel, other: SavedModel) -> bool:
-    """Tell whether two models have the same weights, and read the same graphs."""
+    """Return whether two models have the same weights and graph settings."""
     states = (one.module.state_dict(), other.module.state_dict())
     return (
         one.graph == other.graph
@@ -315,8 +317,7 @@ def _reject_without_vector(model: SavedModel, held: list[frozenset[int]], verdic
 def _reject_infinite(models: Sequence[SavedModel], values: Array, verdicts: Verdicts) -> None:
     rows = np.intersect1d(verdicts.accepted, np.flatnonzero(~np.isfinite(values).all(axis=1)))
     details = [
-        f"{models[k].name} predicts {values[row, k]}; look whether the crystal is what it should be, then for the "
-        "weights of the model"
+        f"{models[k].name} predicts {values[row, k]}; check the crystal, then the weights of the model"
         for row in rows
         for k in np.flatnonzero(~np.isfinite(values[row]))[:1]
     ]
@@ -336,7 +337,7 @@ def _values(model: SavedModel, graphs: pa.RecordBatch) -> Array:
 
 
 def _pieces(graphs: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Cut graphs into runs of about :data:`EDGES_PER_BATCH`."""
+    """Cut graphs into runs of about :data:`EDGES_PER_BATCH` edges."""
     edges = list_lengths(graphs[DISTANCE])
     if VECTOR in graphs.schema.names:
         edges = edges * EDGES_PER_ATOM

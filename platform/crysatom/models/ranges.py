@@ -1,4 +1,4 @@
-"""What a prediction stands on: crystals unlike those that a model was trained on are flagged, not refused.
+"""Flags for crystals unlike those that a model was trained on. They are predicted, not refused.
 
 Shapes: B crystals, N atoms, E edges.
 """
@@ -34,34 +34,34 @@ from crysatom.names import (
 Array = NDArray[Any]
 
 Ranges = Mapping[str, tuple[float, float]]
-"""Least and largest ``volume_per_atom`` and ``num_atoms`` of the training crystals; empty: not recorded."""
+"""Least and largest ``volume_per_atom`` and ``num_atoms`` of the training crystals; empty if not recorded."""
 
 ROUNDING = 1e-3
-"""Relative: a training crystal whose cell was written with four digits is still one."""
+"""Relative tolerance, so that a training crystal stays in range when its cell is written with four digits."""
 
 _OUTSIDE = {VOLUME_PER_ATOM: OUTSIDE_VOLUME, NUM_ATOMS: OUTSIDE_SIZE}
 RANGED = frozenset(_OUTSIDE)
-"""What models record ranges of."""
+"""Quantities whose ranges models record."""
 
 
 def measures(crystals: pa.Table) -> dict[str, Array]:
-    """Return ``(B,)`` numbers of what ranges are of: cubic angstrom per atom, and atoms of the cell."""
+    """Return ``(B,)`` values of each quantity: cubic angstrom per atom, and atoms per cell."""
     return {VOLUME_PER_ATOM: computed_column(crystals, VOLUME_PER_ATOM), NUM_ATOMS: num_atoms(crystals)}
 
 
 def ranges_of(crystals: pa.Table) -> Ranges:
-    """Return the ranges of training crystals, at least one."""
+    """Return the ranges of training crystals; at least one crystal is needed."""
     return {name: (values.min().item(), values.max().item()) for name, values in measures(crystals).items()}
 
 
 def joined(one: Ranges, other: Ranges) -> Ranges:
-    """Return the ranges of two trainings of one model; those that one of them did not record are not known."""
+    """Return the joint ranges of two trainings of one model; a range that one of them lacks is dropped."""
     both = one.keys() & other.keys()
     return {name: (min(one[name][0], other[name][0]), max(one[name][1], other[name][1])) for name in sorted(both)}
 
 
 def outside(crystals: pa.Table, ranges: Ranges) -> dict[str, Array]:
-    """Return, by flag, ``(B,)`` bool: which crystals are outside a range."""
+    """Return ``(B,)`` bool for each flag: which crystals are outside a range."""
     return {
         _OUTSIDE[name]: (values < ranges[name][0] * (1 - ROUNDING)) | (values > ranges[name][1] * (1 + ROUNDING))
         for name, values in measures(crystals).items()
@@ -70,9 +70,9 @@ def outside(crystals: pa.Table, ranges: Ranges) -> dict[str, Array]:
 
 
 def lonely(graphs: pa.RecordBatch, spec: GraphSpec) -> dict[str, Array]:
-    """Return, by flag, ``(B,)`` bool: no atom of the crystal has a neighbor, or some have none.
+    """Return ``(B,)`` bool for each flag: no atom of the crystal has a neighbor, or some atoms have none.
 
-    Edges beyond the cutoff, which fill short lists or lie along lattice vectors, lead to no neighbor.
+    Edges longer than the cutoff, which pad short lists or run along lattice vectors, do not count.
     """
     ends = np.cumsum(flat_values(graphs[DEGREE]), dtype=np.int64)
     near = offsets(flat_values(graphs[DISTANCE]) <= spec.cutoff + RESOLUTION / 2)
@@ -83,7 +83,7 @@ def lonely(graphs: pa.RecordBatch, spec: GraphSpec) -> dict[str, Array]:
 
 
 def flag_texts(raised: Mapping[str, Array], num_crystals: int) -> list[str]:
-    """Return the flags of each of B crystals, in the order of :data:`crysatom.names.ALL_FLAGS`."""
+    """Return the flags of each of B crystals as text, in the order of :data:`crysatom.names.ALL_FLAGS`."""
     none = np.zeros(num_crystals, dtype=bool)
     rows = np.stack([raised.get(flag, none) for flag in ALL_FLAGS], axis=1)
     return [";".join(itertools.compress(ALL_FLAGS, row)) for row in rows]

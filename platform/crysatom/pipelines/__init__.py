@@ -1,1 +1,1 @@
-"""What a job does from beginning to end: data, training, tracking, figures. Jobs only call these."""
+"""The pipeline of each job: data, training, tracking, figures. Jobs only call these."""

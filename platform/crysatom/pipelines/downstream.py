@@ -1,4 +1,4 @@
-"""Training of a predictor from beginning to end: data, training, evaluation, model, tracking, figures."""
+"""The pipeline that trains a predictor: data, training, evaluation, model, tracking, figures."""
 
 from __future__ import annotations
 
@@ -72,20 +72,20 @@ LEFT_OUT = "left_out.csv"
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """Where the run of one seed left its results.
+    """Results of the run of one seed.
 
     Attributes:
         folder: The run's folder.
-        seed: Of the run.
-        property: What was learned.
-        unit: Of the property.
-        metrics: ``<part>/<metric>``, of :func:`crysatom.training.metrics.summary`.
-        selected_epoch: Which epoch the model is of, counted from 0.
-        epochs: How many were trained.
+        seed: Seed of the run.
+        property: Learned property.
+        unit: Unit of the property.
+        metrics: ``<part>/<metric>``, from :func:`crysatom.training.metrics.summary`.
+        selected_epoch: Epoch of the model, counted from 0.
+        epochs: Number of trained epochs.
         tracking_uri: MLflow store.
-        run_id: MLflow run; empty if MLflow was away.
-        registered: ``models:/NAME/VERSION``; empty if MLflow was away, or the model was not to be registered.
-        again: True if the run had been finished before and nothing was done now.
+        run_id: MLflow run; empty if MLflow was unavailable.
+        registered: ``models:/NAME/VERSION``; empty if MLflow was unavailable, or the model is not registered.
+        again: True if the run was already finished and nothing was done now.
 
     """
 
@@ -103,19 +103,19 @@ class FinishedRun:
 
 
 def run(config: DownstreamConfig) -> list[FinishedRun]:
-    """Train a predictor for each seed, or return what earlier runs of the same configuration and data left.
+    """Train a predictor for each seed, or return the results of earlier runs of the same configuration and data.
 
     Raises:
-        ValueError: If data, flags or a run's folder are not usable as asked.
-        NonFiniteLossError: If the loss of a batch is not a number.
+        ValueError: If data, flags or a run's folder are unusable.
+        NonFiniteLossError: If the loss or the gradient of a batch is not finite.
 
     """
-    build_predictor(spec_of(config), one_hot())  # a name or option that does not exist is refused at once
+    build_predictor(spec_of(config), one_hot())  # fail at once on an unknown name or option
     paths = Paths.of(config.output.out, config.tracking.tracking_uri)
     init, teacher = pretrained_encoders(config, paths.tracking_uri)
     start = given_model(config, paths.tracking_uri)
     start_ray(config.workers.num_workers)
-    require_workers(config.workers)  # refused now rather than after the graphs are built
+    require_workers(config.workers)  # fail before the graphs are built
     shards = prepare(
         config.source,
         config.limits,
@@ -134,10 +134,10 @@ def run(config: DownstreamConfig) -> list[FinishedRun]:
 
 
 def _check_encoders(config: DownstreamConfig, data: Labeled) -> None:
-    """Say what pretrained encoders are used for.
+    """Check pretrained encoders and log how they are used.
 
     Raises:
-        ValueError: If one would have to read an element that it has no features of.
+        ValueError: If an encoder has no features of an element in the data.
 
     """
     if (init := data.task.init) is not None:
@@ -174,12 +174,12 @@ def _run(config: DownstreamConfig, data: Labeled, paths: Paths, name: str) -> Fi
 
 
 def epoch_line(metrics: Metrics, unit: str) -> str:
-    """Return the results of an epoch: training and validation errors."""
+    """Return the results of an epoch as a line: training and validation errors."""
     return f"train MAE {metrics[f'{TRAIN}/{MAE}']:.4g}  val MAE {metrics[f'{VAL}/{MAE}']:.4g} {unit}".rstrip()
 
 
 def describe(runs: Sequence[FinishedRun]) -> str:
-    """Return what a user wants to know at the end."""
+    """Return the summary for the end of the job."""
     lines = []
     for finished in runs:
         lines += ["Nothing to do: this run is finished."] if finished.again else []
@@ -214,19 +214,19 @@ def _describe_one(finished: FinishedRun) -> list[str]:
 
 
 def default_name(config: DownstreamConfig, data: Labeled) -> str:
-    """Return the name of runs that were given none; their seeds are added to it."""
+    """Return the default name of runs, without the seed."""
     settings = digest(config.replace(seeds=(0,)))
     pretrained = [f"{use}{digest[:8]}" for use, digest in _pretrained_digests(data).items()]
     words = (
         config.architecture.predictor,
         data.targets.name,
         config.vectors.vectors,
-    )  # the second may be the header of a stranger's file
+    )  # the property may be any column name of a user's file
     return "-".join((*map(_slug, words), settings, _identity(data)[:8], *pretrained))
 
 
 def default_experiment(data: str) -> str:
-    """Return the MLflow experiment of runs that were given none: one per data set."""
+    """Return the default MLflow experiment: one per data set."""
     return f"crysatom-{_slug(data_name(data))}"
 
 
@@ -235,14 +235,14 @@ def _slug(text: str) -> str:
 
 
 def _identity(data: Labeled) -> str:
-    """Return what a run's folder knows its data by."""
+    """Return the digest that identifies a run's data in its folder."""
     return "".join(
         [data.vectors_digest, data.data_digest, *(f"-{k}-{v}" for k, v in _pretrained_digests(data).items())]
     )
 
 
 def _pretrained_digests(data: Labeled) -> dict[str, str]:
-    """Return the digests of pretrained encoders and models in use, by what they are for."""
+    """Return the digests of pretrained encoders and models by their use."""
     encoders = {"init": data.task.init, "distill": data.task.teacher}
     digests = {use: encoder.digest for use, encoder in encoders.items() if encoder is not None}
     return digests | ({"model": data.start_digest} if data.start_digest else {})
@@ -323,7 +323,7 @@ def _element_errors(data: Labeled, outcome: RegressionOutcome) -> pd.DataFrame:
 
 
 def evaluate(data: Labeled, outcome: RegressionOutcome) -> dict[str, float]:
-    """Return all metrics of the predictions, ``<part>/<metric>``; what is undefined is left out."""
+    """Return all metrics of the predictions, ``<part>/<metric>``, without undefined ones."""
     labels, name = data.targets.labels, data.targets.name
     new = data.new.mask
     test = data.task.parts[TEST]

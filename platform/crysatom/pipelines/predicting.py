@@ -1,4 +1,4 @@
-"""Prediction of new crystals from beginning to end: models, crystals, a file of predictions and one of rejections."""
+"""The pipeline that predicts new crystals: models, crystals, a file of predictions and one of rejected crystals."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PredictReport:
-    """What became of the inputs.
+    """Results of a prediction.
 
     Attributes:
         models: Names of the models, in the order of their columns.
-        property: What was predicted.
-        unit: Of the predictions; empty if not known.
-        predicted: Rows of the predictions.
-        rejected: Rows of the quarantine.
-        reasons: Rows of the quarantine for each reason, most frequent first.
-        first_rejected: Its first rows.
-        flags: Predictions that have each flag, see :data:`crysatom.names.ALL_FLAGS`; those that occur.
-        notes: Crystals of which the reader decided something, for each kind of note; see docs/ingest.md.
-        read: Records that the inputs held; ``read == predicted + rejected``.
-        seconds: From the first record read to the last row written, with the start of the workers.
-        out: The predictions.
-        quarantine: The quarantine; None if nothing was rejected, and then there is no such file.
+        property: Predicted property.
+        unit: Unit of the predictions; empty if unknown.
+        predicted: Number of predictions.
+        rejected: Number of rejected crystals.
+        reasons: Number of rejected crystals for each reason, most frequent first.
+        first_rejected: The first rows of the quarantine.
+        flags: Number of predictions with each flag that occurs, see :data:`crysatom.names.ALL_FLAGS`.
+        notes: Number of crystals with each kind of reader's note; see docs/ingest.md.
+        read: Records in the inputs; ``read == predicted + rejected``.
+        seconds: From the first record read to the last row written, including the start of the workers.
+        out: File of the predictions.
+        quarantine: File of the rejected crystals; None, and no file, if nothing was rejected.
 
     """
 
@@ -88,8 +88,8 @@ def run(config: PredictConfig) -> PredictReport:
     """Predict all crystals of the inputs, in order.
 
     Raises:
-        ValueError: If a model or an input cannot be opened, or the models do not belong together.
-        OSError: If the results cannot be written; then those that were there are left.
+        ValueError: If a model or an input cannot be opened, or the models do not match.
+        OSError: If the results cannot be written; earlier results are then kept.
 
     """
     if config.workers.use_gpu and not config.workers.num_workers:
@@ -98,9 +98,9 @@ def run(config: PredictConfig) -> PredictReport:
     models = tuple(_model(name, config.tracking.tracking_uri) for name in config.model)
     ensemble = Ensemble(models, config.limits)
     for model in models:
-        if not model.tells_training():
+        if not model.records_training():
             logger.warning(
-                "%s does not say all of what its training crystals were like: its predictions are flagged %s",
+                "%s does not record all elements and ranges of its training crystals: its predictions are flagged %s",
                 model.name,
                 UNKNOWN_TRAINING,
             )
@@ -111,11 +111,11 @@ def run(config: PredictConfig) -> PredictReport:
     logger.info("predicting %s%s ...", models[0].property, f" in {models[0].unit}" if models[0].unit else "")
     read, started = ReadCount(), time.perf_counter()
     quarantine = out.with_name(f"{out.stem}.quarantine.csv")
-    with replaced(out) as temporary:  # predictions appear last: what is wrong before leaves the old ones
+    with replaced(out) as temporary:  # written last, so that an earlier error keeps the old predictions
         with _quarantine_csv(quarantine) as rejections, temporary.open("w", newline="", encoding="utf-8") as file:
             sorter = _Sorter(models, source.total, read, rejections)
             file.write(csv_line(_columns(models)))
-            for outcome in _predict_all(config, ensemble, sorter.telling(read.batches(source))):
+            for outcome in _predict_all(config, ensemble, sorter.with_progress(read.batches(source))):
                 file.writelines(map(csv_line, sorter.predicted(outcome)))
         assert read.count == rejections.accepted + rejections.count, "a crystal was lost"
     return PredictReport(
@@ -136,16 +136,16 @@ def run(config: PredictConfig) -> PredictReport:
 
 
 def describe(report: PredictReport) -> str:
-    """Return what a user wants to know at the end."""
+    """Return the summary for the end of the job."""
     counts = f"read {report.read:,} = predicted {report.predicted:,} + rejected {report.rejected:,}"
     speed = f"in {report.seconds:.1f} s, {report.read / report.seconds:,.0f} crystals/s"
     lines = [f"{counts}, {speed}", f"predictions: {report.out}"]
     if len(report.models) > 1:
         lines += [f"  {PREDICTION}_{k}: {name}" for k, name in enumerate(report.models, start=1)]
     if report.flags:
-        lines += [f"to be distrusted, by column {FLAGS}:", describe_reasons(report.flags)]
+        lines += [f"unreliable predictions, by column {FLAGS}:", describe_reasons(report.flags)]
     if report.notes:
-        lines += ["decided when crystals were read:", describe_reasons(report.notes)]
+        lines += ["notes of the reader:", describe_reasons(report.notes)]
     if report.quarantine:
         lines.append(f"quarantine:  {report.quarantine} (id, source, reason and advice for each)")
         lines.append(describe_reasons(report.reasons))
@@ -171,7 +171,7 @@ def _records(source: Source) -> Iterator[Raw | Rejected]:
     for number, record in enumerate(source.records(), start=1):  # noqa: B007 - counted to its end
         yield record
     if not number:
-        logger.warning("%s: there is no crystal in it", source.name)
+        logger.warning("%s: it contains no crystal", source.name)
 
 
 def _model(name: str, tracking_uri: str) -> SavedModel:
@@ -186,7 +186,7 @@ def _model(name: str, tracking_uri: str) -> SavedModel:
 
 
 def _predict_all(config: PredictConfig, ensemble: Ensemble, batches: Iterator[pa.Table]) -> Iterable[pa.Table]:
-    """Yield outcomes in order; a single batch is predicted here sooner than the processes of a cluster are started."""
+    """Yield outcomes in order; a single batch is predicted here, which is faster than starting a cluster."""
     first = list(islice(batches, 2))
     batches = chain(first, batches)
     if config.workers.num_workers > 0 and len(first) > 1:
@@ -195,22 +195,22 @@ def _predict_all(config: PredictConfig, ensemble: Ensemble, batches: Iterator[pa
         start_ray(config.workers.num_workers)
         return predict_on_cluster(config, ensemble, batches)
     device = "cuda" if config.workers.use_gpu and torch.cuda.is_available() else "cpu"
-    if config.workers.use_gpu and device == "cpu":  # the workers that were asked for may have GPUs
+    if config.workers.use_gpu and device == "cpu":  # the cluster's workers may have GPUs
         logger.info("too few crystals for the cluster, and no CUDA device here: they are predicted on the CPU")
     torch.set_num_threads(config.workers.threads_per_worker)
     return map(ensemble.to(device).predict_records, batches)
 
 
 def _columns(models: Sequence[SavedModel]) -> list[str]:
-    """Return the header; with several models the prediction is their mean, beside it what each of them says."""
+    """Return the header; with several models, the prediction is their mean and is followed by each model's."""
     each = [SPREAD, *(f"{PREDICTION}_{k}" for k in range(1, len(models) + 1))] if len(models) > 1 else []
     return [MATERIAL_ID, SOURCE, PREDICTION, *each, PROPERTY, UNIT, UNTRAINED_ELEMENTS, FLAGS]
 
 
 class _Sorter:
-    """Makes rows of predictions, passes on what was rejected, and tells how it goes.
+    """Makes rows of predictions, writes rejected crystals, and logs progress.
 
-    Two crystals may have one id: files of several folders are often called the same, and rows say where each is from.
+    Ids need not be unique: files in several folders often have the same names, and rows give the source.
     """
 
     def __init__(
@@ -224,10 +224,10 @@ class _Sorter:
         self._read = read
         self._started = self._told = time.monotonic()
 
-    def telling(self, batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
-        """Pass on what is read: on a cluster that is much, and takes minutes, before anything is predicted."""
+    def with_progress(self, batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        """Yield batches and log progress: a cluster reads for minutes before the first prediction."""
         for batch in batches:
-            self._tell()
+            self._log_progress()
             yield batch
 
     def predicted(self, outcome: pa.Table) -> Iterator[list[Any]]:
@@ -241,9 +241,9 @@ class _Sorter:
                 self.flags.update(filter(None, row[FLAGS].split(";")))
                 self.notes.observe(filter(None, [row[NOTE]]))
                 yield [*where, *_numbers(row[PREDICTION]), *self._what, row[UNTRAINED_ELEMENTS], row[FLAGS]]
-        self._tell()
+        self._log_progress()
 
-    def _tell(self) -> None:
+    def _log_progress(self) -> None:
         now, predicted, rejected = time.monotonic(), self._rejections.accepted, self._rejections.count
         if now - self._told < PROGRESS_SECONDS:
             return
@@ -257,7 +257,7 @@ class _Sorter:
 
 
 def _numbers(values: Sequence[float]) -> list[float]:
-    """Return the prediction and, of several models, the sample standard deviation and what each says."""
+    """Return the prediction and, with several models, the sample standard deviation and each model's prediction."""
     if len(values) == 1:
         return list(values)
     return [float(np.mean(values)), float(np.std(values, ddof=1)), *values]
@@ -265,7 +265,7 @@ def _numbers(values: Sequence[float]) -> list[float]:
 
 @contextmanager
 def _quarantine_csv(path: Path) -> Iterator[Rejections]:
-    """Yield what writes the quarantine; if nothing is rejected, none is left, nor that of an earlier run."""
+    """Yield the writer of the quarantine; if nothing is rejected, remove the file, also that of an earlier run."""
     with replaced(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         file.write(csv_line(QUARANTINE_SCHEMA.names))
         with streamed(lambda rows: file.writelines(csv_line(astuple(row)) for row in rows)) as rejections:

@@ -1,4 +1,4 @@
-"""Pretraining from beginning to end: data, training, vectors, card, tracking, pictures."""
+"""The pretraining pipeline: data, training, vectors, card, tracking, figures."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ HISTORY = "history.csv"
 VECTORS = "vectors"
 RESIDENT_BYTES_PER_EDGE = 12
 RESIDENT_BYTES_PER_ATOM = 24
-"""Of the flat arrays, with index arrays; see GraphTensors."""
+"""Bytes of the flat arrays, with index arrays; see GraphTensors."""
 
 SHOWN_ELEMENTS = ("Na", "Cl", "Fe", "Si", "La", "O")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """Where a finished run left its results.
+    """Results of a run.
 
     Attributes:
         folder: The run's folder.
         history: Metrics, one row per epoch.
         vectors: The element vectors.
         tracking_uri: MLflow store.
-        run_id: MLflow run; empty if MLflow was away.
-        again: True if the run had been finished before and nothing was done now.
+        run_id: MLflow run; empty if MLflow was unavailable.
+        again: True if the run was already finished and nothing was done now.
 
     """
 
@@ -71,11 +71,11 @@ class FinishedRun:
 
 
 def run(config: PretrainConfig) -> FinishedRun:
-    """Pretrain, or return what an earlier run of the same configuration on the same data left.
+    """Pretrain, or return the results of an earlier run of the same configuration on the same data.
 
     Raises:
-        ValueError: If data, flags or the run's folder are not usable as asked.
-        NonFiniteLossError: If the loss of a batch is not a number.
+        ValueError: If data, flags or the run's folder are unusable.
+        NonFiniteLossError: If the loss or the gradient of a batch is not finite.
 
     """
     start_ray(config.workers.num_workers)
@@ -128,7 +128,7 @@ def _train(config: PretrainConfig, shards: Path, run: Run, *, streamed: bool) ->
 
 
 def _pretrain(config: PretrainConfig, shards: Path, streamed: bool, context: Context) -> PretrainOutcome:
-    """Pretrain as one worker."""
+    """Pretrain on one worker."""
     if streamed:
         from crysatom.cluster.data import streamed_data
 
@@ -137,13 +137,13 @@ def _pretrain(config: PretrainConfig, shards: Path, streamed: bool, context: Con
 
 
 def _with_absolute_paths(config: PretrainConfig) -> PretrainConfig:
-    """Return the configuration with a path that workers find too, whose working directory differs."""
+    """Return the configuration with absolute paths, because workers have other working directories."""
     path = Path(config.encoder.node_features)
     return config.replace(node_features=str(path.resolve())) if path.exists() else config
 
 
 def epoch_line(metrics: Metrics) -> str:
-    """Return the results of an epoch: losses and held-out loss."""
+    """Return the results of an epoch as a line: training losses and held-out loss."""
     losses = "  ".join(
         f"{term} {metrics[f'{TRAIN}/{term}']:.4f}" for term in ALL_LOSS_TERMS if f"{TRAIN}/{term}" in metrics
     )
@@ -152,7 +152,7 @@ def epoch_line(metrics: Metrics) -> str:
 
 
 def describe(finished: FinishedRun) -> str:
-    """Return what a user wants to know at the end."""
+    """Return the summary for the end of the job."""
     lines = ["Nothing to do: this run is finished."] if finished.again else []
     first, last = finished.history.iloc[0], finished.history.iloc[-1]
     for split in (TRAIN, HELD_OUT):
@@ -172,12 +172,12 @@ def describe(finished: FinishedRun) -> str:
 
 
 def default_name(config: PretrainConfig, data_digest: str) -> str:
-    """Return the name of a run that was given none: runs with the same settings share its first half."""
+    """Return the default name of a run; runs with the same settings share its first half."""
     return f"pretrain-{digest(config)}-{data_digest[:8]}"
 
 
 def input_digest(config: PretrainConfig, manifest: Mapping[str, Any]) -> str:
-    """Return 16 hex digits that identify what is learned from: the shards' checksums and the element features."""
+    """Return 16 hex digits that identify the training data: the shards' checksums and the element features."""
     features = element_features(config.encoder.node_features)
     shards = [shard["sha256"] for shard in manifest["shards"]]
     text = json.dumps([shards, features.atomic_numbers.tolist(), features.features.shape])
@@ -270,7 +270,7 @@ def _write_results(config: PretrainConfig, shards: Path, run: Run, outcome: Pret
 
 
 def crystals_per_element(shards: Path) -> dict[int, int]:
-    """Return the number of crystals that hold each element, by atomic number."""
+    """Return the number of crystals that contain each element, by atomic number."""
     total = np.zeros(MAX_ATOMIC_NUMBER + 1, np.int64)
     for table in iter_tables(shards, (ATOMIC_NUMBERS,)):
         column = table[ATOMIC_NUMBERS]

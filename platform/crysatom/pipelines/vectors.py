@@ -1,4 +1,4 @@
-"""Vectors by SkipAtom and Atom2Vec, and controls, from beginning to end: data, counts, vectors, card, tracking."""
+"""The pipeline for vectors by SkipAtom and Atom2Vec, and controls: data, counts, vectors, card, tracking."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ logger = logging.getLogger(__name__)
 Array = NDArray[Any]
 
 DEFAULT_DIM = 200
-"""Of CrysAtom's, SkipAtom's and mat2vec's published vectors."""
+"""Dimensions of CrysAtom's, SkipAtom's and mat2vec's published vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedVectors:
-    """Where a finished run left its results.
+    """Results of a run.
 
     Attributes:
         folder: The run's folder.
         vectors: The element vectors.
-        facts: Numbers about how they were made.
+        facts: Numbers about how the vectors were made.
         tracking_uri: MLflow store.
-        run_id: MLflow run; empty if MLflow was away.
-        again: True if the run had been finished before and nothing was done now.
+        run_id: MLflow run; empty if MLflow was unavailable.
+        again: True if the run was already finished and nothing was done now.
 
     """
 
@@ -64,7 +64,7 @@ class FinishedVectors:
 
 
 def run(config: VectorsConfig) -> FinishedVectors:
-    """Make the vectors, or return what an earlier run of the same configuration on the same data left.
+    """Make the vectors, or return the results of an earlier run of the same configuration on the same data.
 
     Raises:
         ValueError: If the data cannot be read or hold nothing to learn from, or the folder holds another run.
@@ -90,7 +90,7 @@ def run(config: VectorsConfig) -> FinishedVectors:
 
 def _learn(config: VectorsConfig, shards: Path, run: Run) -> dict[str, float]:
     """Write the vectors; return numbers about how they were made."""
-    torch.set_num_threads(1)  # the matrices are small: on a busy machine threads wait for each other, 15 times as long
+    torch.set_num_threads(1)  # with small matrices, threads on a busy machine wait for each other: 15 times slower
     start = time.perf_counter()
     counts = _count(config, shards)
     vectors, facts = learned(config, counts)
@@ -100,10 +100,10 @@ def _learn(config: VectorsConfig, shards: Path, run: Run) -> dict[str, float]:
 
 
 def learned(config: VectorsConfig, counts: Counts) -> tuple[AtomVectors, dict[str, float]]:
-    """Return vectors of the elements that were counted, and numbers about how they were learned.
+    """Return vectors of the counted elements, and numbers about how they were learned.
 
     Raises:
-        ValueError: If there is nothing to learn from, or are fewer dimensions than were asked for.
+        ValueError: If there is nothing to learn from, or fewer dimensions than requested.
 
     """
     if not counts.crystals:
@@ -127,7 +127,7 @@ def learned(config: VectorsConfig, counts: Counts) -> tuple[AtomVectors, dict[st
             batch_size=config.batch_size,
         )
         if unbonded := [SYMBOLS[z] for z in np.flatnonzero(counts.sites) if not counts.pairs[z].any()]:
-            logger.warning("%s: in the crystals, but bonded to nothing; skipatom has no vector of it", unbonded)
+            logger.warning("%s: in the crystals, but never bonded; skipatom gives it no vector", unbonded)
         rare = pairs.sum(1) < config.induce_below
         facts |= {LOSS: found.loss, "entropy": found.entropy, "induced_elements": float(rare.sum())}
         return _table(numbers, induced(found.vectors, numbers, rare), counts), facts
@@ -145,7 +145,7 @@ def learned(config: VectorsConfig, counts: Counts) -> tuple[AtomVectors, dict[st
 
 
 def describe(finished: FinishedVectors) -> str:
-    """Return what a user wants to know at the end."""
+    """Return the summary for the end of the job."""
     lines = ["Nothing to do: this run is finished."] if finished.again else []
     facts, vectors = finished.facts, finished.vectors
     lines.append(

@@ -1,4 +1,4 @@
-"""How a job ends: what it says, and its exit code."""
+"""How a job ends: its last message, and its exit code."""
 
 from __future__ import annotations
 
@@ -12,66 +12,66 @@ from crysatom.config.terminal import printable
 
 FAILED, BUG = 1, 70
 INTERRUPTED, UNREAD = 128 + signal.SIGINT, 128 + signal.SIGPIPE
-"""Exit codes, as docs/reliability.md has them; 70 is EX_SOFTWARE of sysexits.h."""
+"""Exit codes, as in docs/reliability.md; 70 is EX_SOFTWARE of sysexits.h."""
 
 EXPECTED = (ValueError, OSError, RuntimeError, MemoryError)
-"""What users, files, disks and networks can cause; what a job raises otherwise is a bug."""
+"""What users, files, disks and networks can cause; any other exception of a job is a bug."""
 
 BUGS = (NotImplementedError, RecursionError)
-"""Subclasses of the former that are bugs all the same."""
+"""Subclasses of the above that are bugs nevertheless."""
 
 SERVICES = frozenset({"ray", "mlflow", "sqlalchemy", "grpc", "urllib3"})
-"""Packages that raise errors of their own when what they speak to is away or refuses."""
+"""Packages that raise errors of their own when a service is unreachable or refuses."""
 
 RESUME = "--resume"
 
 
-def told(error: BaseException, *, debug: bool = False) -> int:
-    """Say why a job ended, in one line on standard error; return its exit code.
+def report_error(error: BaseException, *, debug: bool = False) -> int:
+    """Print why a job ended, in one line on standard error; return its exit code.
 
     Args:
-        error: That ended it, SystemExit among them.
-        debug: Whether to show the traceback of any error, not only of a bug.
+        error: Exception that ended it; may be SystemExit.
+        debug: Whether to show the traceback of every error, not only of bugs.
 
     """
     if isinstance(error, SystemExit):
         if error.code is None or isinstance(error.code, int):
             return error.code or 0
-        say(error.code)
+        print_message(error.code)
         return FAILED
     cause = _cause(error)
     bug = not _is_expected(cause)
     if debug or bug:
-        say("".join(traceback.format_exception(error)).rstrip())
+        print_message("".join(traceback.format_exception(error)).rstrip())
     sentence = "; ".join(line.strip() for line in _sentence(cause).splitlines() if line.strip())
     if bug:
         sentence = f"this is a bug of crysatom ({sentence}); please report it to its maintainers, with the lines above"
-    say(f"error: {sentence}")
+    print_message(f"error: {sentence}")
     return BUG if bug else FAILED
 
 
-def how_to_go_on(error: BaseException, kept: str, *, resumes: bool) -> str:
-    """Return what a user who pressed Ctrl-C wants to know.
+def resume_hint(error: BaseException, kept: str, *, resumes: bool) -> str:
+    """Return what to show a user who pressed Ctrl-C: what is kept, and how to continue.
 
     Args:
-        error: That the signal became; its notes say where things are.
+        error: Exception that the signal became; its notes name folder and checkpoint.
         kept: What is kept of the job's work.
-        resumes: Whether ``--resume`` goes on from there.
+        resumes: Whether ``--resume`` continues from there.
 
     """
     flag = [RESUME] if resumes and RESUME not in sys.argv else []
     lines = ["", f"interrupted; kept: {kept}", *getattr(error, "__notes__", ())]
-    return "\n".join([*lines, f"to go on: {shlex.join([sys.orig_argv[0], *sys.argv, *flag])}"])
+    return "\n".join([*lines, f"to continue: {shlex.join([sys.orig_argv[0], *sys.argv, *flag])}"])
 
 
-def say(text: object) -> None:
-    """Print a text for people on standard error, without passwords and without what would steer their terminal."""
+def print_message(text: object) -> None:
+    """Print a text on standard error, without passwords and without terminal control characters."""
     given = (argument for argument in sys.argv if "://" in argument)
     print(printable(scrubbed(text, *given)), file=sys.stderr)  # noqa: T201 - the job's last words
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Return what went wrong where it did; Ray wraps it on its way here."""
+    """Return the original exception, which Ray may have wrapped."""
     if "ray" not in sys.modules:
         return error
     from crysatom.cluster.failures import cause
@@ -86,7 +86,7 @@ def _is_expected(error: BaseException) -> bool:
 
 
 def _sentence(error: BaseException) -> str:
-    """Return what an error says; what it is called where that says nothing by itself."""
+    """Return the message of an error, with its class if the message alone is unclear."""
     if isinstance(error, ModuleNotFoundError):
         return f"{error}; is {sys.executable} the Python that crysatom was installed for?"
     if isinstance(error, OSError) and error.strerror and error.filename:

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 FINISHED_SECONDS = 60.0
-"""Time to wait for the lock of a finished run: its holder only sends to MLflow what that missed."""
+"""Seconds to wait for the lock of a finished run, whose holder only sends pending records to MLflow."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,34 +87,34 @@ class RunFolder:
         return lock
 
     def has_checkpoint(self) -> bool:
-        """Return whether there is a checkpoint, of a whole epoch or from within one."""
+        """Return whether there is a checkpoint, of an epoch or from within one."""
         return checkpoints.newest(self.path / CHECKPOINTS) is not None
 
     def epochs_done(self) -> int:
-        """Return the number of whole epochs of the newest checkpoint; 0 if there is none."""
+        """Return the number of complete epochs in the newest checkpoint; 0 if there is none."""
         newest = checkpoints.newest(self.path / CHECKPOINTS)
         return 0 if newest is None else checkpoints.progress(newest)[1]
 
     def read(self) -> dict[str, Any]:
-        """Return the note about the run; empty if there is none."""
+        """Return the record of the run; empty if there is none."""
         file = self.path / RUN_JSON
         return json.loads(file.read_text()) if file.exists() else {}
 
     def write(self, content: dict[str, Any]) -> None:
-        """Replace the note, in one step."""
+        """Replace the record atomically."""
         write_text(self.path / RUN_JSON, json.dumps(content, indent=1))
 
     def note(self, **facts: Any) -> None:
-        """Add facts to the note about the run."""
+        """Add facts to the record of the run."""
         self.write({**self.read(), **facts})
 
     def finish(self, **facts: Any) -> None:
-        """Note that the run is finished."""
+        """Record that the run is finished."""
         self.note(finished=True, **facts)
 
     def _require_same(self, found: dict[str, Any], wanted: dict[str, str], config: Group) -> None:
         if found["config_digest"] != wanted["config_digest"]:
-            mine = json.loads(json.dumps(recorded(config)))  # as the note has it
+            mine = json.loads(json.dumps(recorded(config)))  # as the record has it
             compared = mine.keys() & found["config"].keys() & config.names(Role.RESULT)
             differing = {k: (found["config"][k], mine[k]) for k in compared if found["config"][k] != mine[k]}
             text = ", ".join(f"{name} {was!r} -> {now!r}" for name, (was, now) in sorted(differing.items()))

@@ -53,8 +53,8 @@ class Run:
     Attributes:
         folder: Its folder, claimed and locked.
         tracker: Its run in MLflow.
-        again: Whether an earlier job has finished it, so that there is nothing to do.
-        ended: Whether it has been finished or left.
+        again: Whether an earlier job finished it, so that there is nothing to do.
+        ended: Whether it was finished or left.
 
     """
 
@@ -101,16 +101,16 @@ class Run:
         with checkpoint_on_signal(self.path / CHECKPOINTS):
             record = partial(record_epoch, self.tracker)
             outcome = launch(work, workers, self.path, record=record, show=show, stream=stream)
-        log_epochs(self.tracker, outcome.history)  # an epoch is lost if the run was killed right after its checkpoint
+        log_epochs(self.tracker, outcome.history)  # missing if the run was killed right after its checkpoint
         return outcome
 
     def finish(self, status: str = "FINISHED", **facts: Any) -> None:
-        """Mark the run as finished, with facts for its folder: the same command finds nothing to do."""
+        """Mark the run as finished, with facts for its folder; the same command then has nothing to do."""
         self.folder.finish(run_id=self.tracker.run_id, **facts)
         self.leave(status)
 
     def leave(self, status: str) -> None:
-        """End the MLflow run only: the same command goes on with what is left to do."""
+        """End the MLflow run only; the same command continues with what is left to do."""
         self.ended = True
         self.tracker.finish(status)
 
@@ -130,8 +130,8 @@ def opened(  # noqa: PLR0913 - what identifies a run, and how it is opened
 ) -> Iterator[Run]:
     """Open the run of a configuration on some data; the block ends it by :meth:`Run.finish` or :meth:`Run.leave`.
 
-    The folder is claimed and locked. A finished run sends to MLflow what that missed, and is yielded as such. Any other
-    run is started or resumed in MLflow; if the block raises, MLflow is told that the run failed, and why.
+    The folder is claimed and locked. A finished run sends its pending records to MLflow and is yielded as finished.
+    Any other run is started or resumed in MLflow, and marked as failed, with the reason, if the block raises.
 
     Args:
         config: Configuration of the job.
@@ -141,7 +141,7 @@ def opened(  # noqa: PLR0913 - what identifies a run, and how it is opened
         tags: MLflow tags, beside those that every run has.
         experiment: Experiment in MLflow.
         resume: Continue an unfinished run from its checkpoint.
-        repeat: Do the work again, even if the run is finished.
+        repeat: Repeat the work even if the run is finished.
         workers_report: Workers on other machines will report their hardware.
 
     Raises:
@@ -165,7 +165,7 @@ def opened(  # noqa: PLR0913 - what identifies a run, and how it is opened
             | dict(tags)
             | environment_tags("" if workers_report else hardware())
             | source_tags(),
-            resume=True,  # the claim has decided that it may be
+            resume=True,  # the claim has already checked this
         )
         with _note_on_interrupt(folder), _report_failure(run), explain_disk_full(folder.path):
             yield run
@@ -182,7 +182,7 @@ def start_ray(num_workers: int) -> None:
 
 
 def require_workers(workers: TrainingWorkers, *, streamed: bool = False) -> None:
-    """Check that the workers of a training can be had.
+    """Check that the workers of a training are available.
 
     Raises:
         ValueError: If the machine has too little, or data would be streamed without Ray.
@@ -218,7 +218,7 @@ def launch(
     show: Callable[[Metrics | str], None],
     stream: Any = None,
 ) -> OutcomeT:
-    """Do the work of a training in this process or, with workers, by Ray Train, from the newest checkpoint.
+    """Train in this process or, with workers, by Ray Train, from the newest checkpoint.
 
     Args:
         work: Training that each worker does; can be pickled.
@@ -274,14 +274,14 @@ def _report_failure(run: Run) -> Iterator[None]:
 
 
 def record_epoch(tracker: Tracker, metrics: Metrics, hardware: str = "") -> None:
-    """Log the metrics of an epoch and, if it is news, the hardware of the workers."""
+    """Log the metrics of an epoch and, if given, the hardware of the workers."""
     if hardware:
         tracker.log_tags({HARDWARE: hardware})
     log_epochs(tracker, [metrics])
 
 
 def log_epochs(tracker: Tracker, history: Sequence[Metrics]) -> None:
-    """Log the metrics of epochs; the tracker leaves out those that it has logged."""
+    """Log the metrics of epochs; the tracker drops those that it already has."""
     for metrics in history:
         tracker.log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, int(metrics["epoch"]))
 

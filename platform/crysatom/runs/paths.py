@@ -1,4 +1,4 @@
-"""Paths of a job: where inputs are found, and where results go, whichever way the job was started."""
+"""Paths of a job: where inputs are found and where results go, however the job was started."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def find_vectors(vectors: str) -> str:
 
 
 def resolve(path: str) -> Path:
-    """Return an output path as an absolute one."""
+    """Return an output path as an absolute path."""
     return base_folder() / Path(path).expanduser()
 
 
 def require_folder(out: Path, names: Sequence[str] = ()) -> None:
-    """Check that a folder of results can be made and written, by trying: permissions alone are not enough.
+    """Check that a folder of results can be created and written, by trying: permissions alone are not enough.
 
     Args:
         out: Absolute path of the folder.
@@ -76,7 +76,7 @@ def require_folder(out: Path, names: Sequence[str] = ()) -> None:
 
 
 def require_file(out: Path) -> None:
-    """Check that a file of results can be made; see :func:`require_folder`.
+    """Check that a file of results can be created; see :func:`require_folder`.
 
     Args:
         out: Absolute path of the file.
@@ -91,14 +91,14 @@ def require_file(out: Path) -> None:
 
 
 def _try_to_write(folder: Path, out: Path) -> None:
-    """Write a nameless file to a folder, or to the first folder above that exists: a refused job leaves nothing."""
+    """Write an unnamed file to a folder, or to its first existing parent, so that a refused job leaves nothing."""
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     try:
         if not there.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "it is a file")
         with tempfile.TemporaryFile(dir=there):
             pass
-        for part in folder.relative_to(there).parts:  # which may be longer than names can be
+        for part in folder.relative_to(there).parts:  # a part may be too long for a name
             with suppress(FileNotFoundError):
                 os.lstat(there / part)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a training after the current step, with a checkpoint."""
+"""SIGTERM and Ctrl-C stop a training after the current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from crysatom.training.context import STOP, StoppedError
 logger = logging.getLogger(__name__)
 
 GRACE_S = 20.0
-"""Time until the job ends without a checkpoint. Slurm and Kubernetes kill 30 seconds after SIGTERM."""
+"""Seconds until the job ends without a checkpoint. Slurm and Kubernetes kill 30 seconds after SIGTERM."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
 def checkpoint_on_signal(checkpoints: Path) -> Iterator[None]:
-    """Let a signal request a checkpoint and the end; a second signal, or :data:`GRACE_S`, ends the job at once.
+    """Turn a signal into a request to checkpoint and stop; a second signal, or :data:`GRACE_S`, ends the job at once.
 
-    Workers may be on other machines: the request is a file beside the checkpoints, which anybody may write.
+    Workers may be on other machines, so the request is a file beside the checkpoints, which anybody may write.
 
     Args:
         checkpoints: Folder of the training's checkpoints.
@@ -37,17 +37,18 @@ def checkpoint_on_signal(checkpoints: Path) -> Iterator[None]:
 
     """
     request = checkpoints / STOP
-    request.unlink(missing_ok=True)  # left by a training that was killed before it saw it
-    asked: list[int] = []
+    request.unlink(missing_ok=True)  # left by a training that was killed before it read it
+    received: list[int] = []
     timers: list[threading.Timer] = []
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def request_stop(number: int, frame: FrameType | None) -> None:
         if request.exists():
-            if callable(before := befores[signal.Signals(number)]):  # the job's handler, which notes the exit code
+            if callable(before := befores[signal.Signals(number)]):  # the job's handler, which records the exit code
                 before(number, frame)
             sys.exit(128 + number)
-        logger.info("%s: saving after this step, then ending; a second one ends at once", signal.Signals(number).name)
-        asked.append(number)
+        name = signal.Signals(number).name
+        logger.info("%s: saving after this step, then stopping; a second one stops at once", name)
+        received.append(number)
         request.parent.mkdir(parents=True, exist_ok=True)
         request.touch()
         timers.append(threading.Timer(GRACE_S, os.kill, (os.getpid(), number)))
@@ -55,12 +56,12 @@ def checkpoint_on_signal(checkpoints: Path) -> Iterator[None]:
         timers[-1].start()
 
     main = threading.current_thread() is threading.main_thread()
-    befores = {number: signal.signal(number, ask) for number in SIGNALS if main}
+    befores = {number: signal.signal(number, request_stop) for number in SIGNALS if main}
     try:
         yield
     except StoppedError as error:
-        logger.info("%s; go on with --resume", error)
-        if signal.SIGINT in asked:
+        logger.info("%s; continue with --resume", error)
+        if signal.SIGINT in received:
             raise KeyboardInterrupt from None
         raise SystemExit(128 + signal.SIGTERM) from None
     finally:

@@ -1,4 +1,4 @@
-"""How good atom vectors are while they are being learned: a small predictor, judged by validation crystals."""
+"""Evaluate atom vectors during a pretraining: train a small predictor and measure its validation errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from crysatom.vectors.scale import scaled
 from crysatom.vectors.table import AtomVectors
 
 STOP = "stop"
-"""File in a trial's folder that ends its training after the present epoch."""
+"""File in a trial's folder that stops its training after the current epoch."""
 
 PROBE_CSV = "validation_predictions.csv"
 CRYSTAL = "crystal"
@@ -35,16 +35,16 @@ CRYSTAL = "crystal"
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Trains a predictor of each property with the given vectors, frozen, and never sees a test crystal.
+    """Trains a predictor of each property with given frozen vectors; never reads a test crystal.
 
-    Several workers do it together, as they pretrain; the random numbers of the pretraining stay what they are.
+    The workers of the pretraining do this together. The random state of the pretraining is not changed.
 
     Attributes:
-        config: Of the predictors, selecting the last epoch; each of its seeds is trained.
-        tasks: By property, without test crystals; the vectors in them are replaced.
-        elements: By property, atomic numbers of the elements that vectors are scaled over.
-        epochs: Numbers of epochs after which it is done.
-        folder: For the predictions of the last time, and for :data:`STOP`.
+        config: Configuration of the predictors, which select the last epoch; every seed of it is trained.
+        tasks: Task of each property, without test crystals; their vectors are replaced.
+        elements: For each property, atomic numbers of the elements over which vectors are scaled.
+        epochs: Numbers of epochs after which the probe runs.
+        folder: Folder for the latest predictions, and of :data:`STOP`.
 
     """
 
@@ -55,16 +55,16 @@ class Probe:
     folder: Path
 
     def watch(self, device: torch.device, metrics: Metrics, vectors: Callable[[], AtomVectors]) -> bool:
-        """Add the probe to the metrics of an epoch, if it is one of those; tell whether the trial is to stop."""
+        """Add the probe to the metrics of an epoch if it is due; return whether the trial is to stop."""
         if int(metrics["epoch"]) + 1 in self.epochs:
             metrics |= self.measure(vectors(), device)
-        return told_to_stop(self.folder)
+        return stop_requested(self.folder)
 
     def measure(self, vectors: AtomVectors, device: torch.device) -> Metrics:
-        """Return validation errors of predictors with these vectors.
+        """Return the validation errors of predictors with these vectors.
 
         Returns:
-            :data:`~crysatom.names.PROBE`, and per property the means over the seeds.
+            :data:`~crysatom.names.PROBE`, and for each property the means over the seeds.
 
         Raises:
             ValueError: If a crystal has an element without a vector.
@@ -96,18 +96,18 @@ class Probe:
         return metrics
 
 
-def told_to_stop(folder: Path) -> bool:
-    """Tell whether a trial is to stop, by the eyes of rank 0; all workers call this together."""
+def stop_requested(folder: Path) -> bool:
+    """Return whether the trial's STOP file exists, as rank 0 sees it. All workers call this together."""
     return bool(distributed.gather_objects((folder / STOP).exists())[0])
 
 
 def predictions_table(name: str, task: RegressionTask, predicted: NDArray[Any]) -> pd.DataFrame:
-    """Return the predictions of the validation crystals of a task, a row each."""
+    """Return the predictions of the validation crystals of a task, one row each."""
     return _table(name, task.parts[VAL], task.labels[task.parts[VAL]], predicted)
 
 
 def write_predictions(folder: Path, tables: list[pd.DataFrame]) -> None:
-    """Replace the predictions in a trial's folder, in one step."""
+    """Replace the predictions in a trial's folder atomically."""
     write_csv(pd.concat(tables), folder / PROBE_CSV)
 
 
@@ -120,7 +120,7 @@ def _mean(values: list[float]) -> float:
 
 
 class _Silent(Context):
-    """Keeps no checkpoints and tells nobody: a probe is done anew rather than resumed."""
+    """A context without checkpoints and reports: an interrupted probe is repeated, not resumed."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -138,5 +138,5 @@ class _Silent(Context):
         """Do nothing."""
 
     def checkpoint(self) -> AbstractContextManager[Path | None]:
-        """Yield none."""
+        """Yield None."""
         return nullcontext()

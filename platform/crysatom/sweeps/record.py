@@ -1,4 +1,4 @@
-"""What is known of the trials of a sweep: on disk, in MLflow, on the terminal."""
+"""The record of a sweep's trials: on disk, in MLflow, on the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crysatom.config import TuneConfig
 from crysatom.names import PROBE
 from crysatom.runs.lifecycle import log_epochs
 from crysatom.sweeps.probe import STOP
-from crysatom.sweeps.trial import FAILED, HISTORY, METRICS, SAID
+from crysatom.sweeps.trial import FAILED, HISTORY, MESSAGE, METRICS
 from crysatom.tracking import fields
 from crysatom.tracking.runs import Tracker
 from crysatom.training.context import Metrics
@@ -22,22 +22,22 @@ from crysatom.writing import write_text
 
 TRIAL_JSON = "trial.json"
 REASON_WIDTH = 200
-"""Characters of a reason on the terminal; the table has all."""
+"""Characters of a reason on the terminal; the table has the whole reason."""
 
 FINISHED, FAILED_TRIAL = "finished", "failed"
-"""How a trial ended: of itself, or by an error; or it was stopped (fields.STOPPED), by halving."""
+"""How a trial ended: finished, failed, or stopped by halving (fields.STOPPED)."""
 
 
 @dataclass(kw_only=True)
 class Trial:
-    """What is known of a trial; its file is replaced whenever there is news.
+    """Record of one trial; its file is replaced at every change.
 
     Attributes:
-        folder: Of the trial.
-        settings: What distinguishes it.
-        history: Metrics of the epochs that are done.
-        ended: How; empty as long as it has not.
-        reason: Of a failure.
+        folder: Folder of the trial.
+        settings: Settings that differ between trials.
+        history: Metrics of the completed epochs.
+        ended: How it ended; empty if it has not.
+        reason: Reason of a failure.
 
     """
 
@@ -49,7 +49,7 @@ class Trial:
 
     @classmethod
     def at(cls, folder: Path, settings: dict[str, Any]) -> Trial:
-        """Return the trial of a folder, begun or not; one that failed is to be tried again."""
+        """Return the trial of a folder, started or not; a failed trial is tried again."""
         file = folder / TRIAL_JSON
         known = json.loads(file.read_text()) if file.exists() else {}
         trial = cls(folder=folder, settings=settings, **known)
@@ -59,17 +59,17 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of its folder."""
         return self.folder.name
 
     @property
     def label(self) -> str:
-        """Its settings, for people."""
+        """Its settings as text."""
         return ", ".join(f"{name} {value}" for name, value in self.settings.items())
 
     @property
     def probes(self) -> list[Metrics]:
-        """Metrics of the epochs in which it was judged."""
+        """Metrics of the epochs with a probe."""
         return [metrics for metrics in self.history if PROBE in metrics]
 
     @property
@@ -79,32 +79,32 @@ class Trial:
 
     @property
     def seconds(self) -> float:
-        """Of training and probes."""
+        """Seconds of training and probes."""
         return sum(epoch["seconds"] + epoch.get("probe/seconds", 0.0) for epoch in self.history)
 
     def add(self, epochs: list[Metrics]) -> list[Metrics]:
-        """Take in epochs; return those that were not known."""
+        """Add epochs; return those that are new."""
         known = {epoch["epoch"] for epoch in self.history}
         new = [epoch for epoch in epochs if epoch["epoch"] not in known]
-        # at the end, one may be told of that was done before the sweep was killed
+        # the final report may include epochs from before the sweep was killed
         self.history = sorted([*self.history, *new], key=lambda epoch: epoch["epoch"])
         return new
 
     def write(self) -> None:
-        """Replace the file, in one step."""
+        """Replace the file atomically."""
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {"history": self.history, "ended": self.ended, "reason": self.reason}
         write_text(self.folder / TRIAL_JSON, json.dumps(content))
 
 
 class Record:
-    """Keeps what trials report: on disk, in MLflow and on the terminal. One process writes all of it.
+    """Records what trials report: on disk, in MLflow and on the terminal. Only one process writes.
 
     Args:
-        trials: By name.
+        trials: Trials by name.
         parent: The sweep's run in MLflow.
-        config: Of the sweep.
-        epochs: Of a whole trial.
+        config: Configuration of the sweep.
+        epochs: Epochs of a full trial.
 
     """
 
@@ -113,7 +113,7 @@ class Record:
         self.trackers: dict[str, Tracker] = {}
 
     def started(self, name: str) -> None:
-        """Begin the trial's run in MLflow, or go on with it."""
+        """Start or resume the trial's run in MLflow."""
         trial = self.trials[name]
         trial.write()
         self.trackers[name] = Tracker.at(trial.folder, self.parent.uri).start(
@@ -124,18 +124,18 @@ class Record:
             resume=True,
             parent=self.parent.folder,
         )
-        self._say(trial, f"started, {trial.label}")
+        self._print(trial, f"started, {trial.label}")
 
     def reported(self, name: str, report: Mapping[str, Any]) -> None:
-        """Keep the epochs, and how the trial ended if it did."""
+        """Record the epochs, and how the trial ended if it did."""
         trial = self.trials[name]
         new = trial.add([report[METRICS]] if METRICS in report else report.get(HISTORY, []))
         log_epochs(self.trackers[name], new)
         for metrics in new:
             if PROBE in metrics:
-                self._say(trial, f"epoch {int(metrics['epoch']) + 1}/{self.epochs}, MAE/MAD {metrics[PROBE]:.4f}")
-        if SAID in report:
-            self._say(trial, report[SAID])
+                self._print(trial, f"epoch {int(metrics['epoch']) + 1}/{self.epochs}, MAE/MAD {metrics[PROBE]:.4f}")
+        if MESSAGE in report:
+            self._print(trial, report[MESSAGE])
         if FAILED in report:
             self._end(trial, FAILED_TRIAL, report[FAILED])
         elif HISTORY in report:
@@ -145,28 +145,28 @@ class Record:
             trial.write()
 
     def lost(self, name: str, reason: str) -> None:
-        """Keep that the trial's process ended before its work."""
+        """Record that the trial's process ended before its work did."""
         self._end(self.trials[name], FAILED_TRIAL, reason)
 
     def stop(self, name: str) -> None:
-        """Tell the trial to end; Tune decides."""
+        """Ask the trial to stop, as Tune decided."""
         self.trials[name].folder.joinpath(STOP).touch()
 
     def interrupted(self) -> None:
-        """End the runs of trials that have not ended: they may be resumed."""
+        """End the MLflow runs of trials that have not ended, so that they can be resumed."""
         for name, tracker in self.trackers.items():
             if not self.trials[name].ended:
                 tracker.finish("KILLED")
 
     def _end(self, trial: Trial, how: str, reason: str = "") -> None:
-        if trial.name not in self.trackers:  # its process was lost before it started
+        if trial.name not in self.trackers:  # its process was lost before the work started
             self.started(trial.name)
         trial.ended, trial.reason = how, reason
         trial.write()
         tracker = self.trackers[trial.name]
         tracker.log_tags({fields.ENDED: how, fields.REASON: reason})
         tracker.finish("FAILED" if how == FAILED_TRIAL else "FINISHED")
-        self._say(trial, f"{how}{': ' * bool(reason)}{shorten(reason, REASON_WIDTH)}")
+        self._print(trial, f"{how}{': ' * bool(reason)}{shorten(reason, REASON_WIDTH)}")
 
-    def _say(self, trial: Trial, what: str) -> None:
+    def _print(self, trial: Trial, what: str) -> None:
         print(f"trial {trial.name}: {what}", flush=True)  # noqa: T201 - progress

@@ -1,4 +1,4 @@
-"""A sweep from beginning to end: graphs once, trials on Ray Tune, their record, MLflow, the table, the best preset."""
+"""The pipeline of a sweep: graphs once, trials on Ray Tune, their record, MLflow, the table, the best preset."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ SAME_FOR_ALL = ("num_workers", "use_gpu", "threads_per_worker", "max_failures", 
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedSweep:
-    """What a sweep left.
+    """Results of a sweep.
 
     Attributes:
-        folder: Of the sweep.
+        folder: Folder of the sweep.
         objective: Name of the job whose settings were searched.
-        data: On which.
-        trials: All, the best first.
-        differences: Probe less that of the best, with the ends of a 95 % interval, by trial.
-        num_validation: Crystals that trials were judged by.
+        data: Data of the trials.
+        trials: All trials, best first.
+        differences: Probe minus the best trial's, with the ends of a 95 % interval, by trial.
+        num_validation: Number of validation crystals.
         tracking_uri: MLflow store.
-        run_id: MLflow's parent run; empty if MLflow was away.
-        again: True if the sweep had been finished before and nothing was done now.
+        run_id: MLflow's parent run; empty if MLflow was unavailable.
+        again: True if the sweep was already finished and nothing was done now.
 
     """
 
@@ -88,15 +88,15 @@ class FinishedSweep:
     again: bool = False
 
     def count(self, ended: str) -> int:
-        """Return how many trials ended so."""
+        """Return how many trials ended this way."""
         return sum(trial.ended == ended for trial in self.trials)
 
 
 def run(config: TuneConfig, space: SearchSpace) -> FinishedSweep:
-    """Run all trials of a sweep that are not finished.
+    """Run all unfinished trials of a sweep.
 
     Raises:
-        ValueError: If space, data, flags or the sweep's folder are not usable as asked.
+        ValueError: If space, data, flags or the sweep's folder are unusable.
 
     """
     from crysatom.cluster.tune import concurrent_trials, run_trials
@@ -104,7 +104,7 @@ def run(config: TuneConfig, space: SearchSpace) -> FinishedSweep:
     base = base_config(config, space)
     settings = space.trials(config.num_trials, config.seed)
     configs = {trial_name(n, values): _changed(base, values) for n, values in enumerate(settings)}
-    start_ray(1)  # trials are Ray's in any case
+    start_ray(1)  # trials always run on Ray
     room = concurrent_trials(config.workers)
     concurrent = min(config.workers.max_concurrent or room, room, len(configs))
     paths = Paths.of(config.output.out, config.tracking.tracking_uri)
@@ -136,7 +136,7 @@ def run(config: TuneConfig, space: SearchSpace) -> FinishedSweep:
             record = Record(trials, run.tracker, config, base.optimization.epochs)
             try:
                 run_trials(
-                    open_trials,  # none, if it was killed when all had ended
+                    open_trials,  # empty if the sweep was killed after its last trial
                     partial(run_trial, _objective(config, space, base, shards, data), configs, run.path / TRIALS),
                     record,
                     workers=config.workers,
@@ -151,7 +151,7 @@ def run(config: TuneConfig, space: SearchSpace) -> FinishedSweep:
             _log_results(sweep, run.tracker)
             status = "FINISHED" if sweep.count(FINISHED) else "FAILED"
             if sweep.count(FAILED_TRIAL):
-                run.leave(status)  # failed trials are tried again with --resume
+                run.leave(status)  # --resume retries failed trials
             else:
                 run.finish(status)
         _catch_up(sweep, run.tracker)
@@ -172,7 +172,7 @@ def base_config(config: TuneConfig, space: SearchSpace) -> PretrainConfig | Down
     """Return the settings that all trials share.
 
     Raises:
-        ValueError: If they cannot be.
+        ValueError: If they are not valid.
 
     """
     shared = config.flat()
@@ -185,10 +185,10 @@ def base_config(config: TuneConfig, space: SearchSpace) -> PretrainConfig | Down
     if isinstance(base, PretrainConfig):
         if base.selection != "last":
             raise ValueError(
-                "a sweep judges the vectors of the epoch that a trial has reached: the search space must leave "
+                "a sweep evaluates the vectors of a trial's current epoch: the search space must leave "
                 f"selection at 'last', got {base.selection!r}"
             )
-        path = find(base.encoder.node_features)  # trials work in folders of their own
+        path = find(base.encoder.node_features)  # trials have their own working directories
         return base.replace(node_features=str(path.resolve())) if path.is_file() else base
     if len(base.seeds) > 1:
         raise ValueError(f"a trial has one seed, the search space fixes {base.seeds}")
@@ -198,10 +198,10 @@ def base_config(config: TuneConfig, space: SearchSpace) -> PretrainConfig | Down
 
 
 def properties(config: TuneConfig, space: SearchSpace) -> tuple[str, ...]:
-    """Return the properties that trials are judged by.
+    """Return the properties that trials are evaluated on.
 
     Raises:
-        ValueError: If a predictor is to learn several.
+        ValueError: If a predictor is given several.
 
     """
     if space.objective == "pretrain":
@@ -212,9 +212,9 @@ def properties(config: TuneConfig, space: SearchSpace) -> tuple[str, ...]:
 
 
 def probe_epochs(epochs: int, probes: int, halving: float = 0.0) -> frozenset[int]:
-    """Return after which of so many epochs trials are judged: at equal distances, and at the end.
+    """Return the numbers of epochs after which trials are evaluated: equally spaced, including the last.
 
-    Where trials are halved it is where that is done: first likewise, then each time ``halving`` times as far.
+    With halving these are its rungs: the first is the same, each further one is ``halving`` times as far.
     """
     if not halving:
         return frozenset(-(-epochs * k // probes) for k in range(1, probes + 1))
@@ -224,19 +224,19 @@ def probe_epochs(epochs: int, probes: int, halving: float = 0.0) -> frozenset[in
 
 
 def trial_name(number: int, settings: Mapping[str, Any]) -> str:
-    """Return the name of a trial's folder, by which a resumed sweep knows it again."""
+    """Return the name of a trial's folder, by which a resumed sweep finds it."""
     return f"{number:03d}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
 
 
 def preset(config: PretrainConfig | DownstreamConfig) -> dict[str, Any]:
-    """Return the settings that are not the default, as ``--config`` takes them, without where and on what it runs."""
+    """Return the settings that differ from the defaults, as ``--config`` takes them, without paths and workers."""
     default = default_settings(type(config))
     kept = type(config).names(Role.RESULT) | {"vectors", "max_atoms", "min_distance"}
     return {k: v for k, v in config.flat().items() if k in kept and v != default[k]}
 
 
 def ranked(trials: Mapping[str, Trial]) -> list[Trial]:
-    """Return the trials, the best first: finished ones by probe, then those that came farthest, then failed ones."""
+    """Return the trials, best first: finished ones by probe, then those with the most epochs, then failed ones."""
     order = {FINISHED: 0, fields.STOPPED: 1, "": 2, FAILED_TRIAL: 3}
     return sorted(
         trials.values(), key=lambda t: (order[t.ended], -len(t.history), np.nan_to_num(t.score, nan=np.inf), t.name)
@@ -244,7 +244,7 @@ def ranked(trials: Mapping[str, Trial]) -> list[Trial]:
 
 
 def describe(sweep: FinishedSweep) -> str:
-    """Return the table of trials, and where things are."""
+    """Return the table of trials, and the paths of the results."""
     lines = ["Nothing to do: this sweep is finished."] if sweep.again else []
     lines.append(
         f"Trials by validation MAE/MAD ({sweep.num_validation} crystals; 1 is no better than the mean), the best first:"
@@ -271,7 +271,7 @@ def describe(sweep: FinishedSweep) -> str:
 
 
 def results(sweep: FinishedSweep) -> pd.DataFrame:
-    """Return one row per trial, the best first."""
+    """Return one row per trial, best first."""
     nothing = Interval(*[float("nan")] * 3)
     rows = []
     for trial in sweep.trials:
@@ -302,7 +302,7 @@ def _changed(base: Any, values: Mapping[str, Any]) -> Any:
     try:
         return base.replace(**values)
     except ValueError as error:
-        raise ValueError(f"the search space has a trial that cannot be ({values}): {error}") from error
+        raise ValueError(f"the search space has an invalid trial ({values}): {error}") from error
 
 
 def _labels(
@@ -310,10 +310,10 @@ def _labels(
 ) -> Labeled:
     """Return targets, split and vectors of a property, without the test crystals."""
     if isinstance(base, DownstreamConfig):
-        judged: DownstreamConfig = base
+        evaluated: DownstreamConfig = base
     else:
-        judged = probe_config(config, base, name)
-    data = labeled(judged, shards, crystal_table(judged.source, shards), paths.tracking_uri)
+        evaluated = probe_config(config, base, name)
+    data = labeled(evaluated, shards, crystal_table(evaluated.source, shards), paths.tracking_uri)
     parts = {part: data.task.parts[part] for part in PARTS if part != TEST}
     if not mad(data.task.labels[parts[VAL]]) > 0:
         raise ValueError(f"{name}: all validation crystals have the same target; take more crystals")
@@ -323,12 +323,12 @@ def _labels(
 
 
 def probe_config(config: TuneConfig, base: PretrainConfig, name: str) -> DownstreamConfig:
-    """Return the predictor by which vectors are judged."""
+    """Return the configuration of the predictor that evaluates vectors."""
     return DownstreamConfig(
         source=config.source,
         limits=base.limits,
         property=name,
-        vectors=Vectors(vectors="onehot"),  # any element has one; the trial's own take their place
+        vectors=Vectors(vectors="onehot"),  # covers every element; replaced by the trial's vectors
         graph=base.graph,
         architecture=Architecture(width=config.probe.probe_width, hidden_dim=2 * config.probe.probe_width),
         optimization=DownstreamOptimization(
@@ -355,7 +355,7 @@ def _objective(
         tasks=tasks,
         elements={name: part.trained_elements for name, part in data.items()},
         epochs=epochs,
-        folder=shards,  # each trial has its own
+        folder=shards,  # replaced by the trial's own folder
     )
     return Pretraining(shards=shards, probe=probe)
 
@@ -375,7 +375,7 @@ def _require_resume(config: TuneConfig, folder: RunFolder) -> None:
 
 
 def _identity(config: TuneConfig, space: SearchSpace, base: Any, shards: Path, data: Mapping[str, Labeled]) -> str:
-    """Return hex digits that change when trials, graphs, labels or vectors would."""
+    """Return hex digits that change if trials, graphs, labels or vectors do."""
     graphs = input_digest(base, read_manifest(shards)) if isinstance(base, PretrainConfig) else ""
     labels = [(name, part.data_digest, part.vectors_digest) for name, part in data.items()]
     settings = space.trials(config.num_trials, config.seed)
@@ -406,10 +406,10 @@ def _finished(
 
 
 def validation_errors(file: Path) -> pd.Series:
-    """Return a trial's part of its score by validation crystal: their mean is the score.
+    """Return each validation crystal's part of a trial's score; their mean is the score.
 
-    A crystal's part is its absolute error over the mean absolute deviation, mean over properties and seeds; weighed so
-    that properties count alike that not all crystals have.
+    A crystal's part is its absolute error over the mean absolute deviation, averaged over properties and seeds. Weights
+    make properties count equally, even if some crystals lack a label.
     """
     rows = pd.read_csv(file)
     names = rows[PROPERTY].unique()
@@ -425,7 +425,7 @@ def validation_errors(file: Path) -> pd.Series:
 
 
 def _catch_up(sweep: FinishedSweep, tracker: Tracker) -> None:
-    """Tell MLflow what it missed: first of the sweep, without which it is told of no trial."""
+    """Send pending records to MLflow: those of the sweep first, because trials need their parent run."""
     if tracker.flush():
         for trial in sweep.trials:
             Tracker.at(trial.folder, tracker.uri).flush()

@@ -1,4 +1,4 @@
-"""One trial of a sweep, in a process of its own: train, judge by validation crystals, leave what was learned."""
+"""One trial of a sweep, in its own process: train, evaluate on validation crystals, save the results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from crysatom.config import DownstreamConfig, PretrainConfig, TrainingWorkers, r
 from crysatom.crystals.csv_files import write_csv
 from crysatom.names import MAE, PROBE, VAL
 from crysatom.runs.lifecycle import launch
-from crysatom.sweeps.probe import Probe, predictions_table, told_to_stop, write_predictions
+from crysatom.sweeps.probe import Probe, predictions_table, stop_requested, write_predictions
 from crysatom.training import checkpoints
 from crysatom.training.context import Context, Metrics
 from crysatom.training.encoder_files import ENCODER, save_encoder
@@ -30,14 +30,14 @@ from crysatom.vectors.files import write_vectors
 logger = logging.getLogger(__name__)
 
 WARNING = "warning: "
-"""Before what workers warn of."""
+"""Prefix of a worker's warnings."""
 
 OutcomeT = TypeVar("OutcomeT")
 Report = Callable[[Mapping[str, Any]], None]
 
 EPOCHS_DONE = "epochs_done"
-METRICS, HISTORY, FAILED, SAID = "metrics", "history", "failed", "said"
-"""What is in a report: of an epoch; of all epochs, at the end; why the trial failed; what it warned of."""
+METRICS, HISTORY, FAILED, MESSAGE = "metrics", "history", "failed", "said"
+"""Keys of a report: metrics of an epoch; of all epochs, at the end; reason of a failure; a warning."""
 
 TRIALS = "trials"
 HISTORY_CSV = "history.csv"
@@ -46,19 +46,19 @@ ERROR_TXT = "error.txt"
 
 
 class Objective(Protocol):
-    """What a trial does with its configuration."""
+    """The work of a trial with its configuration."""
 
     def run(self, config: Any, folder: Path, record: Callable[..., None]) -> list[Metrics]:
-        """Train in a folder, from its last checkpoint; record metrics of each epoch; return those of all."""
+        """Train in a folder, from its last checkpoint; record each epoch's metrics; return those of all epochs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining:
-    """Pretraining, whose vectors are judged several times on the way.
+    """Pretraining, whose vectors are evaluated several times during training.
 
     Attributes:
         shards: Graphs of all crystals.
-        probe: Judges vectors; its folder is replaced by the trial's.
+        probe: Evaluates vectors; its folder is replaced by the trial's.
 
     """
 
@@ -66,7 +66,7 @@ class Pretraining:
     probe: Probe
 
     def run(self, config: PretrainConfig, folder: Path, record: Callable[..., None]) -> list[Metrics]:
-        """Pretrain; leave vectors and encoder in the folder."""
+        """Pretrain; save vectors and encoder in the folder."""
         probe = dataclasses.replace(self.probe, folder=folder)
         outcome = _train(partial(_pretrain, config, self.shards, probe), config.workers, folder, record)
         provenance = {"config": recorded(config)}
@@ -82,12 +82,12 @@ def _pretrain(config: PretrainConfig, shards: Path, probe: Probe, context: Conte
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Training of a predictor, judged in the epochs in which the vectors of a pretraining would be.
+    """Training of a predictor, evaluated after the same epochs as a pretraining's vectors would be.
 
     Attributes:
-        name: Of the property.
-        task: Without test crystals.
-        epochs: Numbers of epochs after which it is judged.
+        name: Name of the property.
+        task: Task without test crystals.
+        epochs: Numbers of epochs after which it is evaluated.
 
     """
 
@@ -96,16 +96,16 @@ class Prediction:
     epochs: frozenset[int]
 
     def run(self, config: DownstreamConfig, folder: Path, record: Callable[..., None]) -> list[Metrics]:
-        """Train; leave the predictions of the validation crystals in the folder."""
-        judge = _Judge(folder, mad(self.task.labels[self.task.parts[VAL]]), config, self.epochs)
-        outcome = _train(partial(_predict, config, self.task, judge), config.workers, folder, record)
+        """Train; save the predictions of the validation crystals in the folder."""
+        evaluator = _Evaluator(folder, mad(self.task.labels[self.task.parts[VAL]]), config, self.epochs)
+        outcome = _train(partial(_predict, config, self.task, evaluator), config.workers, folder, record)
         write_predictions(folder, [predictions_table(self.name, self.task, outcome.predictions[VAL])])
         return outcome.history
 
 
 @dataclass(frozen=True)
-class _Judge:
-    """Adds what the model that would be kept has for an error, relative to predicting the mean."""
+class _Evaluator:
+    """Adds to the metrics the selected model's error, relative to predicting the mean."""
 
     folder: Path
     deviation: float
@@ -117,14 +117,16 @@ class _Judge:
         best[0] = min(best[0], error) if self.config.optimization.selected_by else error
         if int(metrics["epoch"]) + 1 in self.epochs:
             metrics[PROBE] = best[0] / self.deviation
-        return told_to_stop(self.folder)
+        return stop_requested(self.folder)
 
 
-def _predict(config: DownstreamConfig, task: RegressionTask, judge: _Judge, context: Context) -> RegressionOutcome:
+def _predict(
+    config: DownstreamConfig, task: RegressionTask, evaluator: _Evaluator, context: Context
+) -> RegressionOutcome:
     with context.checkpoint() as newest:
         past = [] if newest is None else checkpoints.load(newest)[1]["history"]
     best = min((epoch[f"{VAL}/{MAE}"] for epoch in past), default=math.inf)
-    return train_predictor(config, task, context, watch=partial(judge.watch, [best]))
+    return train_predictor(config, task, context, watch=partial(evaluator.watch, [best]))
 
 
 def _train(
@@ -134,7 +136,7 @@ def _train(
 
 
 def _log(message: Metrics | str) -> None:
-    """Log what workers of a trial say; their warnings are reported. Metrics are recorded, not logged."""
+    """Log messages of a trial's workers; warnings are also reported. Metrics are recorded elsewhere."""
     if not isinstance(message, str):
         return
     if message.startswith(WARNING):
@@ -144,26 +146,26 @@ def _log(message: Metrics | str) -> None:
 
 
 class _Reported(logging.Handler):
-    """Reports what a trial warns of: a user does not read the logs of its process."""
+    """Reports a trial's warnings, because users do not read the logs of its process."""
 
     def __init__(self, report: Report) -> None:
-        super().__init__(logging.WARNING)
+        """Report one record."""
         self.report = report
 
     def emit(self, record: logging.LogRecord) -> None:
         """Report one line."""
-        self.report({SAID: f"{record.levelname.lower()}: {record.getMessage()}"})
+        self.report({MESSAGE: f"{record.levelname.lower()}: {record.getMessage()}"})
 
 
 def run_trial(objective: Objective, configs: Mapping[str, Any], folder: Path, name: str, report: Report) -> None:
-    """Do the work of one trial, and report how it goes and how it ended; the reason of a failure, too.
+    """Do the work of one trial; report its progress and its end, including the reason of a failure.
 
     Args:
         objective: What to do.
-        configs: By name of the trial.
-        folder: Of the trials' own folders.
-        name: Of this trial.
-        report: Takes the reports.
+        configs: Configurations by trial name.
+        folder: Parent folder of the trials' folders.
+        name: Name of this trial.
+        report: Called with each report.
 
     """
     mine = folder / name
@@ -178,7 +180,7 @@ def run_trial(objective: Objective, configs: Mapping[str, Any], folder: Path, na
     try:
         history = objective.run(configs[name], mine, record)
         write_csv(pd.DataFrame(history), mine / HISTORY_CSV)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the sweep goes on
+    except Exception as error:  # noqa: BLE001 - whatever it is, the sweep continues
         (mine / ERROR_TXT).write_text(traceback.format_exc())
         first = next(iter(str(error).splitlines()), "")
         report({FAILED: f"{type(error).__name__}: {first}"})

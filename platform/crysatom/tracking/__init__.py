@@ -1,4 +1,4 @@
-"""MLflow: every run with its losses, settings, figures and vectors. Nothing else here imports mlflow."""
+"""MLflow: every run with its losses, settings, figures and vectors. No other package imports mlflow."""
 
 import os
 

@@ -1,8 +1,8 @@
-"""The file of a sqlite store: made, and brought to the schema of this MLflow, by one process while others wait.
+"""The file of a sqlite store: one process creates it and migrates it to this MLflow's schema, while others wait.
 
-MLflow does both at first touch, in every process that touches. Two get into each other's way, one that is killed leaves
-half a schema, and no later MLflow can use either. Here it is done in a copy aside, which becomes the content of the
-file in one transaction: a reader finds the old content or the new one, never what is in between.
+MLflow does both on first use, in every process. Two processes disturb each other, and one that is killed leaves half a
+schema, which no later MLflow can use. Here the work is done in a copy, whose content replaces that of the file in one
+transaction: a reader sees the old content or the new one, nothing in between.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ if TYPE_CHECKING:
 
 SQLITE = "sqlite"
 LOCK_SECONDS = 600.0
-"""How long another process may take to make a store, or to migrate it."""
+"""Seconds that another process may take to create or migrate a store."""
 
 SETTLE_SECONDS = 1.0
-"""A schema that does not change for so long is not being worked on by a program that knows of no lock."""
+"""Seconds without a change after which no program that ignores the lock is taken to be migrating the schema."""
 
 _HALF = "_alembic_tmp_"
-"""Of tables that a migration renames at its end."""
+"""Prefix of temporary tables, which a migration renames at its end."""
 
 logger = logging.getLogger(__name__)
 
 
 class StoreError(ValueError):
-    """A store that cannot be used as it is. Says how it is repaired."""
+    """A store that cannot be used as it is. The message says how to repair it."""
 
 
 def file_of(uri: str) -> Path | None:
-    """Return the file of an sqlite store, whose URI is resolved; None: it is another database, or a server."""
+    """Return the file of an sqlite store, given its resolved URI; None for another database or a server."""
     if uri.partition(":")[0].partition("+")[0] != SQLITE:
         return None
     return Path(uri.partition(":///")[2].partition("?")[0])
 
 
 def make_ready(file: Path) -> None:
-    """See to it that MLflow can use a store as it is: make it if it is missing, migrate it if MLflow is newer.
+    """Make a store usable: create it if it is missing, migrate it if MLflow is newer.
 
-    Costs the reading of one small table when that has been done before.
+    If that was done before, this only reads one small table.
 
     Raises:
-        StoreError: If the store is damaged, of a newer MLflow, no store at all, or cannot be written or locked.
+        StoreError: If the store is damaged, from a newer MLflow, not a store, not writable or not lockable.
 
     """
     found = _settled(file)
@@ -66,19 +66,19 @@ def make_ready(file: Path) -> None:
     if found.ready:
         return
     with _locked(file):
-        found = _look(file)  # another process may have done it meanwhile
+        found = _look(file)  # another process may have done it by now
         if not found.ready:
             _bring_up(file, found)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What is in the file.
+    """Content of the file.
 
     Attributes:
-        path: Of the file.
-        tables: Names.
-        revisions: Of the schema; one, if all is well.
+        path: The file.
+        tables: Names of the tables.
+        revisions: Versions of the schema; one in a healthy store.
 
     """
 
@@ -96,11 +96,11 @@ class _Found:
 
     @property
     def fault(self) -> str:
-        """Why MLflow cannot use it, and what to do; empty: it can, once it is migrated."""
+        """Why MLflow cannot use the store, and what to do; empty if it can, at most after a migration."""
         if self.empty:
             return ""
         if not self.tables & {"experiments", "alembic_version"}:
-            return f"is no MLflow store but a database of {', '.join(sorted(self.tables)[:5])}; name another store"
+            return f"is not an MLflow store but a database of {', '.join(sorted(self.tables)[:5])}; name another store"
         if reason := self._half_migrated:
             return _half_migrated(self.path, reason)
         if self.revisions[0] not in _known():
@@ -124,8 +124,8 @@ def _half_migrated(file: Path, reason: str) -> str:
     broken = file.with_name(f"{file.name}.broken")
     return (
         f"is a store that was left half-migrated ({reason}), by a program that was killed or by two at once. Put it "
-        f"aside: mv {shlex.quote(str(file))} {shlex.quote(str(broken))} ; the next job makes a new one. Then tell that "
-        "of each run, of which its folder has kept all: python -m crysatom.tracking.flush FOLDER --new-run"
+        f"aside: mv {shlex.quote(str(file))} {shlex.quote(str(broken))} ; the next job makes a new one. Then send the "
+        "records of each run, kept in the run's folder: python -m crysatom.tracking.flush FOLDER --new-run"
     )
 
 
@@ -143,7 +143,7 @@ def _look(file: Path) -> _Found:
 
 
 def _settled(file: Path) -> _Found:
-    """Look, and look again as long as somebody else, like ``mlflow ui``, is at it."""
+    """Look, and look again while another program, like ``mlflow ui``, changes the schema."""
     found = _look(file)
     while found.fault:
         time.sleep(SETTLE_SECONDS)
@@ -161,12 +161,12 @@ def _locked(file: Path) -> Iterator[None]:
         _acquire(lock, file)
     except Timeout as error:
         raise StoreError(
-            f"{file} has been in the making by another process for {LOCK_SECONDS:.0f} s; end that, which holds "
+            f"{file} has been locked by another process for {LOCK_SECONDS:.0f} s; end the process that holds "
             f"{lock.lock_file}"
         ) from error
-    except (OSError, NotImplementedError) as error:  # the latter: of a file system without locks
+    except (OSError, NotImplementedError) as error:  # the latter on a file system without locks
         raise StoreError(
-            f"{file} is missing or of an older MLflow; who mends that holds {lock.lock_file}, which cannot be locked "
+            f"{file} is missing or of an older MLflow; to fix that, {lock.lock_file} is needed, which cannot be locked "
             f"({error}). Use a folder that can be written, on a file system that has locks, or a server: docs/mlflow.md"
         ) from error
     try:
@@ -179,12 +179,12 @@ def _acquire(lock: FileLock, file: Path) -> None:
     try:
         lock.acquire(timeout=1)
     except Timeout:
-        logger.info("waiting for another process, which makes %s ...", file)
+        logger.info("waiting for another process, which creates %s ...", file)
         lock.acquire(timeout=LOCK_SECONDS)
 
 
 def _bring_up(file: Path, found: _Found) -> None:
-    """Make or migrate a store, of which the lock is held.
+    """Create or migrate a store whose lock is held.
 
     Raises:
         StoreError: If it is damaged, or cannot be written.
@@ -197,13 +197,13 @@ def _bring_up(file: Path, found: _Found) -> None:
             else:
                 _migrate(new, file, found.revisions[0])
     except (OSError, sqlite3.Error) as error:
-        raise StoreError(f"{file} cannot be made or brought to the schema of this MLflow ({error})") from error
+        raise StoreError(f"{file} cannot be created or migrated to the schema of this MLflow ({error})") from error
 
 
 @contextmanager
 def _aside(file: Path) -> Iterator[Path]:
     folder = file.with_name(f".{file.name}.new")
-    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed
     folder.mkdir()
     try:
         yield folder / file.name
@@ -220,34 +220,34 @@ def _make(new: Path, file: Path) -> None:
 
 
 def _migrate(new: Path, file: Path, revision: str) -> None:
-    """Migrate a store in a copy; what was in it before is kept in a file beside it.
+    """Migrate a store in a copy; keep the old content in a file beside it.
 
     Raises:
-        StoreError: If its content is not what its version says, or another program writes meanwhile.
+        StoreError: If its content does not match its version, or another program writes meanwhile.
 
     """
-    from mlflow.db import commands  # of "mlflow db upgrade"
+    from mlflow.db import commands  # as "mlflow db upgrade" does
 
-    logger.info("bringing %s from schema %s to %s ...", file, revision, _head())
+    logger.info("migrating %s from schema %s to %s ...", file, revision, _head())
     with closing(connect(file)) as old:
         written = old.execute("PRAGMA data_version").fetchall()
         _put(file, new)
         try:
             commands.main(["upgrade", f"{SQLITE}:///{new}"], prog_name="mlflow db", standalone_mode=False)
-        except Exception as error:  # whatever a migration stumbles over
+        except Exception as error:  # a migration can raise anything
             first = str(error).partition("\n")[0]
-            reason = f"what is in it is not of schema {revision}, as it says: {first}"
+            reason = f"its content does not match its schema {revision}: {first}"
             raise StoreError(f"{file} {_half_migrated(file, reason)}") from error
         kept = file.with_name(f"{file.name}.before-{revision}")
         _put(file, kept)
         if old.execute("PRAGMA data_version").fetchall() != written:
-            raise StoreError(f"{file} is being written by another program, of an older MLflow; end that first")
+            raise StoreError(f"{file} is being written by a program with an older MLflow; end that first")
     _put(new, file)
-    logger.info("the store as it was before: %s", kept)
+    logger.info("the store before the migration: %s", kept)
 
 
 def _put(content: Path, to: Path) -> None:
-    """Give a database the content of another, in one transaction."""
+    """Replace the content of a database by that of another, in one transaction."""
     with closing(connect(content)) as given, closing(sqlite3.connect(to)) as taken:
         given.backup(taken)
 

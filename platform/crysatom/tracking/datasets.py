@@ -1,4 +1,4 @@
-"""What MLflow shows of a run's data: its name and digest, in the column of data sets."""
+"""A run's data in MLflow: its name and digest, in the column of data sets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DIGEST_LENGTH = 36
 
 
 def data_name(data: str) -> str:
-    """Return what a person calls data: the last part of their path that says something."""
+    """Return a short name of data: the last part of their path that is specific."""
     if "/" not in data and not data.endswith(".parquet"):
         return data  # the name of a source
     path = PurePath(data)
@@ -24,7 +24,7 @@ def data_name(data: str) -> str:
 
 
 def log_dataset(mlflow: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
-    """Name a run's data, if its tags say which; repeating it changes nothing."""
+    """Log a run's data as a data set, if its tags name them; repeating it changes nothing."""
     data, digest = tags.get(DATA, ""), tags.get(DATA_DIGEST, "")
     if not (data_name(data) and digest):
         return

@@ -12,7 +12,7 @@ def fetch_encoder(uri: str, tracking_uri: str = "") -> PretrainedEncoder:
     """Read the encoder of a pretraining run.
 
     Args:
-        uri: ``runs:/ID``; or ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS`` of the vectors that came from the run.
+        uri: ``runs:/ID``; or ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS`` of the run's vectors.
         tracking_uri: Store; empty: ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the working directory.
 
     Raises:
@@ -23,5 +23,5 @@ def fetch_encoder(uri: str, tracking_uri: str = "") -> PretrainedEncoder:
         path = download(run_of(uri, tracking_uri), tracking_uri, ENCODER, "", folder)
         try:
             return load_encoder(path)
-        except ValueError as error:  # which names the copy
+        except ValueError as error:  # its message names the temporary copy
             raise ValueError(str(error).replace(str(path), uri)) from error

@@ -1,4 +1,4 @@
-"""What produced a run: versions, code, hardware."""
+"""The environment of a run: versions, code, hardware."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from crysatom.names import __version__
 from crysatom.tracking.fields import GIT_COMMIT, HARDWARE, PACKAGE_VERSION, SOURCE_NAME, SOURCE_TYPE
 
 GIT_COMMIT_VARIABLE = "CRYSATOM_GIT_COMMIT"
-"""Names the commit where the code runs without its repository, as in a Ray job."""
+"""Variable that names the commit where the code runs without its repository, as in a Ray job."""
 
 _PACKAGES = ("mlflow", "numpy", "pymatgen", "ray", "scikit-learn", "torch", "torch-geometric", "umap-learn")
 
 
 def environment_tags(hardware: str) -> dict[str, str]:
-    """Return tags that say what produced a run.
+    """Return tags for the environment of a run.
 
     Args:
-        hardware: Of the processes that compute, who know it best (:mod:`crysatom.training.machine`); empty: it is
-            not known yet, and no tag.
+        hardware: Hardware of the computing processes (:mod:`crysatom.training.machine`); empty: not known yet, no tag.
 
     """
     versions = {f"{PACKAGE_VERSION}{name}": found for name in _PACKAGES if (found := _version(name))}
@@ -38,13 +37,13 @@ def environment_tags(hardware: str) -> dict[str, str]:
 
 
 def source_tags() -> dict[str, str]:
-    """Return tags by which MLflow shows which job a run is of; none where no script runs."""
+    """Return tags by which MLflow shows which script made a run; empty if there is no script."""
     script = Path(sys.argv[0]).name
     return {SOURCE_NAME: script, SOURCE_TYPE: "LOCAL"} if script.endswith(".py") else {}
 
 
 def git_commit() -> str:
-    """Return the commit of the code, with ``-dirty`` if files differ from it; empty if it is not known."""
+    """Return the commit of the code, with ``-dirty`` if files differ from it; empty if unknown."""
     if given := os.environ.get(GIT_COMMIT_VARIABLE):
         return given
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]

@@ -1,4 +1,4 @@
-"""Names of parameters, tags, metrics and artifacts in MLflow, beyond the vocabulary of crysatom.names."""
+"""Names of parameters, tags, metrics and artifacts in MLflow, beyond those in crysatom.names."""
 
 GIT_COMMIT = "mlflow.source.git.commit"
 SOURCE_NAME, SOURCE_TYPE = "mlflow.source.name", "mlflow.source.type"
@@ -26,27 +26,26 @@ VECTORS_DIGEST = "vectors_digest"
 INIT_DIGEST = "init_encoder_digest"
 INIT_MODEL_DIGEST = "init_model_digest"
 DISTILL_DIGEST = "distill_digest"
-"""Of the pretrained encoder or the trained model that a predictor started from, and of the encoder that it was
-distilled by; empty: none."""
+"""Tags: digests of the encoder or the trained model that a predictor started from, and of the encoder it was distilled
+from; empty: none."""
 
 FILLED = "vectors_filled"
 LEFT_OUT = "crystals_left_out"
-"""Elements whose vectors were predicted from element properties; number of crystals that have elements without one."""
+"""Elements whose vectors were predicted from element properties; number of crystals with elements that have none."""
 
 RUN_KEY = "run_key"
-"""Tag by which a run is found again whose making was not answered."""
+"""Tag that identifies a run if the answer to its creation was lost."""
 
 PARENT = "mlflow.parentRunId"
 SPACE = "search_space"
 OBJECTIVE_OF_SWEEP = "search_objective"
 ENDED, STOPPED = "ended", "stopped"
 REASON = "reason"
-"""Of the trials of a sweep: under which run MLflow shows them; how they ended (stopped: before its
-last epoch, being worse than others), and why. The last is of any run that
-failed, until it is resumed."""
+"""Tags of the trials of a sweep: their parent run in MLflow; how they ended ('stopped': before the last epoch, because
+others were better); why. Any other failed run has the last one too, until it is resumed."""
 
 STUDY = "study"
-"""Parameter that only studies have: which."""
+"""Parameter that only studies have: the study's name."""
 
 VECTORS = "vectors"
 FIGURES = "figures"

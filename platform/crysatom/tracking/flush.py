@@ -1,4 +1,4 @@
-"""``python -m crysatom.tracking.flush FOLDER``: tell MLflow what it missed while it was away."""
+"""``python -m crysatom.tracking.flush FOLDER``: send a run's pending records to MLflow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="the run's own folder")
     parser.add_argument("--tracking-uri", default="", help="MLflow; default: MLFLOW_TRACKING_URI, or mlflow.db here")
     parser.add_argument(
-        "--new-run", action="store_true", help="if MLflow has the run no more: make another, and tell it everything"
+        "--new-run", action="store_true", help="if MLflow no longer has the run: create a new one with all records"
     )
     arguments = parser.parse_args()
     warn_of_passwords(sys.argv[1:])

@@ -1,8 +1,8 @@
-"""A home is the folder of an sqlite store and of its artifacts; where those are, MLflow records by whole paths.
+"""A home is the folder of an sqlite store and its artifacts, whose locations MLflow records as absolute paths.
 
-It has no other way: a relative location becomes a whole one when an experiment is made, and counts from the working
-directory when it is read. A home that was moved or copied is therefore recognized, and its records are made right when
-the user says so: two machines may see one home under two paths, of which nobody else knows which is to last.
+MLflow has no other way: a relative location becomes absolute when an experiment is created, and is resolved against the
+working directory when it is read. A home that was moved or copied is therefore detected, and its records are corrected
+when the user says so: two machines may see one home under two paths, and only the user knows which one is right.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ _COLUMNS = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
-"""Where MLflow records places of artifacts."""
+"""Tables and columns in which MLflow records locations of artifacts."""
 
 _BUSY_SECONDS = 20.0
 
 
 class MovedHomeError(ValueError):
-    """The store records artifacts in a place where its home is not, or no more. Says how it is repaired."""
+    """The store records artifacts outside its home. The message says how to repair it."""
 
 
 def connect(file: Path) -> sqlite3.Connection:
-    """Open a database that is there."""
+    """Open an existing database."""
     return sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True, timeout=_BUSY_SECONDS)
 
 
 def artifact_root(file: Path) -> str:
-    """Return the location of the artifacts of a store, as MLflow takes it."""
+    """Return the location of a store's artifacts, as MLflow expects it."""
     uri = (file.absolute().parent / ARTIFACTS).as_uri()
-    return uri.replace("'", "%27")  # MLflow puts it between apostrophes in a statement of its own
+    return uri.replace("'", "%27")  # MLflow quotes it with apostrophes in SQL
 
 
 def require_at_home(file: Path) -> None:
-    """Check that a store's records of artifacts are true, as far as they name the folder beside it.
+    """Check that a store records its artifacts in the folder beside it.
 
     Raises:
-        MovedHomeError: If the home has been moved or copied since.
+        MovedHomeError: If the home was moved or copied.
 
     """
     with closing(connect(file)) as db:
@@ -56,16 +56,16 @@ def require_at_home(file: Path) -> None:
     if moved:
         raise MovedHomeError(
             f"{file} lies in another folder than its records of artifacts say ({', '.join(moved)}): it was moved or "
-            "copied. Make them right by: "
+            "copied. Correct them by: "
             f"python -m crysatom.tracking.relocate --tracking-uri {shlex.quote(f'sqlite:///{file}')}"
         )
 
 
 def relocate(file: Path) -> list[str]:
-    """Let the records of a moved or copied store name the artifacts beside it; return where they were before.
+    """Correct the records of a moved or copied store to name the artifacts beside it; return their old locations.
 
     Raises:
-        ValueError: If artifacts of runs are in the former place only.
+        ValueError: If artifacts of runs exist only in the old location.
 
     """
     new = artifact_root(file)
@@ -80,7 +80,7 @@ def relocate(file: Path) -> list[str]:
 
 
 def _moved_roots(db: sqlite3.Connection, file: Path) -> list[str]:
-    """Return the locations of artifacts, as recorded, that should be the one beside the store."""
+    """Return the recorded locations of artifacts that should be the one beside the store."""
     with_runs = "EXISTS (SELECT 1 FROM runs WHERE runs.experiment_id = experiments.experiment_id)"
     found = db.execute(f"SELECT DISTINCT artifact_location FROM experiments WHERE {with_runs}")  # noqa: S608 - constant
     roots = {root for (location,) in found if _is_root(root := str(location))} - {artifact_root(file)}
@@ -92,7 +92,7 @@ def _is_root(location: str) -> bool:
 
 
 def _is_moved(db: sqlite3.Connection, root: str, file: Path) -> bool:
-    """Tell whether artifacts are not where they are recorded, or are beside the store, too, since it was copied."""
+    """Return whether artifacts are missing where they are recorded, or are also beside the store, after a copy."""
     there, here = _path(root), file.parent / ARTIFACTS
     if not _is_folder(there):
         return True
@@ -109,7 +109,7 @@ def _require_copied(db: sqlite3.Connection, root: str, file: Path) -> None:
 
 
 def _recorded(db: sqlite3.Connection, root: str) -> set[str]:
-    """Return the ids of the runs that record their artifacts below a location."""
+    """Return the ids of the runs whose artifacts are recorded below a location."""
     below = f"{root.rstrip('/')}/"
     found = db.execute("SELECT run_uuid FROM runs WHERE substr(artifact_uri, 1, ?) = ?", (len(below), below))
     return {str(run) for (run,) in found}
@@ -118,7 +118,7 @@ def _recorded(db: sqlite3.Connection, root: str) -> set[str]:
 def _replace_prefix(db: sqlite3.Connection, table: str, column: str, old: str, new: str) -> None:
     below = f"{old.rstrip('/')}/"
     db.execute(
-        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608 - names of MLflow's, all in this file
+        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608 - MLflow's names, all from this file
         f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
         (new, len(below), old, len(below), below),
     )
@@ -132,7 +132,7 @@ def _path(location: str) -> Path:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # of somebody else
+    except OSError:  # another user's folder
         return False
 
 

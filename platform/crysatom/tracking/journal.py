@@ -1,4 +1,4 @@
-"""The local record of everything a run has to tell MLflow, and of how much of it MLflow has."""
+"""The local record of everything that a run logs to MLflow, and of how much of it was sent."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Record = dict[str, Any]
 class Journal:
     """Records in the order in which they happened, one JSON line each, with one writer.
 
-    A record is on disk before it is sent; what was sent is remembered as an offset in the file. Whoever
-    is interrupted in between sends the last record again, so that sending must be idempotent.
+    A record is on disk before it is sent. What was sent is remembered as an offset in the file. A process that is
+    interrupted in between sends the last record again, so sending must be idempotent.
 
     Attributes:
-        folder: Holds ``journal.jsonl`` and ``state.json`` (MLflow run id, bytes sent).
+        folder: Folder of ``journal.jsonl`` and ``state.json`` (MLflow run id, bytes sent).
 
     """
 
@@ -34,17 +34,17 @@ class Journal:
         return self.folder / "journal.jsonl"
 
     def append(self, record: Record) -> None:
-        """Add a record and wait until it is on disk."""
+        """Append a record; return when it is on disk."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
-            file.truncate(self._end())  # half a line is left when a writer is killed
+            file.truncate(self._end())  # a killed writer leaves half a line
             file.seek(0, os.SEEK_END)
             file.write(json.dumps(record).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
     def records(self, start: int = 0) -> Iterator[tuple[Record, int]]:
-        """Yield each complete record from a byte offset on, with the offset at which it ends."""
+        """Yield each complete record from a byte offset on, with the offset of its end."""
         if not self.path.exists():
             return
         with self.path.open("rb") as file:
@@ -54,28 +54,28 @@ class Journal:
                     yield json.loads(line), (start := start + len(line))
 
     def pending(self) -> Iterator[tuple[Record, int]]:
-        """Yield what MLflow does not have yet."""
+        """Yield the records that MLflow does not have yet."""
         return self.records(self._state()["sent"])
 
     @property
     def run_id(self) -> str:
-        """MLflow's id of the run; empty until MLflow has been told of it."""
+        """MLflow's id of the run; empty until the run was created there."""
         return str(self._state()["run_id"])
 
     def remember_run(self, run_id: str) -> None:
-        """Keep MLflow's id of the run."""
+        """Store MLflow's id of the run."""
         self._write_state({**self._state(), "run_id": run_id})
 
     def forget_run(self) -> None:
-        """Keep that MLflow has no such run any more, so that all records are pending again."""
+        """Forget MLflow's id of the run, so that all records are pending again."""
         self._write_state({"run_id": "", "sent": 0})
 
     def mark_sent(self, end: int) -> None:
-        """Keep that everything before a byte offset has been sent."""
+        """Store that everything before a byte offset was sent."""
         self._write_state({**self._state(), "sent": end})
 
     def _end(self) -> int:
-        """Return where the last complete record ends."""
+        """Return the offset of the end of the last complete record."""
         if not self.path.exists():
             return 0
         with self.path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""The code of a model in MLflow, which runs a copy of this file in the model's folder to load the model."""
+"""Code of a model in MLflow, which copies this file into the model's folder and runs it to load the model."""
 
 from pathlib import Path
 

@@ -1,8 +1,8 @@
-"""Predictors in MLflow: a model's folder is at the same time an MLflow model of the flavor pyfunc.
+"""Predictors in MLflow: a model's folder is also an MLflow model of the flavor pyfunc.
 
-Models from code: MLflow runs the few lines of ``served.py`` in the folder, which read safetensors and JSON. Nothing is
-pickled. The package itself is not copied: ``crysatom`` must be installed where the model is loaded, and it is not among
-the requirements since no index has it.
+These are "models from code": MLflow runs the few lines of ``served.py`` in the folder, which read safetensors and JSON.
+Nothing is pickled. ``crysatom`` itself must be installed where the model is loaded. It is not among the requirements,
+because no package index has it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PACKAGES = (
     "torch",
     "torch-geometric",
 )
-"""What a prediction needs beside crysatom."""
+"""Packages that a prediction needs beside crysatom."""
 
 SIGNATURE = ModelSignature(
     outputs=Schema(
@@ -55,18 +55,18 @@ SIGNATURE = ModelSignature(
         ]
     )
 )
-"""What comes out. What goes in is judged by the model, crystal by crystal: the types of MLflow's schemas would turn
-a list of dictionaries into a table of their keys."""
+"""Schema of the output. There is none of the input, which the model checks crystal by crystal: MLflow would turn a list
+of dictionaries into a table of their keys."""
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def describe_to_mlflow(folder: Path, info: ModelInfo) -> None:
-    """Add to the folder of a saved model what makes it one that ``mlflow.pyfunc.load_model`` reads.
+    """Add the files that make the folder of a saved model readable by ``mlflow.pyfunc.load_model``.
 
     Args:
-        folder: What :func:`crysatom.models.files.save_model` wrote.
-        info: What the model is.
+        folder: Folder that :func:`crysatom.models.files.save_model` wrote.
+        info: Description of the model.
 
     """
     shutil.copyfile(Path(__file__).with_name("model_code.py"), folder / CODE)
@@ -74,7 +74,7 @@ def describe_to_mlflow(folder: Path, info: ModelInfo) -> None:
     environment = {"python": platform.python_version(), "dependencies": [f"-r {REQUIREMENTS}"]}
     (folder / ENVIRONMENT).write_text(json.dumps(environment, indent=1) + "\n")  # JSON is YAML
     description = Model(signature=SIGNATURE, metadata={PROPERTY: info.property, UNIT: info.unit})
-    description.add_flavor(  # as mlflow.pyfunc.add_to_model does, whose import takes seconds
+    description.add_flavor(  # as mlflow.pyfunc.add_to_model does; importing that takes seconds
         "python_function",
         loader_module="mlflow.pyfunc.loaders.code_model",
         model_code_path=CODE,
@@ -85,11 +85,11 @@ def describe_to_mlflow(folder: Path, info: ModelInfo) -> None:
 
 
 def _version(name: str) -> str:
-    return importlib.metadata.version(name).partition("+")[0]  # no index has torch's 2.13.0+cpu under this name
+    return importlib.metadata.version(name).partition("+")[0]  # no index has local versions like 2.13.0+cpu
 
 
 def is_in_mlflow(name: str) -> bool:
-    """Tell whether the name of a model is one of MLflow's: of a run, or of a version of a registered model."""
+    """Return whether a model's name is one of MLflow's: of a run, or of a version of a registered model."""
     return name.startswith((MODELS_URI, RUNS_URI)) or _RUN_ID.fullmatch(name) is not None
 
 
@@ -101,17 +101,17 @@ def fetch_model(name: str, tracking_uri: str = "") -> SavedModel:
         tracking_uri: Store; empty: ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the working directory.
 
     Raises:
-        ValueError: If the store holds no model of that name, or a damaged one.
+        ValueError: If the store has no model of that name, or a damaged one.
 
     """
     return _fetched(name, tracking_uri, lambda path: open_model(path, name))
 
 
 def fetch_trained(name: str, tracking_uri: str = "") -> TrainedModel:
-    """Read a model to train further, see :func:`fetch_model`.
+    """Read a model for further training, see :func:`fetch_model`.
 
     Raises:
-        ValueError: If the store holds no model of that name, or a damaged one.
+        ValueError: If the store has no model of that name, or a damaged one.
 
     """
     return _fetched(name, tracking_uri, load_trained)
@@ -122,10 +122,8 @@ def _fetched(name: str, tracking_uri: str, read: Callable[[Path], ModelT]) -> Mo
     with tempfile.TemporaryDirectory() as folder:
         path = download(uri, tracking_uri, MODEL_FOLDER, "", folder)
         if not (path / MODEL_JSON).is_file():
-            raise ValueError(
-                f"{name} holds no model of a property: it has no {MODEL_JSON}; is it a version of vectors?"
-            )
+            raise ValueError(f"{name} holds no predictor: it has no {MODEL_JSON}; is it a version of vectors?")
         try:
             return read(path)
-        except ValueError as error:  # which names the copy
+        except ValueError as error:  # its message names the temporary copy
             raise ValueError(str(error).replace(str(path), name)) from error

@@ -1,4 +1,4 @@
-"""What MLflow holds of experiments, as plain values: runs, histories of metrics, artifacts."""
+"""Read experiments from MLflow as plain values: runs, histories of metrics, artifacts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from crysatom.tracking.fields import PARENT
 from crysatom.tracking.store import DeletedExperimentError, client, missing_file, require_active, resolve_uri
 
 _PAGE = 1000
-"""Runs that MLflow is asked for at a time."""
+"""Runs requested from MLflow at a time."""
 
 
 class UnreadableStoreError(RuntimeError):
-    """The store does not answer, or not with what was asked for."""
+    """The store does not answer, or answers with an error."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,17 +32,17 @@ class TrackedRun:
     """A run.
 
     Attributes:
-        run_id: MLflow's.
-        experiment_id: MLflow's.
-        experiment: Name.
-        name: Of the run.
+        run_id: MLflow's id of the run.
+        experiment_id: MLflow's id of the experiment.
+        experiment: Name of the experiment.
+        name: Name of the run.
         status: FINISHED, RUNNING, FAILED, KILLED or SCHEDULED.
-        started: When.
-        seconds: From start to end; None if it has not ended.
+        started: Start time.
+        seconds: Duration; None if the run has not ended.
         params: Settings, as text.
-        tags: All, MLflow's own too.
-        metrics: Last value of each; those that are no finite number are left out.
-        parent: Id of the run above it; empty: none.
+        tags: All tags, including MLflow's own.
+        metrics: Last value of each metric; values that are not finite are left out.
+        parent: Id of the parent run; empty if there is none.
 
     """
 
@@ -64,7 +64,7 @@ class Store:
     """A store to read from.
 
     Attributes:
-        uri: Absolute.
+        uri: Absolute URI.
 
     """
 
@@ -72,13 +72,13 @@ class Store:
 
     @classmethod
     def at(cls, tracking_uri: str = "") -> Store:
-        """Return the store that is meant.
+        """Return the store that a user names.
 
         Args:
             tracking_uri: Empty: ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the working directory.
 
         Raises:
-            ValueError: If it is a plain folder, or a database file that is not there, which reading would make.
+            ValueError: If it is a plain folder, or a missing database file, which reading would create.
 
         """
         uri = resolve_uri(tracking_uri, Path.cwd())
@@ -93,26 +93,26 @@ class Store:
 
     @property
     def address(self) -> str:
-        """Where its own pages are, without user and password; empty: it is a database."""
+        """Address of its web pages, without user and password; empty for a database."""
         http = self.uri.startswith(("http://", "https://"))
         return self.shown.replace("...@", "").rstrip("/") if http else ""
 
     def runs(self, experiments: Sequence[str]) -> list[TrackedRun]:
-        """Return all runs of some experiments but deleted ones, the oldest first.
+        """Return all runs of some experiments except deleted ones, oldest first.
 
         Raises:
             ValueError: If there is no such experiment.
-            DeletedExperimentError: If it was deleted.
+            DeletedExperimentError: If the experiment was deleted.
             UnreadableStoreError: If the store does not answer.
 
         """
-        with self._asked("its runs"):
+        with self._reading("its runs"):
             found = [run for name in dict.fromkeys(experiments) for run in self._runs_of(name)]
         return sorted(found, key=lambda run: run.started)
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
-        """Return step and value of a metric, by step; of a step that was logged twice, what was logged last."""
-        with self._asked(f"{metric} of run {run_id}"):
+        """Return steps and values of a metric, ordered by step; of several values of one step, the last."""
+        with self._reading(f"{metric} of run {run_id}"):
             history = client(self.uri).get_metric_history(run_id, metric)
         points = sorted(history, key=lambda point: (point.step, point.timestamp))
         return list({point.step: float(point.value) for point in points}.items())
@@ -121,7 +121,7 @@ class Store:
         """Copy a file among a run's artifacts to a folder; return its path, or None if the run has no such file."""
         require_name("the id of a run", run_id)
         folder, _, _ = path.rpartition("/")
-        with self._asked(f"{path} of run {run_id}"):
+        with self._reading(f"{path} of run {run_id}"):
             if path not in {found.path for found in client(self.uri).list_artifacts(run_id, folder or None)}:
                 return None
             place = Path(to) / run_id
@@ -130,14 +130,14 @@ class Store:
             return Path(download_artifacts(artifact_uri=source, dst_path=str(place), tracking_uri=self.uri))
 
     @contextmanager
-    def _asked(self, what: str) -> Iterator[None]:
+    def _reading(self, what: str) -> Iterator[None]:
         try:
             yield
         except (ValueError, DeletedExperimentError):
-            raise  # of ours: they say all
+            raise  # our own errors are complete
         except Exception as error:
-            said = scrubbed(f"{type(error).__name__}: {error}".partition("\n")[0], self.uri)
-            raise UnreadableStoreError(f"{self.shown} cannot be asked for {what} ({said})") from error
+            cause = scrubbed(f"{type(error).__name__}: {error}".partition("\n")[0], self.uri)
+            raise UnreadableStoreError(f"{self.shown} could not be read: {what} ({cause})") from error
 
     def _runs_of(self, name: str) -> list[TrackedRun]:
         mlflow = client(self.uri)

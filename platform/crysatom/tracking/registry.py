@@ -1,4 +1,4 @@
-"""Registered models of MLflow: artifacts of a run become a version, and are found again by name or by run."""
+"""MLflow's registered models: artifacts of a run become a version, found again by name or by run."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def register(uri: str, name: str, run_id: str, folder: str | Path, to: str, tags
 
     Args:
         uri: Store, as :func:`crysatom.tracking.store.resolve_uri` returns it.
-        name: Of the registered model; made if missing.
+        name: Name of the registered model; created if missing.
         run_id: MLflow run that it comes from.
-        folder: What to upload.
+        folder: Folder to upload.
         to: Folder among the run's artifacts.
-        tags: Of the version.
+        tags: Tags of the version.
 
     Returns:
         The number of the version.
@@ -55,17 +55,17 @@ def version_of(uri: str, name: str, run_id: str) -> str:
 
 
 def download(uri: str, tracking_uri: str, artifact: str, file: str, to: str | Path) -> Path:
-    """Copy what ``models:/NAME/VERSION``, ``models:/NAME@ALIAS`` or ``runs:/ID`` names to a folder; return its path.
+    """Copy the files of ``models:/NAME/VERSION``, ``models:/NAME@ALIAS`` or ``runs:/ID`` to a folder; return the path.
 
     Args:
-        uri: Of a version, or of a run.
+        uri: URI of a version or of a run.
         tracking_uri: Store; empty: ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the working directory.
-        artifact: Folder among a run's artifacts that is meant.
-        file: The one file of it that is wanted; empty: all.
+        artifact: Folder among a run's artifacts.
+        file: The only file to copy; empty: all files.
         to: An existing folder.
 
     Raises:
-        ValueError: If the store holds nothing of that name.
+        ValueError: If the store has nothing of that name.
 
     """
     store = _existing(uri, tracking_uri)
@@ -80,7 +80,7 @@ def download(uri: str, tracking_uri: str, artifact: str, file: str, to: str | Pa
 
 
 def _existing(uri: str, tracking_uri: str) -> str:
-    """Return the store to read from; a sqlite store that is missing would be made by asking it."""
+    """Return the store to read from; raise if it is a missing sqlite file, which reading would create."""
     store = resolve_uri(tracking_uri, Path.cwd())
     if missing_file(store):
         raise ValueError(
@@ -100,11 +100,11 @@ def run_of(uri: str, tracking_uri: str) -> str:
     """Return ``runs:/ID`` of the run that ``models:/NAME/VERSION``, ``models:/NAME@ALIAS`` or ``runs:/ID`` comes from.
 
     Args:
-        uri: Of a version, or of a run.
+        uri: URI of a version or of a run.
         tracking_uri: Store; empty: ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the working directory.
 
     Raises:
-        ValueError: If the store holds nothing of that name.
+        ValueError: If the store has nothing of that name.
 
     """
     store = _existing(uri, tracking_uri)
@@ -115,7 +115,7 @@ def run_of(uri: str, tracking_uri: str) -> str:
     except MlflowException as error:
         raise ValueError(f"{uri}: not found in {without_password(store)} ({scrubbed(error.message, store)})") from error
     if not run_id:
-        raise ValueError(f"{uri}: this version was not made by a run, so that nothing else of its run can be found")
+        raise ValueError(f"{uri}: this version was not made by a run, so nothing else of a run can be found")
     return RUNS_URI + run_id
 
 
@@ -129,5 +129,5 @@ def _model_version(mlflow: MlflowClient, uri: str) -> ModelVersion:
         return mlflow.get_model_version_by_alias(name, alias)
     name, _, version = name.partition("/")
     if not version.isdecimal():
-        raise ValueError(f"{uri}: say which version: models:/NAME/1, or an alias: models:/NAME@ALIAS")
+        raise ValueError(f"{uri}: give a version (models:/NAME/1) or an alias (models:/NAME@ALIAS)")
     return mlflow.get_model_version(name, version)

@@ -1,4 +1,4 @@
-"""``python -m crysatom.tracking.relocate``: let MLflow find the artifacts of a home that was moved or copied."""
+"""``python -m crysatom.tracking.relocate``: correct the artifact locations of a home that was moved or copied."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from crysatom.tracking.store import missing_file, resolve_uri
 
 
 def main() -> None:
-    """Make the records of a store right; exit with 1, saying why, if that cannot be done."""
+    """Correct the records of a store; exit with 1 and the reason if that is not possible."""
     parser = argparse.ArgumentParser(prog="python -m crysatom.tracking.relocate", description=__doc__)
     parser.add_argument("--tracking-uri", default="", help="MLflow; default: MLFLOW_TRACKING_URI, or mlflow.db here")
     try:
@@ -26,7 +26,7 @@ def _relocated(tracking_uri: str) -> str:
     uri = resolve_uri(tracking_uri, Path.cwd())
     file = file_of(uri)
     if file is None or missing_file(uri):
-        raise ValueError(f"{without_password(uri)} is no sqlite file that is there; a server's artifacts are its own")
+        raise ValueError(f"{without_password(uri)} is not an existing sqlite file; a server manages its artifacts")
     make_ready(file)
     if moved := relocate(file):
         return f"{file}: artifacts are now recorded in {artifact_root(file)}, no longer in {', '.join(moved)}"

@@ -1,4 +1,4 @@
-"""One run in MLflow: a journal on disk, mirrored to a store that may come and go."""
+"""One run in MLflow: a journal on disk, mirrored to a store that may be unavailable at times."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ logger = logging.getLogger(__name__)
 JOURNAL_FOLDER = "tracking"
 LOCK = ".lock"
 LOCK_SECONDS = 60.0
-"""How long one who sends the journal waits for another who does."""
+"""Seconds that a process waits for another one that is sending the journal."""
 
 RETRY_SECONDS = 30.0
-"""Pause after a failure before the store is tried again: an absent server must not slow training down."""
+"""Seconds after a failure before the store is tried again: an absent server must not slow down training."""
 
 
 class BusyJournalError(RuntimeError):
@@ -46,23 +46,23 @@ class BusyJournalError(RuntimeError):
 
 
 _ANSWERS = (DeletedExperimentError, send.UnknownRunError, StoreError, MovedHomeError, BusyJournalError)
-"""What is wrong though the store is not away."""
+"""Errors of a store that answers."""
 
 
 @dataclass(kw_only=True)
 class Tracker:
-    """Tells MLflow about one run; never fails, never loses and never repeats what it is told.
+    """Logs one run to MLflow; never fails, and neither loses nor repeats records.
 
-    Everything goes to a journal in the run's folder first, and from there to MLflow, in order. While
-    MLflow is away the journal grows; the next call, :meth:`finish`, or ``python -m
-    crysatom.tracking.flush FOLDER`` later catches up. While the disk is full, records wait in memory. A metric of a
-    step that the journal already holds is left out, so that a resumed training may repeat its last epochs. If the run
-    is deleted in MLflow, a new one is made and told everything from the beginning. Holds two strings and can be pickled
-    to the process that reports; one process at a time may write.
+    Every record goes to a journal in the run's folder first, and from there to MLflow, in order. While MLflow is
+    unavailable the journal grows; the next call, :meth:`finish`, or ``python -m crysatom.tracking.flush FOLDER`` sends
+    the rest. While the disk is full, records wait in memory. A metric of a step that is already in the journal is
+    dropped, so a resumed training may repeat its last epochs. If the run is deleted in MLflow, a new one is created
+    with all records. The tracker holds two strings and can be pickled to the process that reports; only one process at
+    a time may write.
 
     Attributes:
         uri: Store, absolute.
-        folder: The run's own folder, on storage that lasts.
+        folder: The run's own folder, on persistent storage.
 
     """
 
@@ -74,7 +74,7 @@ class Tracker:
 
     @classmethod
     def at(cls, folder: str | Path, uri: str = "") -> Tracker:
-        """Return the tracker of the run whose own folder this is, begun or not.
+        """Return the tracker of the run with this folder, started or not.
 
         Args:
             folder: The run's own folder.
@@ -96,15 +96,15 @@ class Tracker:
         resume: bool = False,
         parent: Path | None = None,
     ) -> Tracker:
-        """Begin a run, or go on with the one that the folder holds; return this tracker.
+        """Start a run, or resume the one in the folder; return this tracker.
 
         Args:
-            experiment: Its name; made if missing.
-            run_name: Shown in MLflow.
+            experiment: Name of the experiment; created if missing.
+            run_name: Name shown in MLflow.
             params: Settings, logged as text.
             tags: Searchable facts: data digest, versions, hardware.
-            resume: Go on with the run whose journal is in the folder, if there is one.
-            parent: Folder of the run under which MLflow is to show this one.
+            resume: Resume the run whose journal is in the folder, if there is one.
+            parent: Folder of the parent run in MLflow.
 
         Raises:
             ValueError: If the folder holds a run and ``resume`` is off.
@@ -117,28 +117,28 @@ class Tracker:
         more = {"key": uuid.uuid4().hex}
         if parent is not None:
             more["parent"] = os.path.relpath(parent.resolve() / JOURNAL_FOLDER, self.folder)
-        self._tell(op=send.START, experiment=experiment, run_name=run_name, params=texts, tags=dict(tags), **more)
+        self._append(op=send.START, experiment=experiment, run_name=run_name, params=texts, tags=dict(tags), **more)
         return self
 
     @property
     def run_id(self) -> str:
-        """MLflow's id of the run; empty as long as MLflow has been away since the start."""
+        """MLflow's id of the run; empty if MLflow has been unavailable since the start."""
         return self._journal.run_id
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log all metrics of an epoch in one call; those of this step that are already logged are left out."""
+        """Log all metrics of an epoch in one call; metrics that this step already has are dropped."""
         new = {name: float(value) for name, value in metrics.items() if (name, step) not in self._logged}
         if new:
             self._logged.update((name, step) for name in new)
-            self._tell(op=send.METRICS, values=new, step=step)
+            self._append(op=send.METRICS, values=new, step=step)
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags."""
-        self._tell(op=send.TAGS, tags=dict(tags))
+        self._append(op=send.TAGS, tags=dict(tags))
 
     def log_artifact(self, path: str | Path, to: str = "") -> None:
         """Upload a file, or all files of a folder, to the folder ``to`` among the run's artifacts."""
-        self._tell(op=send.ARTIFACT, path=self._place(path), to=to)
+        self._append(op=send.ARTIFACT, path=self._place(path), to=to)
 
     def log_figure(self, figure: Figure, name: str) -> Path:
         """Save a figure as ``figures/NAME.png`` in the run's folder, upload it, and return its path."""
@@ -149,8 +149,8 @@ class Tracker:
         return path
 
     def register(self, name: str, tags: Mapping[str, str], folder: str | Path, to: str) -> None:
-        """Upload a folder to ``to`` among the run's artifacts, and make it the next version of a registered model."""
-        self._tell(op=send.REGISTER, name=name, tags=dict(tags), folder=self._place(folder), to=to)
+        """Upload a folder to ``to`` among the run's artifacts as the next version of a registered model."""
+        self._append(op=send.REGISTER, name=name, tags=dict(tags), folder=self._place(folder), to=to)
 
     def registered(self, name: str) -> str:
         """Return ``models:/NAME/VERSION`` of this run's version of a registered model; empty if MLflow has none yet."""
@@ -160,7 +160,7 @@ class Tracker:
             version = version_of(self.uri, name, self.run_id)
         except Exception as error:  # noqa: BLE001 - whatever MLflow raises, the run is finished
             logger.warning(
-                "MLflow at %s does not say which version of %s this is: %s",
+                "MLflow at %s does not return this run's version of %s: %s",
                 without_password(self.uri),
                 name,
                 scrubbed(error, self.uri),
@@ -171,13 +171,13 @@ class Tracker:
     def finish(self, status: str = "FINISHED") -> bool:
         """End the run as FINISHED, FAILED or KILLED; return whether MLflow has everything."""
         self._retry_at = 0.0
-        self._tell(op=send.FINISH, status=status)
+        self._append(op=send.FINISH, status=status)
         return not self._unwritten and next(self._journal.pending(), None) is None
 
     def settle(self) -> bool:
-        """End a run whose work is done, unless MLflow was told so; send what it does not have; return whether it has.
+        """End a run whose work is done, if MLflow does not know yet; send pending records; return if all were sent.
 
-        For a run that was killed after its work, or ended while MLflow was away.
+        This is for a run that was killed after its work, or ended while MLflow was unavailable.
         """
         last: Mapping[str, Any] = {}
         for last, _ in self._journal.records():  # noqa: B007 - only the last is of interest
@@ -197,11 +197,11 @@ class Tracker:
         return pd.DataFrame.from_dict(steps, orient="index").rename_axis("epoch").sort_index()
 
     def flush(self, *, new_run: bool = False) -> bool:
-        """Send what MLflow does not have yet, in order; return whether it now has everything.
+        """Send pending records to MLflow, in order; return whether it has everything now.
 
         Args:
-            new_run: Make a new run, and tell it everything, if the store has no run of that id, though nothing is
-                left to send. Without it nothing is sent then: it may be another store than the one that has the run.
+            new_run: If the store does not have the run, create a new one with all records, even if none is pending.
+                Otherwise nothing is sent then, because the run may be in another store.
 
         """
         replaced = (send.DeletedRunError, send.UnknownRunError) if new_run else send.DeletedRunError
@@ -210,11 +210,11 @@ class Tracker:
                 self._send_pending(check=new_run)
             except replaced as error:
                 logger.warning(
-                    "MLflow at %s: %s. A new run is made, and told everything", without_password(self.uri), error
+                    "MLflow at %s: %s. A new run is created with all records", without_password(self.uri), error
                 )
                 self._journal.forget_run()
                 self._send_pending()
-        except Exception as error:  # noqa: BLE001 - whatever MLflow raises, the training goes on
+        except Exception as error:  # noqa: BLE001 - whatever MLflow raises, training continues
             self._warn(error)
             self._retry_at = time.monotonic() + RETRY_SECONDS
             return False
@@ -234,10 +234,10 @@ class Tracker:
 
     @contextmanager
     def _sending(self) -> Iterator[None]:
-        """Keep others, like the command ``flush``, from sending the journal meanwhile: each would make a run.
+        """Keep other processes, like the command ``flush``, from sending the journal too: each would create a run.
 
         Raises:
-            BusyJournalError: If another does.
+            BusyJournalError: If another process is sending it.
 
         """
         lock = FileLock(self._journal.folder / LOCK)
@@ -251,7 +251,7 @@ class Tracker:
             lock.release()
 
     def _place(self, path: str | Path) -> str:
-        """Return a path as the journal has it: from the run's folder on, if it is in there, which may be moved."""
+        """Return a path for the journal: relative if it is inside the run's folder, which may be moved."""
         whole = Path(path).resolve()
         return str(whole.relative_to(self.folder) if whole.is_relative_to(self.folder) else whole)
 
@@ -269,7 +269,7 @@ class Tracker:
             self._seen = {(name, record["step"]) for record in records for name in record["values"]}
         return self._seen
 
-    def _tell(self, **record: Any) -> None:
+    def _append(self, **record: Any) -> None:
         self._unwritten.append({**record, "time": time.time_ns() // 1_000_000})
         try:
             while self._unwritten:
@@ -292,11 +292,11 @@ class Tracker:
         flush = ["python", "-m", "crysatom.tracking.flush", str(self.folder)]
         logger.log(
             level,
-            "MLflow at %s %s (%s). Training goes on; what it should know is kept in %s and sent when %s, or by: %s",
+            "MLflow at %s %s (%s). Training continues; the run's records are kept in %s and sent when %s, or by: %s",
             without_password(self.uri),
-            "cannot be told" if answers else "does not answer",
+            "cannot be updated" if answers else "does not answer",
             scrubbed(error, self.uri).partition("\n")[0],
             self._journal.path,
-            "that is mended" if answers else "it is back",
+            "that is fixed" if answers else "it is back",
             shlex.join([*flush, "--tracking-uri", without_password(self.uri)]),
         )

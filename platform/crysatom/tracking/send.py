@@ -1,4 +1,4 @@
-"""Records of the journal become calls of MLflow; each may be repeated without doubling anything."""
+"""Send records of the journal as calls of MLflow. Each may be repeated without effect."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 START, METRICS, TAGS, ARTIFACT, REGISTER, FINISH = "start", "metrics", "tags", "artifact", "register", "finish"
 
 _PATHS = ("path", "folder", "parent")
-"""What is a path in a record: whole, or from the run's folder on."""
+"""Fields of records that are paths, absolute or relative to the run's folder."""
 
 _NOT_THERE = "RESOURCE_DOES_NOT_EXIST"
 _REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", _NOT_THERE}
 _BATCH = 100
-"""Parameters, tags or metrics that MLflow takes in one call."""
+"""Largest number of parameters, tags or metrics in one call of MLflow."""
 
 
 class DeletedRunError(RuntimeError):
@@ -36,21 +36,21 @@ class DeletedRunError(RuntimeError):
 
 
 class UnknownRunError(RuntimeError):
-    """The store has never had the run, or has it no more."""
+    """The store does not have the run."""
 
 
 class ParentNotSentError(RuntimeError):
-    """The run is one of several under another, of which the store has not been told yet."""
+    """The run has a parent that the store does not have yet."""
 
 
 def send(uri: str, journal: Journal, record: Record) -> None:
-    """Tell the store one record. What it refuses for good is logged and passed over, as it stays in the journal.
+    """Send a record to the store. A record that the store refuses for good is logged and skipped.
 
     Raises:
-        DeletedRunError: If the run was deleted: nothing more can be told to it.
+        DeletedRunError: If the run was deleted: it accepts no more records.
         DeletedExperimentError: If its experiment was deleted.
-        UnknownRunError: If the store has no such run.
-        ParentNotSentError: If the store has not been told of the run above this one.
+        UnknownRunError: If the store does not have the run.
+        ParentNotSentError: If the store does not have the parent run yet.
         Exception: Whatever MLflow raises when the store cannot be reached; try again later.
 
     """
@@ -58,7 +58,7 @@ def send(uri: str, journal: Journal, record: Record) -> None:
     if record["op"] == START:
         _start(uri, journal, record)
         return
-    if record["op"] in {ARTIFACT, REGISTER}:  # which MLflow takes for a deleted run, too
+    if record["op"] in {ARTIFACT, REGISTER}:  # MLflow accepts these even for a deleted run
         require_run(uri, journal.run_id)
     try:
         _CALLS[record["op"]](uri, journal.run_id, record)
@@ -72,7 +72,7 @@ def send(uri: str, journal: Journal, record: Record) -> None:
 
 
 def _with_whole_paths(record: Record, folder: Path) -> Record:
-    """Return a record whose paths may count from the run's folder with whole ones."""
+    """Return a record with its relative paths made absolute."""
     return {**record, **{name: str(folder / record[name]) for name in _PATHS if name in record}}
 
 
@@ -85,9 +85,9 @@ def _start(uri: str, journal: Journal, record: Record) -> None:
     else:
         experiment = experiment_id(uri, record["experiment"])
         journal.remember_run(_made(mlflow, experiment, record))
-    # MLflow refuses to change a parameter, and a resumed run may differ in where and how it runs
+    # MLflow does not allow changing a parameter, and a resumed run may differ in where and how it runs
     known = mlflow.get_run(journal.run_id).data
-    if known.tags.get(REASON):  # of a failure that this resumption is to mend
+    if known.tags.get(REASON):  # the reason of a failure that this resumption may fix
         tags = {REASON: "", **tags}
     _log_params(mlflow, journal.run_id, {k: v for k, v in record["params"].items() if k not in known.params})
     _log_tags(mlflow, journal.run_id, tags)
@@ -95,8 +95,8 @@ def _start(uri: str, journal: Journal, record: Record) -> None:
 
 
 def _made(mlflow: MlflowClient, experiment: str, record: Record) -> str:
-    """Return the id of a new run, or of the one that was made by an earlier call whose answer was lost."""
-    key = record.get("key", "")  # journals of the time when runs had none do not say
+    """Return the id of a new run, or of the one that an earlier call created whose answer was lost."""
+    key = record.get("key", "")  # old journals have no key
     if key and (known := mlflow.search_runs([experiment], f"tags.{RUN_KEY} = '{key}'")):
         return str(known[0].info.run_id)
     with sent_once():
@@ -111,17 +111,17 @@ def _parent(record: Record) -> dict[str, str]:
         return {}
     parent = Journal(Path(record["parent"]))
     if not parent.run_id:
-        raise ParentNotSentError(f"the run above this one is not there yet: send {parent.folder.parent} first")
+        raise ParentNotSentError(f"its parent run is not there yet: send {parent.folder.parent} first")
     return {PARENT: parent.run_id}
 
 
 def require_run(uri: str, run_id: str) -> None:
-    """Raise unless the store has a run, not deleted.
+    """Raise unless the store has a run that is not deleted.
 
     Raises:
-        DeletedRunError: If it was deleted.
-        DeletedExperimentError: If its experiment was.
-        UnknownRunError: If there is none.
+        DeletedRunError: If the run was deleted.
+        DeletedExperimentError: If its experiment was deleted.
+        UnknownRunError: If there is no such run.
 
     """
     try:
@@ -130,11 +130,11 @@ def require_run(uri: str, run_id: str) -> None:
         if error.error_code != _NOT_THERE:
             raise
         raise UnknownRunError(
-            f"it has no run {run_id}, as which this one began: name the store that has it or, if the run was deleted "
-            "for good, add --new-run to the command below"
+            f"it has no run {run_id}, under which this run was started: name the store that has it or, if the run was "
+            "deleted for good, add --new-run to the command below"
         ) from error
     if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
-        # With its experiment the run, too, will be taken back: a new one would double it
+        # Restoring the experiment restores the run: a new one would duplicate it
         require_active(uri, client(uri).get_experiment(run.info.experiment_id))
         raise DeletedRunError(f"run {run_id} was deleted")
 
@@ -152,7 +152,7 @@ def _log_tags(mlflow: MlflowClient, run_id: str, tags: Mapping[str, str]) -> Non
 
 
 def _metrics(uri: str, run_id: str, record: Record) -> None:
-    # A store keeps one of several equal (name, step, time, value): sending twice is harmless
+    # A store keeps one of several equal (name, step, time, value), so sending twice is harmless
     items = [Metric(name, value, record["time"], record["step"]) for name, value in record["values"].items()]
     for i in range(0, len(items), _BATCH):
         client(uri).log_batch(run_id, metrics=items[i : i + _BATCH])
@@ -173,7 +173,7 @@ def _artifact(uri: str, run_id: str, record: Record) -> None:
 
 
 def _register(uri: str, run_id: str, record: Record) -> None:
-    to = record.get("to", VECTORS)  # journals of the time when only vectors were registered do not say
+    to = record.get("to", VECTORS)  # old journals registered only vectors
     register(uri, record["name"], run_id, record["folder"], to, record["tags"])
 
 

@@ -1,4 +1,4 @@
-"""What ``mlflow.pyfunc.load_model`` returns for one of our models, and ``mlflow models serve`` asks."""
+"""The object that ``mlflow.pyfunc.load_model`` returns for our models, and that ``mlflow models serve`` calls."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from crysatom.names import DETAIL, FLAGS, PREDICTION, PROBLEM, UNIT, VALUE
 
 
 class ServedModel(PythonModel):
-    """Predicts crystals that are given as the text of a CIF or as a dictionary, as of ``Structure.as_dict()``.
+    """Predicts crystals given as the text of a CIF or as a dictionary from ``Structure.as_dict()``.
 
     Args:
-        folder: Of the model.
+        folder: Folder of the model.
 
     """
 
@@ -30,22 +30,21 @@ class ServedModel(PythonModel):
         self.folder = folder
 
     def load_context(self, context: Any) -> None:  # noqa: ARG002 - MLflow's signature
-        """Read the model; no code is in its files."""
+        """Read the model; its files contain no code."""
         self.ensemble = Ensemble((open_model(self.folder),), Limits())
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:  # noqa: ARG002
         """Return the prediction for each crystal, or why there is none.
 
         Args:
-            context: Of no importance here.
-            model_input: A list, a column, or a table of one column of crystals; or a single one.
+            context: Not used.
+            model_input: A list, a column, or a table with one column of crystals; or a single crystal.
 
-            params: Of no importance here.
+            params: Not used.
 
         Returns:
-            ``value`` (NaN where there is none), ``unit``, ``problem`` (empty where there is none) and ``flags`` (why to
-            distrust the value; empty where nothing is known against it), in order and, for a column or a table, with
-            its index.
+            ``value`` (NaN if there is none), ``unit``, ``problem`` (empty if none) and ``flags`` (reasons to distrust
+            the value; empty if none), in order and, for a column or a table, with its index.
 
         Raises:
             ValueError: If it is a table of several columns.
@@ -62,12 +61,12 @@ class ServedModel(PythonModel):
 
 
 def _crystals(given: Any) -> tuple[list[Any], Any]:
-    """Return the crystals, and the index of the answer."""
+    """Return the crystals, and the index of the result."""
     if isinstance(given, pd.DataFrame):
         if given.shape[1] != 1:
             raise ValueError(
                 f"a table of {given.shape[1]} columns; give the one column that holds the crystals: their CIFs, or "
-                "dictionaries as of Structure.as_dict()"
+                "dictionaries from Structure.as_dict()"
             )
         given = given.iloc[:, 0]
     if isinstance(given, pd.Series):
@@ -82,5 +81,5 @@ def _record(crystal: Any, number: int) -> Raw | Rejected:
         return Raw(material_id=name, source=name, format="cif", content=crystal.encode())
     if isinstance(crystal, Mapping):
         return to_raw(dict(crystal), name, name)
-    message = f"a {type(crystal).__name__} is neither the text of a CIF nor a dictionary as of Structure.as_dict()"
+    message = f"a {type(crystal).__name__} is neither the text of a CIF nor a dictionary from Structure.as_dict()"
     return rejected(Reason.UNREADABLE, message, material_id=name, source=name)

@@ -1,4 +1,4 @@
-"""Where MLflow keeps runs: which store is meant, and clients that give up on an absent server quickly."""
+"""Resolve which MLflow store is meant, and make clients that quickly give up on an absent server."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ class DeletedExperimentError(RuntimeError):
 
 
 def resolve_uri(uri: str, directory: str | Path) -> str:
-    """Return the store that is meant: the one given, that of the environment, or ``mlflow.db``.
+    """Return the URI of the store: the given one, that of the environment, or ``mlflow.db``.
 
     Args:
-        uri: What the user gave; may be empty.
-        directory: The user's working directory, from which relative sqlite paths count. Never that of a
-            Ray worker, which is scratch space.
+        uri: URI from the user; may be empty.
+        directory: The user's working directory, against which relative sqlite paths are resolved. Never that of a Ray
+            worker, which is temporary.
 
     Raises:
-        ValueError: If it names a folder: MLflow no longer keeps runs in plain files. If it is sqlite without a file.
+        ValueError: If it names a folder, since MLflow dropped its file store, or if it is sqlite without a file.
 
     """
     uri = default_tracking_uri(uri)
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme not in _SCHEMES:
         raise ValueError(
-            f"tracking URI {without_password(uri)!r} is a folder, or of a kind that is not known; MLflow's file store "
+            f"tracking URI {without_password(uri)!r} is a folder, or of an unknown kind; MLflow's file store "
             "is no longer maintained. Use sqlite:///mlflow.db or a server (http://host:5000); known kinds: "
             f"{', '.join(_SCHEMES)}"
         )
@@ -53,26 +53,26 @@ def _with_whole_path(uri: str, directory: str | Path) -> str:
     scheme, _, rest = uri.partition(":///")
     path, mark, options = rest.partition("?")
     if path in {"", ":memory:"} or path.startswith("file:"):
-        raise ValueError(f"tracking URI {uri!r} names no file that would last; write sqlite:///PATH")
+        raise ValueError(f"tracking URI {uri!r} names no file on disk; write sqlite:///PATH")
     return f"{scheme}:///{Path(directory).resolve() / path}{mark}{options}"
 
 
 def missing_file(uri: str) -> bool:
-    """Tell whether a store, as :func:`resolve_uri` returns it, is a database file that is not there yet."""
+    """Return whether a store, as :func:`resolve_uri` returns it, is a database file that does not exist yet."""
     file = file_of(uri)
     return file is not None and not file.exists()
 
 
 @functools.cache
 def client(uri: str) -> MlflowClient:
-    """Return a client of a store, for runs and for registered models alike; an sqlite store is made if missing.
+    """Return a client of a store, for runs and registered models; an sqlite store is created if missing.
 
     Raises:
         StoreError: If it is a sqlite store that cannot be used as it is.
-        MovedHomeError: If it is one that was moved without telling it.
+        MovedHomeError: If it was moved and its records were not corrected.
 
     """
-    for name in ("alembic", "mlflow.store.db.utils"):  # the migrations of a new store are no news to a user
+    for name in ("alembic", "mlflow.store.db.utils"):  # users need not see the migrations of a new store
         logging.getLogger(name).setLevel(logging.WARNING)
     if (file := file_of(uri)) is not None:
         make_ready(file)
@@ -82,7 +82,7 @@ def client(uri: str) -> MlflowClient:
 
 @contextmanager
 def sent_once() -> Iterator[None]:
-    """Keep MLflow from repeating a request that makes something: when only its answer was lost, that makes two."""
+    """Keep MLflow from repeating a request that creates something: if only its answer was lost, that creates two."""
     before = os.environ.get(_RETRIES_VARIABLE)
     os.environ[_RETRIES_VARIABLE] = "0"
     try:
@@ -94,12 +94,12 @@ def sent_once() -> Iterator[None]:
 
 
 def experiment_id(uri: str, name: str) -> str:
-    """Return the id of an experiment, which is made if missing.
+    """Return the id of an experiment, which is created if missing.
 
-    Artifacts of a sqlite store lie in ``mlartifacts`` beside the database; a server decides for itself.
+    Artifacts of a sqlite store are in ``mlartifacts`` beside the database; a server decides for itself.
 
     Raises:
-        DeletedExperimentError: If it was deleted; MLflow makes no other of the same name.
+        DeletedExperimentError: If it was deleted; MLflow creates no other of the same name.
 
     """
     mlflow = client(uri)
@@ -118,12 +118,12 @@ def require_active(uri: str, experiment: Experiment) -> None:
     """Raise if an experiment was deleted.
 
     Raises:
-        DeletedExperimentError: If so; says how to take it back.
+        DeletedExperimentError: If it was; the message says how to restore it.
 
     """
     if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
         raise DeletedExperimentError(
-            f"experiment {experiment.name!r} was deleted; take it back by: "
+            f"experiment {experiment.name!r} was deleted; restore it by: "
             f"MLFLOW_TRACKING_URI='{without_password(uri)}' "
             f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
         )

@@ -1,4 +1,4 @@
-"""Vectors as versions of a registered model, read back by name or by run."""
+"""Vectors as versions of a registered model, read by name or by run."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def load_vectors(uri: str, tracking_uri: str = "") -> AtomVectors:
     """Read vectors from ``models:/NAME/VERSION``, ``models:/NAME@ALIAS``, ``runs:/ID``, or a path.
 
     Args:
-        uri: Of the vectors.
+        uri: URI or path of the vectors.
         tracking_uri: Store; empty: ``MLFLOW_TRACKING_URI``, or ``mlflow.db`` in the working directory.
 
     Raises:
-        ValueError: If the store holds nothing of that name, or the file is broken.
+        ValueError: If the store has nothing of that name, or the file is broken.
 
     """
     if not uri.startswith((MODELS_URI, RUNS_URI)):
@@ -28,5 +28,5 @@ def load_vectors(uri: str, tracking_uri: str = "") -> AtomVectors:
         path = download(uri, tracking_uri, VECTORS, VECTORS_SAFETENSORS, folder)
         try:
             return read_vectors(path)
-        except ValueError as error:  # which names the copy
+        except ValueError as error:  # its message names the temporary copy
             raise ValueError(str(error).replace(str(path), uri)) from error

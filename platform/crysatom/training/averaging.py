@@ -13,8 +13,8 @@ class MovingAverage:
     """Exponential moving average of a model's parameters and running statistics (Polyak & Juditsky 1992).
 
     Args:
-        model: Averaged over its updates.
-        decay: Weight of the past; 0 keeps no average, and the methods then leave the model as it is.
+        model: Model whose weights are averaged.
+        decay: Weight of the past; 0 disables the average, and all methods leave the model unchanged.
 
     """
 
@@ -24,20 +24,20 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the model's present weights."""
+        """Add the model's current weights to the average."""
         for name, value in self.model.state_dict().items() if self.decay else ():
-            if value.is_floating_point():  # an index is no quantity
+            if value.is_floating_point():  # integer buffers are indices
                 self.tensors[name].lerp_(value, 1 - self.decay)
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Put the average into the model."""
+        """Copy the average into the model."""
         if self.decay:
             self.model.load_state_dict(self.tensors)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Put the average into the model for a while."""
+        """Use the average as the model's weights inside the block."""
         present = {k: v.clone() for k, v in self.model.state_dict().items()} if self.decay else {}
         self.apply()
         yield

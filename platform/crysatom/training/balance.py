@@ -1,10 +1,10 @@
-"""Shares of a global batch in proportion to what each worker can do: an A100 beside an A6000.
+"""Divide a global batch between workers of different speed, for example an A100 and an A6000.
 
-The gradient does not depend on who computes which part of a batch (:mod:`crysatom.distributed`), so shares may be
-chosen freely. Workers wait for each other in every step; so the step is shortest if all need equally long. Each
-measures by itself, with no collective in between, how long a forward and a backward pass over its share take. Shares
-are then made proportional to the speeds. What a step costs besides (starting kernels) makes a small share look slow; a
-second measurement, with the new shares, corrects for that.
+The gradient does not depend on which worker computes which part of a batch (:mod:`crysatom.distributed`), so shares
+can be chosen freely. Workers wait for each other in every step, so a step is shortest if all take equally long. Each
+worker times a forward and a backward pass over its share, without a collective in between. Shares are then made
+proportional to the speeds. The fixed cost of a step (kernel launches) makes a small share look slow; a second
+measurement, with the new shares, corrects this.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ from crysatom.training.context import Context
 from crysatom.training.loaders import SharedLoader, cost_of
 
 ROUNDS = 2
-"""Measurements when a training begins, or goes on with other workers; each by the shares that the last one gave."""
+"""Measurements when a training starts, or resumes on other workers; each uses the shares of the one before."""
 
 AGAIN_S = 600.0
-"""Seconds after which speeds are measured once more, when the next epoch begins: a machine may have other users."""
+"""Seconds after which speeds are measured again, at the start of the next epoch: other users may share a machine."""
 
 PASSES = 3
-"""Timed passes; the fastest counts, for nothing makes a pass faster than it is."""
+"""Timed passes. The fastest counts: disturbances only make a pass slower."""
 
 USABLE = 0.8
-"""Part of the free memory that a share may fill: batches of equally many edges differ in what they need."""
+"""Part of the free memory that a share may fill. Batches with equally many edges need different amounts."""
 
-SAID = 0.05
-"""A share that has changed by less is not worth a line."""
+LOGGED_CHANGE = 0.05
+"""Smallest change of a share that is logged."""
 
 
 @dataclass(frozen=True)
 class Ability:
-    """What a worker can do.
+    """What a worker can compute and hold.
 
     Attributes:
-        cost: Of the batch that it was measured by, see :func:`crysatom.training.loaders.cost_of`; 0: it was not.
+        cost: Cost of the measured batch, see :func:`crysatom.training.loaders.cost_of`; 0 if it was empty.
         speed: Cost per second.
-        capacity: Cost that its memory holds; infinite where nobody can tell.
+        capacity: Cost that fits into its memory; infinite if unknown.
 
     """
 
@@ -62,10 +62,10 @@ def measure(model: nn.Module, batch: Batch, epoch: int, device: torch.device) ->
     """Time forward and backward passes of this worker alone, on a copy of the model.
 
     Args:
-        model: As the loop trains it, not wrapped.
+        model: The unwrapped model.
         batch: This worker's share of a global batch.
-        epoch: Of the masks.
-        device: Of both.
+        epoch: Epoch that seeds the masks.
+        device: Device of the model and the batch.
 
     """
     twin = copy.deepcopy(model).train()
@@ -79,25 +79,25 @@ def measure(model: nn.Module, batch: Batch, epoch: int, device: torch.device) ->
             start = time.perf_counter()
             twin(batch, epoch)[LOSS].backward()
             _synchronize(device)
-            if timed:  # the first pass pays for memory and compilation
+            if timed:  # the first pass allocates memory and compiles
                 fastest = min(fastest, time.perf_counter() - start)
     return Ability(cost, cost / fastest, _capacity(device, before, cost))
 
 
 def proportions(speeds: Sequence[float], most: Sequence[float]) -> NDArray[np.float64]:
-    """Return each worker's part of a batch: in proportion to its speed, but no larger than its memory holds.
+    """Return each worker's part of a batch: proportional to its speed, limited by its memory.
 
-    What a worker cannot hold goes to the others, in proportion to theirs.
+    What exceeds a worker's memory goes to the others, in proportion to their speeds.
 
     Args:
         speeds: ``(W,)``, positive.
-        most: ``(W,)`` largest part that each can hold.
+        most: ``(W,)`` largest part that fits into each worker's memory.
 
     Returns:
         ``(W,)`` float64; sums to 1.
 
     Raises:
-        ValueError: If the batch is too large for all of them together.
+        ValueError: If the batch does not fit into the memory of all workers together.
 
     """
     speed, limit = np.asarray(speeds, np.float64), np.asarray(most, np.float64)
@@ -116,12 +116,12 @@ def proportions(speeds: Sequence[float], most: Sequence[float]) -> NDArray[np.fl
 
 
 class Balance:
-    """Keeps a loader's shares in proportion to what the workers can do.
+    """Keeps the workers' shares of a loader proportional to their speeds.
 
     Args:
-        mode: 'equal': leave them equal; 'speed': measure; 'auto': measure if the workers' machines differ.
-        loader: Whose shares.
-        context: Where it runs.
+        mode: 'equal': equal shares; 'speed': measured; 'auto': measured if the workers' machines differ.
+        loader: Loader whose shares are set.
+        context: Where the training runs.
 
     """
 
@@ -135,10 +135,10 @@ class Balance:
         self.loader = loader if wanted else None
 
     def update(self, model: nn.Module, epoch: int) -> None:
-        """Measure and share anew if it is time; all workers call this together, between two steps.
+        """Measure and set new shares if it is time. All workers call this together, between two steps.
 
         Raises:
-            ValueError: If a global batch is too large for all workers together.
+            ValueError: If a global batch does not fit into the memory of all workers together.
 
         """
         if self.loader is None or not distributed.gather_objects(time.monotonic() - self.measured_at > AGAIN_S)[0]:
@@ -146,20 +146,20 @@ class Balance:
         before = self.parts
         for _ in range(ROUNDS if before is None else 1):
             batch = self.loader.sample(epoch)
-            distributed.gather_objects(None)  # so that workers on one machine are measured together, as they train
+            distributed.gather_objects(None)  # barrier: workers on one machine compete, as in training
             abilities = distributed.gather_objects(measure(model, batch, epoch, self.context.device))
             if not all(ability.cost for ability in abilities):
-                break  # a worker that has nothing of this batch cannot be judged by it
+                break  # a worker without crystals in this batch cannot be timed
             whole = sum(ability.cost for ability in abilities)
             self.parts = proportions([a.speed for a in abilities], [a.capacity / whole for a in abilities])
             self.loader.share(self.parts)
         self.measured_at = time.monotonic()
-        if self.parts is not None and (before is None or np.abs(self.parts - before).max() > SAID):
+        if self.parts is not None and (before is None or np.abs(self.parts - before).max() > LOGGED_CHANGE):
             shown = ", ".join(f"worker {rank} {100 * part:.0f} %" for rank, part in enumerate(self.parts))
-            self.context.say(f"shares of each batch, by measured speed: {shown}")
+            self.context.log(f"shares of each batch, by measured speed: {shown}")
 
     def metrics(self) -> dict[str, float]:
-        """Return the largest and the smallest share, if they were measured."""
+        """Return the largest and the smallest share; empty if they were not measured."""
         if self.parts is None:
             return {}
         return {"largest_share": float(self.parts.max()), "smallest_share": float(self.parts.min())}
@@ -171,7 +171,7 @@ def _synchronize(device: torch.device) -> None:
 
 
 def _allocated(device: torch.device) -> int:
-    """Return the bytes in use on a GPU, from which its peak is counted from now on."""
+    """Return the bytes in use on a GPU and reset its peak counter."""
     if device.type != "cuda":
         return 0
     torch.cuda.reset_peak_memory_stats(device)
@@ -179,7 +179,7 @@ def _allocated(device: torch.device) -> int:
 
 
 def _capacity(device: torch.device, before: int, cost: float) -> float:
-    """Return the cost of the largest share that fits; of a processor's memory other programs have their part."""
+    """Return the cost of the largest share that fits into GPU memory; infinite on a CPU, whose memory others share."""
     if device.type != "cuda":
         return float("inf")
     needed = (torch.cuda.max_memory_allocated(device) - before) / cost

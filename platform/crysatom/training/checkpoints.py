@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors and JSON, so that loading one cannot run code; checksums, so that a damaged one is told."""
+"""Checkpoints in safetensors and JSON, so that loading cannot run code, with checksums that detect damage."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from crysatom.writing import replaced_folder, write_bytes, write_text
 logger = logging.getLogger(__name__)
 
 STATE = "state.json"
-"""Written last, in one step."""
+"""File that is written last, atomically: it marks a complete checkpoint."""
 
 FILES = "files"
-"""Entry of the state: size and sha256 of each file that belongs to it. Of older checkpoints its size alone."""
+"""Key in the state: size and sha256 of each file. Older checkpoints have the size only."""
 
 CHECKSUM = "sha256"
-"""Entry of a file, and of the state: of all its other entries."""
+"""Key of a file's checksum, and of the state's own, which covers its other entries."""
 
 
 def problem(folder: Path) -> str:
-    """Return what is wrong with a checkpoint; empty if it is whole: every file is as it was written."""
+    """Return why a checkpoint is incomplete or damaged; empty if every file is as it was written."""
     try:
         _read(folder)
     except ValueError as error:
@@ -44,9 +44,9 @@ def problem(folder: Path) -> str:
 
 
 def newest(folder: Path) -> Path | None:
-    """Return the whole checkpoint that got furthest among a folder's subfolders; None if there is none.
+    """Return the complete checkpoint with the most steps among a folder's subfolders; None if there is none.
 
-    Each that is damaged is told of in a warning, once per process.
+    Each damaged checkpoint is logged as a warning, once per process.
     """
     candidates = _candidates(folder)
     problems = {path: problem(path) for path in candidates}
@@ -59,7 +59,7 @@ def newest(folder: Path) -> Path | None:
 
 
 def progress(folder: Path) -> tuple[int, int]:
-    """Return how many steps a checkpoint has behind it, and how many whole epochs; -1 if that cannot be read."""
+    """Return the number of steps and of completed epochs in a checkpoint; -1 if it cannot be read."""
     try:
         state = _state(folder)
         return int(state["step"]), int(state["epoch"])
@@ -68,46 +68,48 @@ def progress(folder: Path) -> tuple[int, int]:
 
 
 def save(folder: Path, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-    """Write one ``<group>.safetensors`` per group of tensors, then the state; return when all is on the disk."""
+    """Write one ``<group>.safetensors`` per group of tensors, then the state. All is on disk when this returns."""
     files = {}
     for name, tensors in groups.items():
         content = serialize({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
         file = folder / f"{name}.safetensors"
-        write_bytes(file, content)  # on the disk when it returns, so that a full one is noticed now
+        write_bytes(file, content)  # synced before it returns, so a full disk raises here
         files[file.name] = {"size": len(content), CHECKSUM: hashlib.sha256(content).hexdigest()}
     entries = {**state, FILES: files}
     write_text(folder / STATE, json.dumps({**entries, CHECKSUM: _checksum(entries)}, indent=1))
 
 
 def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Return what :func:`save` was given.
+    """Return the groups and the state that :func:`save` wrote.
 
     Raises:
-        ValueError: If the folder is no whole checkpoint.
+        ValueError: If the folder is not a complete checkpoint.
 
     """
     try:
         return _read(folder)
     except ValueError as error:
-        raise ValueError(f"{folder} is not a whole checkpoint: {error}; give the folder of a finished epoch") from error
+        raise ValueError(
+            f"{folder} is not a complete checkpoint: {error}; give the folder of a finished epoch"
+        ) from error
 
 
 def keep(folder: Path, name: str, write: Callable[[Path], None], number: int = 2) -> bool:
-    """Write a checkpoint that is seen when it is whole, and remove older ones; go on if the disk is full.
+    """Write a checkpoint atomically and remove older ones; log a warning and continue if the disk is full.
 
-    A full disk costs older checkpoints first, never the newest; then the new one. Each time there is a warning.
+    On a full disk, older checkpoints are removed first, never the newest one; if that is not enough, none is written.
 
     Args:
-        folder: Of all checkpoints.
-        name: Of the new one.
-        write: Given a folder, writes the checkpoint into it.
-        number: Of checkpoints to keep.
+        folder: Folder of all checkpoints.
+        name: Name of the new one.
+        write: Writes the checkpoint into the folder that it is given.
+        number: Checkpoints to keep.
 
     Returns:
         Whether it was written.
 
     Raises:
-        OSError: If it could not be written for another reason than a full disk.
+        OSError: If writing fails for another reason than a full disk.
 
     """
     final = folder / name
@@ -122,8 +124,8 @@ def keep(folder: Path, name: str, write: Callable[[Path], None], number: int = 2
         if not is_full(error):
             raise
         logger.warning(
-            "%s: checkpoint %s could not be written (%s). Training goes on; until there is room, what is done since "
-            "the last checkpoint would have to be done again",
+            "%s: checkpoint %s could not be written (%s). Training continues; if it is interrupted before there "
+            "is room, it resumes from the last checkpoint",
             error.strerror,
             final,
             room(folder),
@@ -131,7 +133,7 @@ def keep(folder: Path, name: str, write: Callable[[Path], None], number: int = 2
         return False
     reached = progress(final)
     others = sorted((path for path in _candidates(folder) if path != final), key=progress)
-    # what is ahead of the newest is damaged, or it would have been gone on from
+    # A checkpoint with more steps than this one is damaged; otherwise the training would have resumed from it.
     past, ahead = ([path for path in others if (progress(path) > reached) is is_ahead] for is_ahead in (False, True))
     for old in [*past[: max(0, len(past) + 1 - number)], *ahead]:
         shutil.rmtree(old)
@@ -144,7 +146,7 @@ def _publish(final: Path, write: Callable[[Path], None]) -> None:
 
 
 def _make_room(folder: Path) -> bool:
-    """Remove all checkpoints but the newest whole one; return whether there were any."""
+    """Remove all checkpoints except the newest complete one; return whether there were any."""
     kept = newest(folder)
     others = [path for path in _candidates(folder) if path != kept]
     for path in others:
@@ -153,7 +155,7 @@ def _make_room(folder: Path) -> bool:
 
 
 def _candidates(folder: Path) -> list[Path]:
-    """Return the folders of checkpoints; what is being written is hidden."""
+    """Return the folders of checkpoints. Those being written are hidden."""
     there = folder.iterdir() if folder.is_dir() else []
     return sorted(path for path in there if path.is_dir() and not path.name.startswith("."))
 
@@ -162,12 +164,12 @@ def _read(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Return groups and state as they were saved.
 
     Raises:
-        ValueError: Saying which file is not as it was written.
+        ValueError: If a file is not as it was written; the message names it.
 
     """
     state = _state(folder)
     if any(isinstance(noted, int) for noted in state[FILES].values()):
-        _tell_once(f"checkpoint {folder} has no checksums, being of an older version: sizes alone are checked")
+        _log_once(f"checkpoint {folder} has no checksums, because an older version wrote it: only sizes are checked")
     groups = {}
     for name, noted in state.pop(FILES).items():
         require_name(f"a file in {STATE}", name)
@@ -176,7 +178,7 @@ def _read(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         if len(content) != written["size"]:
             raise ValueError(f"{name} has {len(content):,} bytes of {written['size']:,}")
         if written.get(CHECKSUM, "") not in {"", hashlib.sha256(content).hexdigest()}:
-            raise ValueError(f"the content of {name} has changed since it was written (its sha256 is another)")
+            raise ValueError(f"the content of {name} has changed since it was written (its sha256 differs)")
         try:
             groups[Path(name).stem] = parse(content)
         except SafetensorError as error:
@@ -193,15 +195,15 @@ def _state(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{STATE} is broken: {error}") from error
     files = state.get(FILES) if isinstance(state, dict) else None
     if not isinstance(files, dict) or not all(map(_is_noted, files.values())):
-        raise ValueError(f"{STATE} is broken: it does not say which files belong to it")
+        raise ValueError(f"{STATE} is broken: it does not list its files")
     written, old = state.pop(CHECKSUM, ""), all(isinstance(noted, int) for noted in files.values())
     if written != _checksum(state) and (written or not old):
-        raise ValueError(f"the content of {STATE} has changed since it was written (its sha256 is another)")
+        raise ValueError(f"the content of {STATE} has changed since it was written (its sha256 differs)")
     return dict(state)
 
 
 def _is_noted(file: Any) -> bool:
-    """Tell whether an entry says of a file what is to be checked."""
+    """Return whether an entry has what is needed to check a file."""
     complete = isinstance(file, dict) and isinstance(file.get("size"), int) and isinstance(file.get(CHECKSUM), str)
     return complete or isinstance(file, int)
 
@@ -218,7 +220,7 @@ def _checksum(entries: dict[str, Any]) -> str:
 
 
 _warn_once = functools.cache(logger.warning)
-_tell_once = functools.cache(logger.info)
+_log_once = functools.cache(logger.info)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
@@ -232,7 +234,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Restore what :func:`optimizer_tensors` returned."""
+    """Restore the state that :func:`optimizer_tensors` returned."""
     parameters = dict(model.named_parameters())
     for path, value in tensors.items():
         name, key = path.rsplit("/", 1)

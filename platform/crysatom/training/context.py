@@ -1,4 +1,4 @@
-"""Where a training loop runs: the few things that differ between a plain process and a Ray Train worker."""
+"""Where a training loop runs: what differs between a plain process and a Ray Train worker."""
 
 from __future__ import annotations
 
@@ -25,43 +25,43 @@ Save = Callable[[Path], None]
 Metrics = dict[str, float]
 
 STOP = ".stop"
-"""A file of this name beside the checkpoints asks for one more, and for the end."""
+"""A file of this name beside the checkpoints requests a checkpoint and then a stop."""
 
 LOOK_S = 1.0
-"""Time between two looks for such a file: a step may take a millisecond, and a look over a network does."""
+"""Seconds between two checks for this file. A step may take a millisecond, and so does a check over a network."""
 
 CHECKPOINTS_KEPT = 2
 
 
 class Action(IntEnum):
-    """What is to be done after a step, in the words of rank 0, which speaks for all."""
+    """What the workers do after a step. Rank 0 decides for all."""
 
     GO_ON = 0
-    ASK = 1
-    """Ask the machines whether one of them is to be taken away, which all workers do together."""
+    CHECK = 1
+    """Check whether a machine is about to be preempted. All workers do this together."""
     SAVE = 2
     STOP = 3
-    """Save, and end."""
+    """Save a checkpoint and stop."""
 
 
 class StoppedError(Exception):
-    """The training was asked to end, and did so after a step, with a checkpoint."""
+    """The training was stopped on request, after a step; a checkpoint was written."""
 
 
 class Context(ABC):
-    """What the loop asks of its surroundings.
+    """What the training loop needs from its environment.
 
     Attributes:
-        device: Where the model and the batches live.
+        device: Device of the model and the batches.
 
     """
 
     device: torch.device
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Return the model as the loop calls it: data-parallel when there are several workers.
+        """Return the model that the loop calls: data-parallel if there are several workers.
 
-        Buffers are not broadcast: batch statistics are global, so they are equal on all workers already.
+        Buffers are not broadcast: batch statistics are global, so buffers are already equal on all workers.
         """
         if distributed.world_size() == 1:
             return model
@@ -73,41 +73,41 @@ class Context(ABC):
 
     @abstractmethod
     def report(self, metrics: Metrics, save: Save) -> None:
-        """Publish the metrics of an epoch; ``save(folder)`` writes the checkpoint that belongs to it.
+        """Publish the metrics of an epoch; ``save(folder)`` writes its checkpoint.
 
         Every worker calls this once per epoch.
         """
 
     def hardware(self) -> str:
-        """Return one line on each kind of machine that the workers run on; all workers call this together."""
+        """Return one line on each kind of machine that the workers run on. All workers call this together."""
         return machine.joined(distributed.gather_objects(machine.hardware()))
 
     def usage(self) -> Metrics:
-        """Return how busy the workers' machines are, as one; all workers call this together."""
+        """Return the combined usage of the workers' machines. All workers call this together."""
         return machine.combined(distributed.gather_objects(machine.usage(self.device)))
 
     def next_action(self) -> Action:
-        """Return what is to be done after this step; of no importance on workers other than rank 0."""
+        """Return what to do after this step. Only rank 0's answer counts."""
         return Action.GO_ON
 
-    def about_to_be_lost(self) -> bool:
-        """Tell whether a machine of one of the workers is about to be taken away; all workers call this together."""
+    def preemption_pending(self) -> bool:
+        """Return whether a worker's machine is about to be preempted. All workers call this together."""
         return False
 
     @abstractmethod
     def keep(self, step: int, save: Save) -> None:
-        """Keep a checkpoint in the midst of an epoch; ``save(folder)`` writes it. All workers call this together."""
+        """Write a checkpoint within an epoch with ``save(folder)``. All workers call this together."""
 
     @abstractmethod
     def heartbeat(self) -> None:
-        """Say that an epoch begins, or that a batch is done: the next sign of life is due in a while."""
+        """Restart the watchdog's timer: an epoch begins, or a batch is done."""
 
     @abstractmethod
     def stop_watchdog(self) -> None:
-        """Say that no sign of life is due."""
+        """Stop the watchdog: no heartbeat follows for now."""
 
-    def say(self, sentence: str) -> None:
-        """Tell the user; once, though all workers call this."""
+    def log(self, sentence: str) -> None:
+        """Log a sentence for the user. All workers call this; rank 0 logs."""
         if distributed.rank() == 0:
             logger.info(sentence)
 
@@ -117,13 +117,13 @@ class Context(ABC):
 
 
 class PlainContext(Context):
-    """A plain process, alone or in a ``torch.distributed`` group of its own making.
+    """A plain process, alone or in a ``torch.distributed`` group that it made.
 
     Args:
-        folder: Where checkpoints are kept: the newest two.
-        on_report: Called by rank 0 with the metrics of each epoch, those of the workers' machines among them.
+        folder: Folder of the checkpoints; the newest two are kept.
+        on_report: Called by rank 0 with the metrics of each epoch, including machine usage.
         device: Where to compute.
-        every: Seconds between checkpoints within an epoch; infinite: there are none but at its end.
+        every: Seconds between checkpoints within an epoch; infinite: only at the end of each epoch.
 
     """
 
@@ -136,7 +136,7 @@ class PlainContext(Context):
     ) -> None:
         self.folder, self.on_report, self.device, self.every = folder, on_report, torch.device(device), every
         self.saved_at = self.looked_at = time.monotonic()
-        machine.usage(self.device)  # utilization is counted from here
+        machine.usage(self.device)  # starts the utilization counter
 
     def report(self, metrics: Metrics, save: Save) -> None:
         """Save on rank 0, then publish."""
@@ -145,12 +145,12 @@ class PlainContext(Context):
         self.publish(everything)
 
     def publish(self, metrics: Metrics) -> None:
-        """Hand on the metrics of an epoch that is saved."""
+        """Pass on the metrics of an epoch whose checkpoint is written."""
         if distributed.rank() == 0:
             self.on_report(metrics)
 
     def next_action(self) -> Action:
-        """Return what the time, or a file named :data:`STOP`, asks for."""
+        """Return SAVE if a checkpoint is due, STOP if a file named :data:`STOP` exists."""
         now = time.monotonic()
         if distributed.rank() != 0 or now - self.looked_at < LOOK_S:
             return Action.GO_ON
@@ -164,18 +164,18 @@ class PlainContext(Context):
         self._write(f"step-{step:010d}", save)
 
     def heartbeat(self) -> None:
-        """Do nothing: nobody waits for a process that hangs but its user, who sees it."""
+        """Do nothing: there is no watchdog, because the user sees a process that hangs."""
 
     def stop_watchdog(self) -> None:
         """Do nothing."""
 
     def _write(self, name: str, save: Save) -> None:
-        """Save on rank 0; a full disk is told of there, and costs the others nothing."""
+        """Save on rank 0. A full disk is logged there and does not affect other ranks."""
         if distributed.rank() == 0:
             checkpoints.keep(self.folder, name, save, CHECKPOINTS_KEPT)
             self.saved_at = time.monotonic()
 
     @contextmanager
     def checkpoint(self) -> Iterator[Path | None]:
-        """Yield the newest whole checkpoint, whichever kind of context wrote it."""
+        """Yield the newest complete checkpoint, whichever kind of context wrote it."""
         yield checkpoints.newest(self.folder)

@@ -1,7 +1,7 @@
-"""A frozen pretrained encoder as the teacher of a predictor, as CrysGNN is used.
+"""Distillation from a frozen pretrained encoder, as in CrysGNN.
 
-Das, Samanta, Goyal, Lee, Bhattacharjee & Ganguly, AAAI 2023, arXiv 2301.05852. Unlike the released code, whose teacher
-stays in training mode, this one computes in evaluation mode: what it says of a crystal depends on no other crystal.
+Das, Samanta, Goyal, Lee, Bhattacharjee & Ganguly, AAAI 2023, arXiv 2301.05852. In the released code the teacher stays
+in training mode. Here it is in evaluation mode, so its output for a crystal does not depend on other crystals.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from crysatom.ssl.encoder import Encoder
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
-    r"""Return how far the directions of two sets of atom vectors are apart, over the crystals of all workers.
+    r"""Return the distance between the directions of two sets of atom vectors, over the crystals of all workers.
 
     .. math:: \frac{1}{B} \sum_b \frac{1}{n_b D} \sum_{u \in b}
               \Bigl\| \frac{s_u}{\|s_u\|} - \frac{t_u}{\|t_u\|} \Bigr\|^2
 
-    The mean over crystals of the mean squared error between unit rows, as CrysGNN's code has it.
+    The mean over crystals of the mean squared error between unit rows, as in CrysGNN's code.
 
     Args:
         student: ``(N, D)``.
@@ -39,22 +39,22 @@ def distillation_loss(student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
 
 
 class Distillation(nn.Module):
-    """Draws a student's atom vectors to those of a teacher.
+    """Pulls a student's atom vectors towards those of a teacher.
 
-    The teacher is no submodule: it is neither trained nor saved nor averaged, and stays in evaluation mode.
+    The teacher is not a submodule: it is not trained, saved or averaged, and stays in evaluation mode.
 
     Args:
-        teacher: Frozen.
-        width: Length of the student's atom vectors. If the teacher's are of another length, a linear map, trained
-            with the student and of no use afterwards, takes the student's to it.
-        weight: Share w of the distillation in the training loss, (1 - w) property + w distillation.
+        teacher: Frozen encoder.
+        width: Length of the student's atom vectors. If the teacher's differ in length, a linear map takes the student's
+            to that length; it is trained with the student and then dropped.
+        weight: Weight w of the distillation in the training loss, (1 - w) property + w distillation.
 
     """
 
     def __init__(self, teacher: Encoder, width: int, weight: float) -> None:
         super().__init__()
         self.weight = weight
-        self._teacher = (teacher,)  # in a tuple torch does not find it
+        self._teacher = (teacher,)  # torch does not register modules inside a tuple
         teacher_width = teacher.embedding.out_features
         self.map = nn.Identity() if width == teacher_width else nn.Linear(width, teacher_width, bias=False)
 
@@ -64,8 +64,8 @@ class Distillation(nn.Module):
         return self._teacher[0]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Take the teacher along to another device or type."""
-        # the way torch does it for submodules
+        """Move the teacher too when the device or type changes."""
+        # torch does the same for submodules
         self.teacher._apply(fn, recurse)  # type: ignore[no-untyped-call]  # noqa: SLF001
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 

@@ -1,4 +1,4 @@
-"""A pretrained encoder as a folder: ``encoder.safetensors`` and ``encoder.json``, so that loading one runs no code."""
+"""A pretrained encoder as a folder of ``encoder.safetensors`` and ``encoder.json``, so that loading runs no code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from crysatom.ssl.encoder import Encoder
 from crysatom.writing import write_bytes, write_text
 
 ENCODER = "encoder"
-"""Folder of a pretraining's encoder, among its results and among its artifacts in MLflow."""
+"""Folder of a pretraining's encoder, in its results and in its MLflow artifacts."""
 
 ENCODER_JSON = "encoder.json"
 ENCODER_SAFETENSORS = "encoder.safetensors"
@@ -34,36 +34,36 @@ _FEATURES, _NUMBERS = "elements.features", "elements.atomic_numbers"
 
 
 MISFITS = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)
-"""What building a network from numbers and tensors that were not made for each other raises."""
+"""Exceptions raised when a network is built from sizes and tensors that do not match."""
 
 
 def require_room(tensors: Mapping[str, Tensor], *sizes: int) -> None:
-    """Return if sizes of a network can be those of its tensors: none is larger than all numbers in them.
+    """Check that the sizes of a network do not exceed what its tensors can hold.
 
     Raises:
-        ValueError: Otherwise; building such a network could take any time and memory.
+        ValueError: If they do; building such a network could take any time and memory.
 
     """
     most = sum(tensor.numel() for tensor in tensors.values())
     for size in sizes:
         if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= most:
-            raise ValueError(f"a size of {str(size)[:40]} where the tensors hold {most} numbers")
+            raise ValueError(f"a size is {str(size)[:40]}, but the tensors hold {most} numbers")
     if math.prod(sizes) > most:
-        raise ValueError(f"sizes of {sizes} where the tensors hold {most} numbers")
+        raise ValueError(f"sizes are {sizes}, but the tensors hold {most} numbers")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PretrainedEncoder:
-    """What a pretraining learned, with the element features that it reads; on the CPU, can be sent to workers.
+    """A pretrained encoder with its element features; on the CPU, can be sent to workers.
 
     Attributes:
         width: D, length of an atom's vector.
-        num_layers: Convolutions.
+        num_layers: Number of convolutions.
         learned_mask: Whether masked atoms have a learned vector.
-        graph: How the crystals that it learned from became graphs.
-        features: ``(M, K)`` float32, what it reads of an element.
-        atomic_numbers: ``(M,)`` int64, of which elements.
-        weights: By their names in :class:`Encoder`.
+        graph: How the training crystals were turned into graphs.
+        features: ``(M, K)`` float32, input features of each element.
+        atomic_numbers: ``(M,)`` int64, the elements of ``features``.
+        weights: State dict of the :class:`Encoder`.
 
     """
 
@@ -77,7 +77,7 @@ class PretrainedEncoder:
 
     @classmethod
     def of(cls, encoder: Encoder, graph: GraphSpec, features: Tensor, atomic_numbers: Tensor) -> PretrainedEncoder:
-        """Return what is to be kept of an encoder; see the attributes."""
+        """Return a copy of an encoder on the CPU; see the attributes."""
         return cls(
             width=encoder.embedding.out_features,
             num_layers=len(encoder.convs),
@@ -90,7 +90,7 @@ class PretrainedEncoder:
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits for all that it computes by, wherever it was read from."""
+        """16 hex digits of everything that affects the output; does not depend on where it was read from."""
         content = hashlib.sha256(json.dumps(self.architecture, sort_keys=True).encode())
         for name, tensor in sorted(self.tensors.items()):
             content.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
@@ -111,22 +111,22 @@ class PretrainedEncoder:
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """What decides the shapes, and the graphs it is meant for; JSON values."""
+        """Sizes of the network and its graph settings, as JSON values."""
         names = ("width", "num_layers", "learned_mask")
         return {**{name: getattr(self, name) for name in names}, "graph": self.graph.to_dict()}
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Weights and element features by the names they have in a file."""
+        """Weights and element features, by their names in a file."""
         return {**self.weights, _FEATURES: self.features, _NUMBERS: self.atomic_numbers}
 
 
 def save_encoder(folder: Path, encoder: PretrainedEncoder, training: Mapping[str, Any]) -> None:
-    """Write an encoder into a folder, which is made if missing.
+    """Write an encoder into a folder; create the folder if needed.
 
     Args:
-        folder: Where.
-        encoder: What.
+        folder: Folder to write to.
+        encoder: Encoder to write.
         training: Facts about the pretraining, JSON values; for people, not read back.
 
     """
@@ -141,10 +141,10 @@ def load_encoder(folder: str | Path) -> PretrainedEncoder:
     """Read an encoder that :func:`save_encoder` wrote.
 
     Args:
-        folder: The encoder's own, or that of the pretraining run.
+        folder: The encoder's own folder, or that of the pretraining run.
 
     Raises:
-        ValueError: If there is no encoder, or a damaged one.
+        ValueError: If there is no encoder, or it is damaged.
 
     """
     given = Path(folder)
@@ -177,9 +177,9 @@ def load_encoder(folder: str | Path) -> PretrainedEncoder:
             weights=tensors,
         )
         require_room(tensors, found.width, found.num_layers)
-        with torch.random.fork_rng(devices=()):  # building draws weights, and reading should change no seed
+        with torch.random.fork_rng(devices=()):  # building draws initial weights; keep the caller's random state
             found.build()
     except MISFITS as error:
-        said = " ".join(str(error).split())[:300]
-        raise ValueError(f"{folder}: {ENCODER_JSON} and {ENCODER_SAFETENSORS} do not fit together ({said})") from error
+        cause = " ".join(str(error).split())[:300]
+        raise ValueError(f"{folder}: {ENCODER_JSON} and {ENCODER_SAFETENSORS} do not fit together ({cause})") from error
     return found

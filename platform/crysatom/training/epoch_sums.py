@@ -1,4 +1,4 @@
-"""What is summed up over the steps of an epoch, and what workers tell each other on the way."""
+"""Sums over the steps of an epoch."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from crysatom.names import LOSS
 
 @dataclass
 class Totals:
-    """Sums over an epoch, or as much of it as is done.
+    """Sums over an epoch, or over the part of it that is done.
 
     Attributes:
-        sums: Of each scalar term of the loss, over crystals, float64; kept on the device until asked for.
-        crystals: How many.
-        steps: Global batches.
-        seconds: Time of this worker.
-        waited: Part of it that this worker waited for batches.
+        sums: Each scalar term of the loss summed over crystals, float64; on the device until read.
+        crystals: Number of crystals.
+        steps: Number of global batches.
+        seconds: Time on this worker.
+        waited: Part of the time that this worker waited for batches.
 
     """
 
@@ -31,22 +31,22 @@ class Totals:
     seconds: float = 0.0
     waited: float = 0.0
 
-    def add(self, terms: dict[str, Tensor], local_crystals: int, wish: int = 0) -> int:
-        """Add a batch; return the sum of the workers' wishes, which travel with the numbers of their crystals."""
-        numbers = [float(local_crystals), float(wish)]
+    def add(self, terms: dict[str, Tensor], local_crystals: int, action: int = 0) -> int:
+        """Add a batch; return the sum of the workers' actions, which is reduced together with the crystal counts."""
+        numbers = [float(local_crystals), float(action)]
         count = distributed.all_reduce_sum(torch.tensor(numbers, device=terms[LOSS].device))
         for name, value in terms.items():
             if value.ndim == 0:
                 self.sums[name] = self.sums.get(name, 0) + value.detach().double() * count[0]
-        crystals, wishes = count.tolist()
+        crystals, actions = count.tolist()
         self.crystals += int(crystals)
         self.steps += 1
-        return int(wishes)
+        return int(actions)
 
     def means(self, split: str) -> dict[str, float]:
-        """Return ``<split>/<term>``, each the mean over crystals."""
+        """Return the mean over crystals of each term, as ``<split>/<term>``."""
         return {f"{split}/{name}": float(total) / max(self.crystals, 1) for name, total in self.sums.items()}
 
     def numbers(self) -> dict[str, Any]:
-        """Return all but the sums, as JSON values."""
+        """Return everything except the sums, as JSON values."""
         return {name: getattr(self, name) for name in ("crystals", "steps", "seconds", "waited")}

@@ -1,4 +1,4 @@
-"""A full disk: how to recognize it, and what to tell the user."""
+"""Recognize a full disk and explain it to the user."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""No space left, a user's quota used up, a file larger than it may be."""
+"""No space left, quota exceeded, file too large."""
 
 
 class FullDiskError(RuntimeError):
-    """The disk has no room for results."""
+    """The disk is full, so results cannot be written."""
 
 
 def is_full(error: BaseException) -> bool:
-    """Return whether an error says that the disk is full."""
+    """Return whether an error means that the disk is full."""
     return isinstance(error, OSError) and error.errno in _FULL
 
 
 def room(folder: Path) -> str:
-    """Return one phrase on the free space of the disk that holds, or will hold, a folder."""
+    """Return a phrase on the free space of the disk of a folder, which need not exist yet."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     usage = shutil.disk_usage(there)
     return f"{usage.free:,} bytes free of {usage.total:,} on the disk of {folder}"
@@ -30,10 +30,10 @@ def room(folder: Path) -> str:
 
 @contextmanager
 def explain_disk_full(folder: Path) -> Iterator[None]:
-    """Turn the error of a full disk into one that says what to do.
+    """Turn a full-disk error into one that says what to do.
 
     Raises:
-        FullDiskError: If the block finds the disk of the run's folder full.
+        FullDiskError: If the block raises because the disk is full.
 
     """
     try:
@@ -43,5 +43,5 @@ def explain_disk_full(folder: Path) -> Iterator[None]:
             raise
         raise FullDiskError(
             f"{error.strerror}: the results of {folder} could not be written ({room(folder)}). Make room, then give "
-            "the same command with --resume, which goes on from the last whole checkpoint"
+            "the same command with --resume, which continues from the last complete checkpoint"
         ) from error

@@ -1,8 +1,8 @@
-"""Confidence intervals of what is a mean, or made of means, over crystals or elements that were drawn independently.
+"""Confidence intervals of means, and of functions of means, over crystals or elements drawn independently.
 
-By the studentized bootstrap: what is resampled is not the estimate but its distance from the truth in standard errors,
-each resample measured by its own. A percentile interval, and BCa too, cover the mean of skewed errors less often than
-they say: see docs/intervals.md and benchmarks/interval_coverage.py, where these functions are measured.
+They use the studentized bootstrap, which resamples the estimate's distance from the truth in units of each resample's
+own standard error. For skewed errors, percentile and BCa intervals cover the mean less often than their level states:
+see docs/intervals.md, and benchmarks/interval_coverage.py, which measures these functions.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 RESAMPLES = 2000
-"""From seed to seed the ends of a 95 % interval then vary by one or two hundredths of its width."""
+"""With this number, the ends of a 95 % interval vary between seeds by one or two hundredths of its width."""
 
 FEWEST = 4
-"""Of three values one resample in 27 holds nothing but the least: more than the tail of a 95 % interval has."""
+"""With three values, one resample in 27 holds only the least: more than the tail of a 95 % interval."""
 
 UNKNOWN = "[too few for an interval]"
 
 _MAX_DRAWS = 2**20
-"""Numbers drawn at a time: 8 MiB, and as much for what is made of them. More would be slower, not only larger."""
+"""Numbers drawn at a time: 8 MiB, and as much again for intermediate results. A larger number would be slower."""
 
 _NO_SPREAD = 1e-12
-"""Share of the mean square below which a variance is rounding: all values of a resample are equal."""
+"""Share of the mean square below which a variance is rounding error: all values of the resample are equal."""
 
 
 class Interval(NamedTuple):
-    """An estimate and the ends of its confidence interval; these are NaN where the data do not tell them."""
+    """An estimate and the ends of its confidence interval; the ends are NaN if the data do not determine them."""
 
     estimate: float
     low: float
     high: float
 
     def ends(self, spec: str = ".4g") -> str:
-        """Return the ends in brackets, by a format of numbers, or that they are not known."""
+        """Return the ends in brackets, in the given number format, or a note that they are unknown."""
         return f"[{self.low:{spec}}, {self.high:{spec}}]" if np.isfinite([self.low, self.high]).all() else UNKNOWN
 
 
@@ -48,25 +48,25 @@ def bootstrap_mean(
 ) -> Interval:
     r"""Return the mean of ``(n,)`` values with a studentized bootstrap interval.
 
-    The ends are mean - q s / sqrt(n), q being quantiles of t = (mean* - mean) / (s* / sqrt(n)) over resamples: Efron
-    and Tibshirani, An Introduction to the Bootstrap, 1993, section 12.5. With equal tails the interval reaches farther
-    where the values have their long tail, which is right for errors: they are skewed upwards. Of differences nobody
-    knows the skew beforehand, and what is seen of it is mostly noise. A symmetric interval, mean -+ q s / sqrt(n) with
-    a quantile of \|t\|, does not follow that: Hall, J. R. Stat. Soc. B 50, 35 (1988).
+    The ends are mean - q s / sqrt(n), where q are quantiles of t = (mean* - mean) / (s* / sqrt(n)) over resamples:
+    Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 12.5. With equal tails the interval reaches
+    farther towards the values' long tail. This suits errors, which are skewed upwards. The skew of differences is not
+    known beforehand, and the observed skew is mostly noise. A symmetric interval, mean -+ q s / sqrt(n) with a quantile
+    of \|t\|, ignores it: Hall, J. R. Stat. Soc. B 50, 35 (1988).
 
-    With equal tails no end is below 0 unless a value is. Values that are all equal have an interval without width. The
-    ends are NaN where the data set no bounds: for fewer than :data:`FEWEST` values, and where so many are equal that
-    too many resamples hold nothing else. Memory does not grow with ``resamples``; equal seeds give equal intervals.
+    With equal tails no end is below 0 unless a value is. Values that are all equal have an interval of width 0. The
+    ends are NaN if the data do not bound them: for fewer than :data:`FEWEST` values, or if so many values are equal
+    that too many resamples are constant. Memory does not grow with ``resamples``; equal seeds give equal intervals.
 
     Args:
-        values: Drawn independently.
-        seed: Of the resamples.
-        resamples: How many.
-        level: Chance that the interval holds the truth.
-        symmetric: For differences.
+        values: Values drawn independently.
+        seed: Seed of the resamples.
+        resamples: Number of resamples.
+        level: Probability that the interval contains the truth.
+        symmetric: Whether the interval is symmetric; for differences.
 
     Raises:
-        ValueError: If there are no values, or the level does not lie in (0, 1).
+        ValueError: If there are no values, or the level is not in (0, 1).
 
     """
     if not len(values) or not 0 < level < 1 or resamples < 1:
@@ -95,12 +95,13 @@ def bootstrap_mean(
 def bootstrap_r2(
     target: Array, prediction: Array, *, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95
 ) -> Interval:
-    """Return R2 of ``(n,)`` predictions with a studentized bootstrap interval, of equal tails in log(1 - R2).
+    """Return R2 of ``(n,)`` predictions with a studentized bootstrap interval, equal-tailed in log(1 - R2).
 
-    That is the difference of the logarithms of two means, of squared errors e and of squared deviations d from the mean
-    target, and its standard error is that of the mean of e / mean e - d / mean d (delta method). No end exceeds 1.
+    log(1 - R2) is the difference of the logarithms of two means: of squared errors e, and of squared deviations d from
+    the mean target. Its standard error is that of the mean of e / mean e - d / mean d (delta method). No end exceeds 1.
 
-    All three are NaN where all targets are equal; the ends are as of :func:`bootstrap_mean`, and for exact predictions.
+    All three are NaN if all targets are equal. The ends are NaN as in :func:`bootstrap_mean`, and for exact
+    predictions.
     """
     target, prediction = np.asarray(target, dtype=np.float64), np.asarray(prediction, dtype=np.float64)
     squares, count = np.square(prediction - target), len(target)
@@ -120,8 +121,8 @@ def bootstrap_r2(
 def wilson(hits: Array, *, level: float = 0.95) -> Interval:
     """Return the share of ``(n,)`` hits, 0 or 1, with Wilson's score interval, which lies within 0 and 1.
 
-    (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n): J. Am. Stat. Assoc. 22, 209 (1927). Where all
-    are hits, or none, a bootstrap would know nothing. Hits between 0 and 1 vary less than it takes them to.
+    (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n): J. Am. Stat. Assoc. 22, 209 (1927). A
+    bootstrap fails if all values are hits, or none. For values between 0 and 1 the interval is wider than necessary.
     """
     share, count, z = float(np.mean(hits)), len(hits), statistics.NormalDist().inv_cdf((1 + level) / 2)
     center, weight = share + z**2 / (2 * count), 1 + z**2 / count
@@ -130,7 +131,7 @@ def wilson(hits: Array, *, level: float = 0.95) -> Interval:
 
 
 def _resampled(count: int, resamples: int, seed: int) -> Iterator[Array]:
-    """Yield ``(b, n)`` indices of resamples, as many at a time as memory is for."""
+    """Yield ``(b, n)`` indices of resamples, as many at a time as :data:`_MAX_DRAWS` allows."""
     generator = np.random.default_rng(seed)
     size = max(1, _MAX_DRAWS // count)
     for start in range(0, resamples, size):
@@ -138,7 +139,7 @@ def _resampled(count: int, resamples: int, seed: int) -> Iterator[Array]:
 
 
 def _log_ratio(squares: Array, target: Array) -> tuple[Array, Array]:
-    """Return log(1 - R2) of ``(b, n)`` samples, and n times the variance that it has."""
+    """Return log(1 - R2) of ``(b, n)`` samples, and n times its variance."""
     deviations = np.square(target - target.mean(axis=1, keepdims=True))
     error, spread = squares.mean(axis=1, keepdims=True), deviations.mean(axis=1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):  # a resample may hold one target only
@@ -146,14 +147,14 @@ def _log_ratio(squares: Array, target: Array) -> tuple[Array, Array]:
 
 
 def _in_errors(away: Array, variance: Array, count: int) -> Array:
-    """Return distances in standard errors of each resample; infinite where it has none."""
+    """Return distances in units of each resample's standard error; infinite if that is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         distance = away / np.sqrt(variance / count)
     return np.where(np.isnan(distance), np.inf, distance)
 
 
 def _quantiles(distances: Array, level: float, *, symmetric: bool) -> tuple[float, float]:
-    """Return the least and the most standard errors by which estimates exceed the truth; NaN if there is no limit."""
+    """Return the least and the most standard errors by which estimates exceed the truth; NaN if unbounded."""
     if symmetric:
         reach = float(np.quantile(np.abs(distances), level, method="higher"))
         low, high = -reach, reach

@@ -1,4 +1,4 @@
-"""Loaders: the same global batches on any number of workers, each worker taking its share."""
+"""Loaders that give the same global batches on any number of workers; each worker takes its share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Loader(Protocol):
     """A source of this worker's shares of the global batches of an epoch."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield this worker's share of each global batch from number ``start`` on; all workers yield equally often."""
+        """Yield this worker's share of each global batch from number ``start`` on. All workers yield equally often."""
 
     def num_steps(self) -> int:
         """Return the number of global batches in an epoch."""
@@ -34,39 +34,39 @@ class Loader(Protocol):
 
 
 Parts = Sequence[float] | NDArray[np.float64]
-"""``(W,)`` of the cost of a global batch, for each worker; they sum to 1."""
+"""``(W,)`` each worker's part of the cost of a global batch; they sum to 1."""
 
 
 class SharedLoader(Loader, Protocol):
-    """A loader whose workers may have parts that are not equal."""
+    """A loader whose workers may have unequal parts."""
 
     def share(self, parts: Parts) -> None:
-        """Give each worker its part of the cost of each global batch from now on."""
+        """Set each worker's part of the cost of every following global batch."""
 
     def sample(self, epoch: int) -> Batch:
-        """Return this worker's share of a global batch to be measured by; each call begins anew with the same batch."""
+        """Return this worker's share of a global batch for speed measurements; every call uses the same batch."""
 
 
 def cost_of(batch: Batch) -> int:
-    """Return what a batch costs: nearly all time goes by edges; an isolated atom's crystal has none."""
+    """Return the cost of a batch: its edges, which take nearly all time, plus one per crystal for those without."""
     return int(batch.edge_index.shape[1] + batch.num_graphs)
 
 
 def costs_of(table: pa.Table) -> NDArray[np.int64]:
-    """Return the cost ``(B,)`` of each crystal of graph-shard rows, as of :func:`cost_of`."""
+    """Return the cost ``(B,)`` of each crystal of graph-shard rows, as in :func:`cost_of`."""
     costs: NDArray[np.int64] = list_lengths(table[NEIGHBOR]) + 1
     return costs
 
 
 def cuts(costs: NDArray[np.int64], parts: Parts) -> NDArray[np.int64]:
-    """Return where to cut a global batch: a crystal goes to the worker in whose part the middle of its cost lies.
+    """Return where to cut a global batch: a crystal goes to the worker whose part contains the middle of its cost.
 
     Args:
-        costs: ``(B,)`` of its crystals, in order.
-        parts: Of the W workers.
+        costs: ``(B,)`` costs of its crystals, in order.
+        parts: Parts of the W workers.
 
     Returns:
-        ``(W + 1,)`` from 0 to B; worker r takes those from the r-th cut to the next.
+        ``(W + 1,)`` from 0 to B; worker r takes the crystals from cut r to cut r + 1.
 
     """
     middles = costs.cumsum() - costs / 2
@@ -75,19 +75,19 @@ def cuts(costs: NDArray[np.int64], parts: Parts) -> NDArray[np.int64]:
 
 
 def exchange(table: pa.Table, parts: Parts) -> pa.Table:
-    """Return this worker's part of a global batch of which each worker holds some rows; all call this together.
+    """Return this worker's part of a global batch spread over the workers. All workers call this together.
 
-    The batch is what the workers hold, in order of rank. It is cut anew, and stays as it is, with its order. What
-    changes hands is sent to all: some crystals of a few kB.
+    The batch is the workers' rows in order of rank. Only the cuts change, not the batch or its order. Rows that change
+    hands are sent to all workers: a few crystals of a few kB.
 
     Args:
-        table: Graph-shard rows of this worker; may be none.
-        parts: Of the workers.
+        table: Graph-shard rows of this worker; may be empty.
+        parts: Parts of the workers.
 
     """
     rank, held = distributed.rank(), distributed.gather_objects(costs_of(table))
     bounds, first = cuts(np.concatenate(held), parts), sum(map(len, held[:rank]))
-    mine = np.clip(bounds - first, 0, len(table))  # where each worker's rows begin and end among those held here
+    mine = np.clip(bounds - first, 0, len(table))  # ends of each worker's rows within this worker's table
     pieces = [table.slice(start, end - start) for start, end in pairwise(mine)]
     given = {to: _message(piece) for to, piece in enumerate(pieces) if to != rank and len(piece)}
     gifts = [gift.get(rank) for gift in distributed.gather_objects(given)]
@@ -96,7 +96,7 @@ def exchange(table: pa.Table, parts: Parts) -> pa.Table:
 
 
 def _message(table: pa.Table) -> bytes:
-    """Return rows as bytes: Arrow's own format, which has nothing of the table that they are a slice of."""
+    """Return rows as bytes in Arrow's IPC format, which leaves out the rest of the sliced table."""
     with pa.BufferOutputStream() as sink:
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
@@ -111,15 +111,15 @@ def _rows(message: bytes) -> pa.Table:
 def global_batches(
     crystals: np.ndarray, batch_size: int, tail: Literal["spread", "short"], seed: int, epoch: int
 ) -> list[np.ndarray]:
-    """Shuffle and cut; the same on every worker.
+    """Shuffle crystals and cut them into batches; the same on every worker.
 
     Args:
         crystals: Indices to draw from.
         batch_size: Crystals in a batch.
         tail: 'spread': batch sizes differ by at most one and none is below ``batch_size`` (unless there are
             fewer crystals); 'short': the last batch holds what remains.
-        seed: Of the run.
-        epoch: Of the run.
+        seed: Seed of the run.
+        epoch: Epoch, which changes the order.
 
     """
     order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(crystals)
@@ -132,14 +132,14 @@ class ResidentLoader:
     """Graphs in memory, on the device; batches are gathered from flat arrays.
 
     Args:
-        tensors: Graphs of all crystals, where batches are needed.
-        crystals: Indices of those to load.
+        tensors: Graphs of all crystals, on the device of the batches.
+        crystals: Indices of the crystals to load.
         material_ids: Ids of all crystals.
         batch_size: Crystals in a global batch.
         tail: See :func:`global_batches`.
-        seed: Of the shuffling.
-        targets: Of all crystals ``(M,)``, NaN for those not to load. With them, batches have ``target`` (B,) and
-            ``crystal`` (B,), the indices.
+        seed: Seed of the shuffling.
+        targets: ``(M,)`` targets of all crystals, NaN for those that are not loaded. If given, batches have ``target``
+            (B,) and ``crystal`` (B,), the indices.
 
     """
 
@@ -164,7 +164,7 @@ class ResidentLoader:
         return max(1, whole) if self.tail == "spread" else whole + (rest > 0)
 
     def share(self, parts: Parts) -> None:
-        """Give each worker its part of the cost of each global batch from now on."""
+        """Set each worker's part of the cost of every following global batch."""
         self.parts = parts
 
     def sample(self, epoch: int) -> Batch:
@@ -182,14 +182,14 @@ class ResidentLoader:
             yield batch
 
     def _shares(self, crystals: np.ndarray) -> list[np.ndarray]:
-        """Cut a global batch, in order."""
+        """Cut a global batch into the workers' shares, in order."""
         if self.parts is None:
             return np.array_split(crystals, distributed.world_size())
         return np.split(crystals, cuts(self._costs[crystals], self.parts)[1:-1])
 
     @cached_property
     def _costs(self) -> NDArray[np.int64]:
-        """``(M,)``, as of :func:`cost_of`."""
+        """``(M,)`` costs, as in :func:`cost_of`."""
         ends = self.tensors.edge_ptr[self.tensors.atom_ptr]
         costs: NDArray[np.int64] = (ends.diff() + 1).cpu().numpy()
         return costs

@@ -1,4 +1,4 @@
-"""The one training loop: for pretraining and for property prediction, in a plain process or under Ray."""
+"""The training loop for pretraining and for property prediction, in a plain process or under Ray."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from crysatom.training.loaders import Loader, SharedLoader
 from crysatom.training.schedules import learning_rate
 
 HELD_OUT_EPOCH = -1
-"""Masks of held-out crystals are the same in every epoch, so that their losses can be compared."""
+"""Held-out crystals are masked alike in every epoch, so that their losses are comparable."""
 
 
 OPTIMIZERS: dict[Optimizer, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss of a batch, or its gradient, is not a number; the weights were not touched."""
+    """The loss of a batch, or its gradient, is not finite; the weights were not changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The epoch whose weights are left in the model, and an early end.
+    """The epoch whose weights are kept, and early stopping.
 
     Attributes:
-        by: Metric whose least value marks the epoch; empty: the last epoch.
-        patience: Epochs without a better one after which the training stops; 0: it never does.
+        by: Metric to minimize; empty: keep the last epoch.
+        patience: Epochs without improvement after which the training stops; 0: never.
 
     """
 
@@ -52,25 +52,25 @@ class Loop:
     """Trains a model whose forward pass maps ``(batch, epoch)`` to the terms of its loss.
 
     Args:
-        model: Returns a dict with ``loss`` and further scalar terms, equal on all workers; other entries
-            are for ``after_step``.
-        train: Batches to learn from.
-        held_out: Batches to measure by after each epoch, or None.
+        model: Returns a dict with ``loss`` and other scalar terms, equal on all workers; non-scalar entries are for
+            ``after_step``.
+        train: Training batches.
+        held_out: Batches to evaluate after each epoch, or None.
         optimization: Epochs, batches and steps.
         context: Where it runs.
-        optimizer: Decays weights through the gradient ('adam') or apart from it ('adamw').
-        milestones: Epochs before which the schedule 'step' lowers the rate.
-        selection: Epoch whose weights are left in the model.
+        optimizer: 'adam' adds weight decay to the gradient, 'adamw' applies it to the weights.
+        milestones: Epochs before which the 'step' schedule lowers the learning rate.
+        selection: Which epoch's weights are kept.
         balance: How workers share a batch.
         after_step: Called with each batch, the model's output and whether the batch is the first of its epoch (the
             paper's vector extraction).
-        extra: Further tensors that belong to the state, by name; kept in checkpoints, restored in place.
-        measured: What the metrics of ``held_out`` are called.
-        watch: Called after each epoch, before its checkpoint, with its metrics, to which it may add, and the weights
-            that are evaluated in the model; True ends the training.
+        extra: More tensors of the training state, by name; saved in checkpoints and restored in place.
+        measured: Name of the metrics of ``held_out``.
+        watch: Called after each epoch, before its checkpoint, with its metrics, which it may extend; the model then has
+            the evaluated weights. Returning True stops the training.
 
     Raises:
-        ValueError: If the epoch is to be chosen by held-out crystals and there are none.
+        ValueError: If the epoch is selected by held-out crystals and there are none.
 
     """
 
@@ -93,7 +93,7 @@ class Loop:
     ) -> None:
         if selection.by.startswith(f"{measured}/") and held_out is None:
             raise ValueError(
-                "--selection held_out: by the hash of its id no crystal is held out; raise --holdout-fraction, or "
+                "--selection held_out: no crystal is held out by the hash of its id; raise --holdout-fraction, or "
                 "choose --selection last"
             )
         self.model, self.train, self.held_out = model, train, held_out
@@ -111,20 +111,20 @@ class Loop:
         self.best_tensors: dict[str, Tensor] = {}
         self.step = 0
         self.totals = Totals()
-        """Of the epoch that is being trained."""
+        """Sums of the current epoch."""
         self.stopping = False
 
     def run(self) -> list[dict[str, float]]:
         """Train to the end, from the last checkpoint if there is one; leave the selected weights in the model.
 
-        The end is the last epoch, or where patience is exhausted: told from the history, which a checkpoint has.
+        Training ends with the last epoch or when patience is exhausted, which the history in a checkpoint determines.
 
         Returns:
             The metrics of each epoch.
 
         Raises:
-            NonFiniteLossError: Before the weights are touched.
-            StoppedError: If the context asks for it; a checkpoint is kept.
+            NonFiniteLossError: If the loss or the gradient is not finite; the weights are unchanged.
+            StoppedError: If the context requests a stop; a checkpoint is written.
 
         """
         with self.context.checkpoint() as folder:
@@ -132,8 +132,8 @@ class Loop:
                 self._restore(*checkpoints.load(folder))
         balance = Balance(self.balance, self.train, self.context)
         wrapped = self.context.wrap(self.model)
-        told_to_end = False
-        while not (told_to_end or self._ended()):
+        stop_requested = False
+        while not (stop_requested or self._ended()):
             epoch = len(self.history)
             balance.update(self.model, epoch)
             metrics = {"epoch": float(epoch), **self._train_epoch(wrapped, epoch), **balance.metrics()}
@@ -141,12 +141,12 @@ class Loop:
                 if self.held_out is not None:
                     metrics |= self._evaluate(self.held_out)
                 self._select(metrics)
-                told_to_end = self.watch is not None and self.watch(metrics)
+                stop_requested = self.watch is not None and self.watch(metrics)
             self.history.append(metrics)
             self.totals = Totals()
             self.context.report(metrics, self._save)
-            if self.stopping and not (told_to_end or self._ended()):
-                raise StoppedError(f"stopped after epoch {epoch}, as asked")
+            if self.stopping and not (stop_requested or self._ended()):
+                raise StoppedError(f"stopped after epoch {epoch}, as requested")
         self._use_selected()
         return self.history
 
@@ -155,7 +155,7 @@ class Loop:
         return done >= self.optimization.epochs or 0 < patience < done - self.selected_epoch
 
     def _train_epoch(self, wrapped: nn.Module, epoch: int) -> dict[str, float]:
-        """Train the rest of an epoch, which is all of it unless a checkpoint was written in its midst."""
+        """Train an epoch, or the rest of it after a checkpoint within the epoch."""
         self.model.train()
         self.context.heartbeat()
         totals, steps = self.totals, self.train.num_steps()
@@ -169,7 +169,7 @@ class Loop:
             totals.seconds = time.perf_counter() - start
             if action and totals.steps < steps:
                 self._handle(Action(action))
-            self.stopping = action == Action.STOP  # after the last step: when the checkpoint of the epoch is written
+            self.stopping = action == Action.STOP  # after the last step, run() stops once the checkpoint is written
             self.context.heartbeat()
             before = time.perf_counter()
         self.context.stop_watchdog()
@@ -182,13 +182,13 @@ class Loop:
         }
 
     def _handle(self, action: Action) -> None:
-        """Take the action that the context asks for after a step."""
-        if action == Action.ASK and not self.context.about_to_be_lost():
+        """Do what the context requests after a step."""
+        if action == Action.CHECK and not self.context.preemption_pending():
             return
         self.context.keep(self.step, self._save)
         if action == Action.STOP:
-            distributed.gather_objects(None)  # Ray ends all workers when the first one ends: rank 0 writes before
-            raise StoppedError(f"stopped after step {self.totals.steps} of epoch {len(self.history)}, as asked")
+            distributed.gather_objects(None)  # barrier: Ray ends all workers with the first, and rank 0 is writing
+            raise StoppedError(f"stopped after step {self.totals.steps} of epoch {len(self.history)}, as requested")
 
     def _step(self, wrapped: nn.Module, batch: Batch, epoch: int) -> dict[str, Tensor]:
         settings = self.optimization

@@ -1,4 +1,4 @@
-"""The machine that a worker runs on: what it is, and how busy it was during an epoch."""
+"""The machine of a worker: its hardware, and its usage during an epoch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UTILIZATION = "utilization_percentage"
 
 
 def hardware() -> str:
-    """Return one line on processor, memory and accelerators, as far as this process may use them."""
+    """Return one line on the CPUs, memory and accelerators that this process may use."""
     memory = psutil.virtual_memory().total / 2**30
     return (
         f"{os.cpu_count()} x {platform.processor() or platform.machine()}, {memory:.0f} GiB memory, {_accelerators()}"
@@ -24,10 +24,10 @@ def hardware() -> str:
 
 
 def usage(device: torch.device) -> dict[str, float]:
-    """Return how busy the machine is, under names that MLflow shows on its page of system metrics.
+    """Return the machine's usage under MLflow's names of system metrics.
 
-    Utilization of the CPUs is since the call before; the first call only starts the clock. Memory is that of the
-    whole machine, of this process and of its GPU, in megabytes.
+    CPU utilization covers the time since the previous call; the first call only starts the counter. Memory is that of
+    the whole machine, of this process and of its GPU, in megabytes.
     """
     memory = psutil.virtual_memory()
     metrics = {
@@ -42,9 +42,9 @@ def usage(device: torch.device) -> dict[str, float]:
 
 
 def combined(usages: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Return the usage of several workers as one: mean utilization, and the memory of the worker that uses most.
+    """Return the usage of several workers as one: mean utilization, largest memory use.
 
-    The names do not depend on the number of workers, so that runs can be compared.
+    The names do not depend on the number of workers, so runs can be compared.
     """
     result = {}
     for name in dict.fromkeys(name for usage in usages for name in usage):
@@ -69,6 +69,6 @@ def _gpu_usage(device: torch.device) -> dict[str, float]:
         "gpu_memory_usage_megabytes": (total - free) / 1e6,
         "gpu_memory_usage_percentage": 100 * (total - free) / total,
     }
-    with contextlib.suppress(Exception):  # without nvidia-ml-py, or where the driver does not tell: one figure less
+    with contextlib.suppress(Exception):  # no figure without nvidia-ml-py or the driver's support
         metrics[f"gpu_{UTILIZATION}"] = torch.cuda.utilization(device)
     return metrics

@@ -1,6 +1,6 @@
-"""How good predictions are, with how much certainty: one formula per function, on ``(n,)`` arrays.
+"""Errors of predictions with confidence intervals: one formula per function, on ``(n,)`` arrays.
 
-Errors have the unit of the property. Where a formula is undefined (targets that are all equal, no metals), it is NaN.
+Errors have the unit of the property. A formula that is undefined (equal targets, no metals) gives NaN.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from crysatom.training.intervals import RESAMPLES, Interval, bootstrap_mean
 Array = NDArray[Any]
 
 GAP_THRESHOLD = 0.1
-"""Electronvolt from which a predicted gap counts as one. A regression does not hit zero: the best on the
-JARVIS-Leaderboard (kgcnn_coGN) errs by 0.05 eV on metals, so that a smaller threshold would take its noise for gaps."""
+"""Predicted gap in eV from which a crystal counts as having one. Regression does not reach zero: the best model on the
+JARVIS-Leaderboard (kgcnn_coGN) errs by 0.05 eV on metals, so a smaller threshold would count its noise as gaps."""
 
 
 def summary(target: Array, prediction: Array, name: str, *, seed: int = 0) -> dict[str, float]:
-    """Return all metrics of a property's predictions, by the names of :mod:`crysatom.names`.
+    """Return all metrics of a property's predictions, named as in :mod:`crysatom.names`.
 
-    Band gaps have further ones, about metals and crystals with a gap.
+    Band gaps have additional metrics for metals and for crystals with a gap.
 
     Raises:
-        ValueError: If the arrays do not fit together, or hold NaN or infinity.
+        ValueError: If the arrays differ in length, or hold NaN or infinity.
 
     """
     error = mae_interval(target, prediction, seed=seed)
@@ -85,8 +85,8 @@ def r2(target: Array, prediction: Array) -> float:
 def mad(target: Array) -> float:
     """Return the mean absolute deviation of these targets about their own mean, mean |y - mean y|.
 
-    The error of predicting the mean. The leaderboard's ``random_guessing_performance`` is the same of the train
-    targets instead.
+    This is the error of predicting the mean. The leaderboard's ``random_guessing_performance`` is the mean absolute
+    deviation of the training targets instead.
     """
     target = np.asarray(target, dtype=np.float64)
     return float(np.abs(target - target.mean()).mean())
@@ -112,7 +112,7 @@ def mae_gapped(target: Array, prediction: Array) -> float:
 
 
 def gap_accuracy(target: Array, prediction: Array, *, threshold: float = GAP_THRESHOLD) -> float:
-    """Return the share of crystals told right: metals (gap zero) below the threshold, in eV, the others from it on."""
+    """Return the share classified correctly: metals (gap zero) below the threshold in eV, the others at or above it."""
     errors(target, prediction)
     return float(((np.asarray(target) > 0) == (np.asarray(prediction) >= threshold)).mean())
 
@@ -125,9 +125,9 @@ def mae_interval(
 
 
 def mae_by_element(target: Array, prediction: Array, holds: Array) -> dict[int, tuple[int, float]]:
-    """Return number and MAE of the crystals that hold an element, by atomic number, for elements that any holds.
+    """Return, by atomic number, the number and MAE of the crystals that contain an element.
 
-    A crystal counts for each of its elements, so that these are no parts of the whole MAE.
+    A crystal counts for each of its elements, so the values do not add up to the overall MAE.
 
     Args:
         target: ``(n,)``.
@@ -147,12 +147,14 @@ def errors(target: Array, prediction: Array) -> Array:
     """Return ``(n,)`` float64 errors, prediction minus target.
 
     Raises:
-        ValueError: If the arrays do not fit together, are empty, or hold NaN or infinity.
+        ValueError: If the arrays differ in length, are empty, or hold NaN or infinity.
 
     """
     target, prediction = np.asarray(target, dtype=np.float64), np.asarray(prediction, dtype=np.float64)
     if target.ndim != 1 or target.shape != prediction.shape or not len(target):
-        raise ValueError(f"targets {target.shape} and predictions {prediction.shape} must be equally many, and some")
+        raise ValueError(
+            f"targets {target.shape} and predictions {prediction.shape} must be equally many, at least one"
+        )
     for what, values in (("targets", target), ("predictions", prediction)):
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):

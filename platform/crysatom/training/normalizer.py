@@ -1,4 +1,4 @@
-"""What a predictor need not learn: the mean and spread of the targets, and what each element contributes."""
+"""What a predictor need not learn: the mean and spread of the targets, and each element's contribution."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Normalizer:
-    """Between a property and a number with mean 0 and standard deviation 1 over the training crystals.
+    """Maps a property to a number with mean 0 and standard deviation 1 over the training crystals.
 
     Attributes:
-        mean: Of the training targets, in the unit of the property.
-        std: Their standard deviation, likewise.
+        mean: Mean of the training targets, in the unit of the property.
+        std: Their standard deviation, in the same unit.
 
     """
 
@@ -44,16 +44,16 @@ class Normalizer:
 
 
 def composition_reference(atomic_numbers: Array, atom_ptr: Array, targets: Array) -> Array:
-    """Return what each element contributes to an intensive property, by least squares.
+    """Return each element's contribution to an intensive property, by least squares.
 
-    The mean over a crystal's atoms of these contributions is the linear function of composition that fits best. Of
-    several that fit equally well, the one nearest to the mean target is taken, which is also the contribution
-    of elements that no training crystal has.
+    The mean of the contributions over a crystal's atoms is the linear function of composition that fits best. If
+    several fit equally well, the one nearest to the mean target is taken. The mean target is also the contribution of
+    elements that no training crystal contains.
 
     Args:
         atomic_numbers: ``(N,)``, atoms of the training crystals, crystal after crystal.
-        atom_ptr: ``(T + 1,)``, where each crystal's atoms begin; the last is N.
-        targets: ``(T,)``.
+        atom_ptr: ``(T + 1,)``, index of each crystal's first atom; the last entry is N.
+        targets: ``(T,)`` targets of the training crystals.
 
     Returns:
         ``(119,)`` float64 by atomic number, in the unit of the property.

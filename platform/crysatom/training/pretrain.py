@@ -1,4 +1,4 @@
-"""Pretraining as every worker runs it: build, train, extract."""
+"""Pretraining as it runs on every worker: build, train, extract."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ Watch = Callable[[Metrics, Callable[[], AtomVectors]], bool]
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainData:
-    """Where batches come from.
+    """The loaders of a pretraining.
 
     Attributes:
-        train: Crystals to learn from.
-        held_out: Crystals to measure by; None if there are none.
+        train: Training crystals.
+        held_out: Crystals to evaluate; None if there are none.
         everything: All crystals, for the extraction.
 
     """
@@ -47,15 +47,15 @@ class PretrainData:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainOutcome:
-    """What a pretraining yields; equal on all workers.
+    """Results of a pretraining; equal on all workers.
 
     Attributes:
         vectors: One vector per element.
-        encoder: What the vectors come from.
+        encoder: Encoder that the vectors come from.
         history: Metrics of each epoch.
-        selected_epoch: The epoch that the vectors come from.
-        cross_correlation: ``(d, d)`` for Barlow Twins, of a batch from all crystals, else None.
-        hardware: Of the workers, one line.
+        selected_epoch: Epoch that the vectors come from.
+        cross_correlation: ``(d, d)`` of a batch of all crystals for Barlow Twins, else None.
+        hardware: The workers' hardware, one line.
 
     """
 
@@ -71,7 +71,7 @@ def resident_data(config: PretrainConfig, folder: Path, device: torch.device) ->
     """Load all graphs of a shard folder into memory.
 
     Raises:
-        ValueError: If fewer than two crystals are left to learn from.
+        ValueError: If fewer than two training crystals are left.
 
     """
     arrays = load(folder)
@@ -79,7 +79,7 @@ def resident_data(config: PretrainConfig, folder: Path, device: torch.device) ->
     held_out = is_held_out(arrays.material_keys, config.holdout_fraction)
     if (~held_out).sum() < 2:
         raise ValueError(
-            f"{held_out.sum()} of {len(held_out)} crystals are held out, too few are left to learn from; "
+            f"{held_out.sum()} of {len(held_out)} crystals are held out, too few are left to train on; "
             "lower --holdout-fraction"
         )
 
@@ -114,13 +114,13 @@ def pretrain(
 
     Args:
         config: What to train.
-        data: To learn from.
+        data: Crystals to train on.
         context: Where it runs.
-        watch: Called after each epoch with its metrics, to which it may add, and a function that extracts the vectors
-            as they are; all workers call both together. True ends the training.
+        watch: Called after each epoch with its metrics, which it may extend, and a function that extracts the current
+            vectors. All workers call both together. Returning True stops the training.
 
     Raises:
-        NonFiniteLossError: If the loss of a batch is not a number.
+        NonFiniteLossError: If the loss or the gradient of a batch is not finite.
 
     """
     features = element_features(config.encoder.node_features)
@@ -164,7 +164,7 @@ def pretrain(
 
 @torch.no_grad()
 def extract(model: Objective | NodeLevelObjective, everything: Loader) -> AtomVectors:
-    """Return the mean over all sites of each element, in evaluation mode, merged over workers."""
+    """Return each element's vector: the mean over all its sites, in evaluation mode, merged over workers."""
     model.eval()
     moments = ElementMoments.empty(model.config.encoder.embedding_dim, next(model.parameters()).device)
     for batch in everything.epoch(0):
@@ -173,11 +173,11 @@ def extract(model: Objective | NodeLevelObjective, everything: Loader) -> AtomVe
 
 
 class Algorithm1Recorder:
-    """The published extraction: a table that each batch of an epoch overwrites, emptied when an epoch begins.
+    """The published extraction: a table that every batch overwrites, emptied at the start of each epoch.
 
     Args:
-        dim: D.
-        device: Where the vectors are.
+        dim: D, length of a vector.
+        device: Device of the vectors.
 
     """
 
@@ -188,7 +188,7 @@ class Algorithm1Recorder:
         }
 
     def record(self, batch: Batch, terms: dict[str, Any], first: bool) -> None:
-        """Take in a batch, by the vectors from before its weight update; the first of an epoch empties the table."""
+        """Record a batch, with its vectors from before the weight update; an epoch's first batch empties the table."""
         if first:
             for tensor in self.tensors.values():
                 tensor.zero_()

@@ -1,4 +1,4 @@
-"""Property prediction as every worker runs it: build, train, predict."""
+"""Property prediction as it runs on every worker: build, train, predict."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ from crysatom.vectors.table import AtomVectors
 Array = NDArray[Any]
 
 EVALUATION_BATCH = 256
-"""Crystals in a batch that is only predicted: whatever it is, the predictions are the same."""
+"""Crystals in a batch for prediction only; it does not change the predictions."""
 
 
 class Regression(nn.Module):
-    """A predictor with what makes its output a property: normalization, and a reference per element if there is one.
+    """A predictor that returns a property: with normalization, and a reference per element if given.
 
-    Sums over the global batch are taken in float64 and by the rule of :mod:`crysatom.distributed`.
+    Sums over the global batch are taken in float64, as described in :mod:`crysatom.distributed`.
 
     Args:
-        predictor: Its outputs are normalized.
-        normalizer: Of the training targets less the reference.
-        reference: ``(119,)``, what each element contributes, by atomic number; None: nothing.
+        predictor: Predicts normalized targets.
+        normalizer: Mean and spread of the training targets minus the reference.
+        reference: ``(119,)``, each element's contribution, by atomic number; None: no reference.
         criterion: Loss of the normalized target.
-        distillation: Part of the training loss, by a pretrained teacher; None: no part. Not part of the model that
-            is kept.
+        distillation: Part of the training loss that comes from a pretrained teacher; None: no such part. It is not
+            saved with the model.
 
     """
 
@@ -77,11 +77,12 @@ class Regression(nn.Module):
     def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:  # noqa: ARG002 - the loop's signature
         """Return the loss, and the mean absolute error in the unit of the property, over the global batch.
 
-        In training mode the loss of a distilled predictor is (1 - w) of its own plus w of the distillation's.
+        In training mode with distillation the loss is (1 - w) times the property loss plus w times the distillation
+        loss.
 
         Args:
-            batch: With ``target`` (B,).
-            epoch: Of no importance here.
+            batch: Graphs with ``target`` (B,).
+            epoch: Not used.
 
         """
         target = (batch.target - self.baseline(batch)) / self.std
@@ -104,7 +105,7 @@ class Regression(nn.Module):
         return prediction
 
     def baseline(self, batch: Batch) -> Tensor:
-        """Return what is predicted of B crystals before anything is learned, ``(B,)``."""
+        """Return the prediction for B crystals before any training, ``(B,)``."""
         return pool(self.reference[batch.atomic_numbers][:, None], batch)[:, 0] + self.mean
 
     def _loss(self, error: Tensor) -> Tensor:
@@ -117,7 +118,7 @@ class Regression(nn.Module):
 
 @torch.no_grad()
 def predictions(model: Regression, loader: Loader) -> tuple[Array, Array]:
-    """Predict all crystals of a loader with targets, in evaluation mode, each worker its share.
+    """Predict all crystals of a loader with targets, in evaluation mode; each worker predicts its share.
 
     Returns:
         ``(n,)`` indices of the crystals, ascending, and their ``(n,)`` float64 predictions; the same on all workers.
@@ -135,19 +136,19 @@ def predictions(model: Regression, loader: Loader) -> tuple[Array, Array]:
 
 @dataclass(frozen=True, kw_only=True)
 class RegressionTask:
-    """All that decides what is learned, beside the configuration; can be sent to workers.
+    """What to learn, beside the configuration; can be sent to workers.
 
     Attributes:
         shards: Folder of graph shards with M crystals.
-        labels: ``(M,)`` float64, in the unit of the property; NaN for crystals without one.
-        parts: Indices of the crystals of ``train``, ``val`` and, where it may be read, ``test``, ascending.
-        vectors: As the predictor is to see them.
-        normalizer: Of the training targets, less the reference.
-        reference: ``(119,)``, or None.
-        init: Encoder whose weights the predictor starts from, or None.
-        teacher: Encoder that it is distilled from, or None.
-        start: State of a trained model that the training starts from, or None. Vectors, normalizer and reference are
-            then that model's.
+        labels: ``(M,)`` float64, in the unit of the property; NaN for crystals without a label.
+        parts: Ascending indices of the crystals of ``train``, ``val`` and, if they may be read, ``test``.
+        vectors: Atom vectors as the predictor reads them.
+        normalizer: Mean and spread of the training targets minus the reference.
+        reference: ``(119,)`` contributions of the elements, or None.
+        init: Encoder that initializes the predictor, or None.
+        teacher: Encoder for distillation, or None.
+        start: State of a trained model to start from, or None. Vectors, normalizer and reference are then those of this
+            model.
 
     """
 
@@ -164,16 +165,16 @@ class RegressionTask:
 
 @dataclass(frozen=True, kw_only=True)
 class RegressionOutcome:
-    """What a training yields; equal on all workers but for their hardware and its speed.
+    """Results of a training; equal on all workers except hardware and its speed.
 
     Attributes:
         history: Metrics of each epoch.
-        selected_epoch: The epoch that the model is of.
-        predictions: Of the crystals of ``val`` and ``test``, in the order of the task's parts.
+        selected_epoch: Epoch whose weights the model has.
+        predictions: Predictions for ``val`` and ``test``, in the order of the task's parts.
         state: The model's tensors, on the CPU.
-        num_parameters: Numbers of the model that were trained.
-        test_seconds: Time that the prediction of the test crystals took on this worker.
-        hardware: Of the workers, one line.
+        num_parameters: Number of trained parameters.
+        test_seconds: Seconds that this worker took to predict the test crystals.
+        hardware: The workers' hardware, one line.
 
     """
 
@@ -187,7 +188,7 @@ class RegressionOutcome:
 
 
 def spec_of(config: DownstreamConfig) -> PredictorSpec:
-    """Return the predictor that a configuration asks for.
+    """Return the specification of the configured predictor.
 
     Raises:
         ValueError: If it cannot be built.
@@ -204,7 +205,7 @@ def spec_of(config: DownstreamConfig) -> PredictorSpec:
 def build_regression(config: DownstreamConfig, task: RegressionTask) -> Regression:
     """Return the model with its seeded initial weights, equal on every machine.
 
-    Pretrained weights replace some; the others are those that it would have without.
+    Pretrained weights replace some of them; the others do not change.
     """
     torch.manual_seed(config.seed)
     predictor = build_predictor(spec_of(config), task.vectors)
@@ -218,7 +219,7 @@ def build_regression(config: DownstreamConfig, task: RegressionTask) -> Regressi
     )
     model = Regression(predictor, task.normalizer, task.reference, config.optimization.criterion, distillation)
     if task.start is not None:
-        model.load_state_dict(dict(task.start), strict=distillation is None)  # which has weights of its own
+        model.load_state_dict(dict(task.start), strict=distillation is None)  # distillation adds weights
     return model
 
 
@@ -249,16 +250,16 @@ def train_predictor(
     context: Context,
     watch: Callable[[Metrics], bool] | None = None,
 ) -> RegressionOutcome:
-    """Train on this worker's share of the training crystals; at the end, and only then, predict the test crystals.
+    """Train on this worker's share of the training crystals; predict the test crystals only at the end.
 
     Args:
-        config: With one seed.
-        task: What to learn; where its parts have no test crystals, none are predicted.
+        config: Configuration with one seed.
+        task: What to learn; without test crystals in its parts, none are predicted.
         context: Where it runs.
-        watch: Called after each epoch with its metrics; True ends the training.
+        watch: Called after each epoch with its metrics; returning True stops the training.
 
     Raises:
-        NonFiniteLossError: If the loss of a batch is not a number.
+        NonFiniteLossError: If the loss or the gradient of a batch is not finite.
 
     """
     data = labeled_data(config, task, context.device)

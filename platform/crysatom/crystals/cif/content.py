@@ -45,7 +45,7 @@ class Content:
     """Stated content of a cell.
 
     Attributes:
-        said: ``_chemical_formula_sum`` as written.
+        declared: ``_chemical_formula_sum`` as written.
         formula: Atoms of each element in a formula unit, by atomic number; None if missing or unreadable.
         units: Z, the number of formula units in a cell; None if missing.
         volume: In cubic angstrom; None if missing.
@@ -53,7 +53,7 @@ class Content:
 
     """
 
-    said: str
+    declared: str
     formula: Formula | None
     units: float | None
     volume: float | None
@@ -62,8 +62,8 @@ class Content:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes on content that could not be compared."""
-        unread = self.said and self.formula is None
-        return (f"the formula could not be read and was not compared: {short(self.said, 60)!r}",) if unread else ()
+        unread = self.declared and self.formula is None
+        return (f"the formula could not be read and was not compared: {short(self.declared, 60)!r}",) if unread else ()
 
     def require_volume(self, volume: float) -> None:
         """Raise if the volume of the cell differs from the stated one.
@@ -102,16 +102,16 @@ class Content:
             share, present = formula.get(z, 0.0) / total, counts[z] / num_atoms
             if abs(share - present) > SHARE_TOLERANCE or (share > 0) != (present > 0):
                 message = (
-                    f"the formula {short(self.said)!r} has {share:.1%} {SYMBOLS[z - 1]}, the listed atoms "
+                    f"the formula {short(self.declared)!r} has {share:.1%} {SYMBOLS[z - 1]}, the listed atoms "
                     f"{present:.1%}; add the missing sites or symmetry operations, or correct {FORMULA_TAG}"
                 )
                 raise Rejection(Reason.FORMULA_MISMATCH, message)
         if self.units is None:
             return
-        expected = [self.units] + [1.0] * (_units_by_pymatgen(self.said) == self.units)
+        expected = [self.units] + [1.0] * (_units_by_pymatgen(self.declared) == self.units)
         if not any(all(abs(n * formula[z] - counts[z]) <= ATOM_TOLERANCE for z in formula) for n in expected):
             message = (
-                f"{spelled(UNITS_TAG)} {self.units:g} and the formula {short(self.said)!r} mean "
+                f"{spelled(UNITS_TAG)} {self.units:g} and the formula {short(self.declared)!r} mean "
                 f"{self.units * total:g} atoms, the sites and their symmetry operations give {num_atoms}; "
                 "add the missing operations, or correct them"
             )
@@ -125,9 +125,9 @@ def stated_content(block: Block) -> Content:
         Rejection: If Z, volume or density is not a positive number.
 
     """
-    said = block.text(FORMULA_TAG) or ""
+    declared = block.text(FORMULA_TAG) or ""
     units, volume, density = (_positive(block, tag) for tag in (UNITS_TAG, VOLUME_TAG, DENSITY_TAG))
-    return Content(said=said, formula=parse_formula(said), units=units, volume=volume, density=density)
+    return Content(declared=declared, formula=parse_formula(declared), units=units, volume=volume, density=density)
 
 
 def _positive(block: Block, tag: str) -> float | None:

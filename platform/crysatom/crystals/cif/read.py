@@ -88,18 +88,18 @@ def parse_cif(content: bytes, limits: Limits) -> CifCrystal:
     operations = listed_operations(block)
     if operations is None:
         settings = named_settings(block, lattice)
-        atoms, said = reading.unsymmetric() if settings is None else reading.one_of(settings)
+        atoms, notes_read = reading.unsymmetric() if settings is None else reading.one_of(settings)
     else:
-        atoms, said = reading.under(operations), ()
+        atoms, notes_read = reading.under(operations), ()
     _require_apart(lattice, atoms)
     if atoms.num_shifted:
         note = f"{atoms.num_shifted} sites, moved by at most {atoms.largest_shift:.4f} angstrom"
-        said += (f"rounded coordinates were taken for special positions: {note}",)
+        notes_read += (f"rounded coordinates were taken for special positions: {note}",)
     return CifCrystal(
         lattice=lattice,
         frac_coords=atoms.frac_coords,
         atomic_numbers=atoms.atomic_numbers,
-        notes=(*notes, *sites.notes, *reading.content.notes, *said),
+        notes=(*notes, *sites.notes, *reading.content.notes, *notes_read),
     )
 
 

@@ -105,16 +105,17 @@ def named_settings(block: Block, lattice: NDArray[np.float64]) -> list[Setting] 
     if not given:
         return None
     meant = [settings for tag, text in given.items() if (settings := _meant(tag, text)) is not None]
-    said = ", ".join(f"{spelled(tag)} {short(text, 40)!r}" for tag, text in given.items())
+    declared = ", ".join(f"{spelled(tag)} {short(text, 40)!r}" for tag, text in given.items())
     if not meant:
-        raise Rejection(Reason.SYMMETRY, f"{said} alone does not determine the symmetry operations; add them")
+        raise Rejection(Reason.SYMMETRY, f"{declared} alone does not determine the symmetry operations; add them")
     common = [setting for setting in meant[0] if all(setting in settings for settings in meant[1:])]
     if not common:
-        raise Rejection(Reason.CONTRADICTION, f"{said} are different space groups; add the symmetry operations")
+        raise Rejection(Reason.CONTRADICTION, f"{declared} are different space groups; add the symmetry operations")
     fitting = [setting for setting in common if setting.operations.fit(lattice)]
     if not fitting:
         raise Rejection(
-            Reason.CONTRADICTION, f"the cell does not have the symmetry of {said}; correct one, or add the operations"
+            Reason.CONTRADICTION,
+            f"the cell does not have the symmetry of {declared}; correct one, or add the operations",
         )
     usual = [setting for setting in fitting if setting.has_unique_axis_b]
     return usual or fitting

@@ -77,8 +77,8 @@ def open_ase_json(path: str, document: dict[str, Any]) -> Source:
     for row, content in document.items():
         for number in _atomic_numbers(content):
             if type(number) is not int:
-                said = f"atomic number {short(number)} in row {short(row)} is no whole number"
-                raise ValueError(f"{path}: {said}; correct it")
+                problem = f"atomic number {short(number)} in row {short(row)} is no whole number"
+                raise ValueError(f"{path}: {problem}; correct it")
     return Source(name=path, records=partial(confined, __name__, path, "json"), total=len(document["ids"]))
 
 

@@ -14,12 +14,12 @@ from crysatom.crystals.text_table import (
     SEPARATORS,
     Column,
     Line,
+    describe_missing,
+    describe_odd,
     is_missing,
     number,
     read_text_table,
     require_distinct,
-    says_missing,
-    says_odd,
     typed,
 )
 
@@ -75,19 +75,19 @@ def read_id_prop(path: Path, known: Collection[str]) -> list[Row]:
     found = [(line, cells) for line, cells in lines if cells[0] in known]
     columns = {name: typed([cells[i] for _, cells in found]) for i, name in enumerate(names, start=1) if name}
     how = f"header in line {table.lines[0][0]}" if has_header else "no header"
-    _say(path, f"separated by {SEPARATORS[table.separator]}, {how}", columns, [line for line, _ in found])
+    _log_columns(path, f"separated by {SEPARATORS[table.separator]}, {how}", columns, [line for line, _ in found])
     values = {line: {name: c.values[i] for name, c in columns.items()} for i, (line, _) in enumerate(found)}
     return [Row(line=line, material_id=cells[0], properties=values.get(line, {})) for line, cells in lines]
 
 
-def _say(path: Path, how: str, columns: dict[str, Column], lines: list[int]) -> None:
+def _log_columns(path: Path, how: str, columns: dict[str, Column], lines: list[int]) -> None:
     kinds = ", ".join(f"{short(name)} ({column.kind})" for name, column in columns.items()) or "none"
     logger.info("%s: %s; columns: %s", path, how, short(kinds, 1000))
     for name, column in columns.items():
         if column.missing:
-            logger.info("%s: %s", path, says_missing(name, column, lines))
+            logger.info("%s: %s", path, describe_missing(name, column, lines))
         if column.odd:
-            logger.warning("%s: %s", path, says_odd(name, column, lines))
+            logger.warning("%s: %s", path, describe_odd(name, column, lines))
 
 
 def _require_equal_lengths(path: Path, lines: list[Line]) -> None:

@@ -40,12 +40,12 @@ def no_such_file(folder: Path, name: str, shapes: Mapping[str, str]) -> str:
         shapes: File names by their normalized names, see :func:`by_shape`.
 
     """
-    told, meant = short(name), shapes.get(_shape(name))
+    shown, meant = short(name), shapes.get(_shape(name))
     if meant is not None:
-        return f"there is no {told}.cif beside it, but {short(meant)}: {_cause(name, meant)}; write the id as its file"
+        return f"there is no {shown}.cif beside it, but {short(meant)}: {_cause(name, meant)}; write the id as its file"
     if Path(name).name == name and len(name.encode()) <= _LONGEST_NAME and (folder / name).is_file():
-        return f"{told} is neither a CIF nor a POSCAR, and other files cannot be listed; convert it"
-    what = told if Path(name).suffix else f"{told}.cif"
+        return f"{shown} is neither a CIF nor a POSCAR, and other files cannot be listed; convert it"
+    what = shown if Path(name).suffix else f"{shown}.cif"
     return f"there is no {what} beside it; add the file, or remove the row"
 
 
