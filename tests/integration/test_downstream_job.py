@@ -184,7 +184,7 @@ def test_mlflow_loads_the_model_without_unpickling_and_it_says_what_it_cannot_pr
             "",
             "crystal 1: not a CIF, it has no data_ block; is it a web page or another format?",
             "",
-            "crystal 3: a float is neither the text of a CIF nor a dictionary as of Structure.as_dict()",
+            "crystal 3: a float is neither the text of a CIF nor a dictionary from Structure.as_dict()",
         ]
     for same in (pd.Series([CIF, CIF], index=["a", "b"]), pd.DataFrame({"cif": [CIF, CIF]}, index=["a", "b"])):
         column = model.predict(same)
