@@ -111,7 +111,7 @@ def run(config: DownstreamConfig) -> list[FinishedRun]:
 
     """
     build_predictor(spec_of(config), one_hot())  # fail at once on an unknown name or option
-    paths = Paths.of(config.output.out, config.tracking.tracking_uri)
+    paths = Paths.of(config.output, config.tracking)
     init, teacher = pretrained_encoders(config, paths.tracking_uri)
     start = given_model(config, paths.tracking_uri)
     start_ray(config.workers.num_workers)

@@ -79,7 +79,7 @@ def run(config: PretrainConfig) -> FinishedRun:
 
     """
     start_ray(config.workers.num_workers)
-    paths = Paths.of(config.output.out, config.tracking.tracking_uri)
+    paths = Paths.of(config.output, config.tracking)
     shards = prepare(
         config.source,
         config.limits,

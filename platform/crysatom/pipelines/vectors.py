@@ -71,7 +71,7 @@ def run(config: VectorsConfig) -> FinishedVectors:
 
     """
     start_ray(config.num_workers)
-    paths = Paths.of(config.output.out, config.tracking.tracking_uri)
+    paths = Paths.of(config.output, config.tracking)
     shards = prepare(config.source, config.limits, config.graph, paths.out, num_workers=config.num_workers)
     data_digest = _data_digest(shards)
     name = config.output.name or f"{config.method}-{digest(config)}-{data_digest[:8]}"

@@ -167,7 +167,8 @@ def opened(  # noqa: PLR0913 - what identifies a run, and how it is opened
             | source_tags(),
             resume=True,  # the claim has already checked this
         )
-        with _note_on_interrupt(folder), _report_failure(run), explain_disk_full(folder.path):
+        resumes = "resume" in config.names()
+        with _note_on_interrupt(folder), _report_failure(run), explain_disk_full(folder.path, resumes=resumes):
             yield run
         assert run.ended, "the block neither finished nor left the run"
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from crysatom.config.groups import Output, Store
 from crysatom.config.home import base_folder, default_tracking_uri
 
 _PERMUTED = re.compile(r"^permuted:(?:[0-9]+:)?")
@@ -30,9 +31,9 @@ class Paths:
     tracking_uri: str
 
     @classmethod
-    def of(cls, out: str, tracking_uri: str) -> Paths:
+    def of(cls, output: Output, tracking: Store) -> Paths:
         """Return the paths of a job with these settings."""
-        return cls(resolve(out), default_tracking_uri(tracking_uri))
+        return cls(resolve(output.out), default_tracking_uri(tracking.tracking_uri))
 
 
 def find(path: str) -> Path:

@@ -107,7 +107,7 @@ def run(config: TuneConfig, space: SearchSpace) -> FinishedSweep:
     start_ray(1)  # trials always run on Ray
     room = concurrent_trials(config.workers)
     concurrent = min(config.workers.max_concurrent or room, room, len(configs))
-    paths = Paths.of(config.output.out, config.tracking.tracking_uri)
+    paths = Paths.of(config.output, config.tracking)
     shards = prepare(base.source, base.limits, base.graph, paths.out, num_workers=1, resume=config.output.resume)
     data = {name: _labels(config, base, name, shards, paths) for name in properties(config, space)}
     _check_memory(base, shards, concurrent)

@@ -29,8 +29,12 @@ def room(folder: Path) -> str:
 
 
 @contextmanager
-def explain_disk_full(folder: Path) -> Iterator[None]:
+def explain_disk_full(folder: Path, *, resumes: bool) -> Iterator[None]:
     """Turn a full-disk error into one that says what to do.
+
+    Args:
+        folder: Folder of the run.
+        resumes: Whether the job has a flag ``--resume``.
 
     Raises:
         FullDiskError: If the block raises because the disk is full.
@@ -43,5 +47,6 @@ def explain_disk_full(folder: Path) -> Iterator[None]:
             raise
         raise FullDiskError(
             f"{error.strerror}: the results of {folder} could not be written ({room(folder)}). Make room, then give "
-            "the same command with --resume, which continues from the last complete checkpoint"
+            "the same command"
+            + (" with --resume, which continues from the last complete checkpoint" if resumes else " again")
         ) from error

@@ -45,7 +45,7 @@ def run(config: ChemistryConfig) -> str:
     """
     if config.maps == "all":
         require_map_packages()
-    paths = Paths.of(config.output.out, config.tracking.tracking_uri)
+    paths = Paths.of(config.output, config.tracking)
     given = {name: given_table(vectors, paths.tracking_uri) for name, vectors in config.tables}
     _require_distinct_files(given)
     identity = _identity(given)

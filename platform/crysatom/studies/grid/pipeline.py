@@ -72,7 +72,7 @@ def run(config: GridConfig, grid: Grid) -> GridReport:
         ValueError: If data or flags cannot be used, or another study is running in the folder.
 
     """
-    paths = Paths.of(config.output.out, config.tracking.tracking_uri)
+    paths = Paths.of(config.output, config.tracking)
     paths.out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(paths.out / ".study.lock", timeout=0):
