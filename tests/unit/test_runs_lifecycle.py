@@ -88,7 +88,7 @@ def test_a_signal_is_no_failure(paths: Paths, signal: type[BaseException]) -> No
 
 
 def test_every_run_explains_a_full_disk(paths: Paths) -> None:
-    with pytest.raises(FullDiskError, match="Make room, then give the same command again$"), run_of(paths):
+    with pytest.raises(FullDiskError, match=r"Make room, then give the same command again$"), run_of(paths):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert statuses(paths) == ["FAILED"]
 
