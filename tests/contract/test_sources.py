@@ -14,7 +14,7 @@ import pytest
 
 from crysatom.config import IngestConfig
 from crysatom.crystals.ingest import IngestReport, ingest_plain
-from crysatom.crystals.record import Raw
+from crysatom.crystals.record import Record
 from crysatom.crystals.sources import ase_files, open_source, require_source
 from crysatom.crystals.sources.registry import KINDS, kind_of, known_sources
 from crysatom.crystals.table import read_table
@@ -83,7 +83,7 @@ def test_a_source_can_be_read_again(name: str, tmp_path: Path) -> None:
     source = open_source(EXAMPLES[name](tmp_path))
     records = list(source.records())
     assert records == list(source.records())
-    assert all(isinstance(record, Raw) for record in records)
+    assert all(isinstance(record, Record) for record in records)
     assert all(source.name in record.source for record in records if name != "folder")
     assert source.total in {None, len(records)}
 
@@ -98,7 +98,7 @@ def test_a_vanished_file_is_reported(name: str, tmp_path: Path) -> None:
     left = list(source.records())
     if left != there:
         assert left
-        assert not isinstance(left[-1], Raw)
+        assert not isinstance(left[-1], Record)
     with pytest.raises(ValueError, match="does not exist; known are"):
         open_source(path)
 

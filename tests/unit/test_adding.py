@@ -47,7 +47,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from crysatom.crystals.quarantine import Reason, Rejected
-from crysatom.crystals.record import Raw
+from crysatom.crystals.record import Record
 from crysatom.crystals.sources.base import Source, rejected
 
 
@@ -55,7 +55,7 @@ def open_toy(path: str) -> Source:
     return Source(name=path, records=lambda: _records(path))
 
 
-def _records(path: str) -> Iterator[Raw | Rejected]:
+def _records(path: str) -> Iterator[Record | Rejected]:
     \"\"\"Yield a cubic crystal of one atom for each line: element and length.\"\"\"
     try:
         lines = Path(path).read_text(errors="replace").splitlines()
@@ -73,7 +73,7 @@ def _records(path: str) -> Iterator[Raw | Rejected]:
             continue
         site = {"species": [{"element": element, "occu": 1}], "abc": [0, 0, 0]}
         content = json.dumps({"@class": "Structure", "lattice": {"matrix": lattice}, "sites": [site]}).encode()
-        yield Raw(material_id=name, source=where, format="json", content=content)
+        yield Record(material_id=name, source=where, format="json", content=content)
 """
 
 STUDY = """

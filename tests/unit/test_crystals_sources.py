@@ -23,7 +23,7 @@ from crysatom.config import IngestConfig
 from crysatom.crystals.checks import DEFAULT_LIMITS
 from crysatom.crystals.examine import examine
 from crysatom.crystals.ingest import LOCK_FILE, IngestReport, ingest_plain
-from crysatom.crystals.record import Raw
+from crysatom.crystals.record import Record
 from crysatom.crystals.sources import open_source, read_source
 from crysatom.crystals.table import Crystal, read_table
 from tests.unit.broken_inputs import cif
@@ -35,7 +35,7 @@ PROTOTYPES = 8
 @pytest.fixture(scope="module")
 def structures() -> dict[str, Structure]:
     """Some embedded crystals by id, as read by pymatgen."""
-    records = [r for r in read_source("aflow:prototypes") if isinstance(r, Raw)]
+    records = [r for r in read_source("aflow:prototypes") if isinstance(r, Record)]
     return {
         r.material_id: Structure.from_dict(json.loads(r.content)) for r in records[:: 288 // PROTOTYPES][:PROTOTYPES]
     }
@@ -80,7 +80,7 @@ def test_embedded_crystals(tmp_path: Path) -> None:
 
 def test_embedded_crystals_are_read_as_pymatgen_reads_them() -> None:
     for raw in read_source("aflow:prototypes"):
-        assert isinstance(raw, Raw)
+        assert isinstance(raw, Record)
         crystal = examine(raw, DEFAULT_LIMITS)
         expected = Structure.from_dict(json.loads(raw.content))
         assert isinstance(crystal, Crystal)
@@ -103,7 +103,7 @@ def test_cif_with_symmetry_is_expanded_as_pymatgen_does(structures: dict[str, St
     for name, structure in structures.items():
         path = tmp_path / f"{name}.cif"
         structure.to(filename=str(path), symprec=1e-3)
-        raw = Raw(material_id=name, source="", format="cif", content=path.read_bytes())
+        raw = Record(material_id=name, source="", format="cif", content=path.read_bytes())
         crystal = examine(raw, DEFAULT_LIMITS)
         expected = Structure.from_file(path)
         assert isinstance(crystal, Crystal)
@@ -201,7 +201,7 @@ def test_a_line_of_just_the_largest_size_costs_no_other(
     (tmp_path / "s.jsonl").write_bytes(b"".join(lines))
     monkeypatch.setattr("crysatom.crystals.sources.records.MOST_LINE_BYTES", limit)
     records = list(read_source(str(tmp_path / "s.jsonl")))
-    assert [isinstance(record, Raw) for record in records] == [k != 1 or excess <= 0 for k in range(len(lines))]
+    assert [isinstance(record, Record) for record in records] == [k != 1 or excess <= 0 for k in range(len(lines))]
     assert [record.source.rpartition(":")[2] for record in records] == [str(k + 1) for k in range(len(lines))]
 
 
@@ -219,7 +219,7 @@ def test_a_row_without_atoms_after_one_of_the_most_costs_no_other(
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     records = list(read_source(str(tmp_path / "a.parquet")))
     assert [record.source.rpartition("#")[2] for record in records] == ["0", "1", "2", "3", "4", "5"]
-    assert [isinstance(record, Raw) for record in records] == [True, True, True, False, True, True]
+    assert [isinstance(record, Record) for record in records] == [True, True, True, False, True, True]
 
 
 @pytest.mark.parametrize("name", ["s.xyz", "s.db", "s.traj"])
@@ -307,7 +307,7 @@ def test_terminal_is_not_spammed(
 def test_jarvis_table(test_data: Path, tmp_path: Path) -> None:
     """JARVIS has some ids in several rows: the first is kept, the other 11 are in the quarantine."""
     source = open_source(str(test_data / "jarvis_dft_3d.parquet"))
-    records = [r for r in source.records() if isinstance(r, Raw)]
+    records = [r for r in source.records() if isinstance(r, Record)]
     assert len(records) == source.total == 55_723
     repeated = [name for name, count in Counter(r.material_id for r in records).items() if count > 1]
     table = pq.read_table(test_data / "jarvis_dft_3d.parquet", filters=[("material_id", "in", repeated)])

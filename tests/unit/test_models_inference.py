@@ -12,7 +12,7 @@ import torch
 
 from crysatom.config import GraphSpec, Limits
 from crysatom.config.downstream import default
-from crysatom.crystals.record import Raw, to_batch
+from crysatom.crystals.record import Record, to_batch
 from crysatom.crystals.sources import read_source
 from crysatom.models import inference
 from crysatom.models.files import load_model
@@ -42,7 +42,7 @@ def predictions(outcome: pa.Table) -> np.ndarray:
 
 
 def raw(text: str) -> pa.Table:
-    return to_batch([Raw(material_id="a", source="a.cif", format="cif", content=text.encode())])
+    return to_batch([Record(material_id="a", source="a.cif", format="cif", content=text.encode())])
 
 
 def test_a_crystal_is_predicted_as_the_model_itself_does(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from crysatom.config import GraphSpec, Limits
 from crysatom.config.downstream import default
-from crysatom.crystals.record import Raw, to_batch
+from crysatom.crystals.record import Record, to_batch
 from crysatom.crystals.table import read_table
 from crysatom.models.inference import Ensemble, open_model
 from crysatom.models.ranges import joined, ranges_of
@@ -31,7 +31,7 @@ def cube(length: float, sites: str = NEAR) -> str:
 
 
 def flags(text: str, *folders: Path) -> str:
-    raw = to_batch([Raw(material_id="a", source="a.cif", format="cif", content=text.encode())])
+    raw = to_batch([Record(material_id="a", source="a.cif", format="cif", content=text.encode())])
     [row] = Ensemble(tuple(open_model(folder) for folder in folders), Limits()).predict_records(raw).to_pylist()
     assert row["prediction"] is not None, row["detail"]
     return str(row["flags"])

@@ -15,7 +15,7 @@ from crysatom.crystals.cif import parse_cif
 from crysatom.crystals.formula import reduced_formula
 from crysatom.crystals.poscar import parse_poscar
 from crysatom.crystals.quarantine import Rejected, Rejection
-from crysatom.crystals.record import PROPERTIES_JSON, Raw, from_batch, unpack_arrays
+from crysatom.crystals.record import PROPERTIES_JSON, Record, from_batch, unpack_arrays
 from crysatom.crystals.structure_json import parse_structure_json
 from crysatom.crystals.table import STRUCTURE_FIELDS, Crystal
 from crysatom.names import (
@@ -35,7 +35,7 @@ OUTCOME_SCHEMA = pa.schema([f.with_nullable(True) for f in STRUCTURE_FIELDS] + _
 """One row per raw record: structure columns, properties and note if accepted, reason and detail if not."""
 
 
-def examine(raw: Raw | Rejected, limits: Limits) -> Crystal | Rejected:
+def examine(raw: Record | Rejected, limits: Limits) -> Crystal | Rejected:
     """Parse and check one record."""
     if isinstance(raw, Rejected):
         return raw
@@ -47,7 +47,7 @@ def examine(raw: Raw | Rejected, limits: Limits) -> Crystal | Rejected:
     return replace(crystal, atomic_numbers=crystal.atomic_numbers.astype(np.uint8))
 
 
-def parse(raw: Raw, limits: Limits) -> Crystal:
+def parse(raw: Record, limits: Limits) -> Crystal:
     """Return the unchecked crystal of a record; its atomic numbers are int64 and may be invalid.
 
     Raises:

@@ -24,7 +24,7 @@ from crysatom.crystals.examine import examine_batch
 from crysatom.crystals.notes import Notes, writing_notes
 from crysatom.crystals.properties import PropertyTypes, property_array
 from crysatom.crystals.quarantine import QUARANTINE_SCHEMA, FirstOfEachId, Rejected
-from crysatom.crystals.record import PROPERTIES_JSON, Raw, to_batch
+from crysatom.crystals.record import PROPERTIES_JSON, Record, to_batch
 from crysatom.crystals.rejections import Rejections, streamed, to_parquet
 from crysatom.crystals.sources import Source, open_source
 from crysatom.crystals.table import STRUCTURE_COLUMNS, STRUCTURE_FIELDS, table_writer, write_table
@@ -145,18 +145,18 @@ class ReadCount:
 
     def batches(self, source: Source) -> Iterator[pa.Table]:
         """Yield the records of a source in batches with at most :data:`BATCH_RECORDS` to parse."""
-        batch: list[Raw | Rejected] = []
+        batch: list[Record | Rejected] = []
         to_parse = 0
         for record in source.records():
             batch.append(record)
-            to_parse += isinstance(record, Raw)
+            to_parse += isinstance(record, Record)
             if to_parse == BATCH_RECORDS or len(batch) == BATCH_ROWS:
                 yield self._counted(batch)
                 batch, to_parse = [], 0
         if batch:
             yield self._counted(batch)
 
-    def _counted(self, batch: list[Raw | Rejected]) -> pa.Table:
+    def _counted(self, batch: list[Record | Rejected]) -> pa.Table:
         self.count += len(batch)
         return to_batch(batch)
 

@@ -1,4 +1,4 @@
-"""Raw, unverified records of a source, and batches of them."""
+"""Record, unverified records of a source, and batches of them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RAW_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Raw:
+class Record:
     """One record of a source.
 
     Attributes:
@@ -80,12 +80,12 @@ def unpack_arrays(content: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return values[:9].reshape(3, 3), coords, numbers.astype(np.int64)
 
 
-def to_batch(records: Iterable[Raw | Rejected]) -> pa.Table:
+def to_batch(records: Iterable[Record | Rejected]) -> pa.Table:
     """Return records as a table with :data:`RAW_SCHEMA`, in order."""
     return pa.Table.from_pylist([_row(record) for record in records], schema=RAW_SCHEMA)
 
 
-def _row(record: Raw | Rejected) -> dict[str, Any]:
+def _row(record: Record | Rejected) -> dict[str, Any]:
     row: dict[str, Any] = {MATERIAL_ID: _unicode(record.material_id), SOURCE: _unicode(record.source)}
     if isinstance(record, Rejected):
         return row | {REASON: record.reason, DETAIL: _unicode(record.detail)}
@@ -101,14 +101,14 @@ def _unicode(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def from_batch(batch: pa.Table) -> Iterator[Raw | Rejected]:
+def from_batch(batch: pa.Table) -> Iterator[Record | Rejected]:
     """Yield the records of a table that :func:`to_batch` made."""
     for row in batch.to_pylist():
         if row[REASON] is not None:
             yield Rejected(material_id=row[MATERIAL_ID], source=row[SOURCE], reason=row[REASON], detail=row[DETAIL])
         else:
             properties = json.loads(row[PROPERTIES_JSON])
-            yield Raw(
+            yield Record(
                 material_id=row[MATERIAL_ID],
                 source=row[SOURCE],
                 format=row[FORMAT],

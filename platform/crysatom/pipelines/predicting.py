@@ -22,7 +22,7 @@ from crysatom.crystals.csv_files import csv_line
 from crysatom.crystals.ingest import PROGRESS_SECONDS, ReadCount
 from crysatom.crystals.notes import NoteCounts
 from crysatom.crystals.quarantine import QUARANTINE_SCHEMA, Rejected, describe_reasons
-from crysatom.crystals.record import Raw
+from crysatom.crystals.record import Record
 from crysatom.crystals.rejections import Rejections, streamed
 from crysatom.crystals.sources import Source, open_source
 from crysatom.models.inference import Ensemble, SavedModel, open_model
@@ -166,7 +166,7 @@ def _inputs(names: Sequence[str]) -> Source:
     )
 
 
-def _records(source: Source) -> Iterator[Raw | Rejected]:
+def _records(source: Source) -> Iterator[Record | Rejected]:
     number = 0
     for number, record in enumerate(source.records(), start=1):  # noqa: B007 - counted to its end
         yield record

@@ -11,7 +11,7 @@ from mlflow.pyfunc.model import PythonModel
 
 from crysatom.config import Limits
 from crysatom.crystals.quarantine import Reason, Rejected
-from crysatom.crystals.record import Raw, to_batch
+from crysatom.crystals.record import Record, to_batch
 from crysatom.crystals.sources.base import rejected
 from crysatom.crystals.sources.records import to_raw
 from crysatom.models.inference import Ensemble, open_model
@@ -75,10 +75,10 @@ def _crystals(given: Any) -> tuple[list[Any], Any]:
     return crystals, pd.RangeIndex(len(crystals))
 
 
-def _record(crystal: Any, number: int) -> Raw | Rejected:
+def _record(crystal: Any, number: int) -> Record | Rejected:
     name = f"crystal {number}"
     if isinstance(crystal, str):
-        return Raw(material_id=name, source=name, format="cif", content=crystal.encode())
+        return Record(material_id=name, source=name, format="cif", content=crystal.encode())
     if isinstance(crystal, Mapping):
         return to_raw(dict(crystal), name, name)
     message = f"a {type(crystal).__name__} is neither the text of a CIF nor a dictionary from Structure.as_dict()"

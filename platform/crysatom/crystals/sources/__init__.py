@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from crysatom.crystals.quarantine import Rejected
-from crysatom.crystals.record import Raw
+from crysatom.crystals.record import Record
 from crysatom.crystals.sources.base import Source
 from crysatom.crystals.sources.registry import kind_of, known_sources
 
@@ -50,7 +50,7 @@ def require_source(source: str) -> None:
     kind_of(source)
 
 
-def read_source(source: str) -> Iterator[Raw | Rejected]:
+def read_source(source: str) -> Iterator[Record | Rejected]:
     """Yield every record of a source, in order: raw records, and rejections of those that could not be extracted.
 
     Raises:

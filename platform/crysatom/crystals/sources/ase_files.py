@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from crysatom.crystals.quarantine import Reason, Rejected, Rejection, short
-from crysatom.crystals.record import Raw, pack_arrays
+from crysatom.crystals.record import Record, pack_arrays
 from crysatom.crystals.sources.base import Source, plain_properties, pop_id, rejected
 from crysatom.crystals.sources.extxyz import comment_line
 from crysatom.crystals.sources.folder import open_cif, open_poscar
@@ -90,7 +90,7 @@ def _atomic_numbers(row: Any) -> list[Any]:
     return numbers if isinstance(numbers, list) else []
 
 
-def read(path: str, kind: str) -> Iterator[Raw | Rejected]:
+def read(path: str, kind: str) -> Iterator[Record | Rejected]:
     """Yield the frames or rows of a file of known format, up to the first that ASE cannot read."""
     from ase.data import atomic_numbers
 
@@ -98,7 +98,7 @@ def read(path: str, kind: str) -> Iterator[Raw | Rejected]:
     return _rows(path, kind) if kind in {"db", "json"} else _frames(path, kind)
 
 
-def _frames(path: str, kind: str) -> Iterator[Raw | Rejected]:
+def _frames(path: str, kind: str) -> Iterator[Record | Rejected]:
     from ase.io import iread
 
     stem = Path(path).stem
@@ -114,7 +114,7 @@ def _frames(path: str, kind: str) -> Iterator[Raw | Rejected]:
         yield rejected(Reason.UNREADABLE, message, material_id=f"{stem}-{number + 1}", source=f"{path}#{number + 1}")
 
 
-def _rows(path: str, kind: str) -> Iterator[Raw | Rejected]:
+def _rows(path: str, kind: str) -> Iterator[Record | Rejected]:
     from ase.db import connect
 
     stem = Path(path).stem
@@ -131,7 +131,7 @@ def _rows(path: str, kind: str) -> Iterator[Raw | Rejected]:
         yield rejected(Reason.UNREADABLE, message, material_id=f"{stem}-{number + 1}", source=f"{path}#{number + 1}")
 
 
-def _record(atoms: Any, info: dict[str, Any], default_id: str, where: str) -> Raw | Rejected:
+def _record(atoms: Any, info: dict[str, Any], default_id: str, where: str) -> Record | Rejected:
     """Return the record of an ``ase.Atoms``; ``info`` has id and properties, its calculator further properties."""
     occupancy = info.pop("occupancy", None)
     material_id = pop_id(info, default_id)
@@ -143,7 +143,7 @@ def _record(atoms: Any, info: dict[str, Any], default_id: str, where: str) -> Ra
     cell = np.asarray(atoms.cell)
     content = pack_arrays(cell, _fractional(atoms.positions, cell), atoms.numbers)
     properties = plain_properties(results | info)
-    return Raw(material_id=material_id, source=where, format="arrays", content=content, properties=properties)
+    return Record(material_id=material_id, source=where, format="arrays", content=content, properties=properties)
 
 
 def _require_crystal(atoms: Any, occupancy: Any) -> None:

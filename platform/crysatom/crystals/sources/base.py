@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from crysatom.crystals.quarantine import Reason, Rejected, Rejection
-from crysatom.crystals.record import Raw
+from crysatom.crystals.record import Record
 
 CIF_SUFFIXES = tuple(f".{kind}{compressed}" for kind in ("mcif", "cif") for compressed in ("", ".gz", ".bz2", ".xz"))
 """Suffixes of files that are read as CIFs, in any letter case."""
@@ -33,7 +33,7 @@ class Source:
     """
 
     name: str
-    records: Callable[[], Iterator[Raw | Rejected]]
+    records: Callable[[], Iterator[Record | Rejected]]
     total: int | None = None
     fields: tuple[pa.Field, ...] = ()
 

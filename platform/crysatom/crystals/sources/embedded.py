@@ -16,7 +16,7 @@ from typing import Any
 
 from crysatom.crystals.formula import reduced_formula
 from crysatom.crystals.quarantine import Rejected
-from crysatom.crystals.record import Raw
+from crysatom.crystals.record import Record
 from crysatom.crystals.sources.base import Source
 from crysatom.crystals.structure_json import parse_structure_json
 
@@ -60,7 +60,7 @@ def _load() -> list[dict[str, Any]]:
     return prototypes
 
 
-def _records(prototypes: list[dict[str, Any]]) -> Iterator[Raw | Rejected]:
+def _records(prototypes: list[dict[str, Any]]) -> Iterator[Record | Rejected]:
     seen: Counter[str] = Counter()
     for entry in prototypes:
         structure, tags = entry["snl"], entry["tags"]
@@ -69,7 +69,7 @@ def _records(prototypes: list[dict[str, Any]]) -> Iterator[Raw | Rejected]:
         seen[name] += 1
         material_id = name if seen[name] == 1 else f"{name}-{seen[name]}"
         properties = {column: _text(tags.get(tag)) for tag, column in _PROPERTIES.items()}
-        yield Raw(
+        yield Record(
             material_id=material_id, source=f"aflow:{_NAME}", format="json", content=content, properties=properties
         )
 

@@ -19,7 +19,7 @@ from typing import Any
 from crysatom.config.files import require_regular
 from crysatom.crystals.cif import MAX_CIF_BYTES, split_structures
 from crysatom.crystals.quarantine import Reason, Rejected
-from crysatom.crystals.record import Raw
+from crysatom.crystals.record import Record
 from crysatom.crystals.sources.base import CIF_SUFFIXES, Source, rejected
 from crysatom.crystals.sources.id_prop import ID_PROP, Row, read_id_prop
 from crysatom.crystals.sources.listed import by_shape, is_poscar, no_such_file, poscar_stem
@@ -44,7 +44,7 @@ def open_poscar(path: str) -> Source:
     """Open a single POSCAR; its id is the file name and 1."""
     file = Path(path)
 
-    def records() -> Iterator[Raw | Rejected]:
+    def records() -> Iterator[Record | Rejected]:
         yield replace(_as_poscar(_read(file, f"{poscar_stem(file)}-1", {})), source=f"{path}#1")
 
     return Source(name=path, records=records, total=1)
@@ -88,14 +88,14 @@ def cif_stem(path: Path) -> str:
     return name[: len(name) - len(ending)]
 
 
-def _every_file(files: list[Path]) -> Iterator[Raw | Rejected]:
+def _every_file(files: list[Path]) -> Iterator[Record | Rejected]:
     for file in files:
         yield from _structures(_read(file, cif_stem(file), {}))
 
 
-def _structures(record: Raw | Rejected) -> Iterator[Raw | Rejected]:
+def _structures(record: Record | Rejected) -> Iterator[Record | Rejected]:
     """Yield a record for each crystal of a CIF."""
-    parts = list(split_structures(record.content)) if isinstance(record, Raw) else []
+    parts = list(split_structures(record.content)) if isinstance(record, Record) else []
     if not parts or isinstance(record, Rejected):
         yield record
         return
@@ -110,7 +110,7 @@ def _structures(record: Raw | Rejected) -> Iterator[Raw | Rejected]:
         )
 
 
-def _listed_files(folder: Path, by_name: dict[str, Path], rows: list[Row]) -> Iterator[Raw | Rejected]:
+def _listed_files(folder: Path, by_name: dict[str, Path], rows: list[Row]) -> Iterator[Record | Rejected]:
     listed: set[Path] = set()
     shapes = by_shape(by_name)
     for row in rows:
@@ -140,17 +140,17 @@ def _stem(file: Path) -> str:
     return poscar_stem(file) if is_poscar(file) else cif_stem(file)
 
 
-def _read_structure(file: Path, material_id: str, properties: dict[str, Any]) -> Raw | Rejected:
+def _read_structure(file: Path, material_id: str, properties: dict[str, Any]) -> Record | Rejected:
     """Return the content of a CIF or a POSCAR."""
     record = _read(file, material_id, properties)
     return _as_poscar(record) if is_poscar(file) else record
 
 
-def _as_poscar(record: Raw | Rejected) -> Raw | Rejected:
-    return replace(record, format="poscar") if isinstance(record, Raw) else record
+def _as_poscar(record: Record | Rejected) -> Record | Rejected:
+    return replace(record, format="poscar") if isinstance(record, Record) else record
 
 
-def _read(file: Path, material_id: str, properties: dict[str, Any]) -> Raw | Rejected:
+def _read(file: Path, material_id: str, properties: dict[str, Any]) -> Record | Rejected:
     """Return the content of a file, up to one byte more than the limit."""
     opener = _OPENERS.get(file.suffix.lower(), open)
     try:
@@ -164,7 +164,7 @@ def _read(file: Path, material_id: str, properties: dict[str, Any]) -> Raw | Rej
         return rejected(Reason.UNREADABLE, message, material_id=material_id, source=str(file))
     except ValueError as error:
         return rejected(Reason.UNREADABLE, str(error), material_id=material_id, source=str(file))
-    return Raw(material_id=material_id, source=str(file), format="cif", content=content, properties=properties)
+    return Record(material_id=material_id, source=str(file), format="cif", content=content, properties=properties)
 
 
 def _mention_other_files(folder: Path, files: list[Path]) -> None:

@@ -11,7 +11,7 @@ from sys import stderr
 from typing import Any
 
 from crysatom.crystals.quarantine import Rejected
-from crysatom.crystals.record import Raw
+from crysatom.crystals.record import Record
 from crysatom.crystals.sources.base import Source
 from crysatom.crystals.sources.records import JARVIS_MISSING, to_raw
 
@@ -58,7 +58,7 @@ def open_jarvis(dataset: str) -> Source:
     return Source(name=f"jarvis:{dataset}", records=partial(_jarvis_records, dataset, records), total=len(records))
 
 
-def _jarvis_records(dataset: str, records: list[dict[str, Any]]) -> Iterator[Raw | Rejected]:
+def _jarvis_records(dataset: str, records: list[dict[str, Any]]) -> Iterator[Record | Rejected]:
     for number, record in enumerate(records):
         yield to_raw(record, f"{dataset}-{number}", f"jarvis:{dataset}#{number}", missing=JARVIS_MISSING)
 
@@ -118,7 +118,7 @@ def _mp_kind(term: str) -> str:
     return "chemsys" if "-" in term else "formula"
 
 
-def _mp_records(query: str, documents: list[dict[str, Any]]) -> Iterator[Raw | Rejected]:
+def _mp_records(query: str, documents: list[dict[str, Any]]) -> Iterator[Record | Rejected]:
     for number, document in enumerate(documents):
         record = {name: document[name] for name in MP_FIELDS if name in document}
         structure = record["structure"]

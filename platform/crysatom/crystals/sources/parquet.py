@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from crysatom.config.groups import MOST_ATOMS
 from crysatom.crystals.derived_columns import is_computed
 from crysatom.crystals.quarantine import Reason, Rejected, short
-from crysatom.crystals.record import Raw, pack_arrays
+from crysatom.crystals.record import Record, pack_arrays
 from crysatom.crystals.sources.base import ID_KEYS, Source, rejected
 from crysatom.crystals.sources.json_tables import STRUCTURE_KEYS
 from crysatom.crystals.sources.records import FEW, to_raw
@@ -81,7 +81,7 @@ def _open_texts(file: pq.ParquetFile, path: str, texts: str) -> Source:
     return Source(name=path, records=partial(_texts, file, path, key), total=file.metadata.num_rows, fields=fields)
 
 
-def _texts(file: pq.ParquetFile, path: str, key: str | None) -> Iterator[Raw | Rejected]:
+def _texts(file: pq.ParquetFile, path: str, key: str | None) -> Iterator[Record | Rejected]:
     """Yield the rows of a table with a column of CIFs, in the same way as JSON records."""
     names = [f.name for f in file.schema_arrow if not is_computed(f)]
     number = 0
@@ -106,7 +106,7 @@ def _storable(field: pa.Field) -> pa.Field:
     return field.with_type(dtype if kept else pa.string()).with_nullable(True)
 
 
-def _records(file: pq.ParquetFile, path: str) -> Iterator[Raw | Rejected]:
+def _records(file: pq.ParquetFile, path: str) -> Iterator[Record | Rejected]:
     names = [f.name for f in file.schema_arrow if f.name != FORMULA and not is_computed(f)]
     number = 0
     try:
@@ -150,7 +150,7 @@ def _too_large(number: int, where: str) -> Rejected:
     return rejected(Reason.TOO_LARGE, message, material_id=f"row-{number}", source=where)
 
 
-def _record(row: dict[str, Any], number: int, where: str) -> Raw | Rejected:
+def _record(row: dict[str, Any], number: int, where: str) -> Record | Rejected:
     name = row.pop(MATERIAL_ID)
     if _is_empty(name):
         return _no_id(number, where)
@@ -164,7 +164,7 @@ def _record(row: dict[str, Any], number: int, where: str) -> Raw | Rejected:
         return rejected(Reason.UNREADABLE, message, material_id=str(name), source=where)
     content = pack_arrays(_floats(lattice), _floats(coords), _floats(numbers))
     properties = {key: _cell(value) for key, value in row.items()}
-    return Raw(material_id=str(name), source=where, format="arrays", content=content, properties=properties)
+    return Record(material_id=str(name), source=where, format="arrays", content=content, properties=properties)
 
 
 def _is_empty(name: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import IO, Any, cast
 
 from crysatom.crystals import strict_json
 from crysatom.crystals.quarantine import Reason, Rejected, short
-from crysatom.crystals.record import Format, Raw
+from crysatom.crystals.record import Format, Record
 from crysatom.crystals.sources.ase_files import is_ase_database, open_ase_json
 from crysatom.crystals.sources.base import Source, plain_properties, pop_id, rejected
 from crysatom.crystals.sources.json_tables import STRUCTURE_KEYS, entries, structure_key
@@ -104,7 +104,7 @@ def open_json_lines(path: str) -> Source:
     return Source(name=path, records=partial(_lines, path))
 
 
-def to_raw(record: Any, default_id: str, where: str, missing: tuple[str, ...] = ()) -> Raw | Rejected:
+def to_raw(record: Any, default_id: str, where: str, missing: tuple[str, ...] = ()) -> Record | Rejected:
     """Return the raw record of a structure, or of a dictionary with a structure, an id and properties.
 
     Args:
@@ -134,12 +134,12 @@ def to_raw(record: Any, default_id: str, where: str, missing: tuple[str, ...] = 
     return _of_json(record[key], material_id, where, properties)
 
 
-def _of_json(structure: Any, material_id: str, where: str, properties: dict[str, Any]) -> Raw:
+def _of_json(structure: Any, material_id: str, where: str, properties: dict[str, Any]) -> Record:
     content = json.dumps(structure).encode()
-    return Raw(material_id=material_id, source=where, format="json", content=content, properties=properties)
+    return Record(material_id=material_id, source=where, format="json", content=content, properties=properties)
 
 
-def _of_text(text: str, key: str, material_id: str, where: str, properties: dict[str, Any]) -> Raw | Rejected:
+def _of_text(text: str, key: str, material_id: str, where: str, properties: dict[str, Any]) -> Record | Rejected:
     """Return the record of a structure given as text: a CIF, a POSCAR, or nested JSON."""
     how: Format | None = "poscar" if key == "poscar" else "json" if text.lstrip().startswith("{") else None
     if how is None and ("cif" in key or _CIF.search(text)):
@@ -148,7 +148,7 @@ def _of_text(text: str, key: str, material_id: str, where: str, properties: dict
         message = f"a JSON str ({short(text, 40)!r}) where a structure or record was expected; remove it"
         return rejected(Reason.UNREADABLE, message, material_id=material_id, source=where)
     content = text.encode(errors="replace")
-    return Raw(material_id=material_id, source=where, format=how, content=content, properties=properties)
+    return Record(material_id=material_id, source=where, format=how, content=content, properties=properties)
 
 
 class _NoStructuresError(ValueError):
@@ -206,7 +206,7 @@ def _whole(path: str) -> str:
     return content.decode("utf-8-sig")
 
 
-def _lines(path: str) -> Iterator[Raw | Rejected]:
+def _lines(path: str) -> Iterator[Record | Rejected]:
     stem = Path(path).name.split(".")[0]
     number = num_bytes = 0
     try:
@@ -228,7 +228,7 @@ def _lines(path: str) -> Iterator[Raw | Rejected]:
         yield rejected(Reason.UNREADABLE, message, material_id=f"{stem}-{number + 1}", source=f"{path}:{number + 1}")
 
 
-def _line(line: bytes, default_id: str, where: str) -> Raw | Rejected:
+def _line(line: bytes, default_id: str, where: str) -> Record | Rejected:
     try:
         return to_raw(_loads(line.decode("utf-8-sig")), default_id, where)
     except strict_json.RepeatedKeyError as error:

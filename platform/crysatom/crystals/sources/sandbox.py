@@ -19,7 +19,7 @@ import pyarrow as pa
 
 import crysatom
 from crysatom.crystals.quarantine import Reason, Rejected
-from crysatom.crystals.record import RAW_SCHEMA, Raw, from_batch, to_batch
+from crysatom.crystals.record import RAW_SCHEMA, Record, from_batch, to_batch
 from crysatom.crystals.sources.base import rejected
 
 GIGABYTES = 6
@@ -31,12 +31,12 @@ SECONDS = 120
 BATCH = 64
 """Maximum number of records transferred at a time."""
 
-Reader = Callable[[str], Iterator[Raw | Rejected]]
+Reader = Callable[[str], Iterator[Record | Rejected]]
 
 
 def confined(
     module: str, path: str, *arguments: str, seconds: int = SECONDS, gigabytes: int = GIGABYTES
-) -> Iterator[Raw | Rejected]:
+) -> Iterator[Record | Rejected]:
     """Yield the records that a module's function ``read`` yields for a file, from a process with limits.
 
     If a limit is exceeded, the last record is a row of the quarantine; it says that the rest was not read.
@@ -105,7 +105,7 @@ def _serve(read: Reader, path: str, seconds: int, gigabytes: int) -> None:
             output.flush()
 
 
-def _timed(records: Iterator[Raw | Rejected], seconds: int) -> Iterator[Raw | Rejected]:
+def _timed(records: Iterator[Record | Rejected], seconds: int) -> Iterator[Record | Rejected]:
     """Yield records; the time of each is limited by an exception in the reader, or else by killing the process."""
     while True:
         _limit(resource.RLIMIT_CPU, math.ceil(time.process_time()) + 2 * seconds)

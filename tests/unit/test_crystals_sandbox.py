@@ -14,14 +14,15 @@ import os
 
 import numpy as np
 
-from crysatom.crystals.record import Raw, pack_arrays
+from crysatom.crystals.record import Record, pack_arrays
 
 
 def read(path, how):
     print("to the standard output")
     content = pack_arrays(np.eye(3), np.zeros((1, 3)), np.ones(1))
     for number in range({BATCH}):
-        yield Raw(material_id=f"a-{{number}}", source=path, format="arrays", content=content, properties={{"x": 1.5}})
+        properties = {{"x": 1.5}}
+        yield Record(material_id=f"a-{{number}}", source=path, format="arrays", content=content, properties=properties)
     if how == "abort":
         os.abort()
     if how == "greedy":
