@@ -15,7 +15,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @contextmanager
@@ -77,6 +80,12 @@ def write_json(path: Path, content: Any, scratch: Path | None = None) -> None:
     """Write or replace a JSON file atomically; equal content gives equal bytes."""
     with replaced(path, scratch) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def write_figure(path: Path, figure: Figure, dpi: int = 200) -> None:
+    """Write or replace a picture of a matplotlib figure atomically; the format is that of the suffix."""
+    with replaced(path) as partial:
+        figure.savefig(partial, dpi=dpi, format=path.suffix[1:])
 
 
 def _flush(path: Path) -> None:

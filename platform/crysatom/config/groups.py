@@ -225,10 +225,10 @@ class TrainingWorkers(Workers):
 class Optimization(Group):
     """Epochs, batches and steps of a training."""
 
-    epochs: int = 20
+    epochs: int
     """Passes over the training crystals."""
 
-    batch_size: int = 128
+    batch_size: int
     """Crystals in a global batch, over all workers."""
 
     tail: Literal["spread", "short"] = "spread"
@@ -237,7 +237,7 @@ class Optimization(Group):
     lr: float = 3e-3
     """Largest learning rate."""
 
-    schedule: Schedule = "cosine"
+    schedule: Schedule
     """Schedule of the learning rate. 'one_cycle': up for 30 % of the steps, then down; 'cosine': linear warm-up over 5
     % of the steps, then cosine decay to zero; 'step': to a tenth at each milestone; 'linear': down to a fiftieth;
     'constant'."""

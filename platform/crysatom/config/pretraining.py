@@ -114,6 +114,9 @@ class Loss(Group):
 class PretrainOptimization(Optimization):
     """Epochs, batches and steps of the training."""
 
+    epochs: int = 20
+    batch_size: int = 128
+
     schedule: Literal["cosine", "constant"] = "cosine"
     """Schedule of the learning rate. 'cosine': linear warm-up over 5 % of the steps, then cosine decay to zero."""
 

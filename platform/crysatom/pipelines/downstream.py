@@ -62,6 +62,7 @@ from crysatom.training.intervals import Interval
 from crysatom.training.metrics import mae_by_element, summary
 from crysatom.training.regression import RegressionOutcome, spec_of, train_predictor
 from crysatom.vectors.controls import one_hot
+from crysatom.writing import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -310,7 +311,7 @@ def _write_results(config: DownstreamConfig, data: Labeled, run: Run, outcome: R
     )
     save_model(folder / MODEL, outcome.state, info)
     describe_to_mlflow(folder / MODEL, info)
-    (folder / RESULTS_JSON).write_text(json.dumps(results, indent=1))
+    write_text(folder / RESULTS_JSON, json.dumps(results, indent=1))
     _log_results(run, data, outcome, history, metrics)
     _log_model(config, data, run, metrics)
 

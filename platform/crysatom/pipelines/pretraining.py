@@ -36,6 +36,7 @@ from crysatom.vectors.card import CARD_MD, CardFacts, card
 from crysatom.vectors.elements import element_features
 from crysatom.vectors.files import read_vectors, write_vectors
 from crysatom.vectors.table import AtomVectors
+from crysatom.writing import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -251,7 +252,7 @@ def _write_results(config: PretrainConfig, shards: Path, run: Run, outcome: Pret
         losses=losses,
         run_id=tracker.run_id,
     )
-    (folder / VECTORS / CARD_MD).write_text(card(vectors, facts))
+    write_text(folder / VECTORS / CARD_MD, card(vectors, facts))
     tracker.log_artifact(folder / HISTORY)
     tracker.log_artifact(folder / ENCODER, to=ENCODER)
     tracker.log_figure(loss_curves(history), "losses")

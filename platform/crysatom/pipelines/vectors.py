@@ -32,6 +32,7 @@ from crysatom.vectors.counts import Counts, count_file
 from crysatom.vectors.files import read_vectors, write_vectors
 from crysatom.vectors.skipatom import factorize, induced
 from crysatom.vectors.table import AtomVectors
+from crysatom.writing import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +202,7 @@ def _write(config: VectorsConfig, run: Run, counts: Counts, vectors: AtomVectors
         losses=facts,
         run_id=tracker.run_id,
     )
-    (folder / VECTORS / CARD_MD).write_text(card(vectors, described))
+    write_text(folder / VECTORS / CARD_MD, card(vectors, described))
     tracker.log_metrics(facts, 0)
     if has_map(vectors):
         tracker.log_figure(vector_map(vectors), "vector_map")

@@ -93,7 +93,8 @@ class Run:
 
         """
         done = f"continuing after epoch {self.folder.epochs_done()} of " if self.folder.epochs_done() else ""
-        logger.info("%s: %s%d epochs, %d workers ...", self.path, done, epochs, workers.num_workers)
+        where = f"{workers.num_workers} workers" if workers.num_workers else "in this process"
+        logger.info("%s: %s%d epochs, %s ...", self.path, done, epochs, where)
 
         def show(news: Metrics | str) -> None:
             print(news if isinstance(news, str) else progress(news, epochs, line(news)), flush=True)  # noqa: T201

@@ -49,6 +49,7 @@ from crysatom.tracking.runs import Tracker
 from crysatom.training.intervals import Interval, bootstrap_mean
 from crysatom.training.metrics import mad
 from crysatom.training.regression import RegressionTask
+from crysatom.writing import write_json
 
 if TYPE_CHECKING:
     from crysatom.cluster.tune import Halving
@@ -401,7 +402,7 @@ def _finished(
     write_csv(results(sweep), run.path / RESULTS_CSV)
     if errors:
         chosen = preset(base.replace(**order[0].settings))
-        (run.path / BEST_JSON).write_text(json.dumps(chosen, indent=1) + "\n")
+        write_json(run.path / BEST_JSON, chosen)
     return sweep
 
 

@@ -25,6 +25,7 @@ from crysatom.tracking.journal import Journal, Record
 from crysatom.tracking.registry import version_of
 from crysatom.tracking.store import DeletedExperimentError, resolve_uri
 from crysatom.training.full_disk import is_full, room
+from crysatom.writing import write_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,7 +145,7 @@ class Tracker:
         """Save a figure as ``figures/NAME.png`` in the run's folder, upload it, and return its path."""
         path = self.folder / FIGURES / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=200)
+        write_figure(path, figure)
         self.log_artifact(path, to=FIGURES)
         return path
 

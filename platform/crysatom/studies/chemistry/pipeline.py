@@ -24,6 +24,7 @@ from crysatom.text_tables import cells, latex, markdown
 from crysatom.tracking.fields import VECTORS
 from crysatom.tracking.runs import Tracker
 from crysatom.vectors.table import AtomVectors
+from crysatom.writing import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def _write(config: ChemistryConfig, folder: Path, found: Chemistry) -> list[Path
 
 
 def _text(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return path
 
 

@@ -21,7 +21,7 @@ from crysatom.studies.grid.figures import curves, forest_plot
 from crysatom.studies.grid.results import Cell
 from crysatom.studies.significance import ALPHA
 from crysatom.text_tables import Raw, markdown_text
-from crysatom.writing import write_text
+from crysatom.writing import write_figure, write_text
 
 HOW = (
     "Test MAE: mean ± sample standard deviation over runs (seeds and, for random vectors, draws) [95 % bootstrap "
@@ -102,10 +102,9 @@ def write_study(
         shares = {c.row.share for c in cells}
         figure = curves(grid, cells) if len(shares) > 1 else forest_plot(grid, cells)
         if figure is not None:
-            files.append(folder / FIGURE_PNG)
-            figure.savefig(files[-1], dpi=200)
-            files.append(folder / "figure.pdf")
-            figure.savefig(files[-1])
+            for name in (FIGURE_PNG, "figure.pdf"):
+                write_figure(folder / name, figure)
+                files.append(folder / name)
     return files, {f"{TEST}_{MAE}/{_metric_name(c)}": c.mean for c in cells}
 
 
