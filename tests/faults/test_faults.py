@@ -61,7 +61,7 @@ def _undisturbed(place: Path) -> FinishedRun:
 
 def stopped(wanted: PretrainConfig, after: str) -> Path:
     """Run until a checkpoint exists, then stop by SIGTERM; return the run's folder."""
-    folder = Path(wanted.out) / wanted.name
+    folder = Path(wanted.output.out) / wanted.output.name
 
     def stop() -> None:
         wait_for((folder / CHECKPOINTS / after).exists, after)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -113,7 +112,7 @@ def test_no_worker_one_and_two_give_the_same_vectors(place: Path, undisturbed: F
 @pytest.mark.slow
 @pytest.mark.usefixtures("_threads")
 def test_a_process_and_two_workers_agree_at_the_default_width(place: Path) -> None:
-    settings = {**dataclasses.asdict(PretrainConfig.of()), "epochs": 2, "register": ""}
+    settings = PretrainConfig.of(epochs=2, register="").flat()
     kept = {k: settings[k] for k in ("embedding_dim", "projection_dim", "batch_size", "epochs", "register")}
     plain = run(config(place, "wide-plain", **kept, num_workers=0))
     two = run(config(place, "wide-two", **kept))
@@ -173,7 +172,7 @@ def test_a_worker_killed_in_mid_epoch_changes_nothing(
 
 
 def command_of(place: Path, **changes: Any) -> list[str]:
-    settings = {**dataclasses.asdict(config(place, "")), **changes}
+    settings = config(place, "").flat() | changes
     flags = {name: settings[name] for name in (*SMALL, "data", "out", "name", "tracking_uri", "num_workers")}
     command = [sys.executable, str(REPOSITORY / "jobs" / "pretrain.py")]
     for name, value in flags.items():

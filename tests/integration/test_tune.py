@@ -57,7 +57,7 @@ def config(place: Path, name: str, **changes: Any) -> TuneConfig:
 def start(wanted: TuneConfig, cwd: Path) -> subprocess.Popen[str]:
     command = [sys.executable, str(REPOSITORY / "jobs" / "tune.py")]
     names = ("space", "out", "name", "tracking_uri", "probes", "probe_epochs", "max_concurrent")
-    command += [f"--{name.replace('_', '-')}={getattr(wanted, name)}" for name in names]
+    command += [f"--{name.replace('_', '-')}={wanted.flat()[name]}" for name in names]
     environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "RAY_ADDRESS"}}
     return subprocess.Popen(
         command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -124,7 +124,7 @@ def test_a_killed_sweep_repeats_no_finished_trial(
         run(wanted, space)
 
     capsys.readouterr()
-    finished = run(TuneConfig.of(**{**vars(wanted), "resume": True}), space)
+    finished = run(wanted.replace(resume=True), space)
     shown = capsys.readouterr().out
     assert (first / TRIAL_JSON).stat().st_mtime_ns == before
     assert f"trial {first.name}: started" not in shown

@@ -77,7 +77,7 @@ def test_counts_on_a_cluster_are_those_of_one_process(tmp_path: Path) -> None:
 
     write_table(tmp_path / "crystals.parquet", prototypes())
     config = FeaturizeConfig.of(data=str(tmp_path / "crystals.parquet"), out=str(tmp_path / "graphs"))
-    featurize_plain(FeaturizeConfig.of(**{**vars(config), "crystals_per_shard": 100}))
+    featurize_plain(config.replace(crystals_per_shard=100))
     files = shard_files(tmp_path / "graphs")
     assert len(files) == 3
     expected = Counts.total(count_file(file, 0.15, GraphSpec.cutoff) for file in files)
