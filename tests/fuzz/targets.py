@@ -7,7 +7,6 @@ print it and exit), by a row of the quarantine, or, on the command line, by ``Sy
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import json
 import math
@@ -357,7 +356,7 @@ def _read_shards(folder: Path) -> list[str]:
 @st.composite
 def _preset(draw: DrawFn) -> Files:
     kind = draw(st.sampled_from(sorted(_CONFIGS)))
-    fields = [f.name for f in dataclasses.fields(_CONFIGS[kind])]
+    fields = sorted(_CONFIGS[kind].names())
     value = _any(make.odd_values(), st.lists(st.sampled_from(["--out", "a", "1"]), max_size=3))
     document = draw(st.dictionaries(st.sampled_from(fields) | st.text(max_size=4), value, max_size=4))
     name, content = draw(_any(st.just(("a.json", make.to_json(document))), st.just(("a.toml", _toml(document)))))
@@ -373,7 +372,7 @@ def _toml(document: Mapping[str, Any]) -> bytes:
     return "\n".join(lines).encode()
 
 
-_CONFIGS: dict[str, type] = {
+_CONFIGS: dict[str, type[config.Group]] = {
     name: getattr(config, name) for name in config.__all__ if name.endswith("Config") and name != "GraphSpec"
 }
 
@@ -381,9 +380,8 @@ _CONFIGS: dict[str, type] = {
 @st.composite
 def _flags(draw: DrawFn) -> Files:
     kind = draw(st.sampled_from([*sorted(_CONFIGS), "study"]))
-    fields = [
-        f.name for c in ([_CONFIGS[kind]] if kind in _CONFIGS else _CONFIGS.values()) for f in dataclasses.fields(c)
-    ]
+    kinds = [_CONFIGS[kind]] if kind in _CONFIGS else _CONFIGS.values()
+    fields = [name for each in kinds for name in sorted(each.names())]
     odd = st.sampled_from([*make.ODD_NUMBERS, *make.ODD_TEXTS, "1", "2", "x", "0.5", "all", "--"]) | st.text(max_size=6)
     arguments: list[str] = []
     for name in draw(st.lists(st.sampled_from(fields), max_size=5)):
@@ -409,10 +407,9 @@ def _parse(kind: str, arguments: list[str]) -> list[str]:
     """Parse flags after the required ones; check that an accepted number is a number."""
     needed: list[str] = []
     if kind in _CONFIGS:
-        for field in dataclasses.fields(_CONFIGS[kind]):
-            if field.default is field.default_factory is dataclasses.MISSING and field.name in _NEEDED:
-                flag = [] if field.name == "inputs" else [f"--{field.name}"]
-                needed += [*flag, _NEEDED[field.name]]
+        without_default = _CONFIGS[kind].names() - config.default_settings(_CONFIGS[kind]).keys()
+        for name in sorted(without_default & _NEEDED.keys()):
+            needed += [*([] if name == "inputs" else [f"--{name}"]), _NEEDED[name]]
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -427,9 +424,7 @@ def _parse(kind: str, arguments: list[str]) -> list[str]:
             assert said, "ended without a word"
             assert "Traceback" not in said
             return [f"-- {said[: LONGEST - 10]}" if isinstance(end.code, int) else said]
-    nan = [
-        f.name for f in dataclasses.fields(parsed) if isinstance(v := getattr(parsed, f.name), float) and math.isnan(v)
-    ]
+    nan = [name for name, value in parsed.flat().items() if isinstance(value, float) and math.isnan(value)]
     assert not nan, f"accepted NaN as {nan}"
     return []
 
