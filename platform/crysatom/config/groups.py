@@ -253,7 +253,8 @@ class Optimization(Group):
     """Largest norm of the gradient; 0: no clipping."""
 
     ema_decay: float = 0.0
-    """Decay of the moving average of the weights, which is evaluated and kept; 0: no average."""
+    """Decay of the moving average of the weights, which is evaluated and kept; 0: no average. Its window of
+    1/(1 - decay) steps must be short against the training."""
 
     def __post_init__(self) -> None:
         require_each(self, ("epochs", "batch_size"), lambda value: value >= 1, "be at least 1")
