@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -51,9 +51,10 @@ def succeed(name: str, *flags: str) -> str:
 
 
 @pytest.fixture(scope="module", name="place")
-def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def _place(tmp_path_factory: pytest.TempPathFactory, new_store: Callable[[Path], Path]) -> Iterator[Path]:
     """Folder of a user with a pretraining, a failed one, and density predictors with two kinds of vectors."""
     folder = tmp_path_factory.mktemp("browser")
+    new_store(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         ingest_plain(IngestConfig.of(source=EMBEDDED_SOURCE, out="data/first", max_atoms=12))

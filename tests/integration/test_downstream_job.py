@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,8 @@ WAIT_S = 300.0
 
 
 @pytest.fixture(scope="module", name="place")
-def _place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("downstream")
+def _place(tmp_path_factory: pytest.TempPathFactory, new_store: Callable[[Path], Path]) -> Path:
+    return new_store(tmp_path_factory.mktemp("downstream")).parent
 
 
 def config(place: Path, name: str, **changes: Any) -> DownstreamConfig:

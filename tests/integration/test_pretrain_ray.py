@@ -53,12 +53,12 @@ WAIT_S = 300.0
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, new_store: Callable[[Path], Path]) -> Path:
     """Folder of this file's runs, with graphs and a tracking store."""
     folder = tmp_path_factory.mktemp("pretrain")
     shards = prepared(PretrainConfig.of(num_workers=0), folder)
     shards.rename(folder / "graphs")
-    client(store(folder)).search_experiments()
+    new_store(folder)
     return folder
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -36,11 +37,8 @@ pytestmark = [  # third parties' own
 
 
 @pytest.fixture(name="store", scope="module")
-def _store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shared store, since making one takes seconds."""
-    folder = tmp_path_factory.mktemp("store")
-    client(f"sqlite:///{folder}/mlflow.db").search_experiments()
-    return folder
+def _store(tmp_path_factory: pytest.TempPathFactory, new_store: Callable[[Path], Path]) -> Path:
+    return new_store(tmp_path_factory.mktemp("store")).parent
 
 
 def tracker(store: Path, folder: Path) -> Tracker:
