@@ -44,7 +44,7 @@ SMALL: dict[str, Any] = {"embedding_dim": 16, "projection_dim": 16, "batch_size"
 @pytest.fixture(scope="module", name="place")
 def _place(tmp_path_factory: pytest.TempPathFactory, new_store: Callable[[Path], Path]) -> Path:
     folder = tmp_path_factory.mktemp("faults")
-    prepared(PretrainConfig.of(num_workers=0), folder).rename(folder / "graphs")
+    prepared(PretrainConfig.of(num_workers=0, max_atoms=8), folder).rename(folder / "graphs")
     new_store(folder)
     return folder
 

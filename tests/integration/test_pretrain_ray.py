@@ -148,6 +148,7 @@ def checkpoints(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / CHECKPOINTS).glob("epoch-*"))
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_mid_epoch_changes_nothing(
     place: Path, undisturbed: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,9 +214,8 @@ def interrupt(process: subprocess.Popen[str], folder: Path, number: int, *, afte
     return output
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGKILL))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_killed_job_is_resumed_and_nothing_else_takes_its_folder(
     number: signal.Signals, place: Path, tmp_path: Path, undisturbed: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
