@@ -130,6 +130,7 @@ def test_a_store_or_experiment_that_is_not_there_is_said(place: Path) -> None:
     assert "secret" not in silent.stderr + silent.stdout
 
 
+@pytest.mark.slow
 def test_the_report_in_a_browser(report: Path, tmp_path: Path) -> None:
     brightness = {}
     for name, width, flags in (("light", 1280, ()), ("dark", 1280, ("--force-dark-mode",)), ("phone", 390, ())):

@@ -160,6 +160,7 @@ def test_a_job_keeps_no_secret(store: Path, tmp_path: Path, monkeypatch: pytest.
     assert holding(tmp_path, [run_id]), "files are looked into"
 
 
+@pytest.mark.slow
 def test_a_job_shows_no_secret_though_its_server_is_away(tmp_path: Path) -> None:
     make_shards(tmp_path, count=10)
     ours = {"PYTHONPATH", "RAY_ADDRESS", "CRYSATOM_HOME"}
