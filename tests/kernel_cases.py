@@ -10,29 +10,27 @@ from torch import Tensor
 
 from crysatom.nn.edges import Edges
 
-ATOMS, ROWS = 6, 9
 
-
-def make_edges(degrees: list[list[int]], *, hot_row: bool = False) -> Edges:
+def make_edges(degrees: list[list[int]], rows: int = 9) -> Edges:
     """Return random edges between atoms of the same view; several share a row.
 
     Args:
-        degrees: Number of edges that arrive at each of the ``ATOMS`` atoms of each view.
-        hot_row: All edges share one row.
+        degrees: Number of edges that arrive at each atom of each view.
+        rows: R.
 
     """
     generator = torch.Generator().manual_seed(5)
     degree = torch.tensor(degrees).flatten()
-    num_edges, num_atoms = int(degree.sum()), len(degree)
+    num_edges, num_atoms, atoms = int(degree.sum()), len(degree), len(degrees[0])
     center = torch.arange(num_atoms).repeat_interleave(degree)
     return Edges(
         num_views=len(degrees),
         num_atoms=num_atoms,
         edge_ptr=F.pad(degree.cumsum(0), (1, 0)),
         center=center,
-        neighbor=center // ATOMS * ATOMS + torch.randint(ATOMS, (num_edges,), generator=generator),
-        row=torch.randint(3, 4 if hot_row else ROWS, (num_edges,), generator=generator),
-        basis=torch.rand(ROWS, 4, generator=generator, dtype=torch.float64),
+        neighbor=center // atoms * atoms + torch.randint(atoms, (num_edges,), generator=generator),
+        row=torch.randint(rows, (num_edges,), generator=generator),
+        basis=torch.rand(rows, 4, generator=generator, dtype=torch.float64),
     )
 
 

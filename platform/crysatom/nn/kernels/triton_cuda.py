@@ -324,7 +324,8 @@ def _launch(kernel: Any, programs: int, width: int, *arguments: Tensor | int | N
     block = min(max(triton.next_power_of_2(width), 16), MAX_BLOCK_CHANNELS)
     if programs:
         grid = programs, triton.cdiv(width, block)
-        kernel[grid](*arguments, WIDTH=width, BLOCK_E=BLOCK_EDGES, BLOCK_D=block, num_warps=1)
+        blocks = {"WIDTH": width, "BLOCK_E": BLOCK_EDGES, "BLOCK_D": block}
+        kernel[grid](*arguments, **blocks, num_warps=1, enable_fp_fusion=True)
 
 
 def _sum(kernel: Any, runs: _Runs, width: int, channels: int, *arguments: Tensor | None) -> Tensor:
