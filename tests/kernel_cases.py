@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from types import ModuleType
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -64,3 +66,37 @@ def make_tables(edges: Edges, width: int, dtype: torch.dtype = torch.float64) ->
         torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in (atoms, atoms, rows)
     )
     return center, neighbor, edge
+
+
+class Case(NamedTuple):
+    """Arguments of all kernels."""
+
+    edges: Edges
+    tables: tuple[Tensor, Tensor, Tensor]
+    grad: Tensor
+
+    @classmethod
+    def of(cls, edges: Edges, width: int, scale: float = 1, dtype: torch.dtype = torch.float32) -> Self:
+        center, neighbor, edge = (scale * table for table in make_tables(edges, width))
+        grad = torch.randn(len(edges.row) if edges.apart else edges.num_atoms, width)
+        return cls(edges, (center.to(dtype), neighbor.to(dtype), edge.to(dtype)), grad)
+
+    def to(self, target: torch.device | torch.dtype) -> Self:
+        """Return this case on another device, or its tables and gradient in another type."""
+        center, neighbor, edge = (table.to(target) for table in self.tables)
+        edges = self.edges
+        if isinstance(target, torch.device):
+            values = {f.name: getattr(edges, f.name) for f in dataclasses.fields(edges)}
+            edges = Edges(**{name: v.to(target) if isinstance(v, Tensor) else v for name, v in values.items()})
+        return type(self)(edges, (center, neighbor, edge), self.grad.to(target))
+
+    def evaluate(self, kernels: ModuleType) -> dict[str, Tensor]:
+        """Return what the functions of a module of kernels compute."""
+        of_center, of_neighbor, of_edge = self.tables
+        grads = kernels.message_grads(*self.tables, self.grad, self.edges)
+        return {
+            "messages": kernels.message_sums(*self.tables, self.edges),
+            **dict(zip(("at centers", "at neighbors", "at rows"), grads, strict=True)),
+            "terms": kernels.term_sums(of_neighbor, of_edge[0], self.edges),
+            "reversed terms": kernels.reverse_term_sums(of_center, of_edge[0], self.edges),
+        }

@@ -20,39 +20,22 @@ from crysatom.nn.bases import expand_different
 from crysatom.nn.edges import Edges
 from crysatom.nn.kernels import twin
 from tests.graph_crystals import batch_of, small
-from tests.kernel_cases import CASES, make_edges, make_tables
+from tests.kernel_cases import CASES, Case, make_edges
 from tests.run_script import run_script
 
 pytest.importorskip("triton", reason="Triton is not installed")
-
-Case = tuple[Edges, tuple[Tensor, Tensor, Tensor], Tensor, int]
-"""Edges, tables, gradient of the messages, and most edges per program."""
-
-NAMES = ["messages", "at centers", "at neighbors", "at rows", "terms", "reversed terms"]
 
 INTERPRETED = """
 import sys, torch
 from crysatom.nn.kernels import triton_cuda
 results = {}
-for name, (edges, tables, grad, piece) in torch.load(sys.argv[1], weights_only=False).items():
-    triton_cuda.PIECE = piece
-    of_center, of_neighbor, of_edge = tables
-    results[name] = [
-        triton_cuda.message_sums(*tables, edges),
-        *triton_cuda.message_grads(*tables, grad, edges),
-        triton_cuda.term_sums(of_neighbor, of_edge[0], edges),
-        triton_cuda.reverse_term_sums(of_center, of_edge[0], edges),
-    ]
+for name, (case, triton_cuda.PIECE) in torch.load(sys.argv[1], weights_only=False).items():
+    results[name] = case.evaluate(triton_cuda)
 torch.save(results, sys.argv[2])
 """
 
-
-def make_case(
-    edges: Edges, width: int, *, piece: int = 128, scale: float = 1, dtype: torch.dtype = torch.float32
-) -> Case:
-    tables = tuple((scale * table).to(dtype) for table in make_tables(edges, width))
-    grad = torch.randn(len(edges.row) if edges.apart else edges.num_atoms, width)
-    return edges, tables, grad, piece
+Cases = dict[str, tuple[Case, int]]
+"""Each with the most edges per program."""
 
 
 def crystals() -> Edges:
@@ -61,79 +44,77 @@ def crystals() -> Edges:
     return Edges.of(batch, expand_different(batch.distance, torch.linspace(0, 8, 5)))[0]
 
 
-def few_cases() -> dict[str, Case]:
+def few_cases() -> Cases:
     """The features of all cases, in as few programs as possible: the interpreter takes 20 ms for each."""
     edges = make_edges([[0, 5], [2, 1]], rows=2)
     weights = torch.tensor([2.0, 3, 1, 1, 2, 5, 4, 1])
     weighted = dataclasses.replace(edges, copies=weights, count=weights.flip(0))
     return {
-        "copies and count": make_case(weighted, 7),
-        "apart": make_case(dataclasses.replace(weighted, apart=True), 1),
-        "no edges": make_case(make_edges([[0]], rows=1), 64),
-        "cut runs": make_case(make_edges([[0, 11]], rows=1), 200, piece=4),
-        "large exponents": make_case(edges, 7, scale=5000),
-        "bfloat16": make_case(edges, 7, dtype=torch.bfloat16),
+        "copies and count": (Case.of(weighted, 7), 128),
+        "apart": (Case.of(dataclasses.replace(weighted, apart=True), 1), 128),
+        "no edges": (Case.of(make_edges([[0]], rows=1), 64), 128),
+        "cut runs": (Case.of(make_edges([[0, 11]], rows=1), 200), 4),
+        "large exponents, bfloat16": (Case.of(edges, 7, scale=5000, dtype=torch.bfloat16), 128),
     }
 
 
-def all_cases() -> dict[str, Case]:
-    every = {name: make_case(edges, 7) for name, edges in CASES.items()}
-    widths = {
-        f"{name}, width {width}": make_case(CASES[name], width)
-        for name in ("one view", "apart, copies and count")
-        for width in (1, 64, 200)
+def all_cases() -> Cases:
+    cases = {name: (Case.of(edges, 7), 128) for name, edges in CASES.items()}
+    for name in ("one view", "apart, copies and count"):
+        cases |= {f"{name}, width {width}": (Case.of(CASES[name], width), 128) for width in (1, 64, 200)}
+    return cases | {
+        "large exponents": (Case.of(CASES["three views"], 7, scale=5000), 128),
+        "bfloat16": (Case.of(CASES["three views"], 7, dtype=torch.bfloat16), 128),
+        "cut runs": (Case.of(CASES["copies and count"], 7), 2),
+        "cut runs, apart": (Case.of(CASES["apart, copies and count"], 7), 2),
+        "more pieces than are added at once": (Case.of(CASES["all edges at one atom"], 7), 1),
+        "crystals": (Case.of(crystals(), 64), 128),
     }
-    return (
-        every
-        | widths
-        | {
-            "cut runs": make_case(CASES["copies and count"], 7, piece=2),
-            "cut runs, apart": make_case(CASES["apart, copies and count"], 7, piece=2),
-            "more pieces than are added at once": make_case(CASES["all edges at one atom"], 7, piece=1),
-            "crystals": make_case(crystals(), 64),
-        }
-    )
 
 
-def interpret(cases: dict[str, Case], folder: Path) -> dict[str, list[Tensor]]:
+def compare(name: str, case: Case, results: dict[str, Tensor]) -> None:
+    for what, expected in case.to(torch.float64).evaluate(twin).items():
+        result = results[what]
+        assert result.dtype == torch.float32
+        scale = max(1.0, float(expected.abs().amax())) if expected.numel() else 1.0
+        torch.testing.assert_close(
+            result.double() / scale,
+            expected / scale,
+            rtol=0,
+            atol=1e-5,
+            msg=lambda m, what=what: f"{name}, {what}: {m}",
+        )
+
+
+def interpret_and_compare(cases: Cases, folder: Path) -> None:
     torch.save(cases, folder / "cases.pt")
     done = run_script(INTERPRETED, str(folder / "cases.pt"), str(folder / "results.pt"), TRITON_INTERPRET="1")
     assert done.returncode == 0, done.stderr
-    results: dict[str, list[Tensor]] = torch.load(folder / "results.pt")
-    return results
-
-
-def compare(name: str, case: Case, results: list[Tensor]) -> None:
-    edges, tables, grad, _ = case
-    of_center, of_neighbor, of_edge = tables
-    wide = [table.double() for table in tables]
-    expected = [
-        twin.message_sums(*wide, edges),
-        *twin.message_grads(*wide, grad.double(), edges),
-        twin.term_sums(of_neighbor.double(), of_edge[0].double(), edges),
-        twin.reverse_term_sums(of_center.double(), of_edge[0].double(), edges),
-    ]
-    for what, result, reference in zip(NAMES, results, expected, strict=True):
-        assert result.dtype == torch.float32
-        scale = max(1.0, float(reference.abs().max())) if reference.numel() else 1
-        error = (result - reference).abs().max() / scale if reference.numel() else 0
-        assert result.shape == reference.shape
-        assert error < 1e-5, f"{name}, {what}: {error:.1e}"
+    results = torch.load(folder / "results.pt")
+    for name, (case, _) in cases.items():
+        compare(name, case, results[name])
 
 
 def test_interpreted_kernels_equal_the_plain_ones(tmp_path: Path) -> None:
-    cases = few_cases()
-    results = interpret(cases, tmp_path)
-    for name, case in cases.items():
-        compare(name, case, results[name])
+    interpret_and_compare(few_cases(), tmp_path)
 
 
 @pytest.mark.slow
 def test_interpreted_kernels_equal_the_plain_ones_in_every_case(tmp_path: Path) -> None:
-    cases = all_cases()
-    results = interpret(cases, tmp_path)
-    for name, case in cases.items():
-        compare(name, case, results[name])
+    interpret_and_compare(all_cases(), tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_kernels_on_a_gpu_equal_the_plain_ones_and_repeat_each_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    from crysatom.nn.kernels import triton_cuda
+
+    for name, (case, piece) in (few_cases() | all_cases()).items():
+        monkeypatch.setattr(triton_cuda, "PIECE", piece)
+        on_gpu = case.to(torch.device("cuda"))
+        first, second = on_gpu.evaluate(triton_cuda), on_gpu.evaluate(triton_cuda)
+        assert all(torch.equal(first[what], second[what]) for what in first)
+        compare(name, case, {what: result.cpu() for what, result in first.items()})
 
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 128])

@@ -272,11 +272,19 @@ class _Runs:
         """Sort edges by target ``(E,)``."""
         target, order = torch.sort(target, stable=True)
         pieces, cuts = _cut(torch.searchsorted(target, torch.arange(num_targets + 1, device=target.device)), len(order))
-        source = order if edges.apart else edges.center[order]
-        copies, count = (None if w is None else w[order].float() for w in (edges.copies, edges.count))
-        center, neighbor, row, view_row = (x[order] for x in (edges.center, edges.neighbor, edges.row, view_row))
-        indices = (x.int() for x in (pieces, cuts, center, neighbor, row, view_row, source))
-        return cls(num_targets, *indices, copies, count)
+        center = edges.center[order].int()
+        return cls(
+            num_targets=num_targets,
+            pieces=pieces.int(),
+            cuts=cuts.int(),
+            center=center,
+            neighbor=edges.neighbor[order].int(),
+            row=edges.row[order].int(),
+            view_row=view_row[order].int(),
+            source=order.int() if edges.apart else center,
+            copies=None if edges.copies is None else edges.copies[order].float(),
+            count=None if edges.count is None else edges.count[order].float(),
+        )
 
 
 def _cut(ptr: Tensor, num_edges: int) -> tuple[Tensor, Tensor]:
@@ -319,16 +327,17 @@ def _runs(edges: Edges, by: str) -> _Runs:
     return known[by]
 
 
-def _launch(kernel: Any, programs: int, width: int, *arguments: Tensor | int | None) -> None:
+def _launch(kernel: Any, programs: int, width: int, table: Tensor, *arguments: Tensor | int | None) -> None:
     """Run a kernel for ``width`` channels."""
     block = min(max(triton.next_power_of_2(width), 16), MAX_BLOCK_CHANNELS)
+    blocks = {"WIDTH": width, "BLOCK_E": BLOCK_EDGES, "BLOCK_D": block}
     if programs:
-        grid = programs, triton.cdiv(width, block)
-        blocks = {"WIDTH": width, "BLOCK_E": BLOCK_EDGES, "BLOCK_D": block}
-        kernel[grid](*arguments, **blocks, num_warps=1, enable_fp_fusion=True)
+        with torch.cuda.device_of(table):
+            grid = programs, triton.cdiv(width, block)
+            kernel[grid](table, *arguments, **blocks, num_warps=1, enable_fp_fusion=True)
 
 
-def _sum(kernel: Any, runs: _Runs, width: int, channels: int, *arguments: Tensor | None) -> Tensor:
+def _sum(kernel: Any, runs: _Runs, width: int, channels: int, *arguments: Any) -> Tensor:
     """Return the sums of a kernel at each target, ``(T, channels)``."""
     out = torch.empty(len(runs.pieces), channels, device=runs.pieces.device)
     _launch(kernel, len(runs.pieces), width, *arguments, out)
@@ -340,14 +349,13 @@ def message_sums(of_center: Tensor, of_neighbor: Tensor, of_edge: Tensor, edges:
     """See :func:`crysatom.nn.kernels.twin.message_sums`."""
     tables = of_center.contiguous(), of_neighbor.contiguous(), of_edge.contiguous()
     runs, width = _runs(edges, "center"), of_center.shape[1] // 2
+    terms = runs.neighbor, runs.view_row, runs.copies
     if not edges.apart:
-        terms = runs.neighbor, runs.view_row, runs.copies
         return _sum(_message_sums_kernel, runs, width, width, *tables, runs.pieces, *terms)
     num_edges = len(runs.row)
     out = torch.empty(num_edges, width, device=of_center.device)
     programs = triton.cdiv(num_edges, BLOCK_EDGES)
-    terms = runs.center, runs.neighbor, runs.view_row, runs.copies
-    _launch(_messages_kernel, programs, width, *tables, *terms, out, num_edges)
+    _launch(_messages_kernel, programs, width, *tables, runs.center, *terms, out, num_edges)
     return out
 
 
@@ -356,17 +364,22 @@ def message_grads(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`crysatom.nn.kernels.twin.message_grads`."""
     center, neighbor, edge, grad = (x.contiguous() for x in (of_center, of_neighbor, of_edge, grad_out))
+    by_center, by_neighbor, by_row = (_runs(edges, by) for by in ("center", "neighbor", "row"))
+    at_row = _message_grads(by_row, (edge, center, neighbor), (by_row.center, by_row.neighbor), grad)
+    return (
+        _message_grads(by_center, (center, neighbor, edge), (by_center.neighbor, by_center.view_row), grad),
+        _message_grads(by_neighbor, (neighbor, center, edge), (by_neighbor.center, by_neighbor.view_row), grad),
+        at_row.view_as(of_edge),
+    )
 
-    def summed(by: str, tables: tuple[Tensor, Tensor, Tensor], rows: tuple[str, str]) -> Tensor:
-        runs, channels = _runs(edges, by), of_center.shape[1]
-        a, b = (getattr(runs, name) for name in rows)
-        terms = runs.pieces, a, b, runs.source, runs.copies
-        return _sum(_message_grads_kernel, runs, channels // 2, channels, *tables, grad, *terms)
 
-    at_center = summed("center", (center, neighbor, edge), ("neighbor", "view_row"))
-    at_neighbor = summed("neighbor", (neighbor, center, edge), ("center", "view_row"))
-    at_row = summed("row", (edge, center, neighbor), ("center", "neighbor"))
-    return at_center, at_neighbor, at_row.view_as(of_edge)
+def _message_grads(
+    runs: _Runs, tables: tuple[Tensor, Tensor, Tensor], rows: tuple[Tensor, Tensor], grad: Tensor
+) -> Tensor:
+    """Sum gradients at the targets of ``runs``, whose table is the first one; ``rows`` are those of the others."""
+    channels = tables[0].shape[-1]
+    arguments = *tables, grad, runs.pieces, *rows, runs.source, runs.copies
+    return _sum(_message_grads_kernel, runs, channels // 2, channels, *arguments)
 
 
 def term_sums(of_neighbor: Tensor, of_edge: Tensor, edges: Edges) -> Tensor:
