@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crysatom.nn.edges import Edges
+from crysatom.nn.kernels.terms import Norm, Terms
 
 
 def make_edges(degrees: list[list[int]], rows: int = 9) -> Edges:
@@ -58,45 +59,49 @@ CASES = {
 }
 
 
-def make_tables(edges: Edges, width: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    """Return terms of centers, neighbors, and distances per view, with C = 2 ``width`` channels."""
+def make_terms(
+    edges: Edges, width: int, dtype: torch.dtype = torch.float64, *, scale: float = 1.0
+) -> tuple[Terms, Norm]:
+    """Return random terms with C = 2 ``width`` channels, rounded to float32, so that all types see the same numbers."""
     generator = torch.Generator().manual_seed(6)
-    atoms, rows = (edges.num_atoms, 2 * width), (edges.num_views, len(edges.basis), 2 * width)
-    center, neighbor, edge = (
-        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in (atoms, atoms, rows)
-    )
-    return center, neighbor, edge
+    channels, atoms = 2 * width, edges.num_atoms
+
+    def table(*shape: int) -> Tensor:
+        return (scale * torch.randn(*shape, channels, generator=generator)).to(dtype)
+
+    terms = Terms(table(atoms), table(atoms), table(len(edges.basis)))
+    return terms, Norm(table(edges.num_views), table(edges.num_views), table())
 
 
 class Case(NamedTuple):
     """Arguments of all kernels."""
 
     edges: Edges
-    tables: tuple[Tensor, Tensor, Tensor]
+    terms: Terms
+    norm: Norm
     grad: Tensor
 
     @classmethod
-    def of(cls, edges: Edges, width: int, scale: float = 1, dtype: torch.dtype = torch.float32) -> Self:
-        center, neighbor, edge = (scale * table for table in make_tables(edges, width))
+    def of(cls, edges: Edges, width: int, dtype: torch.dtype = torch.float32, *, scale: float = 1.0) -> Self:
+        """Return a case whose terms have this type; everything else is float32."""
+        terms, norm = make_terms(edges, width, torch.float32, scale=scale)
         grad = torch.randn(len(edges.row) if edges.apart else edges.num_atoms, width)
-        return cls(edges, (center.to(dtype), neighbor.to(dtype), edge.to(dtype)), grad)
+        return cls(edges, Terms(*(x.to(dtype) for x in terms)), norm, grad)
 
     def to(self, target: torch.device | torch.dtype) -> Self:
-        """Return this case on another device, or its tables and gradient in another type."""
-        center, neighbor, edge = (table.to(target) for table in self.tables)
+        """Return this case on another device, or all of it but the edges in another type."""
         edges = self.edges
         if isinstance(target, torch.device):
             values = {f.name: getattr(edges, f.name) for f in dataclasses.fields(edges)}
             edges = Edges(**{name: v.to(target) if isinstance(v, Tensor) else v for name, v in values.items()})
-        return type(self)(edges, (center, neighbor, edge), self.grad.to(target))
+        terms, norm = Terms(*(x.to(target) for x in self.terms)), Norm(*(x.to(target) for x in self.norm))
+        return type(self)(edges, terms, norm, self.grad.to(target))
 
     def evaluate(self, kernels: ModuleType) -> dict[str, Tensor]:
-        """Return what the functions of a module of kernels compute."""
-        of_center, of_neighbor, of_edge = self.tables
-        grads = kernels.message_grads(*self.tables, self.grad, self.edges)
+        """Return all results of a module of kernels."""
+        edges, terms, norm, grad = self
         return {
-            "messages": kernels.message_sums(*self.tables, self.edges),
-            **dict(zip(("at centers", "at neighbors", "at rows"), grads, strict=True)),
-            "terms": kernels.term_sums(of_neighbor, of_edge[0], self.edges),
-            "reversed terms": kernels.reverse_term_sums(of_center, of_edge[0], self.edges),
+            "messages": kernels.message_sums(terms, norm, edges),
+            **{f"dy {name}": x for name, x in kernels.message_grads(terms, norm, grad, edges)._asdict().items()},
+            **{f"u {name}": x for name, x in kernels.moments(terms, norm.mean, edges)._asdict().items()},
         }

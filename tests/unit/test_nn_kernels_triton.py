@@ -1,6 +1,6 @@
 """The Triton kernels against the plain ones: run by Triton's interpreter, which needs no GPU, and compiled for one.
 
-Values and gradients in float32; tolerance 1e-5 relative to values of order one.
+Tolerance 1e-5 of the largest value: float32 keeps 6e-8 of each term.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def few_cases() -> Cases:
         "apart": (Case.of(dataclasses.replace(weighted, apart=True), 1), 128),
         "no edges": (Case.of(make_edges([[0]], rows=1), 64), 128),
         "cut runs": (Case.of(make_edges([[0, 11]], rows=1), 200), 4),
-        "large exponents, bfloat16": (Case.of(edges, 7, scale=5000, dtype=torch.bfloat16), 128),
+        "large arguments, bfloat16": (Case.of(edges, 7, torch.bfloat16, scale=100), 128),
     }
 
 
@@ -63,8 +63,8 @@ def all_cases() -> Cases:
     for name in ("one view", "apart, copies and count"):
         cases |= {f"{name}, width {width}": (Case.of(CASES[name], width), 128) for width in (1, 64, 200)}
     return cases | {
-        "large exponents": (Case.of(CASES["three views"], 7, scale=5000), 128),
-        "bfloat16": (Case.of(CASES["three views"], 7, dtype=torch.bfloat16), 128),
+        "large arguments": (Case.of(CASES["three views"], 7, scale=100), 128),
+        "bfloat16": (Case.of(CASES["three views"], 7, torch.bfloat16), 128),
         "cut runs": (Case.of(CASES["copies and count"], 7), 2),
         "cut runs, apart": (Case.of(CASES["apart, copies and count"], 7), 2),
         "more pieces than are added at once": (Case.of(CASES["all edges at one atom"], 7), 1),
@@ -75,7 +75,7 @@ def all_cases() -> Cases:
 def compare(name: str, case: Case, results: dict[str, Tensor]) -> None:
     for what, expected in case.to(torch.float64).evaluate(twin).items():
         result = results[what]
-        assert result.dtype == torch.float32
+        assert result.dtype == (torch.float64 if what.endswith(("total", "squares", "product")) else torch.float32)
         scale = max(1.0, float(expected.abs().amax())) if expected.numel() else 1.0
         torch.testing.assert_close(
             result.double() / scale,
@@ -136,8 +136,8 @@ def test_pieces_cover_each_run_once(edges: Edges, piece: int, monkeypatch: pytes
     assert sorted(added) == sorted((slot, target) for slot, target in owner.items() if slot >= edges.num_atoms)
 
 
-@pytest.mark.parametrize("by", ["center", "neighbor", "row"])
-def test_sorting_never_waits_for_the_gpu(by: str) -> None:
+@pytest.mark.parametrize("end", ["center", "neighbor", "row"])
+def test_sorting_never_waits_for_the_gpu(end: str) -> None:
     from crysatom.nn.kernels import triton_cuda
 
     edges = CASES["copies and count"]
@@ -147,12 +147,12 @@ def test_sorting_never_waits_for_the_gpu(by: str) -> None:
         for f in dataclasses.fields(edges)
     }
     with mode:
-        runs = triton_cuda._runs(Edges(**fake), by)
-    assert runs.pieces.shape[1] == 4
+        runs = triton_cuda._Runs.by(end, Edges(**fake))
+    assert runs.pieces.shape[1] == 5
 
 
-def compiled(name: str, width: int, dtype: str, *, weighted: bool) -> str:
-    """Compile a kernel for an H100 to machine code, and return its assembly."""
+def compiled(name: str, width: int, dtype: str, *, optional: bool) -> str:
+    """Compile a kernel for an H100 to machine code, with or without its optional arrays, and return its assembly."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -160,19 +160,17 @@ def compiled(name: str, width: int, dtype: str, *, weighted: bool) -> str:
     from crysatom.nn.kernels import triton_cuda
 
     kernel = getattr(triton_cuda, name)
-    constants: dict[str, Any] = {"WIDTH": width, "BLOCK_E": 4, "BLOCK_D": 128}
-    signature = {}
+    constants: dict[str, Any] = {"APART": False, "WIDTH": width, "BLOCK_E": 4, "BLOCK_D": triton_cuda.MAX_BLOCK_CHANNELS}
+    if not optional:
+        constants |= dict.fromkeys(["count", "copies", "squares", "product"])
+    constants = {argument: value for argument, value in constants.items() if argument in kernel.arg_names}
+    signature = dict.fromkeys(constants, "constexpr")
     for argument in kernel.arg_names:
-        if argument in {"copies", "count"} and not weighted:
-            constants[argument] = None
-        if argument in constants:
-            signature[argument] = "constexpr"
-        elif argument == "num_edges":
-            signature[argument] = "i32"
-        elif argument.startswith("of_") or argument == "grad_out":
+        if argument.startswith("of_"):
             signature[argument] = f"*{dtype}"
-        else:
-            signature[argument] = "*fp32" if argument in {"out", "copies", "count"} else "*i32"
+        elif argument not in constants:
+            index = argument in {"pieces", "cuts", "a", "b", "neighbor", "row", "source"}
+            signature[argument] = "*i32" if index else "*fp32"
     aligned = {
         (i,): [["tt.divisibility", 16]]
         for i, argument in enumerate(kernel.arg_names)
@@ -187,23 +185,22 @@ def compiled(name: str, width: int, dtype: str, *, weighted: bool) -> str:
 
 
 KERNELS = [
+    "_moments_kernel",
     "_message_sums_kernel",
-    "_messages_kernel",
     "_message_grads_kernel",
-    "_term_sums_kernel",
     "_add_pieces_kernel",
 ]
 
 
 @pytest.mark.parametrize(
-    ("dtype", "weighted"),
+    ("dtype", "optional"),
     [("fp32", False), pytest.param("bf16", True, marks=pytest.mark.slow)],
 )
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_compile_for_a_gpu(
-    name: str, dtype: str, weighted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, dtype: str, optional: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    ptx = compiled(name, 200, dtype, weighted=weighted)
+    ptx = compiled(name, 200, dtype, optional=optional)
     assert not re.search(r"\b(atom|red)\.", ptx)  # additions whose order changes from run to run
     assert "ld.global.v4.b32" in ptx  # 16 bytes per load

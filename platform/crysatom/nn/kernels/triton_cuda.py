@@ -1,15 +1,16 @@
 """Kernels of the gated sum in Triton, for CUDA; :mod:`crysatom.nn.kernels.twin` defines what they compute.
 
 Every sum is one over a run of edges with the same target: the center, the neighbor, or the view and row. The edges are
-sorted by target once per batch, and a program sums a piece of a run for a block of channels. It recomputes the
-exponents of its edges, so no array of ``(E, C)`` exists. No atomics are used, so results are reproducible.
+sorted by target once per batch, and a program sums a piece of a run for a block of channels. It computes u of its edges
+again, so no array of ``(E, C)`` exists. No atomics are used, so results are reproducible.
 
 A run of more than ``PIECE`` edges is cut, so that no single program works long while the others have ended: its first
 piece is written to the row of the target, each further one to an additional row, and a second kernel adds these up.
 The sizes of all arrays follow from shapes alone. Nothing waits for the GPU.
 
 A program has one warp and holds ``BLOCK_EDGES`` edges at a time, a float4 per lane and table. Many such programs per
-multiprocessor hide the latency of the gathers, so their loops are not pipelined.
+multiprocessor hide the latency of the gathers, so their loops are not pipelined. Tables may be bfloat16; sums are
+float32.
 """
 
 from __future__ import annotations
@@ -26,20 +27,30 @@ import triton.language as tl
 from torch import Tensor
 
 from crysatom.nn.edges import Edges
+from crysatom.nn.kernels.terms import Grads, Moments, Norm, Terms
 
 PIECE = 128
 """Most edges that one program sums."""
 
 BLOCK_EDGES = 4
-MAX_BLOCK_CHANNELS = 128
+MAX_BLOCK_CHANNELS = 64
 
 LN2 = tl.constexpr(math.log(2))
+LOG2_E = tl.constexpr(1 / math.log(2))
 
 
 @triton.jit
-def _load(table, row, column, mask, width: tl.constexpr):
-    """Load elements of a table of ``width`` columns; 64-bit offsets, because a table may have 2^31 elements."""
-    return tl.load(table + row.to(tl.int64) * width + column, mask=mask, other=0.0).to(tl.float32)
+def _load(table, row, column, mask, columns: tl.constexpr):
+    """Load elements of a table; 64-bit offsets, because a table may have more than 2^31 elements."""
+    return tl.load(table + row.to(tl.int64) * columns + column, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _load_norm(mean, gain, offset, view, column, mask, columns: tl.constexpr, unit):
+    """Load the normalization of a view; gain and offset in the given unit."""
+    scaled_gain = _load(gain, view, column, mask, columns) * unit
+    scaled_offset = tl.load(offset + column, mask=mask, other=0.0).to(tl.float32) * unit
+    return _load(mean, view, column, mask, columns), scaled_gain[None, :], scaled_offset[None, :]
 
 
 @triton.jit
@@ -63,79 +74,104 @@ def _core(x):
 
 
 @triton.jit
-def _message_sums_kernel(
-    of_center,
-    of_neighbor,
-    of_edge,
+def _moments_kernel(
+    of_target,
+    of_a,
+    of_b,
+    shift,
     pieces,
-    neighbor,
-    edge,
-    copies,
+    a,
+    b,
+    count,
     out,
+    squares,
     WIDTH: tl.constexpr,
     BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Sum the messages of a piece of a center's edges."""
-    piece = pieces + 4 * tl.program_id(0)
-    target, first, last, slot = tl.load(piece), tl.load(piece + 1), tl.load(piece + 2), tl.load(piece + 3)
+    """Sum u - shift, and its square, over a piece of a target's edges; a and b are the rows of the other two tables."""
+    piece = pieces + 5 * tl.program_id(0)
+    target, view, slot = tl.load(piece), tl.load(piece + 1), tl.load(piece + 4)
+    first, last = tl.load(piece + 2), tl.load(piece + 3)
+    if slot < 0:
+        return
+    c = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    inside = c < WIDTH
+    known = (_load(of_target, target, c, inside, WIDTH) - _load(shift, view, c, inside, WIDTH))[None, :]
+    total = tl.zeros((BLOCK_E, BLOCK_D), tl.float32)
+    total_squares = tl.zeros((BLOCK_E, BLOCK_D), tl.float32)
+    for start in range(first, last, BLOCK_E):
+        k = start + tl.arange(0, BLOCK_E)
+        valid = k < last
+        mask = valid[:, None] & inside[None, :]
+        i = tl.load(a + k, mask=valid, other=0)[:, None]
+        j = tl.load(b + k, mask=valid, other=0)[:, None]
+        d = known + (_load(of_a, i, c[None, :], mask, WIDTH) + _load(of_b, j, c[None, :], mask, WIDTH))
+        d = tl.where(mask, d, 0.0)
+        weighted = d
+        if count is not None:
+            weighted = d * tl.load(count + k, mask=valid, other=0.0)[:, None]
+        total += weighted
+        if squares is not None:
+            total_squares += weighted * d
+    place = slot.to(tl.int64) * WIDTH + c
+    tl.store(out + place, tl.sum(total, axis=0), mask=inside)
+    if squares is not None:
+        tl.store(squares + place, tl.sum(total_squares, axis=0), mask=inside)
+
+
+@triton.jit
+def _message_sums_kernel(
+    of_center,
+    of_neighbor,
+    of_edge,
+    mean,
+    gain,
+    offset,
+    pieces,
+    neighbor,
+    row,
+    copies,
+    out,
+    APART: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Sum the messages of a piece of a center's edges, or write each."""
+    piece = pieces + 5 * tl.program_id(0)
+    target, view, slot = tl.load(piece), tl.load(piece + 1), tl.load(piece + 4)
+    first, last = tl.load(piece + 2), tl.load(piece + 3)
     if slot < 0:
         return
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     inside = d < WIDTH
-    center_gate = _load(of_center, target, d, inside, 2 * WIDTH)[None, :]
-    center_core = _load(of_center, target, WIDTH + d, inside, 2 * WIDTH)[None, :]
+    mean_gate, gain_gate, offset_gate = _load_norm(mean, gain, offset, view, d, inside, 2 * WIDTH, -LOG2_E)
+    mean_core, gain_core, offset_core = _load_norm(mean, gain, offset, view, WIDTH + d, inside, 2 * WIDTH, LOG2_E)
+    known_gate = (_load(of_center, target, d, inside, 2 * WIDTH) - mean_gate)[None, :]
+    known_core = (_load(of_center, target, WIDTH + d, inside, 2 * WIDTH) - mean_core)[None, :]
+    column = d[None, :]
     total = tl.zeros((BLOCK_E, BLOCK_D), tl.float32)
     for start in range(first, last, BLOCK_E):
         k = start + tl.arange(0, BLOCK_E)
         valid = k < last
         mask = valid[:, None] & inside[None, :]
         j = tl.load(neighbor + k, mask=valid, other=0)[:, None]
-        r = tl.load(edge + k, mask=valid, other=0)[:, None]
-        column = d[None, :]
-        x_gate = _load(of_neighbor, j, column, mask, 2 * WIDTH) + _load(of_edge, r, column, mask, 2 * WIDTH)
-        x_core = _load(of_neighbor, j, WIDTH + column, mask, 2 * WIDTH)
-        x_core += _load(of_edge, r, WIDTH + column, mask, 2 * WIDTH)
-        gate, _ = _gate(center_gate + x_gate)
-        core, _ = _core(center_core + x_core)
+        r = tl.load(row + k, mask=valid, other=0)[:, None]
+        u_gate = _load(of_neighbor, j, column, mask, 2 * WIDTH) + _load(of_edge, r, column, mask, 2 * WIDTH)
+        u_core = _load(of_neighbor, j, WIDTH + column, mask, 2 * WIDTH)
+        u_core += _load(of_edge, r, WIDTH + column, mask, 2 * WIDTH)
+        gate, _ = _gate(offset_gate + gain_gate * (known_gate + u_gate))
+        core, _ = _core(offset_core + gain_core * (known_core + u_core))
         message = gate * core
         if copies is not None:
             message *= tl.load(copies + k, mask=valid, other=0.0)[:, None]
-        total += tl.where(mask, message, 0.0)
-    tl.store(out + slot.to(tl.int64) * WIDTH + d, tl.sum(total, axis=0), mask=inside)
-
-
-@triton.jit(do_not_specialize=["num_edges"])
-def _messages_kernel(
-    of_center,
-    of_neighbor,
-    of_edge,
-    center,
-    neighbor,
-    edge,
-    copies,
-    out,
-    num_edges,
-    WIDTH: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """Write the message of each edge."""
-    k = tl.program_id(0) * BLOCK_E + tl.arange(0, BLOCK_E)
-    valid = k < num_edges
-    d = (tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D))[None, :]
-    mask = valid[:, None] & (d < WIDTH)
-    i = tl.load(center + k, mask=valid, other=0)[:, None]
-    j = tl.load(neighbor + k, mask=valid, other=0)[:, None]
-    r = tl.load(edge + k, mask=valid, other=0)[:, None]
-    x_gate = _load(of_center, i, d, mask, 2 * WIDTH) + _load(of_neighbor, j, d, mask, 2 * WIDTH)
-    x_core = _load(of_center, i, WIDTH + d, mask, 2 * WIDTH) + _load(of_neighbor, j, WIDTH + d, mask, 2 * WIDTH)
-    gate, _ = _gate(x_gate + _load(of_edge, r, d, mask, 2 * WIDTH))
-    core, _ = _core(x_core + _load(of_edge, r, WIDTH + d, mask, 2 * WIDTH))
-    message = gate * core
-    if copies is not None:
-        message *= tl.load(copies + k, mask=valid, other=0.0)[:, None]
-    tl.store(out + k[:, None].to(tl.int64) * WIDTH + d, message, mask=mask)
+        if APART:
+            tl.store(out + k[:, None].to(tl.int64) * WIDTH + column, message, mask=mask)
+        else:
+            total += tl.where(mask, message, 0.0)
+    if not APART:
+        tl.store(out + slot.to(tl.int64) * WIDTH + d, tl.sum(total, axis=0), mask=inside)
 
 
 @triton.jit
@@ -143,6 +179,9 @@ def _message_grads_kernel(
     of_target,
     of_a,
     of_b,
+    mean,
+    gain,
+    offset,
     grad_out,
     pieces,
     a,
@@ -150,75 +189,56 @@ def _message_grads_kernel(
     source,
     copies,
     out,
+    product,
     WIDTH: tl.constexpr,
     BLOCK_E: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Sum the gradients of a piece of a target's edges; a and b are the rows of the other two tables."""
-    piece = pieces + 4 * tl.program_id(0)
-    target, first, last, slot = tl.load(piece), tl.load(piece + 1), tl.load(piece + 2), tl.load(piece + 3)
+    """Sum dy, and dy (u - mean), over a piece of a target's edges; a and b are the rows of the other two tables."""
+    piece = pieces + 5 * tl.program_id(0)
+    target, view, slot = tl.load(piece), tl.load(piece + 1), tl.load(piece + 4)
+    first, last = tl.load(piece + 2), tl.load(piece + 3)
     if slot < 0:
         return
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     inside = d < WIDTH
-    target_gate = _load(of_target, target, d, inside, 2 * WIDTH)[None, :]
-    target_core = _load(of_target, target, WIDTH + d, inside, 2 * WIDTH)[None, :]
+    mean_gate, gain_gate, offset_gate = _load_norm(mean, gain, offset, view, d, inside, 2 * WIDTH, -LOG2_E)
+    mean_core, gain_core, offset_core = _load_norm(mean, gain, offset, view, WIDTH + d, inside, 2 * WIDTH, LOG2_E)
+    known_gate = (_load(of_target, target, d, inside, 2 * WIDTH) - mean_gate)[None, :]
+    known_core = (_load(of_target, target, WIDTH + d, inside, 2 * WIDTH) - mean_core)[None, :]
+    column = d[None, :]
     total_gate = tl.zeros((BLOCK_E, BLOCK_D), tl.float32)
     total_core = tl.zeros((BLOCK_E, BLOCK_D), tl.float32)
+    product_gate = tl.zeros((BLOCK_E, BLOCK_D), tl.float32)
+    product_core = tl.zeros((BLOCK_E, BLOCK_D), tl.float32)
     for start in range(first, last, BLOCK_E):
         k = start + tl.arange(0, BLOCK_E)
         valid = k < last
         mask = valid[:, None] & inside[None, :]
         i = tl.load(a + k, mask=valid, other=0)[:, None]
         j = tl.load(b + k, mask=valid, other=0)[:, None]
-        column = d[None, :]
-        x_gate = _load(of_a, i, column, mask, 2 * WIDTH) + _load(of_b, j, column, mask, 2 * WIDTH)
-        x_core = _load(of_a, i, WIDTH + column, mask, 2 * WIDTH) + _load(of_b, j, WIDTH + column, mask, 2 * WIDTH)
+        u_gate = _load(of_a, i, column, mask, 2 * WIDTH) + _load(of_b, j, column, mask, 2 * WIDTH)
+        u_core = _load(of_a, i, WIDTH + column, mask, 2 * WIDTH) + _load(of_b, j, WIDTH + column, mask, 2 * WIDTH)
+        u_gate, u_core = known_gate + u_gate, known_core + u_core
         grad = _load(grad_out, tl.load(source + k, mask=valid, other=0)[:, None], column, mask, WIDTH)
         if copies is not None:
             grad *= tl.load(copies + k, mask=valid, other=0.0)[:, None]
-        gate, rest = _gate(target_gate + x_gate)
-        core, slope = _core(target_core + x_core)
+        gate, rest = _gate(offset_gate + gain_gate * u_gate)
+        core, slope = _core(offset_core + gain_core * u_core)
         grad *= gate
-        total_gate += tl.where(mask, grad * rest * core, 0.0)
-        total_core += tl.where(mask, grad * slope, 0.0)
-    row = out + slot.to(tl.int64) * (2 * WIDTH)
-    tl.store(row + d, tl.sum(total_gate, axis=0), mask=inside)
-    tl.store(row + WIDTH + d, tl.sum(total_core, axis=0), mask=inside)
-
-
-@triton.jit
-def _term_sums_kernel(
-    of_a,
-    of_edge,
-    pieces,
-    a,
-    edge,
-    count,
-    out,
-    WIDTH: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """Sum two terms of a piece of a target's edges."""
-    piece = pieces + 4 * tl.program_id(0)
-    first, last, slot = tl.load(piece + 1), tl.load(piece + 2), tl.load(piece + 3)
-    if slot < 0:
-        return
-    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-    inside = d < WIDTH
-    total = tl.zeros((BLOCK_E, BLOCK_D), tl.float32)
-    for start in range(first, last, BLOCK_E):
-        k = start + tl.arange(0, BLOCK_E)
-        valid = k < last
-        mask = valid[:, None] & inside[None, :]
-        i = tl.load(a + k, mask=valid, other=0)[:, None]
-        r = tl.load(edge + k, mask=valid, other=0)[:, None]
-        term = _load(of_a, i, d[None, :], mask, WIDTH) + _load(of_edge, r, d[None, :], mask, WIDTH)
-        if count is not None:
-            term *= tl.load(count + k, mask=valid, other=0.0)[:, None]
-        total += term
-    tl.store(out + slot.to(tl.int64) * WIDTH + d, tl.sum(total, axis=0), mask=inside)
+        dy_gate = tl.where(mask, grad * rest * core, 0.0)
+        dy_core = tl.where(mask, grad * slope, 0.0)
+        total_gate += dy_gate
+        total_core += dy_core
+        if product is not None:
+            product_gate += dy_gate * u_gate
+            product_core += dy_core * u_core
+    place = slot.to(tl.int64) * (2 * WIDTH) + d
+    tl.store(out + place, tl.sum(total_gate, axis=0), mask=inside)
+    tl.store(out + place + WIDTH, tl.sum(total_core, axis=0), mask=inside)
+    if product is not None:
+        tl.store(product + place, tl.sum(product_gate, axis=0), mask=inside)
+        tl.store(product + place + WIDTH, tl.sum(product_core, axis=0), mask=inside)
 
 
 @triton.jit
@@ -228,13 +248,13 @@ def _add_pieces_kernel(out, cuts, WIDTH: tl.constexpr, BLOCK_E: tl.constexpr, BL
     target, first, last = tl.load(cut), tl.load(cut + 1), tl.load(cut + 2)
     if target < 0:
         return
-    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-    inside = d < WIDTH
+    c = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    inside = c < WIDTH
     total = tl.zeros((BLOCK_E, BLOCK_D), tl.float32)
     for start in range(first, last, BLOCK_E):
         row = start + tl.arange(0, BLOCK_E)
-        total += _load(out, row[:, None], d[None, :], (row < last)[:, None] & inside[None, :], WIDTH)
-    place = out + target.to(tl.int64) * WIDTH + d
+        total += _load(out, row[:, None], c[None, :], (row < last)[:, None] & inside[None, :], WIDTH)
+    place = out + target.to(tl.int64) * WIDTH + c
     tl.store(place, tl.load(place, mask=inside, other=0.0) + tl.sum(total, axis=0), mask=inside)
 
 
@@ -244,13 +264,12 @@ class _Runs:
 
     Attributes:
         num_targets: T.
-        pieces: ``(P, 4)`` target, first and last edge, and output row; the row is -1 for unused places.
-        cuts: ``(E // PIECE, 3)`` for each cut run its target and first and last additional row; elsewhere -1.
-        center: ``(E,)``, as the following in the order of the runs.
+        pieces: ``(P, 5)`` row of the target's table, view, first and last edge, and output row, or -1 if not used.
+        cuts: ``(E // PIECE, 3)`` for each cut run its target and first and last additional row; -1 if not used.
+        center: ``(E,)``, like the following in the order of the runs.
         neighbor: ``(E,)``.
-        row: ``(E,)`` row of the distance.
-        view_row: ``(E,)`` view times R plus row.
-        source: ``(E,)`` row of ``grad_out``.
+        row: ``(E,)``.
+        source: ``(E,)`` row of the messages' gradient.
         copies: ``(E,)`` float32, or None.
         count: ``(E,)`` float32, or None.
 
@@ -262,16 +281,25 @@ class _Runs:
     center: Tensor
     neighbor: Tensor
     row: Tensor
-    view_row: Tensor
     source: Tensor
     copies: Tensor | None
     count: Tensor | None
 
     @classmethod
-    def of(cls, edges: Edges, view_row: Tensor, target: Tensor, num_targets: int) -> _Runs:
-        """Sort edges by target ``(E,)``."""
+    def by(cls, end: str, edges: Edges) -> _Runs:
+        """Sort edges by their ``center``, ``neighbor``, or ``row`` of each view."""
+        target, per_view = getattr(edges, end), edges.num_atoms // edges.num_views
+        if end == "row":
+            view = edges.center // max(per_view, 1)
+            per_view = len(edges.basis)
+            target = view * per_view + target
         target, order = torch.sort(target, stable=True)
-        pieces, cuts = _cut(torch.searchsorted(target, torch.arange(num_targets + 1, device=target.device)), len(order))
+        num_targets = edges.num_views * per_view
+        ptr = torch.searchsorted(target, torch.arange(num_targets + 1, device=target.device))
+        pieces, cuts = _cut(ptr, len(order))
+        target = pieces[:, 0]
+        table_row = target % max(per_view, 1) if end == "row" else target
+        pieces = torch.cat([table_row[:, None], target[:, None] // max(per_view, 1), pieces[:, 1:]], dim=1)
         center = edges.center[order].int()
         return cls(
             num_targets=num_targets,
@@ -280,15 +308,22 @@ class _Runs:
             center=center,
             neighbor=edges.neighbor[order].int(),
             row=edges.row[order].int(),
-            view_row=view_row[order].int(),
             source=order.int() if edges.apart else center,
             copies=None if edges.copies is None else edges.copies[order].float(),
             count=None if edges.count is None else edges.count[order].float(),
         )
 
+    def sum(self, kernel: Any, width: int, channels: int, *arguments: Any, second: bool = False) -> list[Tensor]:
+        """Return the sums of a kernel at each target, one or two of ``(T, channels)``."""
+        sums = [torch.empty(len(self.pieces), channels, device=self.pieces.device) for _ in range(1 + second)]
+        _launch(kernel, len(self.pieces), width, *arguments, *sums, *[None] * (not second))
+        for each in sums:
+            _launch(_add_pieces_kernel, len(self.cuts), channels, each, self.cuts)
+        return [each[: self.num_targets] for each in sums]
+
 
 def _cut(ptr: Tensor, num_edges: int) -> tuple[Tensor, Tensor]:
-    """Return pieces and cuts of :class:`_Runs` for runs that start at ``ptr`` ``(T + 1,)``."""
+    """Return target, first, last, and output row of each piece, and the cuts; runs start at ``ptr`` ``(T + 1,)``."""
     # Each run has at least one piece, so piece p of target t is additional piece p - t - 1, unless it is the first one.
     most_cuts = num_edges // PIECE
     targets = len(ptr) - 1
@@ -312,22 +347,15 @@ def _cut(ptr: Tensor, num_edges: int) -> tuple[Tensor, Tensor]:
 _RUNS: WeakKeyDictionary[Edges, dict[str, _Runs]] = WeakKeyDictionary()
 
 
-def _runs(edges: Edges, by: str) -> _Runs:
-    """Return the edges sorted by their center, neighbor, or row; sorted once."""
+def _runs(edges: Edges, end: str) -> _Runs:
+    """Return the edges sorted by an end; sorted once."""
     known = _RUNS.setdefault(edges, {})
-    if by not in known:
-        rows = len(edges.basis)
-        view_row = edges.center // max(edges.num_atoms // edges.num_views, 1) * rows + edges.row
-        target, num_targets = {
-            "center": (edges.center, edges.num_atoms),
-            "neighbor": (edges.neighbor, edges.num_atoms),
-            "row": (view_row, edges.num_views * rows),
-        }[by]
-        known[by] = _Runs.of(edges, view_row, target, num_targets)
-    return known[by]
+    if end not in known:
+        known[end] = _Runs.by(end, edges)
+    return known[end]
 
 
-def _launch(kernel: Any, programs: int, width: int, table: Tensor, *arguments: Tensor | int | None) -> None:
+def _launch(kernel: Any, programs: int, width: int, table: Tensor, *arguments: Any) -> None:
     """Run a kernel for ``width`` channels."""
     block = min(max(triton.next_power_of_2(width), 16), MAX_BLOCK_CHANNELS)
     blocks = {"WIDTH": width, "BLOCK_E": BLOCK_EDGES, "BLOCK_D": block}
@@ -337,64 +365,56 @@ def _launch(kernel: Any, programs: int, width: int, table: Tensor, *arguments: T
             kernel[grid](table, *arguments, **blocks, num_warps=1, enable_fp_fusion=True)
 
 
-def _sum(kernel: Any, runs: _Runs, width: int, channels: int, *arguments: Any) -> Tensor:
-    """Return the sums of a kernel at each target, ``(T, channels)``."""
-    out = torch.empty(len(runs.pieces), channels, device=runs.pieces.device)
-    _launch(kernel, len(runs.pieces), width, *arguments, out)
-    _launch(_add_pieces_kernel, len(runs.cuts), channels, out, runs.cuts)
+def _per_view(x: Tensor, edges: Edges) -> Tensor:
+    """Sum ``(M, C)`` over the atoms of each view, ``(V, C)`` float64."""
+    return x.view(edges.num_views, edges.num_atoms // edges.num_views, x.shape[1]).sum(1, dtype=torch.float64)
+
+
+def moments(terms: Terms, shift: Tensor, edges: Edges) -> Moments:
+    """See :func:`crysatom.nn.kernels.twin.moments`."""
+    center, neighbor, edge, shift = (x.contiguous() for x in (*terms, shift))
+    channels, runs = shift.shape[1], _runs(edges, "center")
+    arguments = center, neighbor, edge, shift, runs.pieces, runs.neighbor, runs.row, runs.count
+    at_center, squares = runs.sum(_moments_kernel, channels, channels, *arguments, second=True)
+    runs = _runs(edges, "neighbor")
+    arguments = neighbor, center, edge, shift, runs.pieces, runs.center, runs.row, runs.count
+    (at_neighbor,) = runs.sum(_moments_kernel, channels, channels, *arguments)
+    return Moments(at_center, at_neighbor, _per_view(at_center, edges), _per_view(squares, edges))
+
+
+def message_sums(terms: Terms, norm: Norm, edges: Edges) -> Tensor:
+    """See :func:`crysatom.nn.kernels.twin.message_sums`."""
+    width, runs = len(norm.offset) // 2, _runs(edges, "center")
+    rows = len(edges.row) if edges.apart else len(runs.pieces)
+    out = torch.empty(rows, width, device=norm.offset.device)
+    tables = (x.contiguous() for x in (*terms, *norm))
+    arguments = runs.pieces, runs.neighbor, runs.row, runs.copies, out, edges.apart
+    _launch(_message_sums_kernel, len(runs.pieces), width, *tables, *arguments)
+    if edges.apart:
+        return out
+    _launch(_add_pieces_kernel, len(runs.cuts), width, out, runs.cuts)
     return out[: runs.num_targets]
 
 
-def message_sums(of_center: Tensor, of_neighbor: Tensor, of_edge: Tensor, edges: Edges) -> Tensor:
-    """See :func:`crysatom.nn.kernels.twin.message_sums`."""
-    tables = of_center.contiguous(), of_neighbor.contiguous(), of_edge.contiguous()
-    runs, width = _runs(edges, "center"), of_center.shape[1] // 2
-    terms = runs.neighbor, runs.view_row, runs.copies
-    if not edges.apart:
-        return _sum(_message_sums_kernel, runs, width, width, *tables, runs.pieces, *terms)
-    num_edges = len(runs.row)
-    out = torch.empty(num_edges, width, device=of_center.device)
-    programs = triton.cdiv(num_edges, BLOCK_EDGES)
-    _launch(_messages_kernel, programs, width, *tables, runs.center, *terms, out, num_edges)
-    return out
-
-
-def message_grads(
-    of_center: Tensor, of_neighbor: Tensor, of_edge: Tensor, grad_out: Tensor, edges: Edges
-) -> tuple[Tensor, Tensor, Tensor]:
+def message_grads(terms: Terms, norm: Norm, grad_out: Tensor, edges: Edges) -> Grads:
     """See :func:`crysatom.nn.kernels.twin.message_grads`."""
-    center, neighbor, edge, grad = (x.contiguous() for x in (of_center, of_neighbor, of_edge, grad_out))
-    by_center, by_neighbor, by_row = (_runs(edges, by) for by in ("center", "neighbor", "row"))
-    at_row = _message_grads(by_row, (edge, center, neighbor), (by_row.center, by_row.neighbor), grad)
-    return (
-        _message_grads(by_center, (center, neighbor, edge), (by_center.neighbor, by_center.view_row), grad),
-        _message_grads(by_neighbor, (neighbor, center, edge), (by_neighbor.center, by_neighbor.view_row), grad),
-        at_row.view_as(of_edge),
-    )
+    center, neighbor, edge, *others = (x.contiguous() for x in (*terms, *norm, grad_out))
+    channels = len(norm.offset)
 
+    def summed(runs: _Runs, tables: list[Tensor], rows: list[Tensor], *, second: bool = False) -> list[Tensor]:
+        arguments = *tables, *others, runs.pieces, *rows, runs.source, runs.copies
+        return runs.sum(_message_grads_kernel, channels // 2, channels, *arguments, second=second)
 
-def _message_grads(
-    runs: _Runs, tables: tuple[Tensor, Tensor, Tensor], rows: tuple[Tensor, Tensor], grad: Tensor
-) -> Tensor:
-    """Sum gradients at the targets of ``runs``, whose table is the first one; ``rows`` are those of the others."""
-    channels = tables[0].shape[-1]
-    arguments = *tables, grad, runs.pieces, *rows, runs.source, runs.copies
-    return _sum(_message_grads_kernel, runs, channels // 2, channels, *arguments)
-
-
-def term_sums(of_neighbor: Tensor, of_edge: Tensor, edges: Edges) -> Tensor:
-    """See :func:`crysatom.nn.kernels.twin.term_sums`."""
     runs = _runs(edges, "center")
-    return _term_sums(of_neighbor, of_edge, runs, runs.neighbor)
-
-
-def reverse_term_sums(of_center: Tensor, of_edge: Tensor, edges: Edges) -> Tensor:
-    """See :func:`crysatom.nn.kernels.twin.reverse_term_sums`."""
+    at_center, product = summed(runs, [center, neighbor, edge], [runs.neighbor, runs.row], second=True)
     runs = _runs(edges, "neighbor")
-    return _term_sums(of_center, of_edge, runs, runs.center)
-
-
-def _term_sums(table: Tensor, of_edge: Tensor, runs: _Runs, rows: Tensor) -> Tensor:
-    channels = table.shape[1]
-    terms = runs.pieces, rows, runs.row, runs.count
-    return _sum(_term_sums_kernel, runs, channels, channels, table.contiguous(), of_edge.contiguous(), *terms)
+    (at_neighbor,) = summed(runs, [neighbor, center, edge], [runs.center, runs.row])
+    runs = _runs(edges, "row")
+    (at_row,) = summed(runs, [edge, center, neighbor], [runs.center, runs.neighbor])
+    return Grads(
+        at_center,
+        at_neighbor,
+        at_row.view(edges.num_views, *edge.shape),
+        _per_view(at_center, edges),
+        _per_view(product, edges),
+    )

@@ -1,136 +1,93 @@
 r"""Kernels of the gated sum in plain torch: the reference of the compiled ones, and the path of float64.
 
-An edge k goes from atom j to atom i of view v; row r describes its distance. Its exponents, in units of ln 2, are
+An edge j -> i with the distance in row r has :math:`u = S_i + T_j + E_r` (:class:`crysatom.nn.kernels.terms.Terms`),
+:math:`[y_f, y_c] = g_v (u - \mu_v) + o` (:class:`~crysatom.nn.kernels.terms.Norm`) and the message
+:math:`\sigma(y_f) \odot \mathrm{softplus}(y_c)`, times ``edges.copies``.
 
-.. math:: x = [-y_f, y_c] / \ln 2 = C_i + N_j + E_{v, r}
-
-and its message is :math:`\sigma(y_f) \odot \mathrm{softplus}(y_c)`, times ``edges.copies``.
-
-Shapes: V views of N atoms, M = V N, C = 2D channels, R distinct distances. Tables are float32, float64, or bfloat16.
-Results are float32, or float64 for float64 tables. On CUDA the order of the additions, and so the last bits, may vary.
+Shapes: V views of N atoms, M = V N, C = 2D channels, R distinct distances, E edges.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from crysatom.nn.edges import Edges
+from crysatom.nn.kernels.terms import Grads, Moments, Norm, Terms
 
-LN2 = math.log(2)
 
-
-def message_sums(of_center: Tensor, of_neighbor: Tensor, of_edge: Tensor, edges: Edges) -> Tensor:
-    """Sum the messages that arrive at each atom.
+def moments(terms: Terms, shift: Tensor, edges: Edges) -> Moments:
+    """Sum u - shift and its square over edges.
 
     Args:
-        of_center: C, ``(M, C)``.
-        of_neighbor: N, ``(M, C)``.
-        of_edge: E, ``(V, R, C)``.
+        terms: Terms of u.
+        shift: ``(V, C)``, near the mean of u, so that no digits are lost.
         edges: Edges, sorted by center.
+
+    """
+    d = _less(shift, terms, edges)
+    weighted = d if edges.count is None else d * edges.count[:, None]
+    view = _view(edges)
+    return Moments(
+        _sum_at(edges.center, weighted, edges.num_atoms),
+        _sum_at(edges.neighbor, weighted, edges.num_atoms),
+        _sum_at(view, weighted.double(), edges.num_views),
+        _sum_at(view, (weighted * d).double(), edges.num_views),
+    )
+
+
+def message_sums(terms: Terms, norm: Norm, edges: Edges) -> Tensor:
+    """Sum the messages that arrive at each atom.
 
     Returns:
         ``(M, D)``, or with ``edges.apart`` the message of each edge, ``(E, D)``.
 
     """
-    gate, core = _exponents(of_center, of_neighbor, of_edge, edges)
-    messages = torch.sigmoid(-gate * LN2) * _softplus(core)
+    gate, core = _normalized(_less(norm.mean, terms, edges), norm, edges)
+    messages = torch.sigmoid(gate) * _softplus(core)
     if edges.copies is not None:
         messages *= edges.copies[:, None]
     return messages if edges.apart else _sum_at(edges.center, messages, edges.num_atoms)
 
 
-def message_grads(
-    of_center: Tensor, of_neighbor: Tensor, of_edge: Tensor, grad_out: Tensor, edges: Edges
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum the gradients with respect to [y_f, y_c] at centers, neighbors, and rows.
-
-    Args:
-        of_center: C, ``(M, C)``.
-        of_neighbor: N, ``(M, C)``.
-        of_edge: E, ``(V, R, C)``.
-        grad_out: Gradient with respect to the result of :func:`message_sums`.
-        edges: Edges, sorted by center.
-
-    Returns:
-        ``(M, C)``, ``(M, C)``, and ``(V, R, C)``.
-
-    """
-    gate, core = _exponents(of_center, of_neighbor, of_edge, edges)
-    grad = grad_out.to(core.dtype)
-    grad = grad.clone() if edges.apart else grad[edges.center]
+def message_grads(terms: Terms, norm: Norm, grad_out: Tensor, edges: Edges) -> Grads:
+    """Sum the gradient with respect to y over edges, given that with respect to the result of :func:`message_sums`."""
+    d = _less(norm.mean, terms, edges)
+    gate, core = _normalized(d, norm, edges)
+    grad = grad_out if edges.apart else grad_out[edges.center]
     if edges.copies is not None:
-        grad *= edges.copies[:, None]
-    grad *= torch.sigmoid(-gate * LN2)
-    dy = torch.cat([grad * torch.sigmoid(gate * LN2) * _softplus(core), grad * torch.sigmoid(core * LN2)], dim=1)
-    views, rows, channels = of_edge.shape
-    at_row = _sum_at(_view(edges) * rows + edges.row, dy, views * rows)
-    return (
+        grad = grad * edges.copies[:, None]
+    grad = grad * torch.sigmoid(gate)
+    dy = torch.cat([grad * torch.sigmoid(-gate) * _softplus(core), grad * torch.sigmoid(core)], dim=1)
+    view, views, rows = _view(edges), edges.num_views, len(terms.edge)
+    return Grads(
         _sum_at(edges.center, dy, edges.num_atoms),
         _sum_at(edges.neighbor, dy, edges.num_atoms),
-        at_row.view(views, rows, channels),
+        _sum_at(view * rows + edges.row, dy, views * rows).view(views, rows, dy.shape[1]),
+        _sum_at(view, dy.double(), views),
+        _sum_at(view, (dy * d).double(), views),
     )
 
 
-def term_sums(of_neighbor: Tensor, of_edge: Tensor, edges: Edges) -> Tensor:
-    """Return the sum of N_j + E_r over the edges that arrive at each atom, weighted by ``edges.count``.
-
-    Args:
-        of_neighbor: N, ``(M, C)``.
-        of_edge: E, ``(R, C)``, the same for all views.
-        edges: Edges, sorted by center.
-
-    Returns:
-        ``(M, C)``.
-
-    """
-    return _sum_at(edges.center, _counted(of_neighbor[edges.neighbor], of_edge, edges), edges.num_atoms)
-
-
-def reverse_term_sums(of_center: Tensor, of_edge: Tensor, edges: Edges) -> Tensor:
-    """Return the sum of C_i + E_r over the edges that leave each atom, weighted by ``edges.count``.
-
-    Args:
-        of_center: C, ``(M, C)``.
-        of_edge: E, ``(R, C)``, the same for all views.
-        edges: Edges, sorted by center.
-
-    Returns:
-        ``(M, C)``.
-
-    """
-    return _sum_at(edges.neighbor, _counted(of_center[edges.center], of_edge, edges), edges.num_atoms)
-
-
 def _view(edges: Edges) -> Tensor:
-    """View of each edge, ``(E,)``."""
+    """Return the view of each edge, ``(E,)``."""
     return edges.center // max(edges.num_atoms // edges.num_views, 1)
 
 
-def _exponents(of_center: Tensor, of_neighbor: Tensor, of_edge: Tensor, edges: Edges) -> tuple[Tensor, Tensor]:
-    """Exponents of each edge's gate and core, ``(E, D)`` each."""
-    terms = of_center[edges.center], of_neighbor[edges.neighbor], of_edge[_view(edges), edges.row]
-    center, neighbor, edge = (_wide(term) for term in terms)
-    gate, core = (center + neighbor + edge).chunk(2, dim=1)
-    return gate, core
+def _less(reference: Tensor, terms: Terms, edges: Edges) -> Tensor:
+    """Return u of each edge less a reference ``(V, C)`` of its view, ``(E, C)``."""
+    u = terms.center[edges.center] + terms.neighbor[edges.neighbor] + terms.edge[edges.row]
+    return u - reference[_view(edges)]
 
 
-def _counted(terms: Tensor, of_edge: Tensor, edges: Edges) -> Tensor:
-    terms = _wide(terms) + _wide(of_edge[edges.row])
-    if edges.count is not None:
-        terms *= edges.count[:, None]
-    return terms
+def _normalized(d: Tensor, norm: Norm, edges: Edges) -> tuple[Tensor, ...]:
+    """Return y_f and y_c of each edge, ``(E, D)`` each."""
+    return torch.addcmul(norm.offset, d, norm.gain[_view(edges)]).chunk(2, dim=1)
 
 
-def _softplus(exponent: Tensor) -> Tensor:
-    """ln(1 + 2^x); torch's own is the identity above 20."""
-    return exponent.clamp(min=0) * LN2 + torch.log1p(torch.exp2(-exponent.abs()))
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+def _softplus(x: Tensor) -> Tensor:
+    return F.softplus(x, threshold=40)  # torch's own threshold of 20 cuts off 2e-9, which float64 shows
 
 
 def _sum_at(index: Tensor, values: Tensor, size: int) -> Tensor:
