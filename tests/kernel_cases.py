@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crysatom.nn.edges import Edges
+from crysatom.nn.kernels.terms import Terms
 
 ATOMS, ROWS = 6, 9
 
@@ -58,11 +59,9 @@ CASES = {
 }
 
 
-def make_tables(edges: Edges, width: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    """Return terms of centers, neighbors, and distances per view, with C = 2 ``width`` channels."""
+def make_terms(edges: Edges, width: int, dtype: torch.dtype = torch.float64, *, scale: float = 1.0) -> Terms:
+    """Return random terms with C = 2 ``width`` channels, rounded to float32, so that all types see the same numbers."""
     generator = torch.Generator().manual_seed(6)
-    atoms, rows = (edges.num_atoms, 2 * width), (edges.num_views, len(edges.basis), 2 * width)
-    center, neighbor, edge = (
-        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in (atoms, atoms, rows)
-    )
-    return center, neighbor, edge
+    atoms, views = (edges.num_atoms, 2 * width), (edges.num_views, 2 * width)
+    shapes = atoms, atoms, (len(edges.basis), 2 * width), views, views
+    return Terms(*((scale * torch.randn(s, generator=generator)).to(dtype) for s in shapes))

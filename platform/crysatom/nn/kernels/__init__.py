@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -9,43 +11,31 @@ import torch
 from torch import Tensor
 
 from crysatom.nn.edges import Edges
-from crysatom.nn.kernels import twin
-
-HAS_TRITON = find_spec("triton") is not None
-"""Triton comes with torch for CUDA."""
+from crysatom.nn.kernels.terms import Terms
 
 
-def _kernels(x: Tensor) -> ModuleType:
-    if x.device.type == "cuda" and x.dtype in {torch.float32, torch.bfloat16} and HAS_TRITON:
-        from crysatom.nn.kernels import triton_cuda
+@cache
+def chosen(device: str, dtype: torch.dtype) -> ModuleType:
+    """Return the kernels for tensors of this type on this kind of device.
 
-        return triton_cuda
-    return twin
+    Compiled kernels compute in float32. Without numba (CPU) or Triton (CUDA; it comes with torch), and for float64,
+    the plain ones are used.
+    """
+    compiled = {"cpu": "numba", "cuda": "triton"}.get(device)
+    if dtype == torch.float32 and compiled and find_spec(compiled):
+        return import_module(f"{__name__}.{compiled}_{device}")
+    return import_module(f"{__name__}.twin")
 
 
-def message_sums(of_center: Tensor, of_neighbor: Tensor, of_edge: Tensor, edges: Edges) -> Tensor:
+def message_sums(terms: Terms, edges: Edges) -> Tensor:
     """See :func:`crysatom.nn.kernels.twin.message_sums`."""
-    out: Tensor = _kernels(of_center).message_sums(of_center, of_neighbor, of_edge, edges)
+    out: Tensor = chosen(terms.center.device.type, terms.center.dtype).message_sums(terms, edges)
     return out
 
 
-def message_grads(
-    of_center: Tensor, of_neighbor: Tensor, of_edge: Tensor, grad_out: Tensor, edges: Edges
-) -> tuple[Tensor, Tensor, Tensor]:
+def message_grads(terms: Terms, grad_out: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
     """See :func:`crysatom.nn.kernels.twin.message_grads`."""
-    grads: tuple[Tensor, Tensor, Tensor] = _kernels(of_center).message_grads(
-        of_center, of_neighbor, of_edge, grad_out, edges
+    grads: tuple[Tensor, Tensor, Tensor] = chosen(terms.center.device.type, terms.center.dtype).message_grads(
+        terms, grad_out, edges
     )
     return grads
-
-
-def term_sums(of_neighbor: Tensor, of_edge: Tensor, edges: Edges) -> Tensor:
-    """See :func:`crysatom.nn.kernels.twin.term_sums`."""
-    out: Tensor = _kernels(of_neighbor).term_sums(of_neighbor, of_edge, edges)
-    return out
-
-
-def reverse_term_sums(of_center: Tensor, of_edge: Tensor, edges: Edges) -> Tensor:
-    """See :func:`crysatom.nn.kernels.twin.reverse_term_sums`."""
-    out: Tensor = _kernels(of_center).reverse_term_sums(of_center, of_edge, edges)
-    return out
