@@ -223,14 +223,14 @@ def test_models_and_loops_need_neither_pymatgen_nor_ray_nor_mlflow() -> None:
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "platform")}
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=True)
     assert done.stdout.strip() == ""
 
 
 def said_before_anything_heavy_is_loaded(name: str, *arguments: str) -> str:
     command = [sys.executable, "-c", _LIGHT, str(ROOT / "jobs" / f"{name}.py"), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "jobs")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     return done.stderr + done.stdout
 
