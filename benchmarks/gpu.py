@@ -1,0 +1,246 @@
+"""Correctness and speed on a GPU, within minutes: one command on a machine with torch and PyG, one JSON file.
+
+    python benchmarks/gpu.py pack --pool mp_pool.parquet --labeled jarvis_dft_3d.parquet --bundle data/gpu
+    PYTHONPATH=platform python benchmarks/gpu.py run --bundle data/gpu
+
+The first command makes graphs and needs the installed package. The second needs Python 3.12, torch, torch-geometric,
+numpy, pandas and pyarrow only. It compares the GPU with the CPU first, then measures. Every section has a budget and is
+skipped if too little of ``--seconds`` is left; the file is written after each section, so a run that is cut off keeps
+what it measured. The exit code is 1 if a section fails or a comparison is beyond its tolerance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import agreement
+import gpu_data
+import gpu_speed
+import torch
+import torch_geometric
+from gpu_speed import Sizes
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "benchmarks" / "results"
+SCHEMA = 1
+
+NEEDED = 0.5
+"""A section is skipped if less than this share of its budget is left."""
+
+Section = Callable[[float], dict[str, Any]]
+"""Measures for about the given seconds; returns JSON values."""
+
+
+@dataclass
+class Report:
+    """The JSON file, written after each section.
+
+    Attributes:
+        path: File to write.
+        seconds: Time for all sections.
+        content: Content of the file.
+
+    """
+
+    path: Path
+    seconds: float
+    content: dict[str, Any] = field(default_factory=dict)
+    start: float = field(default_factory=time.perf_counter)
+
+    def left(self) -> float:
+        """Return the seconds that are left."""
+        return self.seconds - (time.perf_counter() - self.start)
+
+    def section(self, name: str, budget: float, measure: Section) -> None:
+        """Run a section if its time allows, record its result or its error, and write the file."""
+        allowed, began = min(budget, self.left()), time.perf_counter()
+        if allowed < NEEDED * budget:
+            result = {"state": "skipped", "why": f"needs {budget:.0f} s, {self.left():.0f} s were left"}
+        else:
+            print(f"{name} ...", flush=True)
+            try:
+                result = {"state": "done", **measure(allowed)}
+            except Exception:  # noqa: BLE001 - the next section may work, and time on the machine is short
+                result = {"state": "failed", "why": traceback.format_exc(limit=-6)}
+        result["section_seconds"] = round(time.perf_counter() - began, 1)
+        self.content.setdefault("sections", {})[name] = result
+        self.write()
+        print(f"{name}: {json.dumps(result)[:600]}", flush=True)
+
+    def write(self) -> None:
+        """Write the file atomically."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        new = self.path.with_suffix(".tmp")
+        new.write_text(json.dumps(self.content, indent=1) + "\n")
+        new.replace(self.path)
+
+    def problems(self) -> list[str]:
+        """Return the sections that failed, and comparisons beyond their tolerance."""
+        sections = self.content.get("sections", {})
+        failed = [f"{name}: {s['why']}" for name, s in sections.items() if s["state"] == "failed"]
+        wrong = sections.get("correctness", {}).get("wrong", {})
+        return failed + [f"{case}: {differences}" for case, differences in wrong.items()]
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return what the figures depend on, and a digest of the measured code."""
+    files = sorted((REPOSITORY / "platform" / "crysatom").rglob("*.py"))
+    code = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+    found = {
+        "code": code,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_geometric": torch_geometric.__version__,
+        "cuda": torch.version.cuda,
+        "processors": os.cpu_count(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "device": "CPU, not a GPU: a rehearsal, no figure to quote",
+    }
+    if device.type == "cuda":
+        about = torch.cuda.get_device_properties(device)
+        found |= {"device": about.name, "device_memory_gib": round(about.total_memory / 2**30, 1)}
+        found |= {"multiprocessors": about.multi_processor_count, "capability": f"{about.major}.{about.minor}"}
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def correctness(bundle: Path, device: torch.device, width: int) -> Section:
+    """Return the section that compares every case with the CPU, in float64 and float32."""
+
+    def measure(seconds: float) -> dict[str, Any]:
+        end = time.perf_counter() + seconds
+        labeled = {name: gpu_data.read_labeled(bundle, name) for name in agreement.PREDICTORS}
+        every = agreement.cases(gpu_data.read_pool(bundle), labeled, width)
+        found: dict[str, dict[str, float]] = {}
+        wrong: dict[str, Any] = {}
+        left_out = []
+        for name, case in every.items():
+            for dtype in (torch.float64, torch.float32):
+                label = f"{name}, {str(dtype).removeprefix('torch.')}"
+                if time.perf_counter() > end:
+                    left_out.append(label)
+                    continue
+                try:
+                    comparison = agreement.compare(name, case, device, dtype)
+                except Exception:  # noqa: BLE001 - recorded; the other cases must still be compared
+                    wrong[label] = traceback.format_exc(limit=-4)
+                    continue
+                found[label] = {name: float(f"{value:.2g}") for name, value in comparison.differences.items()}
+                wrong |= {label: comparison.wrong} if comparison.wrong else {}
+        return {
+            "compared": len(found),
+            "wrong": wrong,
+            "left_out": left_out,
+            "tolerances": {str(dtype): value for dtype, value in agreement.TOLERANCE.items()},
+            "differences": found,
+        }
+
+    return measure
+
+
+def sections(bundle: Path, device: torch.device, sizes: Sizes) -> dict[str, tuple[float, Section]]:
+    """Return all sections in order, with their budgets in seconds of a run of 480."""
+    pool, labeled = gpu_data.read_pool(bundle), gpu_data.read_labeled
+    about = json.loads((bundle / gpu_data.ABOUT).read_text())
+    speed = gpu_speed.Bench(device, sizes)
+    found: dict[str, tuple[float, Section]] = {
+        "correctness": (130, correctness(bundle, device, sizes.checked_width)),
+        "bandwidth": (10, lambda _: {"copy_gb_per_s": round(speed.copy_bandwidth() / 1e9, 1)}),
+        "waits": (40, lambda _: speed.waits(pool, labeled(bundle, "cgcnn"))),
+    }
+    for precision in ("float32", "bf16"):
+        for batch in sizes.pretraining_batches:
+            found[f"pretraining, {precision}, batch {batch}"] = (
+                20,
+                lambda s, precision=precision, batch=batch: speed.pretraining(
+                    pool, precision, batch, s, epoch_of=about["pool_crystals"]
+                ),
+            )
+    for name in agreement.PREDICTORS:
+        for batch in sizes.predictor_batches:
+            found[f"{name}, batch {batch}"] = (
+                12,
+                lambda s, name=name, batch=batch: speed.predictor(name, labeled(bundle, name), batch, s),
+            )
+    return found
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run all sections; return the exit code."""
+    device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        sys.exit("error: torch sees no CUDA device; --device cpu rehearses the run")
+    out = arguments.out or Path(os.environ.get("OUT", RESULTS)) / f"gpu_{device.type}.json"
+    report = Report(out, arguments.seconds)
+    report.content = {
+        "schema": SCHEMA,
+        "date": time.strftime("%Y-%m-%d"),
+        "environment": environment(device),
+        "bundle": json.loads((arguments.bundle / gpu_data.ABOUT).read_text()),
+        "small": arguments.small,
+        "seconds": arguments.seconds,
+    }
+    sizes = gpu_speed.SMALL if arguments.small else gpu_speed.FULL
+    share = min(1.0, arguments.seconds / 480)
+    torch.manual_seed(0)
+    for name, (budget, section) in sections(arguments.bundle, device, sizes).items():
+        report.section(name, budget * share, section)
+    problems = report.problems()
+    report.content["problems"] = problems
+    report.write()
+    print(f"written: {out}; {report.seconds - report.left():.0f} s", *problems, sep="\n")
+    return int(bool(problems))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and do what it asks; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    packing = commands.add_parser("pack", help="make the graphs; needs the installed package")
+    packing.add_argument("--pool", type=Path, required=True, help="table of unlabeled crystals (.parquet)")
+    packing.add_argument("--labeled", type=Path, required=True, help="table of labeled crystals (.parquet)")
+    packing.add_argument("--property", default="formation_energy_peratom", help="column to learn")
+    packing.add_argument("--pool-crystals", type=int, default=20_000)
+    packing.add_argument("--labeled-crystals", type=int, default=5_000)
+    packing.add_argument("--bundle", type=Path, default=REPOSITORY / "data" / "gpu", help="folder to write")
+    packing.set_defaults(command=_pack)
+    running = commands.add_parser("run", help="compare and measure")
+    running.add_argument("--bundle", type=Path, default=REPOSITORY / "data" / "gpu", help="folder of the graphs")
+    running.add_argument("--device", default="cuda", help="cpu: a rehearsal")
+    running.add_argument("--seconds", type=float, default=480, help="budget of the whole run")
+    running.add_argument("--small", action="store_true", help="small networks and batches: for tests")
+    running.add_argument("--out", type=Path, help="file to write; default: in $OUT or benchmarks/results")
+    running.set_defaults(command=run)
+    arguments = parser.parse_args(argv)
+    code: int = arguments.command(arguments)
+    return code
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    counts = (arguments.pool_crystals, arguments.labeled_crystals)
+    size = gpu_data.pack(arguments.pool, arguments.labeled, arguments.property, arguments.bundle, sizes=counts)
+    print(f"{arguments.bundle}: {size / 2**20:.1f} MiB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
