@@ -19,7 +19,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -201,7 +201,8 @@ def run(arguments: argparse.Namespace) -> int:
     }
     sizes = gpu_speed.SMALL if arguments.small else gpu_speed.FULL
     share = min(1.0, arguments.seconds / 480)
-    torch.manual_seed(0)
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # a rehearsal is small, and more threads would only wait
     for name, (budget, section) in sections(arguments.bundle, device, sizes).items():
         report.section(name, budget * share, section)
     problems = report.problems()

@@ -258,10 +258,9 @@ class Bench:
         return {"edges_per_crystal": round(edges, 1), "edge_gb_per_s": round(rate / 1e9, 2), "bandwidth_share": share}
 
     def _pretraining(self, batch: int) -> PretrainConfig:
-        config = pretraining().replace(
+        return pretraining().replace(
             embedding_dim=self.sizes.width, batch_size=batch, schedule="constant", lr=1e-3, num_workers=0
         )
-        return config
 
     def _pretrainer(self, pool: GraphArrays, config: PretrainConfig, precision: str) -> Builder:
         tensors = GraphTensors.of(pool).to(self.device)

@@ -82,7 +82,7 @@ class _Operations(TorchDispatchMode):
         super().__init__()
         self.found = found
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         count = WAITS.get(func, 0)
         if func is aten.repeat_interleave.Tensor:
             count = (kwargs or {}).get("output_size") is None
@@ -99,7 +99,7 @@ class _Calls(TorchFunctionMode):
         super().__init__()
         self.found = found
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in READS or (func in WRITES and not isinstance(args[-1], Tensor)):
             _note(self.found, func.__name__, 1)
