@@ -198,11 +198,10 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         terms: dict[str, Tensor] = wrapped(batch, epoch)
-        self._check_finite("loss", terms[LOSS], batch, epoch)
         self.optimizer.zero_grad()
         terms[LOSS].backward()
         norm = nn.utils.clip_grad_norm_(self.trainable, settings.gradient_clip or math.inf)
-        self._check_finite("norm of the gradient", norm, batch, epoch)
+        self._check_finite({"loss": terms[LOSS], "norm of the gradient": norm}, batch, epoch)
         self.optimizer.step()
         self.average.update()
         if self.after_step is not None:
@@ -217,14 +216,19 @@ class Loop:
             totals.add(self.model(batch, HELD_OUT_EPOCH), batch.num_graphs)
         return totals.means(self.measured)
 
-    def _check_finite(self, what: str, value: Tensor, batch: Batch, epoch: int) -> None:
-        if torch.isfinite(value):
+    def _check_finite(self, values: dict[str, Tensor], batch: Batch, epoch: int) -> None:
+        """Raise if a value is not finite. On a GPU this is the step's wait for its results, so all are read at once."""
+        numbers = torch.stack([value.detach().double() for value in values.values()]).tolist()
+        wrong = [
+            f"{what} is {number}" for what, number in zip(values, numbers, strict=True) if not math.isfinite(number)
+        ]
+        if not wrong:
             return
         broken = torch.unique(batch.batch[batch.edge_index[1][~torch.isfinite(batch.distance)]])
         keys = batch.material_key
         parts = distributed.gather_objects((keys[broken].tolist(), keys.tolist()))
         culprits, everyone = ([key for part in kind for key in part] for kind in zip(*parts, strict=True))
-        raise NonFiniteLossError(self._describe(f"{what} is {value.item()}", epoch, culprits or everyone))
+        raise NonFiniteLossError(self._describe(wrong[0], epoch, culprits or everyone))
 
     def _describe(self, problem: str, epoch: int, keys: list[int]) -> str:
         names = self.train.material_ids(keys)

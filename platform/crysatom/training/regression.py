@@ -88,7 +88,7 @@ class Regression(nn.Module):
         target = (batch.target - self.baseline(batch)) / self.std
         atoms = self.predictor.atoms(batch)
         error: Tensor = self.predictor.readout(atoms, batch).double() - target
-        count = error.new_tensor(len(error))
+        count = error.new_full((), len(error))
         total = distributed.all_reduce_sum(torch.stack([self._loss(error).sum(), error.abs().sum(), count]))
         terms = {
             LOSS: total[0] / total[2] + self.predictor.penalty(),
