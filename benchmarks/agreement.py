@@ -46,6 +46,23 @@ ROUNDING = 1e-6
 """The same for float32 results of a float64 computation: element vectors are stored in float32."""
 
 GRADIENT = "gradient"
+VARIANTS: dict[str, dict[str, str]] = {
+    **{f"ssl_loss {name}": {"ssl_loss": name} for name in (*LOSSES, "none")},
+    **{f"objective {name}": {"objective": name} for name in ("masking", "context", "masking_context")},
+    "published views": {"masked_edges": "rerouted", "masked_atoms": "zero", "connectivity_mean": "pairs"},
+}
+"""Settings of the pretraining that are compared."""
+
+KERNEL, CONDENSED, EXTRACTION = "gated_sum", "condensed graphs", "extraction"
+NAMES = (
+    KERNEL,
+    CONDENSED,
+    EXTRACTION,
+    *(f"pretraining, {name}" for name in VARIANTS),
+    *(f"predictor {name}" for name in PREDICTORS),
+)
+"""All cases."""
+
 BATCH = 24
 EPOCH = 3
 """Selects the masks."""
@@ -122,18 +139,16 @@ def cases(pool: GraphArrays, labeled: Mapping[str, Labeled], width: int) -> dict
     """
     graphs = GraphTensors.of(pool)
     small = {"embedding_dim": width, "num_layers": 3, "projection_dim": 16, "batch_size": BATCH, "num_workers": 0}
-    variants = {f"ssl_loss {name}": {"ssl_loss": name} for name in (*LOSSES, "none")}
-    variants |= {f"objective {name}": {"objective": name} for name in ("masking", "context", "masking_context")}
-    variants |= {
-        "published views": {"masked_edges": "rerouted", "masked_atoms": "zero", "connectivity_mean": "pairs"},
+    found: dict[str, Case] = {
+        KERNEL: partial(_gated_sum, graphs, width),
+        CONDENSED: partial(_condensed, graphs),
+        EXTRACTION: partial(_extraction, pool, PretrainConfig.of(**small)),
     }
-    found: dict[str, Case] = {"gated_sum": partial(_gated_sum, graphs, width)}
-    found["condensed graphs"] = partial(_condensed, graphs)
-    for name, options in variants.items():
+    for name, options in VARIANTS.items():
         found[f"pretraining, {name}"] = partial(_pretraining, graphs, PretrainConfig.of(**{**small, **options}))
-    found["extraction"] = partial(_extraction, pool, PretrainConfig.of(**small))
     for name in PREDICTORS:
         found[f"predictor {name}"] = partial(_predictor, labeled[name], name, width)
+    assert tuple(found) == NAMES
     return found
 
 

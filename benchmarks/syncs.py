@@ -38,6 +38,9 @@ WAITS = {
 }
 """Waits of each operation on CUDA."""
 
+ON_HOST = {("graphs/batch.py", "select"), ("graphs/counting.py", "count")}
+"""Functions that read values which the host has, or that count otherwise on a GPU."""
+
 READS = {Tensor.tolist, Tensor.cpu, Tensor.numpy}
 WRITES = {torch.tensor, torch.as_tensor, Tensor.new_tensor}
 
@@ -114,6 +117,8 @@ def _note(found: Waits, operation: str, count: int) -> None:
         if file.startswith(OPTIMIZER):
             return
         if not place and file.startswith(PLATFORM):
+            if (_short(file), frame.f_code.co_name) in ON_HOST:
+                return
             place = f"{_short(file)}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     found[f"{place or 'elsewhere'} {operation}"] += count

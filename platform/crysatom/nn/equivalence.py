@@ -70,18 +70,21 @@ class EquivalentAtoms(Classes):
 
         """
         color = mix(batch.atomic_numbers.long(), 0 if across else batch.batch)
-        return cls._refined(color, lambda c: run_sums(mix(c[batch.edge_index[0]], row), batch.edge_ptr))
+        return cls._refined(
+            color, lambda c: run_sums(mix(c[batch.edge_index[0]], row), batch.edge_ptr), _rounds(color.device)
+        )
 
     @classmethod
     def by_edges(cls, atomic_numbers: Tensor, edge_index: Tensor, row: Tensor) -> EquivalentAtoms:
         """Refine elements ``(N,)`` by edges ``(2, E)`` of kinds ``(E,)``, in any order; row 0: the atom they leave."""
         color = mix(atomic_numbers.long(), 0)
         neighbor, center = edge_index
-        return cls._refined(color, lambda c: torch.zeros_like(c).index_add(0, center, mix(c[neighbor], row)))
+        return cls._refined(
+            color, lambda c: torch.zeros_like(c).index_add(0, center, mix(c[neighbor], row)), _rounds(color.device)
+        )
 
     @classmethod
-    def _refined(cls, color: Tensor, arriving: Callable[[Tensor], Tensor]) -> EquivalentAtoms:
-        rounds = 1 if color.device.type == "cpu" else ROUNDS_ON_GPU
+    def _refined(cls, color: Tensor, arriving: Callable[[Tensor], Tensor], rounds: int) -> EquivalentAtoms:
         colors, counts = [color], [num_different(color)]
         while True:
             for _ in range(rounds):
@@ -130,6 +133,10 @@ class Multigraph:
 def run_sums(colors: Tensor, ptr: Tensor) -> Tensor:
     """Return the sums ``(N,)`` of runs of colors that begin at ``ptr`` ``(N + 1,)``: equal for equal sets."""
     return F.pad(colors.cumsum(0), (1, 0))[ptr].diff()  # overflow wraps around; differences stay correct
+
+
+def _rounds(device: torch.device) -> int:
+    return 1 if device.type == "cpu" else ROUNDS_ON_GPU
 
 
 def num_different(color: Tensor) -> Tensor:
