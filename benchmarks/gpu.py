@@ -19,8 +19,9 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ class Report:
     def section(self, name: str, budget: float, measure: Section) -> None:
         """Run a section if its time allows, record its result or its error, and write the file."""
         allowed, began = min(budget, self.left()), time.perf_counter()
+        result: dict[str, Any]
         if allowed < NEEDED * budget:
             result = {"state": "skipped", "why": f"needs {budget:.0f} s, {self.left():.0f} s were left"}
         else:
@@ -123,13 +125,11 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def correctness(bundle: Path, device: torch.device, width: int) -> Section:
+def correctness(every: Mapping[str, agreement.Case], device: torch.device) -> Section:
     """Return the section that compares every case with the CPU, in float64 and float32."""
 
     def measure(seconds: float) -> dict[str, Any]:
         end = time.perf_counter() + seconds
-        labeled = {name: gpu_data.read_labeled(bundle, name) for name in agreement.PREDICTORS}
-        every = agreement.cases(gpu_data.read_pool(bundle), labeled, width)
         found: dict[str, dict[str, float]] = {}
         wrong: dict[str, Any] = {}
         left_out = []
@@ -159,28 +159,22 @@ def correctness(bundle: Path, device: torch.device, width: int) -> Section:
 
 def sections(bundle: Path, device: torch.device, sizes: Sizes) -> dict[str, tuple[float, Section]]:
     """Return all sections in order, with their budgets in seconds of a run of 480."""
-    pool, labeled = gpu_data.read_pool(bundle), gpu_data.read_labeled
+    pool = gpu_data.read_pool(bundle)
+    labeled = {name: gpu_data.read_labeled(bundle, name) for name in agreement.PREDICTORS}
     about = json.loads((bundle / gpu_data.ABOUT).read_text())
     speed = gpu_speed.Bench(device, sizes)
     found: dict[str, tuple[float, Section]] = {
-        "correctness": (130, correctness(bundle, device, sizes.checked_width)),
+        "correctness": (130, correctness(agreement.cases(pool, labeled, sizes.checked_width), device)),
         "bandwidth": (10, lambda _: {"copy_gb_per_s": round(speed.copy_bandwidth() / 1e9, 1)}),
-        "waits": (40, lambda _: speed.waits(pool, labeled(bundle, "cgcnn"))),
+        "waits": (40, lambda _: speed.waits(pool, labeled["cgcnn"])),
     }
     for precision in ("float32", "bf16"):
         for batch in sizes.pretraining_batches:
-            found[f"pretraining, {precision}, batch {batch}"] = (
-                20,
-                lambda s, precision=precision, batch=batch: speed.pretraining(
-                    pool, precision, batch, s, epoch_of=about["pool_crystals"]
-                ),
-            )
+            section = partial(speed.pretraining, pool, precision, batch, epoch_of=about["pool_crystals"])
+            found[f"pretraining, {precision}, batch {batch}"] = (20, section)
     for name in agreement.PREDICTORS:
         for batch in sizes.predictor_batches:
-            found[f"{name}, batch {batch}"] = (
-                12,
-                lambda s, name=name, batch=batch: speed.predictor(name, labeled(bundle, name), batch, s),
-            )
+            found[f"{name}, batch {batch}"] = (12, partial(speed.predictor, name, labeled[name], batch))
     return found
 
 

@@ -169,7 +169,7 @@ class Bench:
         model = self._regression(name, data)
         every = np.arange(graphs.num_crystals)
         loader = self._loader(graphs, data.arrays, every, max(batch, EVALUATION_BATCH), data.targets)
-        rates = []
+        rates: list[float] = []
         end = time.perf_counter() + 0.3 * seconds
         with torch.no_grad():
             while not rates or time.perf_counter() < end:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ def measured() -> Iterator[Waits]:
 
 class _Operations(TorchDispatchMode):
     def __init__(self, found: Waits) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found = found
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -111,7 +112,8 @@ class _Calls(TorchFunctionMode):
 
 def _note(found: Waits, operation: str, count: int) -> None:
     """Count an operation at the innermost line of this package, unless the optimizer calls it."""
-    frame, place = sys._getframe(2), ""  # noqa: SLF001 - the only way to walk the stack without reading its files
+    place = ""
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - the only way to walk the stack without reading its files
     while frame is not None:
         file = frame.f_code.co_filename
         if file.startswith(OPTIMIZER):
@@ -120,7 +122,7 @@ def _note(found: Waits, operation: str, count: int) -> None:
             if (_short(file), frame.f_code.co_name) in ON_HOST:
                 return
             place = f"{_short(file)}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     found[f"{place or 'elsewhere'} {operation}"] += count
 
 
