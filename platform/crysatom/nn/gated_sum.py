@@ -1,4 +1,4 @@
-r"""Normalized, gated messages of a crystal-graph convolution, summed at their atoms, in cache-sized blocks.
+r"""Normalized, gated messages of a crystal-graph convolution, summed at their atoms.
 
 For an edge j -> i with distance features e (Xie & Grossman, PRL 120, 145301 (2018), eq. 5):
 
@@ -7,14 +7,14 @@ For an edge j -> i with distance features e (Xie & Grossman, PRL 120, 145301 (20
 
 where S = W_c h + b and T = W_n h are computed once per *atom* instead of once per edge. This is the published
 concatenated linear layer with its sums in another order. Autograd would keep about twenty ``(E, 2D)``
-intermediates; here each is recomputed from S and T, block by block, so they stay in the CPU cache and memory grows
-with atoms, not with edges times width.
+intermediates; :mod:`crysatom.nn.kernels` keeps none and recomputes y from S and T, so memory grows with atoms, not with
+edges times width.
 
 Only the parts that are not linear in the three terms are evaluated per edge; the rest follows from sums over atoms:
 
 - Mean and variance of u over the edges of a view on *all* workers. The square of the sum of three terms is
   expanded; edges enter only through the sums of :math:`T_j + W_e e` at the atoms i.
-- The normalization is folded into the terms, so their sum is the exponent of the gate.
+- The normalization is a gain and an offset of each view, which the kernels apply.
 - The backward pass of the normalization,
 
   .. math:: \partial u = \gamma r (\partial y - \overline{\partial y} - \hat x\, \overline{\partial y\, \hat x}),
@@ -27,20 +27,17 @@ Shapes: V views of N atoms, M = V N, C = 2D channels, R distinct distances, F fe
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from crysatom import distributed
-from crysatom.nn.edges import Chunk, Edges, blocks, sum_rows
+from crysatom.nn.edges import Edges, blocks
+from crysatom.nn.kernels import message_grads, message_sums
+from crysatom.nn.kernels.terms import Terms
 from crysatom.nn.normalization import merge_statistics
-
-LOG2_E = math.log2(math.e)
 
 
 def _per_view(x: Tensor, num_views: int) -> Tensor:
@@ -99,88 +96,12 @@ def _statistics(edges: Edges, terms: tuple[Tensor, Tensor, Tensor], weight: Tens
     return _Statistics(total_mean, variance, count, level, rest, basis.add_(weight_gram))
 
 
-def _exponents(
-    edges: Edges, terms: tuple[Tensor, Tensor, Tensor], gain: Tensor, offset: Tensor
-) -> Iterator[tuple[int, Tensor, list[Chunk]]]:
-    """Yield each view that has edges, a table whose rows sum to an edge's exponents, and its chunks.
-
-    The exponents are -y_f and y_c in units of ln 2. The next view overwrites the table.
-    """
-    center_term, neighbor_term, edge_term = terms
-    atoms, dims = len(center_term) // edges.num_views, center_term.shape[1]
-    unit = gain.new_full((dims,), LOG2_E)
-    unit[: dims // 2] *= -1
-    gain, offset = gain * unit, offset * unit
-    table = gain.new_empty(2 * atoms + len(edge_term), dims)
-    of_neighbor, of_center, of_edge = table.split([atoms, atoms, len(edge_term)])
-    for view, chunks in enumerate(edges.chunks(dims)):
-        if chunks:
-            rows = slice(view * atoms, (view + 1) * atoms)
-            torch.mul(neighbor_term[rows], gain[view], out=of_neighbor)
-            torch.addcmul(offset[view], center_term[rows], gain[view], out=of_center)
-            torch.mul(edge_term, gain[view], out=of_edge)
-            yield view, table, chunks
-
-
-def _power_and_core(exponent: Tensor, small: bool) -> tuple[Tensor, Tensor]:
-    """Return [exp(-y_f), exp(y_c)] ``(e, 2D)``, possibly in place of the exponents, and softplus(y_c) ``(e, D)``.
-
-    Softplus takes half the time if no y_c is above 88 (709 in float64), where the exponential overflows.
-    """
-    width = exponent.shape[1] // 2
-    if small:
-        power = exponent.exp2_()
-        return power, torch.log1p(power[:, width:])
-    return torch.exp2(exponent), F.softplus(exponent[:, width:] / LOG2_E)
-
-
-def _gate_backward(power: Tensor, core: Tensor, grad_message: Tensor) -> Tensor:
-    """Return the gradient at y = [y_f, y_c] of sigmoid(y_f) * softplus(y_c), ``(e, 2D)``; overwrites its arguments.
-
-    Args:
-        power: [exp(-y_f), exp(y_c)].
-        core: softplus(y_c).
-        grad_message: ``(e, D)``.
-
-    """
-    gate, one_minus_slope = power.add_(1).reciprocal_().chunk(2, dim=1)
-    grad_message *= gate
-    torch.addcmul(grad_message, grad_message, one_minus_slope, value=-1, out=one_minus_slope)
-    grad_message *= core
-    torch.addcmul(grad_message, grad_message, gate, value=-1, out=gate)
-    return power
-
-
 def _column_dots(a: Tensor, level: Tensor, b: Tensor) -> Tensor:
     """Return the sum over rows of (a - level) * b, ``(C,)``."""
     total = b.new_zeros(b.shape[1])
     for part in blocks(len(b), b.shape[1], b.device):
         total += (a[part] - level).mul_(b[part]).sum(0)
     return total
-
-
-def _targets(edges: Edges) -> tuple[Tensor, int]:
-    """Return the output row of each edge's message, and the number of rows."""
-    if edges.apart:
-        return torch.arange(len(edges.row), device=edges.row.device), len(edges.row)
-    return edges.center, edges.num_atoms
-
-
-def _summed_messages(
-    edges: Edges, terms: tuple[Tensor, Tensor, Tensor], gain: Tensor, offset: Tensor, *, small: bool
-) -> Tensor:
-    """Return the sums of messages at their targets; not finite if ``small`` is set but the exponents are large."""
-    targets, num_targets = _targets(edges)
-    width = gain.shape[1] // 2
-    out = gain.new_zeros(num_targets, width)
-    for _, table, chunks in _exponents(edges, terms, gain, offset):
-        for chunk in chunks:
-            power, message = _power_and_core(sum_rows(table, edges.terms[chunk.edges]), small)
-            message /= power[:, :width].add_(1)
-            if edges.copies is not None:
-                message *= edges.copies[chunk.edges, None]
-            out.index_add_(0, targets[chunk.edges], message)
-    return out
 
 
 def _through_normalization(  # noqa: PLR0913 - the symbols of the formula
@@ -229,11 +150,8 @@ class _GatedSum(torch.autograd.Function):
             mean, variance = (s.double().expand(edges.num_views, -1) for s in statistics)
         rstd = torch.rsqrt(variance + eps)
         gain, offset = (rstd * scale).to(scale.dtype), (shift - mean * rstd * scale).to(scale.dtype)
-        ctx.edges, ctx.small = edges, True
-        out = _summed_messages(edges, terms, gain, offset, small=True)
-        if not torch.isfinite(out.sum()):
-            ctx.small = False
-            out = _summed_messages(edges, terms, gain, offset, small=False)
+        out = message_sums(Terms(*terms, gain, offset), edges)
+        ctx.edges = edges
         ctx.save_for_backward(center_term, neighbor_term, weight, edge_term, mean, rstd, gain, offset)
         ctx.mark_non_differentiable(mean, variance)
         return out, mean, variance
@@ -242,32 +160,21 @@ class _GatedSum(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         center_term, neighbor_term, weight, edge_term, mean64, rstd64, gain, offset = ctx.saved_tensors
         edges, stats, views = ctx.edges, ctx.statistics, ctx.edges.num_views
-        targets = _targets(edges)[0]
         mean, rstd = mean64.to(gain.dtype), rstd64.to(gain.dtype)
         level = torch.zeros_like(mean) if stats is None else stats.level
-        S, T = _per_view(center_term, views), _per_view(neighbor_term, views)
-        dy_center, dy_neighbor = torch.zeros_like(S), torch.zeros_like(T)
-        dy_sum, dyx_sum = torch.zeros_like(mean64), torch.zeros_like(mean64)
-        grad_weight, dy_row = torch.zeros_like(weight), torch.empty_like(edge_term)
-        for view, table, chunks in _exponents(edges, (center_term, neighbor_term, edge_term), gain, offset):
-            dy_row.zero_()
-            for chunk in chunks:
-                part = chunk.edges
-                power, core = _power_and_core(sum_rows(table, edges.terms[part]), ctx.small)
-                grad_message = grad_out.index_select(0, targets[part])
-                if edges.copies is not None:
-                    grad_message *= edges.copies[part, None]
-                dy = _gate_backward(power, core, grad_message)
-                dy_center.view_as(center_term).index_add_(0, edges.center[part], dy)
-                dy_neighbor.view_as(center_term).index_add_(0, edges.neighbor[part], dy)
-                dy_row.index_add_(0, edges.row[part], dy)
-            dy_basis = dy_row.T @ edges.basis
-            grad_weight.addcmul_(dy_basis, gain[view, :, None])
-            dy_sum[view] = dy_center[view].sum(0)
+        terms = Terms(center_term, neighbor_term, edge_term, gain, offset)
+        at_center, at_neighbor, at_row = message_grads(terms, grad_out, edges)
+        S, T, dy_center, dy_neighbor = (
+            _per_view(x, views) for x in (center_term, neighbor_term, at_center, at_neighbor)
+        )
+        dy_basis = at_row.mT @ edges.basis
+        grad_weight = (dy_basis * gain[:, :, None]).sum(0)
+        dy_sum, dyx_sum = dy_center.sum(1).double(), torch.empty_like(mean64)
+        for view in range(views):
             dyx_sum[view] = rstd[view] * (
                 _column_dots(S[view], mean[view] - level[view], dy_center[view])
                 + _column_dots(T[view], level[view], dy_neighbor[view])
-                + (weight * dy_basis).sum(1)
+                + (weight * dy_basis[view]).sum(1)
             )
         if stats is None:
             dy_center, dy_neighbor = dy_center * gain[:, None], dy_neighbor * gain[:, None]

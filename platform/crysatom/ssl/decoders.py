@@ -91,24 +91,26 @@ class ConnectivityDecoder(nn.Module):
         """Return logits ``(P, 6)``, pairs (i, j) of a crystal in row-major order, from ``(N, D)`` vectors."""
         weight = torch.einsum("kc,cde->dke", self.mix.weight, self.bilinear.weight)
         bias = F.linear(self.bilinear.bias, self.mix.weight, self.mix.bias)
-        left = (atoms @ weight.flatten(1)).view(-1, NUM_CLASSES, atoms.shape[1])
-        starts = pair_ptr(ptr)
-        buckets = size_buckets(ptr.diff())
-        num_pairs = sum(size**2 for _, sizes in buckets for size in sizes)
+        left = atoms @ weight.flatten(1)
+        starts, sizes = pair_ptr(ptr), ptr.diff()
+        buckets = size_buckets(sizes)
+        if not buckets:
+            return atoms.new_zeros(0, NUM_CLASSES) + bias + 0 * left.sum()
+        num_pairs = sum(size**2 for _, held in buckets for size in held)
+        padded = [_padded_atoms(ptr, crystals, max(held)) for crystals, held in buckets]
+        every = torch.cat([index.flatten() for index, _ in padded])  # one gather, since its gradient is a whole table
+        rows = [index.numel() for index, _ in padded]
+        gathered = zip(*(x.index_select(0, every).split(rows) for x in (left, atoms)), strict=True)
         logits, places = [], []
-        for crystals, sizes in buckets:
-            size = max(sizes)
-            index, valid = _padded_atoms(ptr, crystals, size)
-            scores = left[index].flatten(1, 2) @ atoms[index].mT
-            scores = scores.view(len(crystals), size, NUM_CLASSES, size).transpose(2, 3)
-            logits.append(scores.flatten(0, 2))
+        for (crystals, held), (_, valid), (a, b) in zip(buckets, padded, gathered, strict=True):
+            size = max(held)
+            scores = a.view(len(crystals), size * NUM_CLASSES, -1) @ b.view(len(crystals), size, -1).mT
+            logits.append(scores.view(len(crystals), size, NUM_CLASSES, size).transpose(2, 3).flatten(0, 2))
             local = torch.arange(size, device=ptr.device)
-            place = starts[crystals][:, None, None] + local[:, None] * ptr.diff()[crystals][:, None, None] + local
+            place = starts[crystals][:, None, None] + local[:, None] * sizes[crystals][:, None, None] + local
             pairs = valid[:, :, None] & valid[:, None, :]
             places.append(torch.where(pairs, place, num_pairs).flatten())
-        if not logits:
-            return atoms.new_zeros(0, NUM_CLASSES) + bias + 0 * left.sum()
-        found = atoms.new_empty(num_pairs + 1, NUM_CLASSES)  # padding goes to the last row
+        found = atoms.new_empty(num_pairs + 1, NUM_CLASSES)  # pairs with padding go to the last row
         return found.index_copy(0, torch.cat(places), torch.cat(logits))[:-1] + bias
 
 
