@@ -39,6 +39,7 @@ WAITS = {
 }
 """Waits of each operation on CUDA."""
 
+CPU_ONLY = "nn/kernels/numba_cpu.py"
 ON_HOST = {("graphs/batch.py", "select"), ("graphs/counting.py", "count")}
 """Functions that read values which the host has, or that count otherwise on a GPU."""
 
@@ -119,7 +120,7 @@ def _note(found: Waits, operation: str, count: int) -> None:
         if file.startswith(OPTIMIZER):
             return
         if not place and file.startswith(PLATFORM):
-            if (_short(file), frame.f_code.co_name) in ON_HOST:
+            if _short(file) == CPU_ONLY or (_short(file), frame.f_code.co_name) in ON_HOST:
                 return
             place = f"{_short(file)}:{frame.f_lineno}"
         frame = frame.f_back
