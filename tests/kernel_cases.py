@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crysatom.nn.edges import Edges
-from crysatom.nn.kernels.terms import Terms
+from crysatom.nn.kernels.terms import Norm, Terms
 
 ATOMS, ROWS = 6, 9
 
@@ -59,9 +59,15 @@ CASES = {
 }
 
 
-def make_terms(edges: Edges, width: int, dtype: torch.dtype = torch.float64, *, scale: float = 1.0) -> Terms:
+def make_terms(
+    edges: Edges, width: int, dtype: torch.dtype = torch.float64, *, scale: float = 1.0
+) -> tuple[Terms, Norm]:
     """Return random terms with C = 2 ``width`` channels, rounded to float32, so that all types see the same numbers."""
     generator = torch.Generator().manual_seed(6)
-    atoms, views = (edges.num_atoms, 2 * width), (edges.num_views, 2 * width)
-    shapes = atoms, atoms, (len(edges.basis), 2 * width), views, views
-    return Terms(*((scale * torch.randn(s, generator=generator)).to(dtype) for s in shapes))
+    channels, atoms = 2 * width, edges.num_atoms
+
+    def table(*shape: int) -> Tensor:
+        return (scale * torch.randn(*shape, channels, generator=generator)).to(dtype)
+
+    terms = Terms(table(atoms), table(atoms), table(len(edges.basis)))
+    return terms, Norm(table(edges.num_views), table(edges.num_views), table())

@@ -1,4 +1,4 @@
-r"""Kernels of the gated sum for CPUs, compiled by numba; :mod:`crysatom.nn.kernels.twin` defines what they compute.
+"""Kernels of the gated sum for CPUs, compiled by numba; :mod:`crysatom.nn.kernels.twin` defines what they compute.
 
 Each edge is read once and nothing is stored per edge: an edge's channels stay in registers from the three terms to the
 sums. Channels are independent, so threads share them; sums have the same order for any number of threads.
@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crysatom.nn.edges import Edges
-from crysatom.nn.kernels.terms import Terms
+from crysatom.nn.kernels.terms import Grads, Moments, Norm, Terms
 
 Array = NDArray[np.float32]
+Index = NDArray[np.int64]
 Scalar = Any  # a number inside compiled functions, which mypy cannot type
 
 CHANNELS = 32
@@ -113,124 +114,196 @@ def _softplus(x: Scalar, t: Scalar) -> Scalar:
 
 
 @_compiled
-def _add_center(out: Array, S: Array, gain: Array, offset: Array, v: Scalar, i: Scalar, start: Scalar) -> None:  # noqa: PLR0913, PLR0917
-    """Write the part of y / ln 2 that all edges of a center share."""
+def _subtract(out: Array, table: Array, i: Scalar, reference: Array, v: Scalar, start: Scalar) -> None:
+    """Write table[i] - reference[v], from channel ``start`` on."""
     for channel in range(len(out)):
         c = start + np.uintp(channel)
-        out[channel] = S[i, c] * gain[v, c] + offset[v, c]
+        out[channel] = table[i, c] - reference[v, c]
 
 
 @_compiled
-def _sum_messages(  # noqa: PLR0913, PLR0917 - numba takes arrays one by one
+def _moments(  # noqa: PLR0913, PLR0917 - numba takes arrays one by one
+    at_center: Array,
+    at_neighbor: Array,
+    total: NDArray[np.float64],
+    squares: NDArray[np.float64],
+    S: Array,
+    T: Array,
+    E: Array,
+    shift: Array,
+    edge_ptr: Index,
+    neighbor: Index,
+    row: Index,
+    count: Array,
+    first: int,
+    last: int,
+) -> None:
+    views, start, width = len(shift), np.uintp(first), last - first
+    atoms = max((len(edge_ptr) - 1) // views, 1)
+    rest, sums, square_sums = np.empty(width, F), np.empty(width, F), np.empty(width, F)
+    for atom in range(len(edge_ptr) - 1):
+        v, i = np.uintp(atom // atoms), np.uintp(atom)
+        _subtract(rest, S, i, shift, v, start)
+        sums[:] = ZERO
+        square_sums[:] = ZERO
+        for k in range(edge_ptr[atom], edge_ptr[atom + 1]):
+            j, r = np.uintp(neighbor[k]), np.uintp(row[k])
+            weight = count[k] if len(count) else ONE
+            for channel in range(width):
+                c = start + np.uintp(channel)
+                d = rest[channel] + (T[j, c] + E[r, c])
+                sums[channel] += weight * d
+                square_sums[channel] += weight * d * d
+                at_neighbor[j, c] += weight * d
+        for channel in range(width):
+            c = start + np.uintp(channel)
+            at_center[i, c] = sums[channel]
+            total[v, c] += sums[channel]
+            squares[v, c] += square_sums[channel]
+
+
+@_compiled
+def _message_sums(  # noqa: PLR0913, PLR0917 - numba takes arrays one by one
     out: Array,
     S: Array,
     T: Array,
     E: Array,
+    mean: Array,
     gain: Array,
     offset: Array,
-    edge_ptr: NDArray[np.int64],
-    neighbor: NDArray[np.int64],
-    row: NDArray[np.int64],
+    edge_ptr: Index,
+    neighbor: Index,
+    row: Index,
     copies: Array,
     apart: bool,
     first: int,
     last: int,
 ) -> None:
-    D, views, start = np.uintp(S.shape[1] // 2), len(gain), np.uintp(first)
-    width, atoms = last - first, max((len(edge_ptr) - 1) // views, 1)
+    D, views, start, width = np.uintp(S.shape[1] // 2), len(gain), np.uintp(first), last - first
+    atoms = max((len(edge_ptr) - 1) // views, 1)
     gate, core = np.empty(width, F), np.empty(width, F)
     for atom in range(len(edge_ptr) - 1):
         v, i = np.uintp(atom // atoms), np.uintp(atom)
-        _add_center(gate, S, gain, offset, v, i, start)
-        _add_center(core, S, gain, offset, v, i, D + start)
+        _subtract(gate, S, i, mean, v, start)
+        _subtract(core, S, i, mean, v, D + start)
         for k in range(edge_ptr[atom], edge_ptr[atom + 1]):
             j, r = np.uintp(neighbor[k]), np.uintp(row[k])
             place = np.uintp(k) if apart else i
             weight = copies[k] if len(copies) else ONE
             for channel in range(width):
                 c = start + np.uintp(channel)
-                p = _inverse_gate(gate[channel] + gain[v, c] * (T[j, c] + E[r, c]))
-                x = core[channel] + gain[v, D + c] * (T[j, D + c] + E[r, D + c])
+                p = _inverse_gate(offset[c] + gain[v, c] * (gate[channel] + (T[j, c] + E[r, c])))
+                x = offset[D + c] + gain[v, D + c] * (core[channel] + (T[j, D + c] + E[r, D + c]))
                 out[place, c] += weight * _softplus(x, _small_power(x)) / (ONE + p)
 
 
 @_compiled
-def _sum_grads(  # noqa: PLR0913, PLR0917 - numba takes arrays one by one
-    grad_out: Array,
+def _message_grads(  # noqa: PLR0913, PLR0917 - numba takes arrays one by one
     at_center: Array,
     at_neighbor: Array,
     at_row: Array,
+    total: NDArray[np.float64],
+    product: NDArray[np.float64],
+    grad_out: Array,
     S: Array,
     T: Array,
     E: Array,
+    mean: Array,
     gain: Array,
     offset: Array,
-    edge_ptr: NDArray[np.int64],
-    neighbor: NDArray[np.int64],
-    row: NDArray[np.int64],
+    edge_ptr: Index,
+    neighbor: Index,
+    row: Index,
     copies: Array,
     apart: bool,
     first: int,
     last: int,
 ) -> None:
-    D, views, start = np.uintp(S.shape[1] // 2), len(gain), np.uintp(first)
-    width, atoms = last - first, max((len(edge_ptr) - 1) // views, 1)
+    D, views, start, width = np.uintp(S.shape[1] // 2), len(gain), np.uintp(first), last - first
+    atoms = max((len(edge_ptr) - 1) // views, 1)
     gate, core = np.empty(width, F), np.empty(width, F)
+    gate_products, core_products = np.empty(width, F), np.empty(width, F)
     for atom in range(len(edge_ptr) - 1):
         v, i = np.uintp(atom // atoms), np.uintp(atom)
-        _add_center(gate, S, gain, offset, v, i, start)
-        _add_center(core, S, gain, offset, v, i, D + start)
+        _subtract(gate, S, i, mean, v, start)
+        _subtract(core, S, i, mean, v, D + start)
+        gate_products[:] = ZERO
+        core_products[:] = ZERO
         for k in range(edge_ptr[atom], edge_ptr[atom + 1]):
             j, r = np.uintp(neighbor[k]), np.uintp(row[k])
             place = np.uintp(k) if apart else i
             weight = copies[k] if len(copies) else ONE
             for channel in range(width):
                 c = start + np.uintp(channel)
-                p = _inverse_gate(gate[channel] + gain[v, c] * (T[j, c] + E[r, c]))
-                x = core[channel] + gain[v, D + c] * (T[j, D + c] + E[r, D + c])
+                d_gate = gate[channel] + (T[j, c] + E[r, c])
+                d_core = core[channel] + (T[j, D + c] + E[r, D + c])
+                p = _inverse_gate(offset[c] + gain[v, c] * d_gate)
+                x = offset[D + c] + gain[v, D + c] * d_core
                 t = _small_power(x)
                 gated = grad_out[place, c] * weight / (ONE + p)
                 dy_gate = gated * _softplus(x, t) * (p / (ONE + p))
                 dy_core = gated * (t if x < ZERO else ONE) / (ONE + t)
+                gate_products[channel] += dy_gate * d_gate
+                core_products[channel] += dy_core * d_core
                 at_center[i, c] += dy_gate
                 at_center[i, D + c] += dy_core
                 at_neighbor[j, c] += dy_gate
                 at_neighbor[j, D + c] += dy_core
                 at_row[v, r, c] += dy_gate
                 at_row[v, r, D + c] += dy_core
+        for channel in range(width):
+            c = start + np.uintp(channel)
+            total[v, c] += at_center[i, c]
+            total[v, D + c] += at_center[i, D + c]
+            product[v, c] += gate_products[channel]
+            product[v, D + c] += core_products[channel]
 
 
-def message_sums(terms: Terms, edges: Edges) -> Tensor:
+def moments(terms: Terms, shift: Tensor, edges: Edges) -> Moments:
+    """See :func:`crysatom.nn.kernels.twin.moments`."""
+    total = torch.zeros_like(shift, dtype=torch.float64)
+    found = Moments(torch.empty_like(terms.center), torch.zeros_like(terms.neighbor), total, torch.zeros_like(total))
+    _share(_moments, shift.shape[1], [*found, *terms, shift], edges, edges.count)
+    return found
+
+
+def message_sums(terms: Terms, norm: Norm, edges: Edges) -> Tensor:
     """See :func:`crysatom.nn.kernels.twin.message_sums`."""
-    rows = len(edges.row) if edges.apart else edges.num_atoms
-    out = terms.gain.new_zeros(rows, terms.gain.shape[1] // 2)
-    _share(_sum_messages, [out], terms, edges)
+    width = norm.gain.shape[1] // 2
+    out = norm.gain.new_zeros(len(edges.row) if edges.apart else edges.num_atoms, width)
+    _share(_message_sums, width, [out, *terms, *_in_exponents(norm)], edges, edges.copies, edges.apart)
     return out
 
 
-def message_grads(terms: Terms, grad_out: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
+def message_grads(terms: Terms, norm: Norm, grad_out: Tensor, edges: Edges) -> Grads:
     """See :func:`crysatom.nn.kernels.twin.message_grads`."""
-    center, neighbor = torch.zeros_like(terms.center), torch.zeros_like(terms.neighbor)
+    total = torch.zeros_like(norm.gain, dtype=torch.float64)
     at_row = terms.edge.new_zeros(edges.num_views, *terms.edge.shape)
-    _share(_sum_grads, [grad_out, center, neighbor, at_row], terms, edges)
-    return center, neighbor, at_row
+    found = Grads(
+        torch.zeros_like(terms.center), torch.zeros_like(terms.neighbor), at_row, total, torch.zeros_like(total)
+    )
+    tensors = [*found, grad_out.contiguous(), *terms, *_in_exponents(norm)]
+    _share(_message_grads, norm.gain.shape[1] // 2, tensors, edges, edges.copies, edges.apart)
+    return found
 
 
-def _share(kernel: Callable[..., None], tensors: list[Tensor], terms: Terms, edges: Edges) -> None:
-    """Run a kernel on as many threads as torch uses, each on its channels."""
-    width = terms.gain.shape[1] // 2
-    unit = terms.gain.new_tensor([-LOG2_E, LOG2_E]).repeat_interleave(width)  # exponents of exp(-y_f) and exp(y_c)
-    tables = terms.center, terms.neighbor, terms.edge, terms.gain * unit, terms.offset * unit
-    copies = terms.gain.new_empty(0) if edges.copies is None else edges.copies
-    arrays = [
-        x.detach().contiguous().numpy() for x in (*tensors, *tables, edges.edge_ptr, edges.neighbor, edges.row, copies)
-    ]
-    blocks = max(1, min(torch.get_num_threads(), width // CHANNELS))
-    size = -(-width // (blocks * CHANNELS)) * CHANNELS
+def _in_exponents(norm: Norm) -> Norm:
+    """Return the normalization that gives -y_f and y_c in units of ln 2: exponents of powers of two."""
+    unit = norm.offset.new_tensor([-LOG2_E, LOG2_E]).repeat_interleave(len(norm.offset) // 2)
+    return Norm(norm.mean, norm.gain * unit, norm.offset * unit)
+
+
+def _share(
+    kernel: Callable[..., None], width: int, tensors: list[Tensor], edges: Edges, weights: Tensor | None, *flags: bool
+) -> None:
+    """Run a kernel on as many threads as torch uses, each on its part of ``width`` channels."""
+    weights = tensors[0].new_empty(0) if weights is None else weights
+    arrays = [x.detach().numpy() for x in (*tensors, edges.edge_ptr, edges.neighbor, edges.row, weights)]
+    size = max(CHANNELS, -(-width // (torch.get_num_threads() * CHANNELS)) * CHANNELS)
     parts = [(first, min(first + size, width)) for first in range(0, width, size)]
     if len(parts) == 1:
-        kernel(*arrays, edges.apart, *parts[0])
+        kernel(*arrays, *flags, *parts[0])
         return
     with ThreadPoolExecutor(len(parts)) as threads:
-        for done in [threads.submit(kernel, *arrays, edges.apart, *part) for part in parts]:
+        for done in [threads.submit(kernel, *arrays, *flags, *part) for part in parts]:
             done.result()

@@ -1,7 +1,8 @@
 r"""Kernels of the gated sum in plain torch: the reference of the compiled ones, and the path of float64.
 
-An edge j -> i of view v with the distance in row r has the message :math:`\sigma(y_f) \odot \mathrm{softplus}(y_c)`,
-times ``edges.copies``, with :math:`[y_f, y_c]` from :class:`crysatom.nn.kernels.terms.Terms`.
+An edge j -> i with the distance in row r has :math:`u = S_i + T_j + E_r` (:class:`crysatom.nn.kernels.terms.Terms`),
+:math:`[y_f, y_c] = g_v (u - \mu_v) + o` (:class:`~crysatom.nn.kernels.terms.Norm`) and the message
+:math:`\sigma(y_f) \odot \mathrm{softplus}(y_c)`, times ``edges.copies``.
 
 Shapes: V views of N atoms, M = V N, C = 2D channels, R distinct distances, E edges.
 """
@@ -13,61 +14,76 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crysatom.nn.edges import Edges
-from crysatom.nn.kernels.terms import Terms
+from crysatom.nn.kernels.terms import Grads, Moments, Norm, Terms
 
 
-def message_sums(terms: Terms, edges: Edges) -> Tensor:
+def moments(terms: Terms, shift: Tensor, edges: Edges) -> Moments:
+    """Sum u - shift and its square over edges.
+
+    Args:
+        terms: Terms of u.
+        shift: ``(V, C)``, near the mean of u, so that no digits are lost.
+        edges: Edges, sorted by center.
+
+    """
+    d = _less(shift, terms, edges)
+    weighted = d if edges.count is None else d * edges.count[:, None]
+    view = _view(edges)
+    return Moments(
+        _sum_at(edges.center, weighted, edges.num_atoms),
+        _sum_at(edges.neighbor, weighted, edges.num_atoms),
+        _sum_at(view, weighted.double(), edges.num_views),
+        _sum_at(view, (weighted * d).double(), edges.num_views),
+    )
+
+
+def message_sums(terms: Terms, norm: Norm, edges: Edges) -> Tensor:
     """Sum the messages that arrive at each atom.
 
     Returns:
         ``(M, D)``, or with ``edges.apart`` the message of each edge, ``(E, D)``.
 
     """
-    gate, core = _arguments(terms, edges)
+    gate, core = _normalized(_less(norm.mean, terms, edges), norm, edges)
     messages = torch.sigmoid(gate) * _softplus(core)
     if edges.copies is not None:
         messages *= edges.copies[:, None]
     return messages if edges.apart else _sum_at(edges.center, messages, edges.num_atoms)
 
 
-def message_grads(terms: Terms, grad_out: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum the gradient with respect to y over the edges at each center, neighbor, and row of each view.
-
-    Args:
-        terms: Terms of y.
-        grad_out: Gradient with respect to the result of :func:`message_sums`.
-        edges: Edges, sorted by center.
-
-    Returns:
-        ``(M, C)``, ``(M, C)`` and ``(V, R, C)``.
-
-    """
-    gate, core = _arguments(terms, edges)
+def message_grads(terms: Terms, norm: Norm, grad_out: Tensor, edges: Edges) -> Grads:
+    """Sum the gradient with respect to y over edges, given that with respect to the result of :func:`message_sums`."""
+    d = _less(norm.mean, terms, edges)
+    gate, core = _normalized(d, norm, edges)
     grad = grad_out if edges.apart else grad_out[edges.center]
     if edges.copies is not None:
         grad = grad * edges.copies[:, None]
     grad = grad * torch.sigmoid(gate)
     dy = torch.cat([grad * torch.sigmoid(-gate) * _softplus(core), grad * torch.sigmoid(core)], dim=1)
-    views, rows = edges.num_views, len(terms.edge)
-    at_row = _sum_at(_view(edges) * rows + edges.row, dy, views * rows)
-    return (
+    view, views, rows = _view(edges), edges.num_views, len(terms.edge)
+    return Grads(
         _sum_at(edges.center, dy, edges.num_atoms),
         _sum_at(edges.neighbor, dy, edges.num_atoms),
-        at_row.view(views, rows, dy.shape[1]),
+        _sum_at(view * rows + edges.row, dy, views * rows).view(views, rows, dy.shape[1]),
+        _sum_at(view, dy.double(), views),
+        _sum_at(view, (dy * d).double(), views),
     )
 
 
 def _view(edges: Edges) -> Tensor:
-    """View of each edge, ``(E,)``."""
+    """Return the view of each edge, ``(E,)``."""
     return edges.center // max(edges.num_atoms // edges.num_views, 1)
 
 
-def _arguments(terms: Terms, edges: Edges) -> tuple[Tensor, Tensor]:
-    """y_f and y_c of each edge, ``(E, D)`` each."""
+def _less(reference: Tensor, terms: Terms, edges: Edges) -> Tensor:
+    """Return u of each edge less a reference ``(V, C)`` of its view, ``(E, C)``."""
     u = terms.center[edges.center] + terms.neighbor[edges.neighbor] + terms.edge[edges.row]
-    view = _view(edges)
-    gate, core = torch.addcmul(terms.offset[view], u, terms.gain[view]).chunk(2, dim=1)
-    return gate, core
+    return u - reference[_view(edges)]
+
+
+def _normalized(d: Tensor, norm: Norm, edges: Edges) -> tuple[Tensor, ...]:
+    """Return y_f and y_c of each edge, ``(E, D)`` each."""
+    return torch.addcmul(norm.offset, d, norm.gain[_view(edges)]).chunk(2, dim=1)
 
 
 def _softplus(x: Tensor) -> Tensor:
