@@ -16,10 +16,12 @@ import hashlib
 import json
 import os
 import platform
+import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,6 +40,9 @@ SCHEMA = 1
 
 NEEDED = 0.5
 """A section is skipped if less than this share of its budget is left."""
+
+OVERRUN = 3.0
+"""A section is interrupted after this many times its budget, or at the end of the run."""
 
 Section = Callable[[float], dict[str, Any]]
 """Measures for about the given seconds; returns JSON values."""
@@ -72,7 +77,8 @@ class Report:
         else:
             print(f"{name} ...", flush=True)
             try:
-                result = {"state": "done", **measure(allowed)}
+                with interrupted_after(min(OVERRUN * budget, self.left())):
+                    result = {"state": "done", **measure(allowed)}
             except Exception:  # noqa: BLE001 - the next section may work, and time on the machine is short
                 result = {"state": "failed", "why": traceback.format_exc(limit=-6)}
         result["section_seconds"] = round(time.perf_counter() - began, 1)
@@ -93,6 +99,22 @@ class Report:
         failed = [f"{name}: {s['why']}" for name, s in sections.items() if s["state"] == "failed"]
         wrong = sections.get("correctness", {}).get("wrong", {})
         return failed + [f"{case}: {differences}" for case, differences in wrong.items()]
+
+
+@contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the block when its time is over."""
+
+    def interrupt(*_: object) -> None:
+        raise TimeoutError(f"interrupted after {seconds:.0f} s")
+
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, handler)
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -15,8 +16,7 @@ import syncs
 import torch
 from gpu_data import Labeled
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch_geometric.data import Batch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crysatom.config import PretrainConfig
 from crysatom.config import default as pretraining
@@ -38,6 +38,11 @@ from crysatom.vectors.elements import element_features
 Watch = Callable[[Metrics], bool]
 Builder = Callable[[NDArray[np.int64], int, Watch | None], Loop]
 """Returns a loop over some crystals, for at most some epochs."""
+
+PRECISION = "precision"
+TYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+aten = torch.ops.aten
+PRODUCTS = {aten.mm.default, aten.addmm.default, aten.bmm.default}
 
 WARM_BATCHES = 3
 MOST_EPOCHS = 200
@@ -77,17 +82,11 @@ class Unsaved(PlainContext):
 
     Args:
         device: Where to compute.
-        precision: 'float32', or 'bf16': the forward pass runs under torch's autocast.
 
     """
 
-    def __init__(self, device: torch.device, precision: str = "float32") -> None:
+    def __init__(self, device: torch.device) -> None:
         super().__init__(Path("none"), device=str(device))
-        self.precision = precision
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """Return the model, or the model under autocast."""
-        return model if self.precision == "float32" else _Autocast(model)
 
     def report(self, metrics: Metrics, save: Save) -> None:
         """Do nothing."""
@@ -101,15 +100,18 @@ class Unsaved(PlainContext):
         yield None
 
 
-class _Autocast(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
+class _Products(TorchDispatchMode):
+    """Counts matrix products by the type of their result."""
 
-    def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        with torch.autocast(batch.ptr.device.type, torch.bfloat16):
-            terms: dict[str, Tensor] = self.model(batch, epoch)
-        return terms
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: Counter[torch.dtype] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in PRODUCTS:
+            self.found[result.dtype] += 1
+        return result
 
 
 class Bench:
@@ -147,9 +149,23 @@ class Bench:
     def pretraining(
         self, pool: GraphArrays, precision: str, batch: int, seconds: float, *, epoch_of: int
     ) -> dict[str, Any]:
-        """Measure the pretraining; extrapolate its rate to an epoch of ``epoch_of`` crystals."""
+        """Measure the pretraining; extrapolate its rate to an epoch of ``epoch_of`` crystals.
+
+        Raises:
+            RuntimeError: If no matrix product of a step has the type that the precision names.
+
+        """
+        if PRECISION not in PretrainConfig.names() and precision != "float32":
+            return {"state": "skipped", "why": "this version has no --precision"}
         config = self._pretraining(batch)
-        found = self._training(self._pretrainer(pool, config, precision), len(pool.material_ids), batch, seconds)
+        if PRECISION in PretrainConfig.names():
+            config = config.replace(precision=precision)
+        builder = self._pretrainer(pool, config)
+        with _Products() as products:
+            builder(np.arange(batch), 1, None).run()
+        if not products.found[TYPES[precision]]:
+            raise RuntimeError(f"no matrix product of a step with --precision {precision} is in that type")
+        found = self._training(builder, len(pool.material_ids), batch, seconds)
         epoch = epoch_of / found["crystals_per_second"]
         aim = AIMS["pretraining epoch"]
         found |= {"epoch_crystals": epoch_of, "epoch_seconds_extrapolated": round(epoch, 2)}
@@ -183,7 +199,7 @@ class Bench:
         batch = self.sizes.pretraining_batches[0]
         graphs = condensed(data.tensors(self.device))
         builders = {
-            "pretraining": self._pretrainer(pool, self._pretraining(batch), "float32"),
+            "pretraining": self._pretrainer(pool, self._pretraining(batch)),
             "cgcnn": self._trainer("cgcnn", data, graphs, batch),
         }
         counters = {"estimated": syncs.estimated}
@@ -262,14 +278,14 @@ class Bench:
             embedding_dim=self.sizes.width, batch_size=batch, schedule="constant", lr=1e-3, num_workers=0
         )
 
-    def _pretrainer(self, pool: GraphArrays, config: PretrainConfig, precision: str) -> Builder:
+    def _pretrainer(self, pool: GraphArrays, config: PretrainConfig) -> Builder:
         tensors = GraphTensors.of(pool).to(self.device)
 
         def builder(crystals: NDArray[np.int64], epochs: int, watch: Watch | None) -> Loop:
             loader = self._loader(tensors, pool, crystals, config.optimization.batch_size)
             model = build(config, element_features(config.encoder.node_features)).to(self.device)
             optimization = config.replace(epochs=epochs).optimization
-            return Loop(model, loader, None, optimization, Unsaved(self.device, precision), watch=watch)
+            return Loop(model, loader, None, optimization, Unsaved(self.device), watch=watch)
 
         return builder
 

@@ -17,6 +17,7 @@ import syncs
 import torch
 from torch import Tensor
 
+from crysatom.config import PretrainConfig
 from crysatom.crystals.table import read_table, write_table
 from tests.bare_machine import bare_python
 from tests.conftest import REPOSITORY
@@ -113,6 +114,21 @@ def test_a_section_is_skipped_when_its_time_is_over_and_errors_are_recorded(tmp_
     assert "out of memory" in problem
 
 
+def test_a_section_that_does_not_end_is_interrupted(tmp_path: Path) -> None:
+    report = gpu.Report(tmp_path / "g.json", seconds=20.0)
+
+    def endless(_: float) -> dict[str, Any]:
+        while True:
+            pass
+
+    report.section("endless", 0.1, endless)
+    report.section("next", 1, lambda _: {})
+    found = json.loads(report.path.read_text())["sections"]
+    assert found["endless"]["state"] == "failed"
+    assert "interrupted after 0 s" in found["endless"]["why"]
+    assert found["next"]["state"] == "done"
+
+
 @pytest.fixture(scope="module", name="bundle")
 def _bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small crystals of pymatgen, with the largest atomic number of each as its label."""
@@ -150,7 +166,9 @@ def test_the_whole_run_on_a_bare_machine(bundle: Path, tmp_path: Path) -> None:
     assert found["problems"] == []
     assert "no figure to quote" in found["environment"]["device"]
     sections = found["sections"]
-    assert {section["state"] for section in sections.values()} == {"done"}
+    states = {name: section["state"] for name, section in sections.items() if section["state"] != "done"}
+    without_precision = {"pretraining, bf16, batch 8": "skipped"} if "precision" not in PretrainConfig.names() else {}
+    assert states == without_precision
     correctness = sections["correctness"]
     assert correctness["left_out"] == []
     assert correctness["compared"] == 2 * len(agreement.NAMES)
@@ -161,8 +179,9 @@ def test_the_whole_run_on_a_bare_machine(bundle: Path, tmp_path: Path) -> None:
     assert epoch["epoch_crystals"] == 60
     assert epoch["epoch_seconds_extrapolated"] == pytest.approx(60 / epoch["crystals_per_second"], rel=0.01)
     waits = sections["waits"]
-    assert waits["pretraining, estimated"]["per_step"] <= 100  # 170 before the first reduction
-    assert waits["cgcnn, estimated"]["per_step"] <= 45
+    # Before the first reduction 170 and 46. Each further one needs a reason.
+    assert waits["pretraining, estimated"]["per_step"] <= 12
+    assert waits["cgcnn, estimated"]["per_step"] <= 5
 
 
 gpu_needed = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; torch sees none")
