@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from gpu_data import Labeled
+from gpu_data import Labeled, first
 from torch import Tensor, nn
 
 from crysatom.config import PretrainConfig
@@ -62,6 +62,9 @@ NAMES = (
     *(f"predictor {name}" for name in PREDICTORS),
 )
 """All cases."""
+
+CHECKED = 256
+"""Crystals of the data that are used, at most; networks see a batch of them."""
 
 BATCH = 24
 EPOCH = 3
@@ -137,6 +140,8 @@ def cases(pool: GraphArrays, labeled: Mapping[str, Labeled], width: int) -> dict
         width: Width of the networks.
 
     """
+    pool = first(pool, CHECKED)
+    labeled = {name: Labeled(first(data.arrays, CHECKED), data.targets[:CHECKED]) for name, data in labeled.items()}
     graphs = GraphTensors.of(pool)
     small = {"embedding_dim": width, "num_layers": 3, "projection_dim": 16, "batch_size": BATCH, "num_workers": 0}
     found: dict[str, Case] = {

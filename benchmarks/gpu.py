@@ -79,6 +79,8 @@ class Report:
             try:
                 with interrupted_after(min(OVERRUN * budget, self.left())):
                     result = {"state": "done", **measure(allowed)}
+            except TimeoutError as error:
+                result = {"state": "cut", "why": str(error)}
             except Exception:  # noqa: BLE001 - the next section may work, and time on the machine is short
                 result = {"state": "failed", "why": traceback.format_exc(limit=-6)}
         result["section_seconds"] = round(time.perf_counter() - began, 1)

@@ -59,6 +59,25 @@ class Labeled:
         return GraphTensors.of(self.arrays).to(device)
 
 
+def first(arrays: GraphArrays, count: int) -> GraphArrays:
+    """Return the first crystals, at most ``count``."""
+    count = min(count, len(arrays.material_ids))
+    atoms = int(arrays.atom_ptr[count])
+    edges, pairs = int(arrays.edge_ptr[atoms]), int((np.diff(arrays.atom_ptr[: count + 1]) ** 2).sum())
+    return GraphArrays(
+        material_ids=arrays.material_ids[:count],
+        material_keys=arrays.material_keys[:count],
+        atom_ptr=arrays.atom_ptr[: count + 1],
+        edge_ptr=arrays.edge_ptr[: atoms + 1],
+        atomic_numbers=arrays.atomic_numbers[:atoms],
+        neighbor=arrays.neighbor[:edges],
+        distance=arrays.distance[:edges],
+        image=None if arrays.image is None else arrays.image[:edges],
+        vector=None if arrays.vector is None else arrays.vector[:edges],
+        potential=None if arrays.potential is None else arrays.potential[:pairs],
+    )
+
+
 def read_pool(bundle: Path) -> GraphArrays:
     """Read the unlabeled graphs."""
     return load(bundle / POOL)

@@ -183,15 +183,17 @@ class Bench:
             edges = len(graphs.distance) / graphs.num_crystals
             found |= self._moved(found, edges, settings.num_layers, settings.width)
         model = self._regression(name, data)
-        every = np.arange(graphs.num_crystals)
-        loader = self._loader(graphs, data.arrays, every, max(batch, EVALUATION_BATCH), data.targets)
+        batch = max(batch, EVALUATION_BATCH)
         rates: list[float] = []
+        count = batch  # the first pass warms up and shows how many crystals fit into the time
         end = time.perf_counter() + 0.3 * seconds
         with torch.no_grad():
             while not rates or time.perf_counter() < end:
+                loader = self._loader(graphs, data.arrays, np.arange(graphs.num_crystals)[:count], batch, data.targets)
                 start = time.perf_counter()
                 _, values = predictions(model, loader)  # ends with a copy to the host
                 rates.append(len(values) / (time.perf_counter() - start))
+                count = max(batch, int(rates[-1] * 0.05 * seconds) // batch * batch)
         return found | {"predicted_crystals_per_second": round(median(rates[1:] or rates), 1)}
 
     def waits(self, pool: GraphArrays, data: Labeled) -> dict[str, Any]:
