@@ -38,9 +38,9 @@ from crysatom.vectors.elements import element_features
 Results = dict[str, Tensor]
 Case = Callable[[torch.device, torch.dtype], Results]
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 3e-4}
-"""Largest difference of two devices over the largest value of a tensor, by type of the computation. In float32 the sums
-of a batch have some 1e5 terms in another order."""
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+"""Largest difference of two devices over the largest value of a tensor, by type of the computation. On a CPU, float32
+differs from float64 by up to 3e-6, PotNet's gradient by 3e-5; TF32 would differ by some 1e-3."""
 
 ROUNDING = 1e-6
 """The same for float32 results of a float64 computation: element vectors are stored in float32."""
@@ -97,10 +97,10 @@ class Comparison:
 def difference(found: Tensor, wanted: Tensor) -> float:
     """Return the largest difference of two tensors over the largest absolute value of the second."""
     found, wanted = found.detach().cpu(), wanted.detach().cpu()
-    if found.shape != wanted.shape or found.dtype != wanted.dtype:
+    if found.shape != wanted.shape or found.is_floating_point() != wanted.is_floating_point():
         return math.inf
     if not wanted.is_floating_point():
-        return 0.0 if torch.equal(found, wanted) else math.inf
+        return 0.0 if found.dtype == wanted.dtype and torch.equal(found, wanted) else math.inf
     if not wanted.numel():
         return 0.0
     scale = wanted.double().abs().max().clamp(min=torch.finfo(wanted.dtype).tiny)
@@ -108,14 +108,14 @@ def difference(found: Tensor, wanted: Tensor) -> float:
 
 
 def compare(name: str, case: Case, device: torch.device, dtype: torch.dtype) -> Comparison:
-    """Run a case on a device and on the CPU, and compare."""
+    """Run a case on a device and on the CPU, and compare; the kernel always with the CPU's float64."""
     with full_precision():
-        found, wanted = case(device, dtype), case(torch.device("cpu"), dtype)
+        found, wanted = case(device, dtype), case(torch.device("cpu"), torch.float64 if name == KERNEL else dtype)
     assert found.keys() == wanted.keys()
-    differences = {key: difference(found[key], value) for key, value in wanted.items()}
+    differences = {key: difference(value, wanted[key]) for key, value in found.items()}
     tolerances = {
         key: ROUNDING if dtype == torch.float64 and value.dtype == torch.float32 else TOLERANCE[dtype]
-        for key, value in wanted.items()
+        for key, value in found.items()
     }
     return Comparison(case=name, dtype=str(dtype), differences=differences, tolerances=tolerances)
 
@@ -225,7 +225,10 @@ def _condensed(graphs: GraphTensors, device: torch.device, dtype: torch.dtype) -
 
 
 def _gated_sum(graphs: GraphTensors, width: int, device: torch.device, dtype: torch.dtype) -> Results:
-    """Evaluate the convolution's kernel as the first batch needs it: training statistics, all edges of one view."""
+    """Evaluate the convolution's kernel as the first batch needs it: training statistics, all edges of one view.
+
+    In float32 this is the compiled kernel of the device, in float64 the plain one.
+    """
     batch = select(graphs.to(device), torch.arange(min(BATCH, graphs.num_crystals)))
     centers = gaussian_centers(8.0).to(device, dtype)
     edges, _ = Edges.of(batch, expand_different(batch.distance, centers))
