@@ -49,6 +49,7 @@ from crysatom.names import (
     VECTOR,
 )
 from crysatom.predictors.published_cgcnn import GRAPH, PublishedCGCNN, read_published
+from crysatom.training.machine import flushed_denormals
 from crysatom.training.regression import Regression
 from crysatom.vectors.published import cgcnn_bits
 
@@ -332,7 +333,8 @@ def _symbols(atomic_numbers: Iterable[int]) -> str:
 def _values(model: SavedModel, graphs: pa.RecordBatch) -> Array:
     """Return the predictions of B graphs, ``(B,)`` float64."""
     device = next(model.module.parameters()).device
-    pieces = [model.module.predict(collate(piece).to(device)).cpu().numpy() for piece in _pieces(graphs)]
+    with flushed_denormals():
+        pieces = [model.module.predict(collate(piece).to(device)).cpu().numpy() for piece in _pieces(graphs)]
     return np.concatenate([np.zeros(0), *pieces])
 
 
