@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -82,6 +83,17 @@ def test_a_thread_flushes_denormals_while_it_predicts(tmp_path: Path) -> None:
         pool.submit(models.predict_records, records(4)).result()
         assert flushed == [True]
         assert not pool.submit(flushes_denormals).result()
+
+
+def test_a_model_predicts_in_the_precision_of_its_training(tmp_path: Path) -> None:
+    exact = ensemble(write_model(tmp_path / "exact"))
+    rounded = ensemble(write_model(tmp_path / "rounded", training={"config": {"precision": "bf16"}}))
+    odd = ensemble(write_model(tmp_path / "odd", training={"config": "x"}))
+    expected, found = (predictions(models.predict_records(records())) for models in (exact, rounded))
+    assert 0 < np.abs(found - expected).max() < 0.05 * expected.std()
+    np.testing.assert_array_equal(predictions(odd.predict_records(records())), expected)
+    back = Ensemble((dataclasses.replace(rounded.models[0], precision="float32"),), LIMITS)
+    np.testing.assert_array_equal(predictions(back.predict_records(records())), expected)
 
 
 @pytest.mark.parametrize("predictor", sorted(PREDICTORS.keys() - {"cgcnn", "crysxpp"}))
