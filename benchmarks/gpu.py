@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import agreement
 import gpu_data
@@ -33,6 +33,8 @@ import gpu_speed
 import torch
 import torch_geometric
 from gpu_speed import Sizes
+
+from crysatom.names import Precision
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -192,7 +194,7 @@ def sections(bundle: Path, device: torch.device, sizes: Sizes) -> dict[str, tupl
         "bandwidth": (10, lambda _: {"copy_gb_per_s": round(speed.copy_bandwidth() / 1e9, 1)}),
         "waits": (40, lambda _: speed.waits(pool, labeled["cgcnn"])),
     }
-    for precision in ("float32", "bf16"):
+    for precision in get_args(Precision):
         for batch in sizes.pretraining_batches:
             section = partial(speed.pretraining, pool, precision, batch, epoch_of=about["pool_crystals"])
             found[f"pretraining, {precision}, batch {batch}"] = (20, section)

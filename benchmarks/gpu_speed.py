@@ -16,6 +16,7 @@ import syncs
 import torch
 from gpu_data import Labeled
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from crysatom.config import PretrainConfig
@@ -23,8 +24,9 @@ from crysatom.config import default as pretraining
 from crysatom.config.downstream import default
 from crysatom.graphs.batch import GraphTensors
 from crysatom.graphs.graph import GraphArrays
-from crysatom.names import LOSS, TRAIN
+from crysatom.names import BF16, LOSS, TRAIN, Precision
 from crysatom.nn.condensed import condensed
+from crysatom.nn.products import products_in
 from crysatom.predictors.registry import build_predictor
 from crysatom.training.context import Metrics, PlainContext, Save
 from crysatom.training.loaders import ResidentLoader
@@ -38,11 +40,6 @@ from crysatom.vectors.elements import element_features
 Watch = Callable[[Metrics], bool]
 Builder = Callable[[NDArray[np.int64], int, Watch | None], Loop]
 """Returns a loop over some crystals, for at most some epochs."""
-
-PRECISION = "precision"
-TYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
-aten = torch.ops.aten
-PRODUCTS = {aten.mm.default, aten.addmm.default, aten.bmm.default}
 
 WARM_BATCHES = 3
 MOST_EPOCHS = 200
@@ -100,8 +97,8 @@ class Unsaved(PlainContext):
         yield None
 
 
-class _Products(TorchDispatchMode):
-    """Counts matrix products by the type of their result."""
+class _Types(TorchDispatchMode):
+    """Counts the results of operations by type."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -109,7 +106,7 @@ class _Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in PRODUCTS:
+        if isinstance(result, Tensor):
             self.found[result.dtype] += 1
         return result
 
@@ -147,25 +144,22 @@ class Bench:
         return self.bandwidth
 
     def pretraining(
-        self, pool: GraphArrays, precision: str, batch: int, seconds: float, *, epoch_of: int
+        self, pool: GraphArrays, precision: Precision, batch: int, seconds: float, *, epoch_of: int
     ) -> dict[str, Any]:
         """Measure the pretraining; extrapolate its rate to an epoch of ``epoch_of`` crystals.
 
         Raises:
-            RuntimeError: If no matrix product of a step has the type that the precision names.
+            RuntimeError: If a step computes nothing in bfloat16 with bf16, or something in float32.
 
         """
-        if PRECISION not in PretrainConfig.names() and precision != "float32":
-            return {"state": "skipped", "why": "this version has no --precision"}
         config = self._pretraining(batch)
-        if PRECISION in PretrainConfig.names():
-            config = config.replace(precision=precision)
         builder = self._pretrainer(pool, config)
-        with _Products() as products:
-            builder(np.arange(batch), 1, None).run()
-        if not products.found[TYPES[precision]]:
-            raise RuntimeError(f"no matrix product of a step with --precision {precision} is in that type")
-        found = self._training(builder, len(pool.material_ids), batch, seconds)
+        with products_in(precision):
+            with _Types() as types:
+                builder(np.arange(batch), 1, None).run()
+            if (types.found[torch.bfloat16] > 0) != (precision == BF16):
+                raise RuntimeError(f"{types.found[torch.bfloat16]} results of a {precision} step are in bfloat16")
+            found = self._training(builder, len(pool.material_ids), batch, seconds)
         epoch = epoch_of / found["crystals_per_second"]
         aim = AIMS["pretraining epoch"]
         found |= {"epoch_crystals": epoch_of, "epoch_seconds_extrapolated": round(epoch, 2)}

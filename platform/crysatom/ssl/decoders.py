@@ -14,6 +14,7 @@ from torch_geometric.data import Batch
 
 from crysatom.distributed import all_reduce_sum
 from crysatom.graphs.counting import count
+from crysatom.nn.products import linear
 
 NUM_CLASSES = 6
 """Classes of the number of edges between two atoms: 0, 1, 2, 3, 4, and 5 or more."""
@@ -91,7 +92,7 @@ class ConnectivityDecoder(nn.Module):
         """Return logits ``(P, 6)``, pairs (i, j) of a crystal in row-major order, from ``(N, D)`` vectors."""
         weight = torch.einsum("kc,cde->dke", self.mix.weight, self.bilinear.weight)
         bias = F.linear(self.bilinear.bias, self.mix.weight, self.mix.bias)
-        left = atoms @ weight.flatten(1)
+        left = linear(atoms, weight.flatten(1).T)
         starts, sizes = pair_ptr(ptr), ptr.diff()
         buckets = size_buckets(sizes)
         if not buckets:

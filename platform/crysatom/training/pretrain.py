@@ -16,6 +16,7 @@ from crysatom.config import PretrainConfig
 from crysatom.graphs.batch import GraphTensors
 from crysatom.graphs.shards import is_held_out, load
 from crysatom.names import MAX_ATOMIC_NUMBER
+from crysatom.nn.products import products_in, slow_precision
 from crysatom.ssl.node_level import NodeLevelObjective
 from crysatom.ssl.objective import Objective
 from crysatom.training.context import Context, Metrics
@@ -123,6 +124,14 @@ def pretrain(
         NonFiniteLossError: If the loss or the gradient of a batch is not finite.
 
     """
+    precision = config.optimization.precision
+    if warning := slow_precision(precision, context.device.type):
+        context.log(warning)
+    with products_in(precision):
+        return _pretrain(config, data, context, watch)
+
+
+def _pretrain(config: PretrainConfig, data: PretrainData, context: Context, watch: Watch | None) -> PretrainOutcome:
     features = element_features(config.encoder.node_features)
     model = build(config, features).to(context.device)
     recorder = Algorithm1Recorder(config.encoder.embedding_dim, context.device)

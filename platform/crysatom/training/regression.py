@@ -23,6 +23,7 @@ from crysatom.graphs.shards import load
 from crysatom.names import DISTILLATION, LOSS, MAE, MAX_ATOMIC_NUMBER, TEST, TRAIN, VAL, Criterion
 from crysatom.nn.condensed import condensed
 from crysatom.nn.pooling import pool
+from crysatom.nn.products import products_in, slow_precision
 from crysatom.predictors.base import Predictor, PredictorSpec
 from crysatom.predictors.registry import build_predictor
 from crysatom.predictors.transfer import start_from_encoder
@@ -262,6 +263,16 @@ def train_predictor(
         NonFiniteLossError: If the loss or the gradient of a batch is not finite.
 
     """
+    precision = config.optimization.precision
+    if warning := slow_precision(precision, context.device.type):
+        context.log(warning)
+    with products_in(precision):
+        return _train_predictor(config, task, context, watch)
+
+
+def _train_predictor(
+    config: DownstreamConfig, task: RegressionTask, context: Context, watch: Callable[[Metrics], bool] | None
+) -> RegressionOutcome:
     data = labeled_data(config, task, context.device)
     model = build_regression(config, task).to(context.device)
     optimization = config.optimization
