@@ -149,7 +149,7 @@ class Bench:
         """Measure the pretraining; extrapolate its rate to an epoch of ``epoch_of`` crystals.
 
         Raises:
-            RuntimeError: If a step computes nothing in bfloat16 with bf16, or something in float32.
+            RuntimeError: If a step with bf16 computes nothing in bfloat16, or a step with float32 does.
 
         """
         config = self._pretraining(batch)
