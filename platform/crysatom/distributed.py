@@ -48,7 +48,7 @@ class Part(Protocol):
     def meet(self, item: Any, combine: Callable[[list[Any]], Any]) -> Any:
         """Wait for the other micro-batches of this worker; return ``combine`` of their items, called once."""
 
-    def fetch(self, tensors: tuple[Tensor, ...]) -> None:
+    def fetch(self, arguments: tuple[Any, ...]) -> None:
         """Bring tensors that were moved to host memory back to their device."""
 
 
@@ -76,13 +76,13 @@ def is_first_part() -> bool:
     return _thread.part is None or _thread.part.index == 0
 
 
-def fetch(*tensors: Tensor) -> None:
-    """Bring tensors back from host memory, where a waiting micro-batch leaves them.
+def fetch(*arguments: Any) -> None:
+    """Bring tensors back from host memory, where a waiting micro-batch leaves them; other arguments are ignored.
 
-    Only kernels that bypass torch's dispatcher need this.
+    Only kernels that bypass torch's dispatcher, as Triton's do, need this.
     """
     if _thread.part is not None:
-        _thread.part.fetch(tensors)
+        _thread.part.fetch(arguments)
 
 
 @contextmanager

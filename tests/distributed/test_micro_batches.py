@@ -117,3 +117,24 @@ def test_micro_batches_equal_the_whole_batch(case: str, moved_from: int | None) 
     reference = evaluate(case, 0)
     assert all(torch.isfinite(value).all() for value in reference.values())
     require_equal(evaluate(case, LIMIT, moved_from), reference)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_workers_with_unequal_numbers_of_micro_batches_equal_one_process(case: str) -> None:
+    shares = [9, 4]
+    batch = model_and_batch(case)[1]
+    bounds = [0, 9, 13]
+    parts = [len(split(part_of(batch, *bounds[k : k + 2]), LIMIT)) for k in range(2)]
+    assert parts[0] > parts[1] >= 1
+    reference = evaluate(case, 0)
+    for rank, answer in enumerate(run_workers(evaluate, 2, case, LIMIT, None, shares)):
+        atoms = batch.ptr[bounds[rank : rank + 2]].tolist()
+        require_equal(answer, reference, slice(*atoms))
+
+
+@pytest.mark.parametrize("case", ["ssl: nt_xent", "ssl: masking and context", "cgcnn"])
+def test_a_worker_may_be_idle_or_have_a_single_micro_batch(case: str) -> None:
+    shares, bounds = [1, 0, 12], [0, 1, 1, 13]
+    reference, ptr = evaluate(case, 0), model_and_batch(case)[1].ptr
+    for rank, answer in enumerate(run_workers(evaluate, 3, case, LIMIT, None, shares)):
+        require_equal(answer, reference, slice(*ptr[bounds[rank : rank + 2]].tolist()))

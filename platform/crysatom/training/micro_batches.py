@@ -153,9 +153,9 @@ class _Part:
             self.pages.move()
         return self.turn.meet(item, combine)
 
-    def fetch(self, tensors: tuple[Tensor, ...]) -> None:
+    def fetch(self, arguments: tuple[Any, ...]) -> None:
         if self.pages is not None:
-            self.pages.fetch(tensors)
+            self.pages.fetch(arguments)
 
 
 def _joined(parts: list[Terms]) -> Terms:
