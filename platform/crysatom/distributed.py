@@ -36,14 +36,11 @@ class _State:
 
 
 class Part(Protocol):
-    """A micro-batch of this worker's share, computed in a thread of its own.
+    """A micro-batch of this worker's share, computed in a thread of its own."""
 
-    Attributes:
-        index: Its place among the micro-batches of this worker.
-
-    """
-
-    index: int
+    @property
+    def index(self) -> int:
+        """Its place among the micro-batches of this worker."""
 
     def meet(self, item: Any, combine: Callable[[list[Any]], Any]) -> Any:
         """Wait for the other micro-batches of this worker; return ``combine`` of their items, called once."""

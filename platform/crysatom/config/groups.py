@@ -200,9 +200,9 @@ class TrainingWorkers(Workers):
     within its memory; 'auto': 'speed' if the workers' machines differ. The gradient is the same."""
 
     max_edges: int = 0
-    """Edges that a worker computes at a time: its share of a larger batch is divided into micro-batches of whole
-    crystals, with the loss and gradient of the whole batch. On a GPU, micro-batches that wait are in host memory. A
-    crystal with more edges is computed alone. 0: no limit."""
+    """Most edges that a worker computes at a time: its share of a larger batch is divided into micro-batches of whole
+    crystals, with the loss and gradient of the whole batch, so that it fits into GPU memory. A crystal with more edges
+    is computed alone. 0: no limit."""
 
     checkpoint_minutes: float = 10.0
     """Minutes between checkpoints within an epoch; 0: only at the end of each epoch."""
