@@ -97,6 +97,15 @@ def test_an_error_in_a_backward_pass_ends_all_and_is_raised() -> None:
         MicroBatches(1).each(work, parts)
 
 
+def differentiate(model: torch.nn.Module, batch: Batch, micro_batches: MicroBatches) -> None:
+    def work(part: Batch) -> dict[str, Tensor]:
+        terms = model(part, 0)
+        terms[LOSS].backward()
+        return {LOSS: terms[LOSS].detach()}
+
+    micro_batches.train(work, batch, list(model.parameters()))
+
+
 def parts_of_batch() -> list[Batch]:
     return split(batch_of(small(6, 6), default("cgcnn").graph), 1)
 
@@ -237,6 +246,18 @@ def test_weights_and_the_batch_are_never_moved_and_results_are_brought_back() ->
     assert all(tensor.untyped_storage().nbytes() >= tensor.nbytes for tensor in (*gradients, *terms.values()))
 
 
+@pytest.mark.parametrize("case", ["cgcnn", "cogn", "ssl: barlow_twins"])
+def test_compiled_kernels_read_what_was_moved(case: str) -> None:
+    """float32, for which kernels are compiled. Moving changes no bit."""
+    gradients = []
+    for moved_from in (None, 0):
+        model, batch = model_and_batch(case)
+        model, batch.distance = model.float(), batch.distance.float()
+        differentiate(model, batch, MicroBatches(LIMIT, moved_from))
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
 def test_tensors_smaller_than_asked_stay() -> None:
     model, batch = model_and_batch("cgcnn")
     assert peak(model, batch, LIMIT, 2**30) == peak(model, batch, LIMIT)
@@ -256,15 +277,9 @@ def test_a_gpu_holds_one_part_and_computes_the_gradient_of_the_whole_batch(case:
             here = batch.to(device)
             for name in {"distance", "vector", "potential"} & set(here.keys()):
                 here[name] = here[name].to(dtype)
-
-            def work(part: Batch) -> dict[str, Tensor]:
-                terms = model(part, 0)  # noqa: B023 - called at once
-                terms[LOSS].backward()
-                return {LOSS: terms[LOSS].detach()}
-
             if device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            MicroBatches(max_edges).train(work, here, list(model.parameters()))
+            differentiate(model, here, MicroBatches(max_edges))
             peaks.append(torch.cuda.max_memory_allocated())
             parameters = (p for p in model.parameters() if p.grad is not None)
             gradients.append(torch.cat([p.grad.flatten().double().cpu() for p in parameters]))  # type: ignore[union-attr]
