@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from typing import Any
 
@@ -60,6 +61,20 @@ def test_an_error_of_one_ends_all(index: int, before: int) -> None:
     with pytest.raises(ValueError, match=f"broken at {before}"):
         run_in_turn(work, COUNT)
     assert len(ended) in {COUNT, index + 1}  # those after it may not have begun
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("turn ")]
+
+
+def test_an_interrupt_of_the_caller_ends_all() -> None:
+    def work(turn: Turn) -> None:
+        if turn.index == 1:
+            signal.pthread_kill(main, signal.SIGINT)
+        while True:
+            turn.meet(None, len)
+
+    main = threading.main_thread().ident
+    assert main is not None
+    with pytest.raises(KeyboardInterrupt):
+        run_in_turn(work, COUNT)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("turn ")]
 
 
