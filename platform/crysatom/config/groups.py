@@ -199,6 +199,11 @@ class TrainingWorkers(Workers):
     """Shares of a batch: 'equal': equal numbers of crystals; 'speed': proportional to each worker's measured speed,
     within its memory; 'auto': 'speed' if the workers' machines differ. The gradient is the same."""
 
+    max_edges: int = 0
+    """Most edges that a worker computes at a time: its share of a larger batch is divided into micro-batches of whole
+    crystals, with the loss and gradient of the whole batch, so that it fits into GPU memory. A crystal with more edges
+    is computed alone. 0: no limit."""
+
     checkpoint_minutes: float = 10.0
     """Minutes between checkpoints within an epoch; 0: only at the end of each epoch."""
 
@@ -207,7 +212,7 @@ class TrainingWorkers(Workers):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names = ("max_workers", "max_failures", "checkpoint_minutes")
+        names = ("max_workers", "max_failures", "max_edges", "checkpoint_minutes")
         require_each(self, names, lambda value: value >= 0, "not be negative")
         require_each(self, ("hang_timeout",), lambda value: value > 0, "be positive")
         require(

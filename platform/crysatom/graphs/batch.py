@@ -172,6 +172,45 @@ def select(graphs: GraphTensors, crystals: Tensor) -> Batch:
     )
 
 
+def part_of(batch: Batch, start: int, stop: int) -> Batch:
+    """Return the crystals from ``start`` to ``stop`` of a batch; most of its tensors are views of the batch's.
+
+    Args:
+        batch: Crystals; it may have ``target`` and ``crystal`` (B,), as the loaders add.
+        start: First crystal.
+        stop: The crystal after the last.
+
+    """
+    first_atom, end_atom = batch.ptr[start], batch.ptr[stop]
+    bounds = torch.stack([first_atom, end_atom, batch.edge_ptr[first_atom], batch.edge_ptr[end_atom]]).tolist()
+    crystals, atoms, edges = slice(start, stop), slice(*bounds[:2]), slice(*bounds[2:])
+    part = Batch(_base_cls=Data)
+    store = part._store  # noqa: SLF001 - as below
+    store.update({name: batch[name][atoms] for name in _OF_ATOMS if name in batch})
+    store.update({name: batch[name][edges] for name in _OF_EDGES if name in batch})
+    store.update({name: batch[name][crystals] for name in _OF_CRYSTALS if name in batch})
+    store.update(
+        {
+            "edge_index": batch.edge_index[:, edges] - first_atom,
+            "num_nodes": atoms.stop - atoms.start,
+            "batch": batch.batch[atoms] - start,
+            "ptr": batch.ptr[start : stop + 1] - first_atom,
+            "edge_ptr": batch.edge_ptr[atoms.start : atoms.stop + 1] - edges.start,
+        }
+    )
+    if "potential" in batch:
+        pairs = slice(*batch.pair_ptr[[start, stop]].tolist())
+        store["pair_index"] = batch.pair_index[:, pairs] - first_atom
+        store["potential"], store["pair_ptr"] = batch.potential[pairs], batch.pair_ptr[start : stop + 1] - pairs.start
+    _remember_parts(part, part.ptr, part.edge_ptr[part.ptr])
+    return part
+
+
+_OF_ATOMS = ("atomic_numbers", "degree", "atom_slot", "multiplicity")
+_OF_EDGES = ("distance", "slot", "copies", "vector")
+_OF_CRYSTALS = ("material_key", "target", "crystal")
+
+
 def _offsets(counts: Tensor) -> Tensor:
     """Return the ``(n + 1,)`` running sum of ``(n,)`` counts, from zero."""
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0))

@@ -32,6 +32,7 @@ from crysatom.training.distillation import Distillation
 from crysatom.training.encoder_files import PretrainedEncoder
 from crysatom.training.loaders import Loader, ResidentLoader
 from crysatom.training.loop import Loop, Selection
+from crysatom.training.micro_batches import split
 from crysatom.training.normalizer import Normalizer
 from crysatom.vectors.table import AtomVectors
 
@@ -118,8 +119,13 @@ class Regression(nn.Module):
 
 
 @torch.no_grad()
-def predictions(model: Regression, loader: Loader) -> tuple[Array, Array]:
+def predictions(model: Regression, loader: Loader, max_edges: int = 0) -> tuple[Array, Array]:
     """Predict all crystals of a loader with targets, in evaluation mode; each worker predicts its share.
+
+    Args:
+        model: Predicts.
+        loader: Crystals.
+        max_edges: Edges above which a share is predicted in parts; 0: never.
 
     Returns:
         ``(n,)`` indices of the crystals, ascending, and their ``(n,)`` float64 predictions; the same on all workers.
@@ -129,7 +135,8 @@ def predictions(model: Regression, loader: Loader) -> tuple[Array, Array]:
     crystals, values = [], []
     for batch in loader.epoch(0):
         crystals.append(distributed.all_gather_rows(batch.crystal))
-        values.append(distributed.all_gather_rows(model.predict(batch)))
+        parts = [model.predict(part) for part in split(batch, max_edges)]
+        values.append(distributed.all_gather_rows(torch.cat(parts)))
     indices, predicted = torch.cat(crystals).cpu().numpy(), torch.cat(values).cpu().numpy()
     order = np.argsort(indices)
     return indices[order], predicted[order]
@@ -286,15 +293,16 @@ def _train_predictor(
         milestones=optimization.milestones,
         selection=Selection(by=optimization.selected_by, patience=optimization.patience),
         balance=config.workers.balance,
+        max_edges=config.workers.max_edges,
         measured=VAL,
         watch=watch,
     )
     history = loop.run()
     model.distillation = None
-    predicted = {VAL: predictions(model, data[VAL])[1]}
+    predicted = {VAL: predictions(model, data[VAL], config.workers.max_edges)[1]}
     start = time.perf_counter()
     if TEST in data:  # trials of a sweep have none
-        predicted[TEST] = predictions(model, data[TEST])[1]
+        predicted[TEST] = predictions(model, data[TEST], config.workers.max_edges)[1]
     test_seconds = time.perf_counter() - start
     return RegressionOutcome(
         history=history,
