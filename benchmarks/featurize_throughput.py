@@ -1,4 +1,4 @@
-"""Featurizing speed and memory: ``python benchmarks/featurize.py --data TABLE --out DIR [--plain]``.
+"""Featurizing speed and memory: ``python benchmarks/featurize_throughput.py --data TABLE --out DIR [--plain]``.
 
 Runs the featurize job like a user, samples the resident memory of its processes twice a second, then times reading the
 shards and making batches from them on one thread.

@@ -1,4 +1,4 @@
-"""Crystals per second of ingest, in one process and on Ray: ``python benchmarks/ingest.py TABLE``.
+"""Crystals per second of ingest, in one process and on Ray: ``python benchmarks/ingest_throughput.py TABLE``.
 
 Reads the first crystals of a crystal table as CIFs with an ``id_prop.csv``, then the table itself.
 """
