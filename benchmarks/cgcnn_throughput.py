@@ -1,74 +1,54 @@
 """Crystals per second of training CGCNN: the published algorithm and ours in turn, on the same crystals.
 
-    python benchmarks/cgcnn_throughput.py --table jarvis_dft_3d.parquet
-
 The published algorithm is reimplemented from its description: features of both atoms and of the edge are gathered and
 concatenated for every edge, one linear layer maps them, autograd stores the intermediates, and crystals are pooled one
-by one. Our side is a training as ``jobs/downstream.py`` runs it with ``--num-workers 0``; epochs of the published
-algorithm run between its epochs. Both sides have their graphs in memory. Work done once for all epochs is excluded: the
-Gaussians of the published side, which its cache holds, and our search for equal atoms and edges, whose time is
-reported. With the recipe ``paper`` both sides have the same weights, edges, batches, loss and optimizer, and must give
-the same loss; our losses must be those of the job.
+by one. Our side is a training as ``jobs/downstream.py`` runs it with ``--num-workers 0``. A round is two epochs of ours
+with an epoch of the published algorithm between them. Both sides have their graphs in memory. Work done once for all
+epochs is excluded: the Gaussians of the published side, which its cache holds, and our search for equal atoms and
+edges, whose time is reported. With the recipe ``paper`` both sides have the same weights, edges, batches, loss and
+optimizer, and must give the same loss. Our losses must be those of the job.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import tempfile
-import time
-from dataclasses import dataclass
+import math
 from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import Any
 
+import bench
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
-from bench import (
-    NOTHING,
-    RESULTS,
-    Timing,
-    check,
-    check_equal,
-    check_ratio,
-    check_training,
-    drive,
-    quiet,
-    timed,
-)
+from bench import Benchmark, Run, Setting, Timing, timed
+from driving import JOB_TOLERANCE, check_training, drive, epochs_for, is_turn, quiet, rounds_of
+from samples import sample
 from torch import Tensor, nn
 
-from crysatom.config import DownstreamConfig, FeaturizeConfig, IngestConfig
+from crysatom.config import DownstreamConfig, FeaturizeConfig
 from crysatom.config.downstream import RECIPES
-from crysatom.crystals.ingest import ingest_plain
-from crysatom.crystals.table import read_table, write_table
 from crysatom.graphs.batch import GraphTensors
 from crysatom.graphs.featurize import featurize_plain
 from crysatom.graphs.shards import load
 from crysatom.inputs.labels import Labeled, labeled
-from crysatom.names import EMBEDDED_SOURCE, LOSS, TRAIN
+from crysatom.names import LOSS, TRAIN
 from crysatom.nn.bases import gaussian_basis, gaussian_centers
 from crysatom.nn.condensed import condensed
 from crysatom.pipelines import downstream
 from crysatom.predictors.base import PredictorSpec
-from crysatom.tracking.environment import environment_tags
 from crysatom.training.context import Metrics
 from crysatom.training.loaders import global_batches
-from crysatom.training.machine import hardware
 from crysatom.training.regression import build_regression, spec_of, train_predictor
 
 NUM_NEIGHBORS = 12
-EPOCHS_PER_ROUND = 2
 
-CEILING = 50.0
-"""Our step takes three matrix products per atom and layer at best, some 1.5 MFlop per crystal with the backward pass:
-0.02 ms on one thread at 73 GFlop/s. The published step takes 1.5 ms: 75x without any exponential or memory access."""
-
-JOB_TOLERANCE = 1e-5
-"""Relative difference of our losses and the job's: the same float32 sums, on the same number of threads."""
+CEILING = (
+    50.0,
+    (
+        "three matrix products per atom and layer alone, 1.5 MFlop per crystal with the backward pass, take 0.02 ms of "
+        "an AMD EPYC's thread; the published step takes 1.5 ms: 75, without an exponential or an access to memory."
+    ),
+)
 
 PUBLISHED_TOLERANCE = 1e-3
 """Relative difference of the first epoch's loss and the published side's: other float32 sums, whose differences Adam
@@ -141,13 +121,13 @@ class PublishedRun:
         optimization = config.optimization
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=optimization.lr, eps=optimization.adam_eps)
 
-    def epoch(self) -> Timing:
+    def epoch(self, run: Run) -> Timing:
         """Train for an epoch; return its time."""
         how = self.config.optimization
         batches = global_batches(self.crystals, how.batch_size, how.tail, self.config.seed, len(self.losses))
         timing, total = timed(len(self.crystals), lambda: sum(self.step(rows) * len(rows) for rows in batches))
         self.losses.append(total / len(self.crystals))
-        check(np.isfinite(total), "the published side's loss is not finite")
+        run.check("the published side's loss is finite", math.isfinite(total), f"{total}")
         return timing
 
     def step(self, rows: np.ndarray) -> float:
@@ -166,147 +146,97 @@ class PublishedRun:
         return loss.item()
 
 
-@dataclass(frozen=True)
-class Round:
-    """Times of an epoch of the published side, and of the two epochs of ours around it."""
+def config_of(run: Run, recipe: str, batch_size: int) -> DownstreamConfig:
+    """Return the configuration of a job, whose graphs are made once."""
+    config = RECIPES[recipe]("cgcnn")
+    graph = {"ties": config.graph.ties, "pad_short_lists": config.graph.pad_short_lists}
+    shards = run.folder / f"shards-{recipe}"
+    if not shards.exists():
+        featurize_plain(FeaturizeConfig.of(data=str(run.folder / "crystals.parquet"), out=str(shards), **graph))
+    return config.replace(
+        data=str(shards),
+        split="random",
+        batch_size=batch_size,
+        epochs=epochs_for(run.settings.rounds),
+        num_workers=0,
+        out=str(run.folder / f"jobs-{batch_size}"),
+        tracking_uri=f"sqlite:///{run.folder}/mlflow.db",
+        register="",
+    )
 
-    published: Timing
-    ours: Timing
 
-
-def in_turn(config: DownstreamConfig, data: Labeled, theirs: PublishedRun, folder: Path) -> tuple[list[Round], Any]:
-    """Train; run an epoch of the published side between two epochs, so that both see the same load of the machine.
-
-    Returns:
-        Times of each round, and our loss of each epoch.
-
-    """
-    timings = []
-
-    def after(metrics: Metrics) -> None:
-        if metrics["epoch"] == 0:
-            theirs.epoch()  # warm-up
-        elif metrics["epoch"] % EPOCHS_PER_ROUND == 1:
-            timings.append(theirs.epoch())
-            name = f"{config.recipe}, batch {config.optimization.batch_size}"
-            rates = 1 / timings[-1].wall_each, metrics["crystals_per_second"]
-            print(f"{name}: published {rates[0]:.0f}, ours {rates[1]:.0f} crystals/s", flush=True)
-
-    outcome, epochs = drive(partial(train_predictor, config, data.task), config.workers, folder, after)
-    crystals, size = len(data.task.parts[TRAIN]), config.optimization.batch_size
-    steps = -(-crystals // size) if config.optimization.tail == "short" else max(1, crystals // size)
-    check_training(outcome.history, epochs, crystals, steps, f"{TRAIN}/{LOSS}")
-    rounds = [Round(each, epochs[2 * r + 1].timing + epochs[2 * r + 2].timing) for r, each in enumerate(timings)]
-    return rounds, [metrics[f"{TRAIN}/{LOSS}"] for metrics in outcome.history]
+def data_of(run: Run, config: DownstreamConfig) -> Labeled:
+    """Return what the job reads."""
+    return labeled(config, Path(config.source.data), run.folder / "crystals.parquet", "")
 
 
 def job_losses(config: DownstreamConfig) -> list[float]:
     """Return the loss of each epoch of the job."""
     [finished] = quiet(lambda: downstream.run(config))
-    history = np.genfromtxt(finished.folder / downstream.HISTORY, delimiter=",", names=True, deletechars="")
-    return [float(loss) for loss in history[f"{TRAIN}/{LOSS}"]]
+    return [float(loss) for loss in pd.read_csv(finished.folder / downstream.HISTORY)[f"{TRAIN}/{LOSS}"]]
 
 
-def write_sample(table: Path | None, count: int, folder: Path) -> Path:
-    """Write a random sample of a crystal table, or of the crystals in pymatgen."""
-    if table is None:
-        table = ingest_plain(IngestConfig.of(source=EMBEDDED_SOURCE, out=str(folder / "embedded"))).table
-    crystals = read_table(table)
-    rows = np.random.default_rng(0).choice(len(crystals), min(count, len(crystals)), replace=False)
-    write_table(crystals.take(np.sort(rows)), folder / "crystals.parquet")
-    return folder / "crystals.parquet"
-
-
-def featurized(config: DownstreamConfig, table: Path, folder: Path) -> Path:
-    """Return a folder of the graphs that a job reads."""
-    rule = {"ties": config.graph.ties, "pad_short_lists": config.graph.pad_short_lists}
-    shards = folder / "-".join(map(str, rule.values()))
-    if not shards.exists():
-        featurize_plain(FeaturizeConfig.of(data=str(table), out=str(shards), **rule))
-    return shards
-
-
-def measure(recipe: str, batch_size: int, table: Path, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Measure one recipe beside the published side in alternating rounds."""
-
-    def job(name: str) -> DownstreamConfig:
-        config = RECIPES[name]("cgcnn").replace(
-            split="random",
-            batch_size=batch_size,
-            epochs=1 + EPOCHS_PER_ROUND * arguments.rounds,
-            num_workers=0,
-            out=str(folder / f"jobs-{batch_size}"),
-            tracking_uri=f"sqlite:///{folder}/mlflow.db",
-            register="",
-        )
-        return config.replace(data=str(featurized(config, table, folder)))
-
-    def read(config: DownstreamConfig) -> Labeled:
-        return labeled(config, Path(config.source.data), table, "")
-
-    config = job(recipe)
-    data = read(config)
-    published = job("paper")
-    theirs = PublishedRun(published, read(published))
-    rounds, losses = in_turn(config, data, theirs, folder / f"run-{recipe}-{batch_size}")
-    difference = {"to_job": check_equal(losses, job_losses(config), JOB_TOLERANCE, "our losses and the job's")}
-    if recipe == "paper":
-        difference["to_published"] = check_equal(
-            losses[:1], theirs.losses[:1], PUBLISHED_TOLERANCE, "our first epoch's loss and the published side's"
-        )
-    graphs = GraphTensors.of(load(data.task.shards))
-    preparation, _ = timed(graphs.num_crystals, lambda: condensed(graphs))
-    ratios = [r.published.wall_each / r.ours.wall_each for r in rounds]
-    cpu_ratios = [r.published.cpu_each / r.ours.cpu_each for r in rounds]
-    for ratio in (*ratios, *cpu_ratios):
-        check_ratio(ratio, CEILING, "matrix products alone take more than that")
-    return {
-        "published": sum((r.published for r in rounds), NOTHING).summary(),
-        "ours": sum((r.ours for r in rounds), NOTHING).summary(),
-        "ratio": round(median(ratios), 2),
-        "ratio_each_round": [round(r, 2) for r in ratios],
-        "ratio_cpu": round(median(cpu_ratios), 2),
-        "ratio_cpu_each_round": [round(r, 2) for r in cpu_ratios],
-        "loss": [round(losses[0], 6), round(losses[-1], 6)],
-        "difference": difference,
-        "training_crystals": len(data.task.parts[TRAIN]),
-        "atoms_per_crystal": round(len(graphs.atomic_numbers) / graphs.num_crystals, 2),
-        "edges_per_atom": round(len(graphs.distance) / len(graphs.atomic_numbers), 2),
-        "condensing_s": round(preparation.wall, 3),
-    }
-
-
-def main() -> None:
-    """Measure, print, and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--table", type=Path, help="crystal table (.parquet); default: the crystals in pymatgen")
-    parser.add_argument("--crystals", type=int, default=1280, help="a tenth each is for validation and test")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 256])
-    parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=["paper", "default"])
-    parser.add_argument("--note", default="", help="other load of the machine")
-    parser.add_argument("--out", type=Path, help="JSON file to write; default: in benchmarks/results")
-    arguments = parser.parse_args()
+def measure(run: Run) -> None:
+    """Measure every recipe and batch size beside the published side."""
     torch.set_num_threads(1)
-    result: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        table = write_sample(arguments.table, arguments.crystals, folder)
-        for size in arguments.batch_sizes:
-            result[f"batch_{size}"] = {r: measure(r, size, table, arguments, folder) for r in arguments.recipes}
-    used = arguments.table.name if arguments.table else "the crystals in pymatgen"
-    result |= {
-        "settings": {"table": used, "crystals": arguments.crystals, "rounds": arguments.rounds},
-        "threads": 1,
-        "note": arguments.note,
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": platform.processor() or platform.machine(),
-        "environment": environment_tags(hardware()),
-    }
-    print(json.dumps(result, indent=1))
-    out = arguments.out or RESULTS / f"cgcnn_throughput_{Path(used).stem.replace(' ', '_')}.json"
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    sample(run.table, run.settings.crystals, run.folder / "crystals.parquet")
+    for size in run.settings.batch_sizes:
+        for recipe in run.settings.recipes:
+            in_turn(run, recipe, size)
+    for recipe in run.settings.recipes:
+        graphs = GraphTensors.of(load(run.folder / f"shards-{recipe}"))
+        count, atoms, edges = graphs.num_crystals, len(graphs.atomic_numbers), len(graphs.distance)
+        run.check("every crystal has a graph", count == run.settings.crystals, f"{count} graphs")
+        run.facts[f"graphs, recipe {recipe}"] = {"atoms per crystal": atoms / count, "edges per atom": edges / atoms}
+        seconds = timed(count, partial(condensed, graphs))[0].wall
+        run.figure(f"search for equal atoms and edges, recipe {recipe}", [seconds], "s, once", better="lower")
 
+
+def in_turn(run: Run, recipe: str, batch_size: int) -> None:
+    """Train with one recipe; run an epoch of the published side in each round."""
+    config, published = config_of(run, recipe, batch_size), config_of(run, "paper", batch_size)
+    data = data_of(run, config)
+    theirs = PublishedRun(published, data_of(run, published))
+    timings: list[Timing] = []
+    name = f"batch {batch_size}, recipe {recipe}"
+
+    def after(metrics: Metrics) -> None:
+        if metrics["epoch"] == 0:
+            theirs.epoch(run)  # warm-up
+        elif is_turn(metrics):
+            timings.append(theirs.epoch(run))
+            ours = metrics["crystals_per_second"]
+            print(f"{name}: published {timings[-1].rate:.0f}, ours {ours:.0f} crystals/s", flush=True)
+
+    folder = run.folder / f"run-{recipe}-{batch_size}"
+    outcome, epochs = drive(partial(train_predictor, config, data.task), config.workers, folder, after)
+    crystals = len(data.task.parts[TRAIN])
+    check_training(run, outcome.history, epochs, crystals, config.optimization, f"{TRAIN}/{LOSS}")
+    losses = [metrics[f"{TRAIN}/{LOSS}"] for metrics in outcome.history]
+    run.equal("our losses are those of the job", losses, job_losses(config), JOB_TOLERANCE)
+    if recipe == "paper":
+        what = "the first epoch's loss is that of the published side"
+        run.equal(what, losses[:1], theirs.losses[:1], PUBLISHED_TOLERANCE)
+        run.timings(f"batch {batch_size}, published", timings)
+    ours = rounds_of(epochs)
+    run.timings(f"{name}, ours", ours)
+    run.ratios(f"{name}, ratio", timings, ours, CEILING)
+    run.facts[f"{name}, loss of the first and last epoch"] = [losses[0], losses[-1]]
+    run.facts["training crystals"] = crystals
+
+
+BENCHMARK = Benchmark(
+    name="cgcnn_throughput",
+    about=str(__doc__),
+    measures=("training", "predictors/base.py", "predictors/cgcnn.py", "nn", "graphs", "runs/lifecycle.py"),
+    settings={
+        "crystals": Setting(1280, 80, "a tenth each is for validation and test"),
+        "batch_sizes": Setting((64, 256), (16,)),
+        "recipes": Setting(("paper", "default"), ("paper",)),
+        "rounds": Setting(5, 1),
+    },
+    measure=measure,
+)
 
 if __name__ == "__main__":
-    main()
+    bench.main(BENCHMARK)

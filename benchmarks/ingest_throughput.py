@@ -1,71 +1,69 @@
-"""Crystals per second of ingest, in one process and on Ray: ``python benchmarks/ingest_throughput.py TABLE``.
+"""Crystals per second of ingest, in one process and on Ray: CIFs with an ``id_prop.csv``, and a crystal table.
 
-Reads the first crystals of a crystal table as CIFs with an ``id_prop.csv``, then the table itself.
+Both ways must give the same crystal table. Ray is started before, and its first run is not counted.
 """
 
 from __future__ import annotations
 
-import argparse
-import logging
-import sys
-import time
-import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import numpy as np
-import ray
-from pymatgen.core import Structure
+import bench
+from bench import Benchmark, Run, Setting, Timing, timed
+from driving import on_ray
+from samples import sample, write_cifs
 
-PLATFORM = Path(__file__).resolve().parents[1] / "platform"
-sys.path.insert(0, str(PLATFORM))
+from crysatom.config import IngestConfig
+from crysatom.crystals.ingest import IngestReport, ingest_plain
+from crysatom.crystals.table import read_table
 
-from crysatom.cluster.ingest import ingest  # noqa: E402
-from crysatom.config import IngestConfig  # noqa: E402
-from crysatom.crystals.ingest import IngestReport, ingest_plain  # noqa: E402
-from crysatom.crystals.table import read_table  # noqa: E402
+Ingest = Callable[[IngestConfig], IngestReport]
 
 
-def write_cifs(table: str, count: int, folder: Path) -> None:
-    """Write the first ``count`` crystals of a table as CIFs."""
-    warnings.simplefilter("ignore")  # noble gases have no electronegativity
-    rows = read_table(table).slice(0, count).to_pylist()
-    for row in rows:
-        structure = Structure(
-            np.reshape(row["lattice"], (3, 3)), row["atomic_numbers"], np.reshape(row["frac_coords"], (-1, 3))
-        )
-        structure.to(filename=str(folder / f"{row['material_id']}.cif"))
-    (folder / "id_prop.csv").write_text("\n".join(f"{row['material_id']},{i}" for i, row in enumerate(rows)))
+def measure(run: Run) -> None:
+    """Ingest each source in both ways, in turn."""
+    from crysatom.cluster.ingest import ingest
+
+    s = run.settings
+    few = sample(run.table, s.cifs, run.folder / "few.parquet")
+    cifs = run.folder / "cifs"
+    files = write_cifs(few, cifs)
+    (cifs / "id_prop.csv").write_text("\n".join(f"{file.stem},{k}" for k, file in enumerate(files)) + "\n")
+    table = sample(run.table, s.rows, run.folder / "many.parquet")
+    with on_ray():
+        for name, source, count in (("CIFs", cifs, s.cifs), ("crystal table", table, s.rows)):
+            ingested(run, ingest, source, count)  # workers start and import
+            both = [[ingested(run, way, source, count) for way in (ingest_plain, ingest)] for _ in range(s.rounds)]
+            plain, ray = ([timing for timing, _ in side] for side in zip(*both, strict=True))
+            for (_, one), (_, other) in both:
+                same = read_table(one.table).equals(read_table(other.table))
+                run.check("both ways give the same table", same, name)
+            run.timings(f"{name}, one process", plain)
+            run.timings(f"{name}, Ray", ray, cpu=False)
 
 
-def measure(name: str, run: Callable[[IngestConfig], IngestReport], source: str) -> None:
-    """Run ingest; print its time and crystals per second."""
-    with TemporaryDirectory() as out:
-        started = time.perf_counter()
-        report = run(IngestConfig.of(source=source, out=out))
-        seconds = time.perf_counter() - started
-    rate = report.read / seconds
-    print(f"{name:<22} {report.read:>8,} read {report.rejected:>4} rejected {seconds:8.2f} s {rate:8.0f} crystals/s")
+def ingested(run: Run, work: Ingest, source: Path, count: int) -> tuple[Timing, IngestReport]:
+    """Ingest; check the counts."""
+    out = run.folder / f"out-{len(list(run.folder.iterdir()))}"
+    timing, report = timed(count, partial(work, IngestConfig.of(source=str(source), out=str(out))))
+    counts = report.read, report.accepted, report.rejected
+    run.check("read = accepted + rejected = asked for", counts[0] == sum(counts[1:]) == count, f"{counts}, {count}")
+    run.check("at most 1 % was rejected", report.rejected <= 0.01 * count, f"{report.reasons}")
+    return timing, report
 
 
-def main() -> None:
-    """Measure with CIFs made from a table, and with the table itself."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("table", help="crystal table (.parquet)")
-    parser.add_argument("--crystals", type=int, default=2000)
-    parser.add_argument("--cpus", type=int, default=2)
-    arguments = parser.parse_args()
-    environment = {"env_vars": {"PYTHONPATH": str(PLATFORM)}}
-    ray.init(num_cpus=arguments.cpus, include_dashboard=False, logging_level=logging.ERROR, runtime_env=environment)
-    with TemporaryDirectory() as folder:
-        write_cifs(arguments.table, arguments.crystals, Path(folder))
-        measure("CIFs, one process", ingest_plain, folder)
-        measure("CIFs, Ray, first run", ingest, folder)
-        measure("CIFs, Ray, warm", ingest, folder)
-    measure("table, one process", ingest_plain, arguments.table)
-    measure("table, Ray, warm", ingest, arguments.table)
-
+BENCHMARK = Benchmark(
+    name="ingest_throughput",
+    about=str(__doc__),
+    measures=("crystals", "cluster/ingest.py"),
+    settings={
+        "cifs": Setting(2000, 40, "number of CIFs"),
+        "rows": Setting(20_000, 100, "rows of the crystal table"),
+        "rounds": Setting(2, 1),
+    },
+    measure=measure,
+)
 
 if __name__ == "__main__":
-    main()
+    bench.main(BENCHMARK)
