@@ -86,10 +86,10 @@ def measure_reading(run: Run, folder: Path) -> None:
     few = select(graphs, order[: 20 * size]).to_data_list()
     pieces = range(0, graphs.num_crystals - size + 1, size)
     ways: dict[str, list[Callable[[], Any]]] = {
-        "select": [lambda i=i: select(graphs, order[i : i + size]) for i in pieces],
-        "collate": [lambda i=i: collate(table.slice(i, size)) for i in pieces],
+        "select": [partial(select, graphs, order[i : i + size]) for i in pieces],
+        "collate": [partial(collate, table.slice(i, size)) for i in pieces],
         "Batch.from_data_list": [
-            lambda i=i: Batch.from_data_list(few[i : i + size]) for i in range(0, len(few) - size + 1, size)
+            partial(Batch.from_data_list, few[i : i + size]) for i in range(0, len(few) - size + 1, size)
         ],
     }
     for name, calls in ways.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -61,7 +62,7 @@ def write_cifs(table: Path, folder: Path) -> list[Path]:
     return files
 
 
-def structure_of(row: dict[str, list[float]]) -> Structure:
+def structure_of(row: dict[str, Any]) -> Structure:
     """Return a row of a crystal table as pymatgen's structure."""
     lattice, coordinates = np.reshape(row[LATTICE], (3, 3)), np.reshape(row[FRAC_COORDS], (-1, 3))
     return Structure(Lattice(lattice), row[ATOMIC_NUMBERS], coordinates)

@@ -8,7 +8,7 @@ which is such a sum. Each way must give the sum in float64.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import bench
@@ -110,7 +110,7 @@ def measure(run: Run) -> None:
             in_turn(run, found, exact, len(rows) * width)
 
 
-def in_turn(run: Run, found: dict[str, Callable[[], Tensor]], exact: Tensor, size: int) -> None:
+def in_turn(run: Run, found: Mapping[str, Callable[[], Tensor]], exact: Tensor, size: int) -> None:
     """Check each function, then time all in turn."""
     for name, work in found.items():
         error = float((work().double() - exact).abs().max() / exact.abs().max())

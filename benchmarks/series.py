@@ -48,9 +48,7 @@ def small(names: list[str]) -> None:
         CheckError: If a check does not hold.
 
     """
-    with contextlib.ExitStack() as stack:
-        if len(names) > 1:  # else the benchmark starts Ray if it needs it
-            stack.enter_context(driving.on_ray())
+    with driving.on_ray() if len(names) > 1 else contextlib.nullcontext():  # a single one starts Ray if it needs it
         for name in names:
             one(name)
 
