@@ -42,14 +42,14 @@ def tables(result: Mapping[str, Any]) -> str:
         if not name.endswith(bench.CPU)
     ]
     parts = [markdown(["", "median", "rounds", "unit", "by CPU time"], rows, "lrrlr").rstrip()]
-    facts = [f"- {name}: {shown(value)}" for name, value in found["facts"].items()]
+    facts = [f"- {name}: {shown(value)}" for name, value in found["facts"].items() if not is_table(value)]
     ceilings = {
         f"- A ratio above {figure['ceiling']:g} would be an error: {figure['ceiling_because']}"
         for figure in figures.values()
         if "ceiling" in figure
     }
     checks = [f"{name} ({note})" if note else name for name, note in result["checks"].items()]
-    lines = [*facts, *sorted(ceilings), f"- Checked: {'; '.join(checks)}."]
+    lines = [*facts, *sorted(ceilings), *([f"- Checked: {'; '.join(checks)}."] if checks else [])]
     return "\n\n".join([*parts, "\n".join(wrapped(line) for line in lines)])
 
 
@@ -79,10 +79,20 @@ def shown(value: Any) -> str:
     return number(value) if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
 
 
+def is_table(value: Any) -> bool:
+    """Return whether a fact is a table, which is left to the JSON file."""
+    return isinstance(value, dict) and any(isinstance(one, dict) for one in value.values())
+
+
 def wrapped(line: str) -> str:
     """Return a line of prose or an item of a list with at most 120 characters per line."""
     indent = "  " if line.startswith("- ") else ""
     return textwrap.fill(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return the values of a flag."""
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def command(benchmark: bench.Benchmark, result: Mapping[str, Any]) -> str:
@@ -92,24 +102,23 @@ def command(benchmark: bench.Benchmark, result: Mapping[str, Any]) -> str:
     if settings.get("table", bench.EMBEDDED) != bench.EMBEDDED:
         parts += ["--table", settings["table"]]
     for name, setting in benchmark.settings.items():
-        value = settings.get(name, setting.full)
-        if value != (list(setting.full) if isinstance(setting.full, tuple) else setting.full):
-            parts += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
+        full, value = (as_list(one) for one in (setting.full, settings.get(name, setting.full)))
+        if value != full:
+            parts += [f"--{name.replace('_', '-')}", *map(str, value)]
     return shlex.join(parts)
 
 
 def head(result: Mapping[str, Any], *, changed: bool) -> str:
     """Return where, when and with what was measured, and whether the code is still the same."""
-    machine, versions = result["machine"], result["versions"]
+    machine, versions, commit = result["machine"], result["versions"], result["commit"]
     load = " and ".join(map(str, machine["load_before_and_after"]))
     packages = ", ".join(f"{name} {versions[name]}" for name in PACKAGES if name in versions)
-    commit = result["commit"]
+    notes = [f"load average {load} before and after"] * bool(load) + [machine["note"]] * bool(machine["note"])
+    where = f"{machine['processor']}, {machine['cpus']} CPUs, {machine['memory_gb']} GB"
     sentences = [
-        f"Measured on commit {commit[:8]}{commit[40:]}, {result['date']}, in {result['seconds']:.0f} s.",
+        f"Measured on {result['date']}{f', commit {commit[:8]}{commit[40:]}' * bool(commit)}.",
         *([CHANGED] if changed else []),
-        f"{machine['processor']}, {machine['cpus']} CPUs, {machine['memory_gb']} GB; load average {load} before and",
-        f"after{'; ' * bool(machine['note'])}{machine['note']}; {packages}.",
-        f"All rounds: `results/{result['benchmark']}.json`.",
+        f"{'; '.join([where, *notes, packages])}. All rounds: `results/{result['benchmark']}.json`.",
     ]
     return wrapped(" ".join(sentences))
 

@@ -6,6 +6,7 @@ CIFs as ``jobs/predict.py`` does. Exactly the broken CIFs must be rejected, each
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -87,7 +88,7 @@ def measure(run: Run) -> None:
     files = write_cifs(folder / "few.parquet", folder / "cifs")
     reasons = break_some(files, s.broken)
     model = trained(run)
-    with on_ray():
+    with on_ray() if any(s.workers) else contextlib.nullcontext():
         for _ in range(s.rounds):
             for workers in s.workers:
                 predict(run, model, workers, reasons)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import os
 import subprocess
 import sys
 import time
@@ -33,6 +34,20 @@ OTHERS = ("lattice_sums", "interval_coverage", "cif_round_trip", "mixed_cluster"
 """Accuracies, and what takes long or needs a quiet Ray: run by name or with ``--all``."""
 
 NAMES = (*SPEED, *OTHERS)
+
+RECORDS = {
+    "published_cgcnn": "needs the published checkpoints",
+    "rival_vectors": "needs the published tables of vectors, and minutes on a large set",
+    "soak": "takes 45 minutes",
+    "ten_times": "takes an hour and 2 GB",
+}
+"""Scripts whose results are records of one day: each says so, and nothing runs them again."""
+
+TOOLS = ("pages", "perturbed_crystals", "results_page", "series")
+"""Scripts that measure nothing."""
+
+APART = ("gpu",)
+"""Runs on a machine without the rest of this repository, see its docstring."""
 
 
 def load(name: str) -> bench.Benchmark:
@@ -66,7 +81,9 @@ def full(name: str, flags: list[str]) -> bool:
     """Run a benchmark in a new process; return whether it succeeded."""
     start = time.perf_counter()
     print(f"## {name}", flush=True)
-    done = subprocess.run([sys.executable, str(bench.FOLDER / f"{name}.py"), *flags], check=False)  # noqa: S603 - ours
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # a waiting thread would count as CPU time
+    command = [sys.executable, str(bench.FOLDER / f"{name}.py"), *flags]
+    done = subprocess.run(command, env=environment, check=False)  # noqa: S603 - our own benchmark
     print(f"{name}: exit code {done.returncode}, {time.perf_counter() - start:.0f} s\n", flush=True)
     return done.returncode == 0
 
