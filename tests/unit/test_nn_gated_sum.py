@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crysatom.nn import edges as edges_module
 from crysatom.nn.edges import Edges
 from crysatom.nn.gated_conv import GatedConv
 from crysatom.nn.gated_sum import gated_sum
@@ -67,12 +66,6 @@ def formula(inputs: list[Tensor], edges: Edges, statistics: tuple[Tensor, Tensor
     return out
 
 
-@pytest.fixture(params=[1, 20, 10**6], ids=["an edge a chunk", "several chunks", "one chunk"])
-def _chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edges_module, "CACHE_ELEMENTS", request.param)
-
-
-@pytest.mark.usefixtures("_chunk")
 @pytest.mark.parametrize("evaluate", [False, True], ids=["batch statistics", "given statistics"])
 @pytest.mark.parametrize("degrees", DEGREES.values(), ids=DEGREES.keys())
 def test_values_and_gradients_are_those_of_the_formula(degrees: list[list[int]], evaluate: bool) -> None:
@@ -124,7 +117,6 @@ def test_exponents_that_overflow() -> None:
         torch.testing.assert_close(mine, reference, rtol=1e-11, atol=1e-7)
 
 
-@pytest.mark.usefixtures("_chunk")
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("degrees", DEGREES.values(), ids=DEGREES.keys())
 def test_equal_edges_evaluated_once_change_nothing(degrees: list[list[int]], training: bool) -> None:
@@ -155,17 +147,3 @@ def test_features_in_other_rows_change_nothing() -> None:
         grads.append([out.detach(), *torch.autograd.grad(out.square().sum(), inputs)])
     for one, two in zip(*grads, strict=True):
         torch.testing.assert_close(one, two, **TOLERANCE)
-
-
-@pytest.mark.usefixtures("_chunk")
-@pytest.mark.parametrize("degrees", DEGREES.values(), ids=DEGREES.keys())
-def test_chunks_cover_each_edge_once_and_never_cut_an_atom(degrees: list[list[int]]) -> None:
-    edges = make_edges(degrees)
-    covered = []
-    for view, chunk in ((v, c) for v, cs in enumerate(edges.chunks(2 * WIDTH)) for c in cs):
-        part = range(chunk.edges.start, chunk.edges.stop)
-        covered += part
-        assert int(edges.edge_ptr[chunk.atoms.start]) == part.start
-        assert int(edges.edge_ptr[chunk.atoms.stop]) == part.stop
-        assert chunk.atoms.start // ATOMS == (chunk.atoms.stop - 1) // ATOMS == view
-    assert covered == list(range(len(edges.center)))

@@ -32,32 +32,22 @@ def blocks(rows: int, width: int, device: torch.device) -> Iterator[slice]:
     return (slice(i, i + size) for i in range(0, rows, size))
 
 
-def sum_rows(table: Tensor, rows: Tensor, ptr: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+def sum_rows(table: Tensor, rows: Tensor, ptr: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return sums of rows of a table, without a temporary that holds the rows (torch's ``embedding_bag``).
 
     Args:
         table: ``(K, C)``, contiguous.
-        rows: ``(n, k)`` rows.
-        ptr: ``(m + 1,)`` start of each run of the n that is summed; None: each is its own run.
-        weights: ``(n,)`` factors, for k = 1.
+        rows: ``(n,)`` rows.
+        ptr: ``(m + 1,)`` start of each run of the n that is summed.
+        weights: ``(n,)`` factors; None: one.
 
     Returns:
-        ``(m, C)``, or ``(n, C)``.
+        ``(m, C)``.
 
     """
     if not len(rows):
-        return table.new_zeros(0 if ptr is None else len(ptr) - 1, table.shape[1])
-    if ptr is None:
-        return F.embedding_bag(rows, table, mode="sum")
-    return F.embedding_bag(rows.flatten(), table, rows.shape[1] * ptr[:-1], mode="sum", per_sample_weights=weights)
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A run of atoms of one view with all edges that arrive at them."""
-
-    atoms: slice
-    edges: slice
+        return table.new_zeros(len(ptr) - 1, table.shape[1])
+    return F.embedding_bag(rows, table, ptr[:-1], mode="sum", per_sample_weights=weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,39 +144,6 @@ class Edges:
         """Number of edges of each view, ``(V,)`` float64 on the device."""
         return self.row_counts.sum(1, dtype=torch.float64)
 
-    def chunks(self, width: int) -> list[list[Chunk]]:
-        """Cut each view into runs whose ``(edges, width)`` temporaries fit into the CPU cache."""
-        if width not in self._chunks:
-            size = rows_at_once(width, self.basis.device)
-            self._chunks[width] = [self._cut(view, size) for view in range(self.num_views)]
-        return self._chunks[width]
-
-    @cached_property
-    def _chunks(self) -> dict[int, list[list[Chunk]]]:
-        return {}
-
-    def _cut(self, view: int, size: int) -> list[Chunk]:
-        atoms = self.num_atoms // self.num_views
-        first = view * atoms
-        ptr = self.edge_ptr[first : first + atoms + 1]
-        targets = torch.arange(self.view_ptr[view], self.view_ptr[view + 1], size, device=ptr.device)
-        starts = torch.searchsorted(ptr, targets, right=True) - 1 if len(targets) else targets
-        bounds = [*torch.unique(starts).tolist(), atoms]
-        bounds[0] = 0
-        edge_bounds = ptr[torch.tensor(bounds, device=ptr.device)].tolist()
-        return [
-            Chunk(slice(first + a, first + b), slice(e, f))
-            for a, b, e, f in zip(bounds, bounds[1:], edge_bounds, edge_bounds[1:], strict=False)
-        ]
-
-    @cached_property
-    def terms(self) -> Tensor:
-        """``(E, 3)`` rows that sum to an edge, in a table of its view: N neighbors, N centers, R distances."""
-        atoms = self.num_atoms // self.num_views
-        views = torch.arange(self.num_views, device=self.row.device)
-        first = atoms * views.repeat_interleave(torch.tensor(self.view_ptr, device=self.row.device).diff())
-        return torch.stack([self.neighbor - first, self.center - first + atoms, self.row + 2 * atoms], dim=1)
-
     @cached_property
     def _by_neighbor(self) -> tuple[Tensor, Tensor]:
         """Edges sorted by the atom they leave ``(E,)``, and the first edge of each atom ``(M + 1,)``."""
@@ -195,12 +152,12 @@ class Edges:
 
     def at_center(self, table: Tensor, rows: Tensor) -> Tensor:
         """Return the sum of rows ``(E,)`` of a table ``(K, C)`` over the edges that arrive at each atom, ``(M, C)``."""
-        return sum_rows(table, rows[:, None], self.edge_ptr, self.count)
+        return sum_rows(table, rows, self.edge_ptr, self.count)
 
     def at_neighbor(self, table: Tensor, rows: Tensor) -> Tensor:
         """Return the sum of rows ``(E,)`` of a table ``(K, C)`` over the edges that leave each atom, ``(M, C)``."""
         order, ptr = self._by_neighbor
-        return sum_rows(table, rows[order][:, None], ptr, None if self.count is None else self.count[order])
+        return sum_rows(table, rows[order], ptr, None if self.count is None else self.count[order])
 
     def sum_messages(self, messages: Tensor) -> Tensor:
         """Return the sum of the messages ``(E, C)`` that arrive at each atom, ``(M, C)``, weighted by copies."""
@@ -308,10 +265,10 @@ class _SumMessages(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, messages: Tensor, classes: EdgeClasses) -> Tensor:
         ctx.classes = classes
-        return sum_rows(messages, classes.which[:, None], classes.edge_ptr, classes.copies)
+        return sum_rows(messages, classes.which, classes.edge_ptr, classes.copies)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         classes = ctx.classes
         copies = None if classes.copies is None else classes.copies[classes.order]
-        return sum_rows(grads[0].contiguous(), classes.center[:, None], classes.ptr, copies), None
+        return sum_rows(grads[0].contiguous(), classes.center, classes.ptr, copies), None

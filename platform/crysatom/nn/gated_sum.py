@@ -1,4 +1,4 @@
-r"""Normalized, gated messages of a crystal-graph convolution, summed at their atoms, in cache-sized blocks.
+r"""Normalized, gated messages of a crystal-graph convolution, summed at their atoms.
 
 For an edge j -> i with distance features e (Xie & Grossman, PRL 120, 145301 (2018), eq. 5):
 
@@ -7,40 +7,32 @@ For an edge j -> i with distance features e (Xie & Grossman, PRL 120, 145301 (20
 
 where S = W_c h + b and T = W_n h are computed once per *atom* instead of once per edge. This is the published
 concatenated linear layer with its sums in another order. Autograd would keep about twenty ``(E, 2D)``
-intermediates; here each is recomputed from S and T, block by block, so they stay in the CPU cache and memory grows
-with atoms, not with edges times width.
+intermediates. :mod:`crysatom.nn.kernels` keeps none: it computes u again in each of three passes over the edges, so
+memory grows with atoms and distances, not with edges. The passes sum u and its square; the messages; and
+:math:`\partial y`.
 
-Only the parts that are not linear in the three terms are evaluated per edge; the rest follows from sums over atoms:
+Mean and variance of u are those over the edges of a view on *all* workers. The backward pass of the normalization,
 
-- Mean and variance of u over the edges of a view on *all* workers. The square of the sum of three terms is
-  expanded; edges enter only through the sums of :math:`T_j + W_e e` at the atoms i.
-- The normalization is folded into the terms, so their sum is the exponent of the gate.
-- The backward pass of the normalization,
+.. math:: \partial u = g (\partial y - \overline{\partial y} - \hat x\, \overline{\partial y\, \hat x}), \quad
+          \hat x = (u - \mu) / s, \quad g = \gamma / s,
 
-  .. math:: \partial u = \gamma r (\partial y - \overline{\partial y} - \hat x\, \overline{\partial y\, \hat x}),
-
-  is linear in :math:`\partial y`, 1 and :math:`\hat x`. Only :math:`\partial y` is summed edge by edge, at
-  centers, neighbors and distances; :math:`\overline{\partial y\, \hat x}` then follows from these sums.
+is linear in :math:`\partial y`, 1 and u, whose sums at the atoms and distances are known from the passes.
 
 Shapes: V views of N atoms, M = V N, C = 2D channels, R distinct distances, F features of each.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from crysatom import distributed
-from crysatom.nn.edges import Chunk, Edges, blocks, sum_rows
+from crysatom.nn.edges import Edges
+from crysatom.nn.kernels import kernels
+from crysatom.nn.kernels.terms import Moments, Norm, Terms
 from crysatom.nn.normalization import merge_statistics
-
-LOG2_E = math.log2(math.e)
 
 
 def _per_view(x: Tensor, num_views: int) -> Tensor:
@@ -48,160 +40,11 @@ def _per_view(x: Tensor, num_views: int) -> Tensor:
     return x.view(num_views, len(x) // num_views, x.shape[1])
 
 
-@dataclass(frozen=True)
-class _Statistics:
-    """Statistics of u over each view's edges.
-
-    Attributes:
-        mean: ``(V, C)`` float64, over all workers.
-        variance: ``(V, C)`` float64, over all workers.
-        count: ``(V,)`` float64, edges on all workers.
-        level: ``(V, C)`` mean of T over this worker's edges.
-        rest: ``(M, C)`` sum of T - level + W_e e at each atom.
-        basis: ``(V, C, F)`` sum of (T - level + W_e e) times the features.
-
-    """
-
-    mean: Tensor
-    variance: Tensor
-    count: Tensor
-    level: Tensor
-    rest: Tensor
-    basis: Tensor
-
-
-def _statistics(edges: Edges, terms: tuple[Tensor, Tensor, Tensor], weight: Tensor) -> _Statistics:
-    """Return the statistics of u from sums over atoms.
-
-    The variance is computed about this worker's own mean, then merged. S and T are centered on their own means, so
-    that no large products cancel.
-    """
-    views, (center_term, neighbor_term, edge_term) = edges.num_views, terms
-    degrees = edges.in_degree[:, None], edges.out_degree[:, None]
-    S, T, in_degree, out_degree = (_per_view(x, views) for x in (center_term, neighbor_term, *degrees))
-    n = edges.edges_per_view.clamp(min=1).to(S.dtype)[:, None]
-    level = (out_degree.mT @ T)[:, 0] / n
-    T = T - level[:, None]
-    rest = edges.at_center(T.flatten(0, 1), edges.neighbor) + edges.at_center(edge_term, edges.row)
-    Q = _per_view(rest, views)
-    mean = ((in_degree.mT @ S)[:, 0] + Q.sum(1)) / n
-    basis = T.mT @ _per_view(edges.neighbor_basis, views)
-    weight_gram = weight @ edges.gram
-    squares = (weight * (2 * basis + weight_gram)).sum(2)
-    for view in range(views):
-        for part in blocks(S.shape[1], S.shape[2], S.device):
-            s = S[view, part] - mean[view]
-            products = torch.add(2 * Q[view, part], s * in_degree[view, part]).mul_(s)
-            squares[view] += products.addcmul_(T[view, part] * out_degree[view, part], T[view, part]).sum(0)
-    count, total_mean, variance = merge_statistics(
-        edges.edges_per_view, mean.double() + level.double(), squares.double()
-    )
-    return _Statistics(total_mean, variance, count, level, rest, basis.add_(weight_gram))
-
-
-def _exponents(
-    edges: Edges, terms: tuple[Tensor, Tensor, Tensor], gain: Tensor, offset: Tensor
-) -> Iterator[tuple[int, Tensor, list[Chunk]]]:
-    """Yield each view that has edges, a table whose rows sum to an edge's exponents, and its chunks.
-
-    The exponents are -y_f and y_c in units of ln 2. The next view overwrites the table.
-    """
-    center_term, neighbor_term, edge_term = terms
-    atoms, dims = len(center_term) // edges.num_views, center_term.shape[1]
-    unit = gain.new_full((dims,), LOG2_E)
-    unit[: dims // 2] *= -1
-    gain, offset = gain * unit, offset * unit
-    table = gain.new_empty(2 * atoms + len(edge_term), dims)
-    of_neighbor, of_center, of_edge = table.split([atoms, atoms, len(edge_term)])
-    for view, chunks in enumerate(edges.chunks(dims)):
-        if chunks:
-            rows = slice(view * atoms, (view + 1) * atoms)
-            torch.mul(neighbor_term[rows], gain[view], out=of_neighbor)
-            torch.addcmul(offset[view], center_term[rows], gain[view], out=of_center)
-            torch.mul(edge_term, gain[view], out=of_edge)
-            yield view, table, chunks
-
-
-def _power_and_core(exponent: Tensor, small: bool) -> tuple[Tensor, Tensor]:
-    """Return [exp(-y_f), exp(y_c)] ``(e, 2D)``, possibly in place of the exponents, and softplus(y_c) ``(e, D)``.
-
-    Softplus takes half the time if no y_c is above 88 (709 in float64), where the exponential overflows.
-    """
-    width = exponent.shape[1] // 2
-    if small:
-        power = exponent.exp2_()
-        return power, torch.log1p(power[:, width:])
-    return torch.exp2(exponent), F.softplus(exponent[:, width:] / LOG2_E)
-
-
-def _gate_backward(power: Tensor, core: Tensor, grad_message: Tensor) -> Tensor:
-    """Return the gradient at y = [y_f, y_c] of sigmoid(y_f) * softplus(y_c), ``(e, 2D)``; overwrites its arguments.
-
-    Args:
-        power: [exp(-y_f), exp(y_c)].
-        core: softplus(y_c).
-        grad_message: ``(e, D)``.
-
-    """
-    gate, one_minus_slope = power.add_(1).reciprocal_().chunk(2, dim=1)
-    grad_message *= gate
-    torch.addcmul(grad_message, grad_message, one_minus_slope, value=-1, out=one_minus_slope)
-    grad_message *= core
-    torch.addcmul(grad_message, grad_message, gate, value=-1, out=gate)
-    return power
-
-
-def _column_dots(a: Tensor, level: Tensor, b: Tensor) -> Tensor:
-    """Return the sum over rows of (a - level) * b, ``(C,)``."""
-    total = b.new_zeros(b.shape[1])
-    for part in blocks(len(b), b.shape[1], b.device):
-        total += (a[part] - level).mul_(b[part]).sum(0)
-    return total
-
-
-def _targets(edges: Edges) -> tuple[Tensor, int]:
-    """Return the output row of each edge's message, and the number of rows."""
-    if edges.apart:
-        return torch.arange(len(edges.row), device=edges.row.device), len(edges.row)
-    return edges.center, edges.num_atoms
-
-
-def _summed_messages(
-    edges: Edges, terms: tuple[Tensor, Tensor, Tensor], gain: Tensor, offset: Tensor, *, small: bool
-) -> Tensor:
-    """Return the sums of messages at their targets; not finite if ``small`` is set but the exponents are large."""
-    targets, num_targets = _targets(edges)
-    width = gain.shape[1] // 2
-    out = gain.new_zeros(num_targets, width)
-    for _, table, chunks in _exponents(edges, terms, gain, offset):
-        for chunk in chunks:
-            power, message = _power_and_core(sum_rows(table, edges.terms[chunk.edges]), small)
-            message /= power[:, :width].add_(1)
-            if edges.copies is not None:
-                message *= edges.copies[chunk.edges, None]
-            out.index_add_(0, targets[chunk.edges], message)
-    return out
-
-
-def _through_normalization(  # noqa: PLR0913 - the symbols of the formula
-    grad: Tensor, term: Tensor, rest: Tensor, degree: Tensor, *, mean: Tensor, k: Tensor, kx: Tensor, gain: Tensor
-) -> None:
-    """Turn the sums of dy at the atoms of a view into the gradient of S or T, in place.
-
-    Args:
-        grad: ``(N, C)`` sums of dy.
-        term: ``(N, C)`` S or T.
-        rest: ``(N, C)`` sum over an atom's edges of u minus ``term``.
-        degree: ``(N, 1)`` number of these edges.
-        mean: ``(C,)`` mean of u.
-        k: ``(C,)`` mean of dy.
-        kx: ``(C,)`` mean of dy times x, over the standard deviation of u.
-        gain: ``(C,)``.
-
-    """
-    for part in blocks(len(grad), grad.shape[1], grad.device):
-        x = (term[part] - mean).mul_(degree[part]).add_(rest[part])
-        grad[part].addcmul_(degree[part], k, value=-1).addcmul_(x, kx, value=-1).mul_(gain)
+def _mean_of_terms(terms: Terms, num_views: int) -> Tensor:
+    """Return an estimate of the mean of u in each view, ``(V, C)``."""
+    each = _per_view(terms.center, num_views), _per_view(terms.neighbor, num_views), terms.edge[None]
+    center, neighbor, edge = (x.sum(1) / max(x.shape[1], 1) for x in each)
+    return center + neighbor + edge
 
 
 class _GatedSum(torch.autograd.Function):
@@ -219,89 +62,57 @@ class _GatedSum(torch.autograd.Function):
         eps: float,
         statistics: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        edge_term = edges.basis @ weight.T
-        terms = center_term, neighbor_term, edge_term
-        ctx.statistics = None
+        kernel = kernels(scale.device.type, scale.dtype)
+        terms = Terms(center_term, neighbor_term, edges.basis @ weight.T)
+        sums: tuple[Tensor, ...] = ()
         if statistics is None:
-            ctx.statistics = _statistics(edges, terms, weight)
-            mean, variance = ctx.statistics.mean, ctx.statistics.variance
+            near = _mean_of_terms(terms, edges.num_views)
+            found: Moments = kernel.moments(terms, near, edges)
+            number = edges.edges_per_view.clamp(min=1)[:, None]
+            error = found.total / number
+            squares = found.squares - number * error.square()
+            count, mean, variance = merge_statistics(edges.edges_per_view, near.double() + error, squares)
+            sums = near, count, found.at_center, found.at_neighbor
         else:
             mean, variance = (s.double().expand(edges.num_views, -1) for s in statistics)
         rstd = torch.rsqrt(variance + eps)
-        gain, offset = (rstd * scale).to(scale.dtype), (shift - mean * rstd * scale).to(scale.dtype)
-        ctx.edges, ctx.small = edges, True
-        out = _summed_messages(edges, terms, gain, offset, small=True)
-        if not torch.isfinite(out.sum()):
-            ctx.small = False
-            out = _summed_messages(edges, terms, gain, offset, small=False)
-        ctx.save_for_backward(center_term, neighbor_term, weight, edge_term, mean, rstd, gain, offset)
+        norm = Norm(mean.to(scale.dtype), (rstd * scale).to(scale.dtype), shift)
+        ctx.edges = edges
+        ctx.save_for_backward(*terms, *norm, weight, mean, rstd, *sums)
         ctx.mark_non_differentiable(mean, variance)
-        return out, mean, variance
+        return kernel.message_sums(terms, norm, edges), mean, variance
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        center_term, neighbor_term, weight, edge_term, mean64, rstd64, gain, offset = ctx.saved_tensors
-        edges, stats, views = ctx.edges, ctx.statistics, ctx.edges.num_views
-        targets = _targets(edges)[0]
-        mean, rstd = mean64.to(gain.dtype), rstd64.to(gain.dtype)
-        level = torch.zeros_like(mean) if stats is None else stats.level
-        S, T = _per_view(center_term, views), _per_view(neighbor_term, views)
-        dy_center, dy_neighbor = torch.zeros_like(S), torch.zeros_like(T)
-        dy_sum, dyx_sum = torch.zeros_like(mean64), torch.zeros_like(mean64)
-        grad_weight, dy_row = torch.zeros_like(weight), torch.empty_like(edge_term)
-        for view, table, chunks in _exponents(edges, (center_term, neighbor_term, edge_term), gain, offset):
-            dy_row.zero_()
-            for chunk in chunks:
-                part = chunk.edges
-                power, core = _power_and_core(sum_rows(table, edges.terms[part]), ctx.small)
-                grad_message = grad_out.index_select(0, targets[part])
-                if edges.copies is not None:
-                    grad_message *= edges.copies[part, None]
-                dy = _gate_backward(power, core, grad_message)
-                dy_center.view_as(center_term).index_add_(0, edges.center[part], dy)
-                dy_neighbor.view_as(center_term).index_add_(0, edges.neighbor[part], dy)
-                dy_row.index_add_(0, edges.row[part], dy)
-            dy_basis = dy_row.T @ edges.basis
-            grad_weight.addcmul_(dy_basis, gain[view, :, None])
-            dy_sum[view] = dy_center[view].sum(0)
-            dyx_sum[view] = rstd[view] * (
-                _column_dots(S[view], mean[view] - level[view], dy_center[view])
-                + _column_dots(T[view], level[view], dy_neighbor[view])
-                + (weight * dy_basis).sum(1)
-            )
-        if stats is None:
-            dy_center, dy_neighbor = dy_center * gain[:, None], dy_neighbor * gain[:, None]
-        else:
-            sums = distributed.all_reduce_sum(torch.stack([dy_sum, dyx_sum])) / stats.count.clamp(min=1)[:, None]
-            means = sums.to(gain.dtype)
-            k, kx = means[0], means[1] * rstd
-            rests = stats.rest, edges.at_neighbor(center_term, edges.center) + edges.at_neighbor(edge_term, edges.row)
-            shifts = mean - level, mean
+        center_term, neighbor_term, edge_term, center, gain, offset, weight, mean, rstd, *sums = ctx.saved_tensors
+        edges, views, dtype = ctx.edges, ctx.edges.num_views, gain.dtype
+        terms, norm = Terms(center_term, neighbor_term, edge_term), Norm(center, gain, offset)
+        dy = kernels(gain.device.type, dtype).message_grads(terms, norm, grad_out, edges)
+        of_scale, of_shift = (dy.product * rstd).sum(0), dy.total.sum(0)
+        of_center, of_neighbor = _per_view(dy.at_center, views), _per_view(dy.at_neighbor, views)
+        of_basis = dy.at_row.mT @ edges.basis
+        if sums:
+            near, count, *at_atoms = sums
+            both = torch.stack([dy.total, dy.product * rstd])
+            k, kx = distributed.all_reduce_sum(both) / count.clamp(min=1)[:, None]
+            kx = (kx * rstd).to(dtype)
+            # The sum of k + kx (u - mean) is that of kx (u - near), known from the forward pass, and of a constant.
+            constant = (k - kx * (mean - near)).to(dtype)
             degrees = edges.in_degree, edges.out_degree
-            for view in range(views):
-                for grad, term, rest, degree, shift in zip(
-                    (dy_center, dy_neighbor), (S, T), rests, degrees, shifts, strict=True
-                ):
-                    _through_normalization(
-                        grad[view],
-                        term[view],
-                        _per_view(rest, views)[view],
-                        _per_view(degree[:, None], views)[view],
-                        mean=shift[view],
-                        k=k[view],
-                        kx=kx[view],
-                        gain=gain[view],
-                    )
-            of_center = _per_view(edges.center_basis, views)
-            x_basis = S.mT @ of_center + stats.basis - (mean - level)[:, :, None] * of_center.sum(1)[:, None]
-            mean_part = k[:, :, None] * of_center.sum(1)[:, None] + kx[:, :, None] * x_basis
-            grad_weight = grad_weight - (mean_part * gain[:, :, None]).sum(0)
+            for grad, sum_of_u, degree in zip((of_center, of_neighbor), at_atoms, degrees, strict=True):
+                grad.sub_(_per_view(sum_of_u, views) * kx[:, None])
+                grad.sub_(_per_view(degree[:, None], views) * constant[:, None])
+            at_center, at_neighbor = (_per_view(x, views) for x in (edges.center_basis, edges.neighbor_basis))
+            basis = at_center.sum(1)[:, None]
+            u_basis = _per_view(center_term, views).mT @ at_center + _per_view(neighbor_term, views).mT @ at_neighbor
+            u_basis += weight @ edges.gram - near[:, :, None] * basis
+            of_basis = of_basis - kx[:, :, None] * u_basis - constant[:, :, None] * basis
         return (
-            dy_center.view_as(center_term),
-            dy_neighbor.view_as(neighbor_term),
-            grad_weight,
-            dyx_sum.sum(0).to(gain.dtype),
-            dy_sum.sum(0).to(gain.dtype),
+            of_center.mul_(gain[:, None]).view_as(center_term),
+            of_neighbor.mul_(gain[:, None]).view_as(neighbor_term),
+            (of_basis * gain[:, :, None]).sum(0),
+            of_scale.to(dtype),
+            of_shift.to(dtype),
             None,
             None,
             None,

@@ -90,20 +90,23 @@ class ConnectivityDecoder(nn.Module):
         """Return logits ``(P, 6)``, pairs (i, j) of a crystal in row-major order, from ``(N, D)`` vectors."""
         weight = torch.einsum("kc,cde->dke", self.mix.weight, self.bilinear.weight)
         bias = F.linear(self.bilinear.bias, self.mix.weight, self.mix.bias)
-        left = (atoms @ weight.flatten(1)).view(-1, NUM_CLASSES, atoms.shape[1])
-        starts = pair_ptr(ptr)
-        logits, places = [], []
-        for crystals, size in size_buckets(ptr.diff()):
-            index, valid = _padded_atoms(ptr, crystals, size)
-            scores = left[index].flatten(1, 2) @ atoms[index].mT
-            scores = scores.view(len(crystals), size, NUM_CLASSES, size).transpose(2, 3)
-            pairs = valid[:, :, None] & valid[:, None, :]
-            logits.append(scores[pairs])
-            local = torch.arange(size, device=ptr.device)
-            place = starts[crystals][:, None, None] + local[:, None] * ptr.diff()[crystals][:, None, None] + local
-            places.append(place[pairs])
-        if not logits:
+        left = atoms @ weight.flatten(1)
+        starts, sizes = pair_ptr(ptr), ptr.diff()
+        buckets = size_buckets(sizes)
+        if not buckets:
             return atoms.new_zeros(0, NUM_CLASSES) + bias + 0 * left.sum()
+        padded = [_padded_atoms(ptr, crystals, size) for crystals, size in buckets]
+        every = torch.cat([index.flatten() for index, _ in padded])  # one gather, since its gradient is a whole table
+        rows = [index.numel() for index, _ in padded]
+        gathered = zip(*(x.index_select(0, every).split(rows) for x in (left, atoms)), strict=True)
+        logits, places = [], []
+        for (crystals, size), (_, valid), (a, b) in zip(buckets, padded, gathered, strict=True):
+            scores = a.view(len(crystals), size * NUM_CLASSES, -1) @ b.view(len(crystals), size, -1).mT
+            pairs = valid[:, :, None] & valid[:, None, :]
+            logits.append(scores.view(len(crystals), size, NUM_CLASSES, size).transpose(2, 3)[pairs])
+            local = torch.arange(size, device=ptr.device)
+            place = starts[crystals][:, None, None] + local[:, None] * sizes[crystals][:, None, None] + local
+            places.append(place[pairs])
         return torch.cat(logits)[torch.argsort(torch.cat(places))] + bias
 
 
