@@ -176,7 +176,7 @@ BENCHMARK = Benchmark(
     about=str(__doc__),
     measures=("training", "predictors", "nn", "graphs", "runs/lifecycle.py"),
     settings={
-        "crystals": Setting(160, 20, "a tenth each is for validation and test"),
+        "crystals": Setting(80, 20, "a tenth each is for validation and test"),
         "batch_size": Setting(64, 8),
         "rounds": Setting(3, 1),
         "predictors": Setting(tuple(sorted(PREDICTORS.keys() - {"crysxpp"})), ("alignn", "cogn")),

@@ -96,7 +96,7 @@ BENCHMARK = Benchmark(
     about=str(__doc__),
     measures=("training", "cluster/train.py", "cluster/session.py", "distributed.py", "ssl", "nn"),
     settings={
-        "crystals": Setting(1024, 32),
+        "crystals": Setting(768, 32),
         "dim": Setting(200, 8, "embedding dimension"),
         "batch_size": Setting(128, 16),
         "epochs": Setting(4, 3),

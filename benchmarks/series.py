@@ -25,13 +25,12 @@ SPEED = (
     "featurize_throughput",
     "ingest_throughput",
     "ray_overhead",
-    "predict_throughput",
     "scatter",
 )
 """What ``make bench`` runs: some ten minutes."""
 
-OTHERS = ("lattice_sums", "interval_coverage", "cif_round_trip", "mixed_cluster")
-"""Accuracies, and what takes long or needs a quiet Ray: run by name or with ``--all``."""
+OTHERS = ("predict_throughput", "lattice_sums", "interval_coverage", "cif_round_trip", "mixed_cluster")
+"""Accuracies, and what takes long: run by name or with ``--all``."""
 
 NAMES = (*SPEED, *OTHERS)
 
