@@ -53,7 +53,9 @@ class Idle(Loop):
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [("pretrain_throughput", pretrain), ("cgcnn_throughput", regression)], ids=str
+    ("name", "module"),
+    [("pretrain_throughput", pretrain), ("cgcnn_throughput", regression)],
+    ids=["pretraining", "prediction"],
 )
 def test_a_sabotaged_benchmark_tells(name: str, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "Loop", Idle)
