@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import dataclasses
 import datetime as dt
 import hashlib
 import json
@@ -358,9 +357,3 @@ def main(benchmark: Benchmark, given: Sequence[str] | None = None) -> None:
         write(result, out)
     if out == stored:
         pages.write(benchmark)
-
-
-def with_settings(benchmark: Benchmark, **changes: Any) -> Benchmark:
-    """Return a benchmark with other values in both forms."""
-    settings = {**benchmark.settings, **{name: Setting(value, value) for name, value in changes.items()}}
-    return dataclasses.replace(benchmark, settings=settings)

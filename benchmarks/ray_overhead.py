@@ -22,8 +22,8 @@ from crysatom.pipelines import pretraining
 
 NAMES = {0: "plain process", 1: "1 Ray worker", 2: "2 Ray workers"}
 
-TOLERANCE = 1e-4
-"""Relative difference of the losses: the sums are split between the workers, and rounding differs in float32."""
+TOLERANCE = 1e-3
+"""Relative difference of the losses: the sums are split between the workers, and Adam amplifies float32's rounding."""
 
 
 def measure(run: Run) -> None:
