@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from types import ModuleType
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -11,29 +13,27 @@ from torch import Tensor
 from crysatom.nn.edges import Edges
 from crysatom.nn.kernels.terms import Norm, Terms
 
-ATOMS, ROWS = 6, 9
 
-
-def make_edges(degrees: list[list[int]], *, hot_row: bool = False) -> Edges:
+def make_edges(degrees: list[list[int]], rows: int = 9) -> Edges:
     """Return random edges between atoms of the same view; several share a row.
 
     Args:
-        degrees: Number of edges that arrive at each of the ``ATOMS`` atoms of each view.
-        hot_row: All edges share one row.
+        degrees: Number of edges that arrive at each atom of each view.
+        rows: R.
 
     """
     generator = torch.Generator().manual_seed(5)
     degree = torch.tensor(degrees).flatten()
-    num_edges, num_atoms = int(degree.sum()), len(degree)
+    num_edges, num_atoms, atoms = int(degree.sum()), len(degree), len(degrees[0])
     center = torch.arange(num_atoms).repeat_interleave(degree)
     return Edges(
         num_views=len(degrees),
         num_atoms=num_atoms,
         edge_ptr=F.pad(degree.cumsum(0), (1, 0)),
         center=center,
-        neighbor=center // ATOMS * ATOMS + torch.randint(ATOMS, (num_edges,), generator=generator),
-        row=torch.randint(3, 4 if hot_row else ROWS, (num_edges,), generator=generator),
-        basis=torch.rand(ROWS, 4, generator=generator, dtype=torch.float64),
+        neighbor=center // atoms * atoms + torch.randint(atoms, (num_edges,), generator=generator),
+        row=torch.randint(rows, (num_edges,), generator=generator),
+        basis=torch.rand(rows, 4, generator=generator, dtype=torch.float64),
     )
 
 
@@ -71,3 +71,37 @@ def make_terms(
 
     terms = Terms(table(atoms), table(atoms), table(len(edges.basis)))
     return terms, Norm(table(edges.num_views), table(edges.num_views), table())
+
+
+class Case(NamedTuple):
+    """Arguments of all kernels."""
+
+    edges: Edges
+    terms: Terms
+    norm: Norm
+    grad: Tensor
+
+    @classmethod
+    def of(cls, edges: Edges, width: int, dtype: torch.dtype = torch.float32, *, scale: float = 1.0) -> Self:
+        """Return a case whose terms have this type; everything else is float32."""
+        terms, norm = make_terms(edges, width, torch.float32, scale=scale)
+        grad = torch.randn(len(edges.row) if edges.apart else edges.num_atoms, width)
+        return cls(edges, Terms(*(x.to(dtype) for x in terms)), norm, grad)
+
+    def to(self, target: torch.device | torch.dtype) -> Self:
+        """Return this case on another device, or all of it but the edges in another type."""
+        edges = self.edges
+        if isinstance(target, torch.device):
+            values = {f.name: getattr(edges, f.name) for f in dataclasses.fields(edges)}
+            edges = Edges(**{name: v.to(target) if isinstance(v, Tensor) else v for name, v in values.items()})
+        terms, norm = Terms(*(x.to(target) for x in self.terms)), Norm(*(x.to(target) for x in self.norm))
+        return type(self)(edges, terms, norm, self.grad.to(target))
+
+    def evaluate(self, kernels: ModuleType) -> dict[str, Tensor]:
+        """Return all results of a module of kernels."""
+        edges, terms, norm, grad = self
+        return {
+            "messages": kernels.message_sums(terms, norm, edges),
+            **{f"dy {name}": x for name, x in kernels.message_grads(terms, norm, grad, edges)._asdict().items()},
+            **{f"u {name}": x for name, x in kernels.moments(terms, norm.mean, edges)._asdict().items()},
+        }

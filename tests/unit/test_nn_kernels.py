@@ -22,8 +22,8 @@ FLOAT32: Any = {"rtol": 1e-5, "atol": 1e-5}
 
 def in_float32(edges: Edges) -> Edges:
     """The same edges; counts are small integers, so nothing is rounded but the features, which kernels do not read."""
-    narrow = {name: getattr(edges, name) for name in ("basis", "count", "multiplicity", "copies")}
-    return dataclasses.replace(edges, **{name: x if x is None else x.float() for name, x in narrow.items()})
+    count, copies = (x if x is None else x.float() for x in (edges.count, edges.copies))
+    return dataclasses.replace(edges, basis=edges.basis.float(), count=count, copies=copies)
 
 
 def formula(terms: Terms, norm: Norm, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:

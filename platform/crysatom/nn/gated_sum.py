@@ -90,7 +90,7 @@ class _GatedSum(torch.autograd.Function):
         dy = kernels(gain.device.type, dtype).message_grads(terms, norm, grad_out, edges)
         of_scale, of_shift = (dy.product * rstd).sum(0), dy.total.sum(0)
         of_center, of_neighbor = _per_view(dy.at_center, views), _per_view(dy.at_neighbor, views)
-        of_basis = dy.at_row.mT @ edges.basis
+        of_basis = edges.basis.T @ dy.at_row
         if sums:
             near, count, *at_atoms = sums
             both = torch.stack([dy.total, dy.product * rstd])
@@ -102,15 +102,15 @@ class _GatedSum(torch.autograd.Function):
             for grad, sum_of_u, degree in zip((of_center, of_neighbor), at_atoms, degrees, strict=True):
                 grad.sub_(_per_view(sum_of_u, views) * kx[:, None])
                 grad.sub_(_per_view(degree[:, None], views) * constant[:, None])
-            at_center, at_neighbor = (_per_view(x, views) for x in (edges.center_basis, edges.neighbor_basis))
-            basis = at_center.sum(1)[:, None]
-            u_basis = _per_view(center_term, views).mT @ at_center + _per_view(neighbor_term, views).mT @ at_neighbor
-            u_basis += weight @ edges.gram - near[:, :, None] * basis
-            of_basis = of_basis - kx[:, :, None] * u_basis - constant[:, :, None] * basis
+            at_center, at_neighbor = (_per_view(x, views).mT for x in (edges.center_basis, edges.neighbor_basis))
+            basis = at_center.sum(2, keepdim=True)
+            u_basis = at_center @ _per_view(center_term, views) + at_neighbor @ _per_view(neighbor_term, views)
+            u_basis += edges.gram @ weight.T - basis * near[:, None]
+            of_basis = of_basis - u_basis * kx[:, None] - basis * constant[:, None]
         return (
             of_center.mul_(gain[:, None]).view_as(center_term),
             of_neighbor.mul_(gain[:, None]).view_as(neighbor_term),
-            (of_basis * gain[:, :, None]).sum(0),
+            (of_basis * gain[:, None]).sum(0).T,
             of_scale.to(dtype),
             of_shift.to(dtype),
             None,
