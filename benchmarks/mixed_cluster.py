@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from bench import Benchmark, Run, Setting
 from driving import on_ray
+from ray.cloudpickle import register_pickle_by_value
 from samples import sample
 from torch import Tensor, nn
 from torch_geometric.data import Batch
@@ -106,6 +108,7 @@ def largest_difference(one: Any, other: Any) -> float:
 
 def measure(run: Run) -> None:
     """Train with equal shares and with shares by speed, in turn."""
+    register_pickle_by_value(sys.modules[work.__module__])  # workers cannot import this file
     s = run.settings
     table = sample(run.table, s.crystals, run.folder / "crystals.parquet")
     featurize_plain(FeaturizeConfig.of(data=str(table), out=str(run.folder / "shards")))
