@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from types import ModuleType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -92,8 +92,9 @@ class Case(NamedTuple):
         """Return this case on another device, or all of it but the edges in another type."""
         edges = self.edges
         if isinstance(target, torch.device):
-            values = {f.name: getattr(edges, f.name) for f in dataclasses.fields(edges)}
-            edges = Edges(**{name: v.to(target) if isinstance(v, Tensor) else v for name, v in values.items()})
+            values: dict[str, Any] = {f.name: getattr(edges, f.name) for f in dataclasses.fields(edges)}
+            moved: dict[str, Any] = {name: v.to(target) if isinstance(v, Tensor) else v for name, v in values.items()}
+            edges = Edges(**moved)
         terms, norm = Terms(*(x.to(target) for x in self.terms)), Norm(*(x.to(target) for x in self.norm))
         return type(self)(edges, terms, norm, self.grad.to(target))
 

@@ -38,15 +38,16 @@ def formula(terms: Terms, norm: Norm, edges: Edges) -> tuple[Tensor, Tensor, Ten
 
 
 def sums(values: Tensor, edges: Edges) -> list[Tensor]:
-    """Sums of values of edges at centers, neighbors, rows of each view, and views, edge by edge."""
+    """Sums of values of edges at centers, neighbors, rows and views, edge by edge."""
     atoms = edges.num_atoms // edges.num_views
-    at_center, at_neighbor = (values.new_zeros(edges.num_atoms, values.shape[1]) for _ in range(2))
-    at_row = values.new_zeros(edges.num_views, len(edges.basis), values.shape[1])
+    sizes = edges.num_atoms, edges.num_atoms, len(edges.basis), edges.num_views
+    at_center, at_neighbor, at_row, at_view = (values.new_zeros(size, values.shape[1]) for size in sizes)
     for k, (i, j, r) in enumerate(zip(edges.center.tolist(), edges.neighbor.tolist(), edges.row.tolist(), strict=True)):
         at_center[i] += values[k]
         at_neighbor[j] += values[k]
-        at_row[i // atoms, r] += values[k]
-    return [at_center, at_neighbor, at_row, at_row.sum(1)]
+        at_row[r] += values[k]
+        at_view[i // atoms] += values[k]
+    return [at_center, at_neighbor, at_row, at_view]
 
 
 @pytest.mark.parametrize("width", [1, 7])
@@ -59,7 +60,9 @@ def test_plain_kernels_are_the_formula(edges: Edges, width: int) -> None:
     cotangent = torch.randn_like(expected)
     (dy,) = torch.autograd.grad(expected, y, cotangent)
     grads = twin.message_grads(terms, norm, cotangent, edges)
-    for found, reference in zip(grads, (*sums(dy, edges), sums(dy * d, edges)[3]), strict=True):
+    du = dy * norm.gain[edges.center // (edges.num_atoms // edges.num_views)]
+    expected_grads = *sums(du, edges)[:3], sums(dy, edges)[3], sums(dy * d, edges)[3]
+    for found, reference in zip(grads, expected_grads, strict=True):
         torch.testing.assert_close(found, reference, **EXACT)
     weighted = d if edges.count is None else d * edges.count[:, None]
     at_center, at_neighbor, _, total = sums(weighted, edges)

@@ -41,9 +41,10 @@ def _per_view(x: Tensor, num_views: int) -> Tensor:
 
 
 def _mean_of_terms(terms: Terms, num_views: int) -> Tensor:
-    """Return an estimate of the mean of u in each view, ``(V, C)``."""
+    """Return an estimate of the mean of u in each view from some hundred rows, ``(V, C)``."""
     each = _per_view(terms.center, num_views), _per_view(terms.neighbor, num_views), terms.edge[None]
-    center, neighbor, edge = (x.sum(1) / max(x.shape[1], 1) for x in each)
+    some = (x[:, :: max(1, x.shape[1] // 100)] for x in each)
+    center, neighbor, edge = (x.sum(1) / max(x.shape[1], 1) for x in some)
     return center + neighbor + edge
 
 
@@ -90,27 +91,27 @@ class _GatedSum(torch.autograd.Function):
         dy = kernels(gain.device.type, dtype).message_grads(terms, norm, grad_out, edges)
         of_scale, of_shift = (dy.product * rstd).sum(0), dy.total.sum(0)
         of_center, of_neighbor = _per_view(dy.at_center, views), _per_view(dy.at_neighbor, views)
-        of_basis = edges.basis.T @ dy.at_row
+        of_weight = dy.at_row.T @ edges.basis
         if sums:
             near, count, *at_atoms = sums
             both = torch.stack([dy.total, dy.product * rstd])
-            k, kx = distributed.all_reduce_sum(both) / count.clamp(min=1)[:, None]
-            kx = (kx * rstd).to(dtype)
+            k, kx = distributed.all_reduce_sum(both) * gain / count.clamp(min=1)[:, None]
+            kx = kx * rstd
             # The sum of k + kx (u - mean) is that of kx (u - near), known from the forward pass, and of a constant.
-            constant = (k - kx * (mean - near)).to(dtype)
+            slope, constant = kx.to(dtype)[:, None], (k - kx * (mean - near)).to(dtype)[:, None]
             degrees = edges.in_degree, edges.out_degree
             for grad, sum_of_u, degree in zip((of_center, of_neighbor), at_atoms, degrees, strict=True):
-                grad.sub_(_per_view(sum_of_u, views) * kx[:, None])
-                grad.sub_(_per_view(degree[:, None], views) * constant[:, None])
+                grad.addcmul_(_per_view(sum_of_u, views), slope, value=-1)
+                grad.addcmul_(_per_view(degree[:, None], views), constant, value=-1)
             at_center, at_neighbor = (_per_view(x, views).mT for x in (edges.center_basis, edges.neighbor_basis))
             basis = at_center.sum(2, keepdim=True)
             u_basis = at_center @ _per_view(center_term, views) + at_neighbor @ _per_view(neighbor_term, views)
             u_basis += edges.gram @ weight.T - basis * near[:, None]
-            of_basis = of_basis - u_basis * kx[:, None] - basis * constant[:, None]
+            of_weight -= (u_basis * slope + basis * constant).sum(0).T
         return (
-            of_center.mul_(gain[:, None]).view_as(center_term),
-            of_neighbor.mul_(gain[:, None]).view_as(neighbor_term),
-            (of_basis * gain[:, None]).sum(0).T,
+            dy.at_center,
+            dy.at_neighbor,
+            of_weight,
             of_scale.to(dtype),
             of_shift.to(dtype),
             None,

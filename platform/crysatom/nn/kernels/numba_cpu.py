@@ -222,11 +222,14 @@ def _message_grads(  # noqa: PLR0913, PLR0917 - numba takes arrays one by one
     D, views, start, width = np.uintp(S.shape[1] // 2), len(gain), np.uintp(first), last - first
     atoms = max((len(edge_ptr) - 1) // views, 1)
     gate, core = np.empty(width, F), np.empty(width, F)
+    gate_sums, core_sums = np.empty(width, F), np.empty(width, F)
     gate_products, core_products = np.empty(width, F), np.empty(width, F)
     for atom in range(len(edge_ptr) - 1):
         v, i = np.uintp(atom // atoms), np.uintp(atom)
         _subtract(gate, S, i, mean, v, start)
         _subtract(core, S, i, mean, v, D + start)
+        gate_sums[:] = ZERO
+        core_sums[:] = ZERO
         gate_products[:] = ZERO
         core_products[:] = ZERO
         for k in range(edge_ptr[atom], edge_ptr[atom + 1]):
@@ -243,18 +246,22 @@ def _message_grads(  # noqa: PLR0913, PLR0917 - numba takes arrays one by one
                 gated = grad_out[place, c] * weight / (ONE + p)
                 dy_gate = gated * _softplus(x, t) * (p / (ONE + p))
                 dy_core = gated * (t if x < ZERO else ONE) / (ONE + t)
+                gate_sums[channel] += dy_gate
+                core_sums[channel] += dy_core
                 gate_products[channel] += dy_gate * d_gate
                 core_products[channel] += dy_core * d_core
-                at_center[i, c] += dy_gate
-                at_center[i, D + c] += dy_core
-                at_neighbor[j, c] += dy_gate
-                at_neighbor[j, D + c] += dy_core
-                at_row[v, r, c] += dy_gate
-                at_row[v, r, D + c] += dy_core
+                du_gate = dy_gate * (gain[v, c] * -LN2)
+                du_core = dy_core * (gain[v, D + c] * LN2)
+                at_neighbor[j, c] += du_gate
+                at_neighbor[j, D + c] += du_core
+                at_row[r, c] += du_gate
+                at_row[r, D + c] += du_core
         for channel in range(width):
             c = start + np.uintp(channel)
-            total[v, c] += at_center[i, c]
-            total[v, D + c] += at_center[i, D + c]
+            at_center[i, c] = gate_sums[channel] * (gain[v, c] * -LN2)
+            at_center[i, D + c] = core_sums[channel] * (gain[v, D + c] * LN2)
+            total[v, c] += gate_sums[channel]
+            total[v, D + c] += core_sums[channel]
             product[v, c] += gate_products[channel]
             product[v, D + c] += core_products[channel]
 
@@ -278,10 +285,12 @@ def message_sums(terms: Terms, norm: Norm, edges: Edges) -> Tensor:
 def message_grads(terms: Terms, norm: Norm, grad_out: Tensor, edges: Edges) -> Grads:
     """See :func:`crysatom.nn.kernels.twin.message_grads`."""
     total = torch.zeros_like(norm.gain, dtype=torch.float64)
-    at_row = terms.edge.new_zeros(edges.num_views, *terms.edge.shape)
-    found = Grads(
-        torch.zeros_like(terms.center), torch.zeros_like(terms.neighbor), at_row, total, torch.zeros_like(total)
+    center, neighbor, edge = (
+        torch.empty_like(terms.center),
+        torch.zeros_like(terms.neighbor),
+        torch.zeros_like(terms.edge),
     )
+    found = Grads(center, neighbor, edge, total, torch.zeros_like(total))
     tensors = [*found, grad_out.contiguous(), *terms, *_in_exponents(norm)]
     _share(_message_grads, norm.gain.shape[1] // 2, tensors, edges, edges.copies, edges.apart)
     return found

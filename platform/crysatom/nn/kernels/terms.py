@@ -55,14 +55,14 @@ class Moments(NamedTuple):
 
 
 class Grads(NamedTuple):
-    """Sums of dy, the gradient with respect to [y_f, y_c], over edges.
+    """Sums over edges of dy, the gradient with respect to [y_f, y_c], and of gain_v dy.
 
     Attributes:
-        at_center: Over the edges that arrive at each atom, ``(M, C)``.
-        at_neighbor: Over the edges that leave each atom, ``(M, C)``.
-        at_row: Over the edges of each view whose distance is in each row, ``(V, R, C)``.
-        total: Over the edges of each view, ``(V, C)`` float64.
-        product: Of dy (u - mean_v) over the edges of each view, ``(V, C)`` float64.
+        at_center: Sum of gain_v dy over the edges that arrive at each atom, ``(M, C)``.
+        at_neighbor: Sum of gain_v dy over the edges that leave each atom, ``(M, C)``.
+        at_row: Sum of gain_v dy over the edges whose distance is in each row, ``(R, C)``.
+        total: Sum of dy over the edges of each view, ``(V, C)`` float64.
+        product: Sum of dy (u - mean_v) over the edges of each view, ``(V, C)`` float64.
 
     """
 

@@ -411,10 +411,14 @@ def message_grads(terms: Terms, norm: Norm, grad_out: Tensor, edges: Edges) -> G
     (at_neighbor,) = summed(runs, [neighbor, center, edge], [runs.center, runs.row])
     runs = _runs(edges, "row")
     (at_row,) = summed(runs, [edge, center, neighbor], [runs.center, runs.neighbor])
+    views, gain = edges.num_views, norm.gain[:, None].float()
+    total = _per_view(at_center, edges)
+    for grad in (at_center, at_neighbor):
+        grad.view(views, len(grad) // views, channels).mul_(gain)
     return Grads(
         at_center,
         at_neighbor,
-        at_row.view(edges.num_views, *edge.shape),
-        _per_view(at_center, edges),
+        (at_row.view(views, *edge.shape) * gain).sum(0),
+        total,
         _per_view(product, edges),
     )

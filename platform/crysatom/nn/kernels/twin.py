@@ -60,11 +60,12 @@ def message_grads(terms: Terms, norm: Norm, grad_out: Tensor, edges: Edges) -> G
         grad = grad * edges.copies[:, None]
     grad = grad * torch.sigmoid(gate)
     dy = torch.cat([grad * torch.sigmoid(-gate) * _softplus(core), grad * torch.sigmoid(core)], dim=1)
-    view, views, rows = _view(edges), edges.num_views, len(terms.edge)
+    view, views = _view(edges), edges.num_views
+    scaled = dy * norm.gain[view]
     return Grads(
-        _sum_at(edges.center, dy, edges.num_atoms),
-        _sum_at(edges.neighbor, dy, edges.num_atoms),
-        _sum_at(view * rows + edges.row, dy, views * rows).view(views, rows, dy.shape[1]),
+        _sum_at(edges.center, scaled, edges.num_atoms),
+        _sum_at(edges.neighbor, scaled, edges.num_atoms),
+        _sum_at(edges.row, scaled, len(terms.edge)),
         _sum_at(view, dy.double(), views),
         _sum_at(view, (dy * d).double(), views),
     )
