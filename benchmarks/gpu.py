@@ -35,6 +35,7 @@ import torch_geometric
 from gpu_speed import Sizes
 
 from crysatom.names import Precision
+from crysatom.predictors.registry import PREDICTORS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -186,7 +187,7 @@ def correctness(every: Mapping[str, agreement.Case], device: torch.device) -> Se
 def sections(bundle: Path, device: torch.device, sizes: Sizes) -> dict[str, tuple[float, Section]]:
     """Return all sections in order, with their budgets in seconds of a run of 480."""
     pool = gpu_data.read_pool(bundle)
-    labeled = {name: gpu_data.read_labeled(bundle, name) for name in agreement.PREDICTORS}
+    labeled = {name: gpu_data.read_labeled(bundle, name) for name in PREDICTORS}
     about = json.loads((bundle / gpu_data.ABOUT).read_text())
     speed = gpu_speed.Bench(device, sizes)
     found: dict[str, tuple[float, Section]] = {
@@ -198,7 +199,7 @@ def sections(bundle: Path, device: torch.device, sizes: Sizes) -> dict[str, tupl
         for batch in sizes.pretraining_batches:
             section = partial(speed.pretraining, pool, precision, batch, epoch_of=about["pool_crystals"])
             found[f"pretraining, {precision}, batch {batch}"] = (20, section)
-    for name in agreement.PREDICTORS:
+    for name in PREDICTORS:
         for batch in sizes.predictor_batches:
             found[f"{name}, batch {batch}"] = (12, partial(speed.predictor, name, labeled[name], batch))
     return found
