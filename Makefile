@@ -19,22 +19,29 @@ help:  ## List the targets
 demo: $(INSTALLED)  ## Pretrain on the real crystals inside pymatgen, with two workers; no GPU, no network
 	$(BIN)/python jobs/pretrain.py --num-workers 2 --epochs 30 --batch-size 48 --name demo --resume
 
-# Test files run in parallel, in alphabetical order, so that tests that wait for jobs do not come last. Tests that use
-# Ray from their own process run afterwards, one by one: Ray's workers have a low priority and would be starved. ARGS may
-# select no test of one half: pytest then exits with 5.
+# Whole test files run in parallel, in alphabetical order: the long ones come first. Beside them, one process runs the
+# tests that use Ray from their own process, one by one; its output is shown at the end. pytest exits with 5 if ARGS
+# select no test of one half. Bytecode is kept, since each process would compile all tests again.
 define run-tests
-@code=0; \
+@unset PYTHONDONTWRITEBYTECODE; code=0; said=$$(mktemp); \
+$(BIN)/python -m pytest -m "($(1)) and ray" $(ARGS) >"$$said" 2>&1 & ray=$$!; \
+trap 'kill $$ray 2>/dev/null || true; rm -f "$$said"' EXIT; \
 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "($(1)) and not ray" $(ARGS) || code=$$?; \
-$(BIN)/python -m pytest -m "($(1)) and ray" $(ARGS) || [ $$? -eq 5 ] || code=1; \
-exit $$(( code == 5 ? 0 : code ))
+if (( code == 5 )); then code=0; fi; \
+wait $$ray || (( $$? == 5 )) || code=1; \
+cat "$$said"; exit $$code
 endef
 
 .PHONY: test
-test: $(INSTALLED)  ## Run the tests; ARGS="-k name" selects
+test: $(INSTALLED)  ## Run the tests except slow ones; ARGS="-k name" selects
 	$(call run-tests,not slow)
 
+.PHONY: test-slow
+test-slow: $(INSTALLED)  ## Run the slow tests only
+	$(call run-tests,slow)
+
 .PHONY: test-all
-test-all: $(INSTALLED)  ## Run the slow tests too
+test-all: $(INSTALLED)  ## Run all tests
 	$(call run-tests,slow or not slow)
 
 .PHONY: lint

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
+
+from tests.processes import fresh_processes
 
 WAIT_SECONDS = 300.0
 """Timeout of a process that waits for the others: one of them has died."""
@@ -23,7 +24,7 @@ def at_once(num_processes: int, tasks: list[tuple[Work, Path]]) -> list[list[str
             acquired until all have answered; only then it starts the next task.
 
     """
-    context = multiprocessing.get_context("spawn")
+    context = fresh_processes()
     barrier = context.Barrier(num_processes)
     answers = context.SimpleQueue()
     processes = [

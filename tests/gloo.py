@@ -1,13 +1,12 @@
 """Run a function on several gloo workers, as in data-parallel training, within milliseconds.
 
-Starting a process and importing torch takes seconds, so workers are kept and reused. Every call has its own process
-group, so that no call sees another's state.
+Starting a process and importing torch takes seconds, so workers are forked from a server that has imported it, kept and
+reused. Every call has its own process group, so that no call sees another's state.
 """
 
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import os
 import sys
 import tempfile
@@ -23,6 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
+
+from tests.processes import fresh_processes
 
 CLOSED_CONNECTION_GRACE = 1.0
 """Seconds for the other workers to report after one has failed."""
@@ -68,7 +69,7 @@ class _Worker:
     """Process that waits for calls."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = fresh_processes()
         self.connection, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(target=_serve, args=(theirs,), daemon=True)
         self.process.start()

@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ import pytest
 from crysatom.config import PretrainConfig
 from crysatom.pipelines.pretraining import FinishedRun, run
 from crysatom.runs.folder import CHECKPOINTS
-from crysatom.tracking.store import client
 from crysatom.training.full_disk import FullDiskError
 from tests.conftest import PLATFORM
 from tests.faults.harness import PLAN, Outcome
@@ -42,10 +42,10 @@ SMALL: dict[str, Any] = {"embedding_dim": 16, "projection_dim": 16, "batch_size"
 
 
 @pytest.fixture(scope="module", name="place")
-def _place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _place(tmp_path_factory: pytest.TempPathFactory, new_store: Callable[[Path], Path]) -> Path:
     folder = tmp_path_factory.mktemp("faults")
-    prepared(PretrainConfig.of(num_workers=0), folder).rename(folder / "graphs")
-    client(f"sqlite:///{folder}/mlflow.db").search_experiments()
+    prepared(PretrainConfig.of(num_workers=0, max_atoms=8), folder).rename(folder / "graphs")
+    new_store(folder)
     return folder
 
 

@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -51,9 +51,10 @@ def succeed(name: str, *flags: str) -> str:
 
 
 @pytest.fixture(scope="module", name="place")
-def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def _place(tmp_path_factory: pytest.TempPathFactory, new_store: Callable[[Path], Path]) -> Iterator[Path]:
     """Folder of a user with a pretraining, a failed one, and density predictors with two kinds of vectors."""
     folder = tmp_path_factory.mktemp("browser")
+    new_store(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         ingest_plain(IngestConfig.of(source=EMBEDDED_SOURCE, out="data/first", max_atoms=12))
@@ -129,6 +130,7 @@ def test_a_store_or_experiment_that_is_not_there_is_said(place: Path) -> None:
     assert "secret" not in silent.stderr + silent.stdout
 
 
+@pytest.mark.slow
 def test_the_report_in_a_browser(report: Path, tmp_path: Path) -> None:
     brightness = {}
     for name, width, flags in (("light", 1280, ()), ("dark", 1280, ("--force-dark-mode",)), ("phone", 390, ())):

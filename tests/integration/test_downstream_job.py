@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from crysatom.tracking.store import client
 from crysatom.training import metrics
 from tests.conftest import REPOSITORY
 from tests.graph_crystals import batch_of
+from tests.run_job import run_here
 from tests.small_runs import one_thread, prepared  # noqa: F401
 from tests.unit.broken_inputs import cif, structure
 
@@ -51,8 +53,8 @@ WAIT_S = 300.0
 
 
 @pytest.fixture(scope="module", name="place")
-def _place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("downstream")
+def _place(tmp_path_factory: pytest.TempPathFactory, new_store: Callable[[Path], Path]) -> Path:
+    return new_store(tmp_path_factory.mktemp("downstream")).parent
 
 
 def config(place: Path, name: str, **changes: Any) -> DownstreamConfig:
@@ -66,21 +68,16 @@ def _plain(place: Path) -> FinishedRun:
     return finished
 
 
-def job(place: Path, name: str, *flags: str) -> subprocess.Popen[str]:
+def flags_of(place: Path, name: str) -> list[str]:
     settings = config(place, name).flat()
-    command = [sys.executable, str(REPOSITORY / "jobs" / "downstream.py"), *flags]
-    for field in (*SMALL, "out", "name", "tracking_uri", "num_workers"):
-        command += [f"--{field.replace('_', '-')}", str(settings[field])]
-    environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "RAY_ADDRESS"}}
-    return subprocess.Popen(
-        command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    fields = (*SMALL, "out", "name", "tracking_uri", "num_workers")
+    return [word for field in fields for word in (f"--{field.replace('_', '-')}", str(settings[field]))]
 
 
 def test_the_job_does_the_whole_way_for_each_seed(place: Path, plain: FinishedRun) -> None:
-    process = job(place, "job", "--seeds", "0", "1")
-    output, _ = process.communicate(timeout=WAIT_S)
-    assert process.returncode == 0, output
+    done = run_here("downstream", "--seeds", "0", "1", *flags_of(place, "job"))
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
     assert "warning" not in output.replace("warning: twins are", "").lower()
     assert output.count("epoch   6/6  train MAE ") == 2
     assert "volume_per_atom, seed 0: validation MAE " in output
@@ -228,15 +225,16 @@ def test_a_finished_run_is_not_done_again(place: Path, plain: FinishedRun) -> No
 
 
 def test_a_killed_job_is_resumed_to_the_same_predictions(place: Path, plain: FinishedRun) -> None:
-    process = job(place, "killed")
+    command = [sys.executable, str(REPOSITORY / "jobs" / "downstream.py"), *flags_of(place, "killed")]
+    environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "RAY_ADDRESS"}}
+    process = subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
     folder = place / "killed-seed0"
     deadline = time.monotonic() + WAIT_S
     while process.poll() is None and not list((folder / CHECKPOINTS).glob("epoch-*")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=WAIT_S)
-    assert process.returncode == -signal.SIGKILL
+    assert process.wait(WAIT_S) == -signal.SIGKILL
     assert not (folder / "predictions.csv").exists(), "it was killed after its work"
     with pytest.raises(ValueError, match="unfinished run of this configuration; continue it with --resume"):
         run(config(place, "killed"))
@@ -288,8 +286,8 @@ def test_two_workers_predict_what_a_process_does(
 
 
 def test_a_job_that_fails_says_why_in_one_line(place: Path) -> None:
-    process = job(place, "wrong", "--property", "hardness")
-    output, _ = process.communicate(timeout=WAIT_S)
-    assert process.returncode == 1
-    assert output.splitlines()[-1].startswith("error: the crystal table has no column 'hardness'; columns of numbers")
-    assert "Traceback" not in output
+    done = run_here("downstream", "--property", "hardness", *flags_of(place, "wrong"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the crystal table has no column 'hardness'; columns of numbers")
+    assert len(done.stderr.splitlines()) == 1
+    assert "Traceback" not in done.stdout

@@ -21,7 +21,7 @@ import pytest
 from crysatom.vectors.files import read_vectors
 from tests.conftest import REPOSITORY
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 WAIT_S = 600.0
 """Timeout of a job that takes a minute on an idle machine."""

@@ -35,6 +35,7 @@ from crysatom.training.loop import NonFiniteLossError
 from crysatom.training.machine import hardware
 from tests.conftest import REPOSITORY
 from tests.faults.world import wait_for
+from tests.run_job import run_here
 from tests.small_runs import prepared
 
 pytestmark = [
@@ -53,12 +54,12 @@ WAIT_S = 300.0
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, new_store: Callable[[Path], Path]) -> Path:
     """Folder of this file's runs, with graphs and a tracking store."""
     folder = tmp_path_factory.mktemp("pretrain")
     shards = prepared(PretrainConfig.of(num_workers=0), folder)
     shards.rename(folder / "graphs")
-    client(store(folder)).search_experiments()
+    new_store(folder)
     return folder
 
 
@@ -148,6 +149,7 @@ def checkpoints(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / CHECKPOINTS).glob("epoch-*"))
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_mid_epoch_changes_nothing(
     place: Path, undisturbed: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,19 +173,16 @@ def test_a_worker_killed_in_mid_epoch_changes_nothing(
     assert epochs_in_mlflow(finished) == list(range(EPOCHS))
 
 
-def command_of(place: Path, **changes: Any) -> list[str]:
+def flags_of(place: Path, **changes: Any) -> list[str]:
     settings = config(place, "").flat() | changes
     flags = {name: settings[name] for name in (*SMALL, "data", "out", "name", "tracking_uri", "num_workers")}
-    command = [sys.executable, str(REPOSITORY / "jobs" / "pretrain.py")]
-    for name, value in flags.items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
-    return command
+    return [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def job(place: Path, name: str, cwd: Path) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "RAY_ADDRESS"}}
     return subprocess.Popen(
-        command_of(place, name=name),
+        [sys.executable, str(REPOSITORY / "jobs" / "pretrain.py"), *flags_of(place, name=name)],
         cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,
@@ -213,9 +212,8 @@ def interrupt(process: subprocess.Popen[str], folder: Path, number: int, *, afte
     return output
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGKILL))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_killed_job_is_resumed_and_nothing_else_takes_its_folder(
     number: signal.Signals, place: Path, tmp_path: Path, undisturbed: FinishedRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -324,6 +322,7 @@ def broken(place: Path) -> tuple[Path, str]:
     return rewrite(place, "spoiled", spoil), name
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_a_number_ends_the_run_at_once(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, name = broken(place)
     with pytest.raises(NonFiniteLossError, match=rf"loss is nan in epoch 0, batch \d, with crystals {name};"):
@@ -334,10 +333,9 @@ def test_a_loss_that_is_not_a_number_ends_the_run_at_once(place: Path, capsys: p
     assert checkpoints(place / "broken") == []
 
 
-def test_a_job_that_fails_says_why_in_one_line(place: Path, tmp_path: Path) -> None:
+def test_a_job_that_fails_says_why_in_one_line(place: Path) -> None:
     data, name = broken(place)
-    command = command_of(place, name="broken-job", data=data, num_workers=0)
-    failed = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=WAIT_S, check=False)
+    failed = run_here("pretrain", *flags_of(place, name="broken-job", data=data, num_workers=0))
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: the loss is nan in epoch 0, batch ")
     assert name in failed.stderr

@@ -26,6 +26,7 @@ def commands() -> list[str]:
     return block.replace("\\\n", "").splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_four_commands_lead_to_predictions(tmp_path: Path) -> None:
     (tmp_path / "jobs").symlink_to(REPOSITORY / "jobs")

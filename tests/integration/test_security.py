@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -36,11 +37,8 @@ pytestmark = [  # third parties' own
 
 
 @pytest.fixture(name="store", scope="module")
-def _store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shared store, since making one takes seconds."""
-    folder = tmp_path_factory.mktemp("store")
-    client(f"sqlite:///{folder}/mlflow.db").search_experiments()
-    return folder
+def _store(tmp_path_factory: pytest.TempPathFactory, new_store: Callable[[Path], Path]) -> Path:
+    return new_store(tmp_path_factory.mktemp("store")).parent
 
 
 def tracker(store: Path, folder: Path) -> Tracker:
@@ -162,6 +160,7 @@ def test_a_job_keeps_no_secret(store: Path, tmp_path: Path, monkeypatch: pytest.
     assert holding(tmp_path, [run_id]), "files are looked into"
 
 
+@pytest.mark.slow
 def test_a_job_shows_no_secret_though_its_server_is_away(tmp_path: Path) -> None:
     make_shards(tmp_path, count=10)
     ours = {"PYTHONPATH", "RAY_ADDRESS", "CRYSATOM_HOME"}

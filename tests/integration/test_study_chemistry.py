@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,10 @@ MAIN_GROUPS = [*range(1, 21), *range(31, 39), *range(49, 57)]
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_chemistry_is_found_where_it_is_and_told_to_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chemistry_is_found_where_it_is_and_told_to_mlflow(
+    tmp_path: Path, new_store: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_store(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CRYSATOM_HOME", raising=False)
     features = element_features(ELEMENT_BINS).lookup(MAIN_GROUPS)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +46,10 @@ TABLE = AtomVectors(
 )
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Empty store: making one takes seconds, copying it does not."""
-    database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    client(f"sqlite:///{database}").search_experiments()
-    return database
-
-
 @pytest.fixture
-def directory(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def directory(tmp_path: Path, new_store: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Working directory with a store, as the user's current directory."""
-    shutil.copy(migrated, tmp_path / "mlflow.db")
+    new_store(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path

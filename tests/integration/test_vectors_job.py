@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,9 @@ pytestmark = [  # third parties' own
 
 @pytest.mark.parametrize(("method", "dim"), [("skipatom", 200), ("atom2vec", 69), ("onehot", 118), ("random", 200)])
 def test_vectors_of_each_method_are_learned_tracked_and_found_again(
-    method: str, dim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, dim: int, tmp_path: Path, new_store: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    new_store(tmp_path)
     monkeypatch.chdir(tmp_path)
     first = run_here("vectors", "--method", method, "--num-workers", "0", "--steps", "20")
     assert first.returncode == 0, first.stderr + first.stdout

@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from _pytest.mark.expression import Expression
 
 from crysatom.names import __version__
 
@@ -95,6 +96,21 @@ def test_every_direct_dependency_is_constrained() -> None:
 
 def _normalize(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution.strip()).lower()
+
+
+def test_the_targets_of_make_run_each_test_once() -> None:
+    kinds: list[set[str]] = [set(), {"slow"}, {"ray"}, {"slow", "ray"}]
+
+    def runs(*targets: str) -> list[set[str]]:
+        """Return the kinds of tests that targets run, in the order of ``kinds``."""
+        command = ["make", "--dry-run", "--always-make", *targets]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        chosen = [Expression.compile(marks) for marks in re.findall(r'-m pytest .*?-m "([^"]+)"', done.stdout)]
+        assert len(chosen) == 2 * len(targets)
+        return [kind for kind in kinds for marks in chosen if marks.evaluate(lambda name: name in kind)]  # noqa: B023
+
+    assert runs("test", "test-slow") == kinds
+    assert runs("test-all") == kinds
 
 
 def test_readme_names_only_targets_that_make_knows() -> None:
