@@ -51,6 +51,18 @@ lint: $(INSTALLED)  ## Check format, style, types and import directions
 	$(BIN)/mypy
 	PYTHONPATH=platform:. $(BIN)/lint-imports
 
+.PHONY: bench
+bench: $(INSTALLED)  ## Measure speeds on a quiet machine, ten minutes; ARGS="--all", ARGS="scatter --out results"
+	$(BIN)/python benchmarks/series.py $(ARGS)
+
+.PHONY: bench-small
+bench-small: $(INSTALLED)  ## Run every benchmark in small form, which checks the benchmarks
+	$(BIN)/python benchmarks/series.py --small $(ARGS)
+
+.PHONY: bench-pages
+bench-pages: $(INSTALLED)  ## Write the benchmarks' pages from their results; say which are of older code
+	$(BIN)/python benchmarks/pages.py $(ARGS)
+
 .PHONY: mutants
 mutants: $(INSTALLED)  ## Insert known bugs and check that tests fail; ARGS="--only WORD" selects
 	$(BIN)/python tools/mutants.py $(ARGS)

@@ -1,64 +1,58 @@
-"""Crystals per second of a CGCNN training step: the published algorithm and ours in turn, on the same crystals.
-
-    python benchmarks/cgcnn_throughput.py --table jarvis_dft_3d.parquet
+"""Crystals per second of training CGCNN: the published algorithm and ours in turn, on the same crystals.
 
 The published algorithm is reimplemented from its description: features of both atoms and of the edge are gathered and
 concatenated for every edge, one linear layer maps them, autograd stores the intermediates, and crystals are pooled one
-by one. Both sides have their graphs in memory. Work done once for all epochs is excluded: the Gaussians of the
-published side, which its cache holds, and our search for equal atoms and edges, whose time is reported. Both sides have
-the same weights, edges, batches, loss and optimizer, and must give the same loss.
+by one. Our side is a training as ``jobs/downstream.py`` runs it with ``--num-workers 0``. A round is two epochs of ours
+with an epoch of the published algorithm between them. Both sides have their graphs in memory. Work done once for all
+epochs is excluded: the Gaussians of the published side, which its cache holds, and our search for equal atoms and
+edges, whose time is reported. With the recipe ``paper`` both sides have the same weights, edges, batches, loss and
+optimizer, and must give the same loss. Our losses must be those of the job.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import tempfile
-import time
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import Any
 
+import bench
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
+from bench import Benchmark, Run, Setting, Timing, timed
+from driving import JOB_TOLERANCE, check_training, drive, epochs_for, is_turn, quiet, rounds_of
+from samples import sample
 from torch import Tensor, nn
 
-from crysatom.config import FeaturizeConfig, GraphSpec
+from crysatom.config import DownstreamConfig, FeaturizeConfig
 from crysatom.config.downstream import RECIPES
-from crysatom.crystals.table import read_table, write_table
-from crysatom.graphs.batch import GraphTensors, select
+from crysatom.graphs.batch import GraphTensors
 from crysatom.graphs.featurize import featurize_plain
 from crysatom.graphs.shards import load
+from crysatom.inputs.labels import Labeled, labeled
+from crysatom.names import LOSS, TRAIN
 from crysatom.nn.bases import gaussian_basis, gaussian_centers
 from crysatom.nn.condensed import condensed
+from crysatom.pipelines import downstream
 from crysatom.predictors.base import PredictorSpec
-from crysatom.predictors.cgcnn import CGCNN
-from crysatom.tracking.environment import environment_tags
-from crysatom.training.machine import hardware
-from crysatom.vectors.published import cgcnn_bits
+from crysatom.training.context import Metrics
+from crysatom.training.loaders import global_batches
+from crysatom.training.regression import build_regression, spec_of, train_predictor
 
-RESULTS = Path(__file__).parent / "results"
 NUM_NEIGHBORS = 12
-LEARNING_RATE = 1e-3
 
+CEILING = (
+    50.0,
+    (
+        "three matrix products per atom and layer alone, 1.5 MFlop per crystal with the backward pass, take 0.02 ms of "
+        "an AMD EPYC's thread; the published step takes 1.5 ms: 75, without an exponential or an access to memory."
+    ),
+)
 
-class Clock:
-    """Wall-clock seconds by phase."""
-
-    def __init__(self) -> None:
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-
-    @contextmanager
-    def of(self, phase: str) -> Iterator[None]:
-        """Add the wall-clock time of the block to a phase."""
-        start = time.perf_counter()
-        yield
-        self.seconds[phase] += time.perf_counter() - start
+PUBLISHED_TOLERANCE = 1e-3
+"""Relative difference of the first epoch's loss and the published side's: other float32 sums, whose differences Adam
+amplifies from step to step. 1e-7 to 1e-5 were seen."""
 
 
 class Convolution(nn.Module):
@@ -100,168 +94,149 @@ class Published(nn.Module):
         return output
 
 
-class PublishedSide:
-    """The published side: single crystals in memory, concatenated for every batch."""
+class PublishedRun:
+    """The published side: single crystals in memory, concatenated for every batch; one epoch at a time.
 
-    def __init__(self, spec: PredictorSpec, graphs: GraphTensors, ours: CGCNN) -> None:
+    Args:
+        config: Configuration of the job with the recipe ``paper``.
+        data: What the job reads.
+
+    """
+
+    def __init__(self, config: DownstreamConfig, data: Labeled) -> None:
+        self.config, self.crystals, self.losses = config, data.task.parts[TRAIN], list[float]()
+        spec, task = spec_of(config), data.task
+        graphs = GraphTensors.of(load(task.shards))
         centers = gaussian_centers(spec.cutoff, spec.basis_step).float()
-        elements = torch.from_numpy(cgcnn_bits().lookup(graphs.atomic_numbers.numpy()))
+        elements = torch.from_numpy(task.vectors.lookup(graphs.atomic_numbers.numpy()))
         neighbors = graphs.neighbor.long().view(-1, NUM_NEIGHBORS)
         edges = gaussian_basis(graphs.distance, centers).view(*neighbors.shape, len(centers))
         sizes = graphs.atom_ptr.diff().tolist()
-        self.crystals = list(zip(elements.split(sizes), neighbors.split(sizes), edges.split(sizes), strict=True))
+        self.cache = list(zip(elements.split(sizes), neighbors.split(sizes), edges.split(sizes), strict=True))
+        self.targets = ((torch.from_numpy(task.labels) - task.normalizer.mean) / task.normalizer.std).float()
         self.model = Published(spec, elements.shape[1], len(centers))
-        weights = {k: v for k, v in ours.state_dict().items() if not k.startswith("table.")}
+        ours = build_regression(config, task).predictor.state_dict()
+        weights = {k: v for k, v in ours.items() if not k.startswith("table.")}
         self.model.load_state_dict(weights, strict=False)  # torch's batch norm counts batches
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE)
+        optimization = config.optimization
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=optimization.lr, eps=optimization.adam_eps)
 
-    def step(self, rows: Tensor, targets: Tensor, clock: Clock) -> float:
+    def epoch(self, run: Run) -> Timing:
+        """Train for an epoch; return its time."""
+        how = self.config.optimization
+        batches = global_batches(self.crystals, how.batch_size, how.tail, self.config.seed, len(self.losses))
+        timing, total = timed(len(self.crystals), lambda: sum(self.step(rows) * len(rows) for rows in batches))
+        self.losses.append(total / len(self.crystals))
+        run.check("the published side's loss is finite", math.isfinite(total), f"{total}")
+        return timing
+
+    def step(self, rows: np.ndarray) -> float:
         """Train on a batch; return its loss."""
-        with clock.of("batch"):
-            chosen = [self.crystals[i] for i in rows.tolist()]
-            first, neighbors, crystals = 0, [], []
-            for elements, index, _ in chosen:
-                neighbors.append(index + first)
-                crystals.append(torch.arange(first, first + len(elements)))
-                first += len(elements)
-            inputs = (
-                torch.cat([c[0] for c in chosen]),
-                torch.cat(neighbors),
-                torch.cat([c[2] for c in chosen]),
-                crystals,
-            )
-        with clock.of("forward"):
-            loss = F.mse_loss(self.model(*inputs), targets)
-        return learn(loss, self.optimizer, clock)
-
-
-class OurSide:
-    """Our side: the predictor on flat arrays."""
-
-    def __init__(self, graphs: GraphTensors, model: CGCNN) -> None:
-        start = time.perf_counter()
-        self.graphs, self.model = condensed(graphs), model
-        self.preparation_s = time.perf_counter() - start
-        self.optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)
-
-    def step(self, rows: Tensor, targets: Tensor, clock: Clock) -> float:
-        """Train on a batch; return its loss."""
-        with clock.of("batch"):
-            batch = select(self.graphs, rows)
-        with clock.of("forward"):
-            loss = F.mse_loss(self.model(batch), targets)
-        return learn(loss, self.optimizer, clock)
-
-
-def learn(loss: Tensor, optimizer: torch.optim.Optimizer, clock: Clock) -> float:
-    """Compute gradients and take an optimizer step; return the loss."""
-    with clock.of("backward"):
-        optimizer.zero_grad()
+        chosen = [self.cache[i] for i in rows.tolist()]
+        first, neighbors, crystals = 0, [], []
+        for elements, index, _ in chosen:
+            neighbors.append(index + first)
+            crystals.append(torch.arange(first, first + len(elements)))
+            first += len(elements)
+        atoms, gaussians = torch.cat([c[0] for c in chosen]), torch.cat([c[2] for c in chosen])
+        loss = F.mse_loss(self.model(atoms, torch.cat(neighbors), gaussians, crystals), self.targets[rows])
+        self.optimizer.zero_grad()
         loss.backward()
-    with clock.of("optimizer"):
-        optimizer.step()
-    return loss.item()
+        self.optimizer.step()
+        return loss.item()
 
 
-def graphs_of(table: Path, count: int, spec: GraphSpec, folder: Path) -> GraphTensors:
-    """Featurize a random sample of a crystal table."""
-    crystals = read_table(table)
-    rows = np.random.default_rng(0).choice(len(crystals), count, replace=False)
-    write_table(crystals.take(np.sort(rows)), folder / "crystals.parquet")
-    job = FeaturizeConfig.of(
-        data=str(folder / "crystals.parquet"),
-        out=str(folder / spec.ties),
-        ties=spec.ties,
-        pad_short_lists=spec.pad_short_lists,
+def config_of(run: Run, recipe: str, batch_size: int) -> DownstreamConfig:
+    """Return the configuration of a job, whose graphs are made once."""
+    config = RECIPES[recipe]("cgcnn")
+    graph = {"ties": config.graph.ties, "pad_short_lists": config.graph.pad_short_lists}
+    shards = run.folder / f"shards-{recipe}"
+    if not shards.exists():
+        featurize_plain(FeaturizeConfig.of(data=str(run.folder / "crystals.parquet"), out=str(shards), **graph))
+    return config.replace(
+        data=str(shards),
+        split="random",
+        batch_size=batch_size,
+        epochs=epochs_for(run.settings.rounds),
+        num_workers=0,
+        out=str(run.folder / f"jobs-{batch_size}"),
+        tracking_uri=f"sqlite:///{run.folder}/mlflow.db",
+        register="",
     )
-    featurize_plain(job)
-    return GraphTensors.of(load(folder / spec.ties))
 
 
-def measure(arguments: argparse.Namespace, batch_size: int, folder: Path) -> dict[str, Any]:
-    """Measure the sides in alternating rounds; a round is one pass over the crystals."""
-    torch.manual_seed(0)
-    spec = PredictorSpec()
-    graphs = {
-        recipe: graphs_of(arguments.table, arguments.crystals, RECIPES[recipe]("cgcnn").graph, folder)
-        for recipe in ("paper", "default")
-    }
-    model = CGCNN(spec, cgcnn_bits())
-    published = PublishedSide(spec, graphs["paper"], model)
-    defaults = CGCNN(spec, cgcnn_bits())
-    sides: dict[str, PublishedSide | OurSide] = {
-        "published": published,
-        "ours": OurSide(graphs["paper"], model),
-        "ours_default_graphs": OurSide(graphs["default"], defaults),
-    }
-    count = graphs["paper"].num_crystals
-    targets = torch.randn(count)
-    batches = [r for r in torch.randperm(count).split(batch_size) if len(r) == batch_size]
-    crystals = batch_size * len(batches)
-    losses = {name: side.step(batches[0], targets[batches[0]], Clock()) for name, side in sides.items()}
-    # float32: the same sums in another order
-    assert abs(losses["published"] - losses["ours"]) < 1e-4 * losses["published"], losses
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    processor: dict[str, list[float]] = {name: [] for name in sides}
-    clocks = {name: Clock() for name in sides}
-    for number in range(arguments.rounds):
-        for name, side in sides.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            for rows in batches:
-                side.step(rows, targets[rows], clocks[name])
-            rates[name].append(crystals / (time.perf_counter() - wall))
-            processor[name].append(1e3 * (time.process_time() - cpu) / crystals)
-        print(f"batch {batch_size}, round {number + 1}:", {n: round(r[-1]) for n, r in rates.items()}, flush=True)
-    ratios = [b / a for a, b in zip(rates["published"], rates["ours"], strict=True)]
-    cpu_ratios = [a / b for a, b in zip(processor["published"], processor["ours"], strict=True)]
-    return {
-        "first_loss": {name: round(loss, 6) for name, loss in losses.items()},
-        "atoms_per_crystal": round(len(graphs["paper"].atomic_numbers) / count, 2),
-        "edges_per_atom": {r: round(len(g.distance) / len(g.atomic_numbers), 2) for r, g in graphs.items()},
-        "crystals_per_second": {name: round(median(values)) for name, values in rates.items()},
-        "cpu_ms_per_crystal": {name: round(median(values), 3) for name, values in processor.items()},
-        "condensing_s": {
-            name: round(side.preparation_s, 2) for name, side in sides.items() if isinstance(side, OurSide)
-        },
-        "ratio": round(median(ratios), 2),
-        "ratio_each_round": [round(r, 2) for r in ratios],
-        "ratio_cpu": round(median(cpu_ratios), 2),
-        "share_of_time": {name: shares(clock) for name, clock in clocks.items()},
-    }
+def data_of(run: Run, config: DownstreamConfig) -> Labeled:
+    """Return what the job reads."""
+    return labeled(config, Path(config.source.data), run.folder / "crystals.parquet", "")
 
 
-def shares(clock: Clock) -> dict[str, float]:
-    """Return the share of each phase in the time."""
-    total = sum(clock.seconds.values())
-    return {phase: round(seconds / total, 3) for phase, seconds in clock.seconds.items()}
+def job_losses(config: DownstreamConfig) -> list[float]:
+    """Return the loss of each epoch of the job."""
+    [finished] = quiet(lambda: downstream.run(config))
+    return [float(loss) for loss in pd.read_csv(finished.folder / downstream.HISTORY)[f"{TRAIN}/{LOSS}"]]
 
 
-def main() -> None:
-    """Measure, print, and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--table", type=Path, required=True, help="crystal table (.parquet)")
-    parser.add_argument("--crystals", type=int, default=1024)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 256])
-    parser.add_argument("--note", default="", help="other load of the machine")
-    arguments = parser.parse_args()
+def measure(run: Run) -> None:
+    """Measure every recipe and batch size beside the published side."""
     torch.set_num_threads(1)
-    result: dict[str, Any] = {}
-    for batch_size in arguments.batch_sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            result[f"batch_{batch_size}"] = measure(arguments, batch_size, Path(folder))
-    result |= {
-        "settings": {"table": arguments.table.name, "crystals": arguments.crystals, "rounds": arguments.rounds},
-        "threads": 1,
-        "note": arguments.note,
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": platform.processor() or platform.machine(),
-        "environment": environment_tags(hardware()),
-    }
-    print(json.dumps(result, indent=1))
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"cgcnn_throughput_{arguments.table.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
+    sample(run.table, run.settings.crystals, run.folder / "crystals.parquet")
+    for size in run.settings.batch_sizes:
+        for recipe in run.settings.recipes:
+            in_turn(run, recipe, size)
+    for recipe in run.settings.recipes:
+        graphs = GraphTensors.of(load(run.folder / f"shards-{recipe}"))
+        count, atoms, edges = graphs.num_crystals, len(graphs.atomic_numbers), len(graphs.distance)
+        run.check("every crystal has a graph", count == run.settings.crystals, f"{count} graphs")
+        run.facts[f"graphs, recipe {recipe}"] = {"atoms per crystal": atoms / count, "edges per atom": edges / atoms}
+        seconds = timed(count, partial(condensed, graphs))[0].wall
+        run.figure(f"search for equal atoms and edges, recipe {recipe}", [seconds], "s, once", better="lower")
 
+
+def in_turn(run: Run, recipe: str, batch_size: int) -> None:
+    """Train with one recipe; run an epoch of the published side in each round."""
+    config, published = config_of(run, recipe, batch_size), config_of(run, "paper", batch_size)
+    data = data_of(run, config)
+    theirs = PublishedRun(published, data_of(run, published))
+    timings: list[Timing] = []
+    name = f"batch {batch_size}, recipe {recipe}"
+
+    def after(metrics: Metrics) -> None:
+        if metrics["epoch"] == 0:
+            theirs.epoch(run)  # warm-up
+        elif is_turn(metrics):
+            timings.append(theirs.epoch(run))
+            ours = metrics["crystals_per_second"]
+            print(f"{name}: published {timings[-1].rate:.0f}, ours {ours:.0f} crystals/s", flush=True)
+
+    folder = run.folder / f"run-{recipe}-{batch_size}"
+    outcome, epochs = drive(partial(train_predictor, config, data.task), config.workers, folder, after)
+    crystals = len(data.task.parts[TRAIN])
+    check_training(run, outcome.history, epochs, crystals, config.optimization, f"{TRAIN}/{LOSS}")
+    losses = [metrics[f"{TRAIN}/{LOSS}"] for metrics in outcome.history]
+    run.equal("our losses are those of the job", losses, job_losses(config), JOB_TOLERANCE)
+    if recipe == "paper":
+        what = "the first epoch's loss is that of the published side"
+        run.equal(what, losses[:1], theirs.losses[:1], PUBLISHED_TOLERANCE)
+        run.timings(f"batch {batch_size}, published", timings)
+    ours = rounds_of(epochs)
+    run.timings(f"{name}, ours", ours)
+    run.ratios(f"{name}, ratio", timings, ours, CEILING)
+    run.facts[f"{name}, loss of the first and last epoch"] = [losses[0], losses[-1]]
+    run.facts["training crystals"] = crystals
+
+
+BENCHMARK = Benchmark(
+    name="cgcnn_throughput",
+    about=str(__doc__),
+    measures=("training", "predictors/base.py", "predictors/cgcnn.py", "nn", "graphs", "runs/lifecycle.py"),
+    settings={
+        "crystals": Setting(1280, 80, "a tenth each is for validation and test"),
+        "batch_sizes": Setting((64, 256), (16,)),
+        "recipes": Setting(("paper", "default"), ("paper",)),
+        "rounds": Setting(5, 1),
+    },
+    measure=measure,
+)
 
 if __name__ == "__main__":
-    main()
+    bench.main(BENCHMARK)

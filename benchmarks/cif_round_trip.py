@@ -1,17 +1,13 @@
 """Read back CIFs that other programs wrote: each crystal must be unchanged or refused; measures CIFs per second.
 
-``python benchmarks/cif_round_trip.py jarvis_dft_3d.parquet --writer pymatgen_symmetrized --out cifs.parquet``
-
 A crystal is unchanged if composition, volume per atom and the distances from each element to its 12 nearest neighbors
-agree within 1e-3 (relative or angstrom). ``--name-only`` removes the symmetry operations that pymatgen wrote, so that
-only the name, Z and the formula are left. The CIFs are kept in ``--out``; a second run reads them again.
+agree within 1e-3 (relative or angstrom). ``named`` is ``pymatgen_symmetrized`` without the symmetry operations that it
+wrote, so that only the name, Z and the formula are left.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
-import json
 import re
 import time
 import warnings
@@ -20,20 +16,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import bench
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from bench import Benchmark, Run, Setting
 from pymatgen.core import Lattice, Structure
 from pymatgen.io import cif as pymatgen_cif
+from samples import sample
 
 from crysatom.config import Limits
 from crysatom.crystals.cif import parse_cif
 from crysatom.crystals.quarantine import Rejection
 from crysatom.crystals.spheres import pairs_within
 from crysatom.crystals.table import iter_crystal_batches
-from crysatom.writing import replaced
 
 NEIGHBORS = 12
+NAMED = "named"
 TOLERANCE = 1e-3
 SYMPREC = 0.1
 LIMITS = Limits(max_atoms=10_000, min_distance=0.0)
@@ -98,19 +97,17 @@ def _structure(crystal: Arrays) -> Structure:
     return Structure(Lattice(crystal[0]), crystal[2].tolist(), crystal[1])
 
 
-def write_all(table: str, out: Path, writer: str, most: int) -> None:
-    """Write the crystals of a table, in order, as CIFs to a Parquet file."""
+def write_all(table: Path, out: Path, writer: str) -> int:
+    """Write the crystals of a table, in order, as CIFs to a Parquet file; return how many could not be written."""
     started, written, failed = time.monotonic(), 0, 0
-    with replaced(out) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as file:
+    with pq.ParquetWriter(out, SCHEMA, compression="zstd") as file:
         for batch in iter_crystal_batches(table, batch_size=500):
             rows = [row for row in map(_written(writer), batch.to_pylist()) if row is not None]
             failed += batch.num_rows - len(rows)
             written += len(rows)
             file.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
             print(f"{writer}: {written:,} written, {written / (time.monotonic() - started):.0f}/s", flush=True)
-            if written >= most:
-                break
-    print(f"{writer}: could not write {failed} crystals")
+    return failed
 
 
 def _written(writer: str) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
@@ -172,11 +169,11 @@ def _nearest(crystal: Arrays) -> np.ndarray:
     return nearest
 
 
-def read_all(cifs: Path, *, name_only: bool, most: int) -> dict[str, Any]:
-    """Read the CIFs back and return how many came back, were refused, or are another crystal."""
+def read_all(cifs: Path, *, name_only: bool) -> tuple[Counter[str], float]:
+    """Read the CIFs back; return how many are the same, were refused or are another crystal, and CPU seconds."""
     counts: Counter[str] = Counter()
     seconds = 0.0
-    for row in _rows(cifs, most):
+    for row in _rows(cifs):
         text = row["cif"]
         if name_only:
             text, found = OPERATIONS.subn("", text)
@@ -194,42 +191,46 @@ def read_all(cifs: Path, *, name_only: bool, most: int) -> dict[str, Any]:
         counts["different" if difference else "same"] += 1
         if difference:
             print(f"{row['material_id']} DIFFERENT: {difference}")
-    total = counts.total()
-    return {"cifs": total, **dict(sorted(counts.items())), "per_cpu_second": round(total / seconds, 1)}
+    return counts, seconds
 
 
-def _rows(cifs: Path, most: int) -> Iterator[dict[str, Any]]:
-    """Yield evenly spaced rows of the file."""
-    file = pq.ParquetFile(cifs)
-    every = max(1, file.metadata.num_rows // most)
-    number = 0
-    for batch in file.iter_batches(batch_size=500):
-        for row in batch.to_pylist():
-            if number % every == 0:
-                yield row
-            number += 1
+def _rows(cifs: Path) -> Iterator[dict[str, Any]]:
+    for batch in pq.ParquetFile(cifs).iter_batches(batch_size=500):
+        yield from batch.to_pylist()
 
 
-def main() -> None:
-    """Write and read CIFs; print one line of JSON; exit with 1 if a crystal changed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", help="crystal table")
-    parser.add_argument("--writer", choices=sorted(WRITERS), default="pymatgen_symmetrized")
-    parser.add_argument("--out", type=Path, required=True, help="Parquet file of the CIFs; written if absent")
-    parser.add_argument("--name-only", action="store_true", help="remove the symmetry operations")
-    parser.add_argument("--most", type=int, default=10**9, help="largest number of crystals")
-    parser.add_argument("--json", type=Path, help="file for the results")
-    given = parser.parse_args()
-    if not given.out.exists():
-        write_all(given.table, given.out, given.writer, given.most)
-    figures = {"writer": given.writer, "name_only": given.name_only} | read_all(
-        given.out, name_only=given.name_only, most=given.most
-    )
-    print(json.dumps(figures))
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=2) + "\n")
-    raise SystemExit(figures.get("different", 0) > 0)
+def measure(run: Run) -> None:
+    """Write with each program, read back, and compare."""
+    s = run.settings
+    table = sample(run.table, s.crystals, run.folder / "crystals.parquet")
+    unwritten = {}
+    for kind in s.writers:
+        writer = "pymatgen_symmetrized" if kind == NAMED else kind
+        cifs = run.folder / f"{writer}.parquet"
+        if not cifs.exists():
+            unwritten[writer] = write_all(table, cifs, writer)
+        counts, seconds = read_all(cifs, name_only=kind == NAMED)
+        different, read = counts["different"], counts.total()
+        run.check("no crystal changed", different == 0, f"{kind}: {different} of {read}")
+        all_read = read + unwritten[writer] == s.crystals
+        run.check("read + not written = asked for", all_read, f"{kind}: {read} read, {unwritten[writer]} not written")
+        refused = read - counts["same"]
+        run.check("at most a tenth is refused", kind == NAMED or refused <= read / 10, f"{kind}: {counts}")
+        run.check("at least half come back", counts["same"] > read / 2, f"{kind}: {counts}")
+        run.facts[kind] = {name: counts[name] for name in sorted(counts) if counts[name]}
+        run.figure(f"{kind}, reading", [read / seconds], "CIFs per CPU second")
 
+
+BENCHMARK = Benchmark(
+    name="cif_round_trip",
+    about=str(__doc__),
+    measures=("crystals",),
+    settings={
+        "crystals": Setting(50_000, 40),
+        "writers": Setting((*WRITERS, NAMED), (*WRITERS, NAMED), "programs that write the CIFs"),
+    },
+    measure=measure,
+)
 
 if __name__ == "__main__":
-    main()
+    bench.main(BENCHMARK)

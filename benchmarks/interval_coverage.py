@@ -1,7 +1,5 @@
 """Coverage of 95 % intervals (percentile, BCa, studentized) of errors, differences and R2.
 
-    python benchmarks/interval_coverage.py
-
 Samples are drawn from distributions with a known mean. Percentile and BCa intervals are scipy's, from the same
 resamples; studentized intervals are those of crysatom.training.intervals.
 """
@@ -9,33 +7,32 @@ resamples; studentized intervals are those of crysatom.training.intervals.
 from __future__ import annotations
 
 import math
-import os
-import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
+from multiprocessing import get_context
 from typing import Any
 
+import bench
 import numpy as np
-import scipy
-from compact import compact
+from bench import Benchmark, Run
 from numpy.typing import NDArray
 from scipy import stats
 
-from crysatom.text_tables import markdown
 from crysatom.training.intervals import RESAMPLES, bootstrap_mean, bootstrap_r2
 
 Array = NDArray[Any]
 Draw = Callable[[np.random.Generator, int], Array]
 Ends = tuple[float, float]
 
-RESULTS = Path(__file__).parent / "results" / "interval_coverage.json"
-SAMPLES = {20: 2000, 50: 1000, 100: 1000, 300: 600, 1000: 300}
-"""Number of samples by size; a coverage of 0.95 then has a standard error of 0.005 to 0.013."""
+SIZES = (20, 50, 100, 300, 1000)
+SAMPLES = (2000, 1000, 1000, 600, 300)
+"""Number of samples of each size; a coverage of 0.95 then has a standard error of 0.005 to 0.013."""
+
+LEAST_COVERAGE = 0.85
+"""Least share that studentized intervals cover of anything in the full form (0.90 was seen)."""
 
 DRAWS = 1000
 LARGEST = 50.0
@@ -72,12 +69,13 @@ DIFFERENCES: dict[str, tuple[Draw, float]] = {
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A sampling experiment: kind and name of the distribution, and sample size."""
+class Experiment:
+    """Samples of a distribution, given by kind and name: their size and number."""
 
     kind: str
     name: str
     size: int
+    samples: int
 
 
 def scipys(values: tuple[Array, ...], statistic: Callable[..., Any], generator: np.random.Generator) -> dict[str, Ends]:
@@ -89,12 +87,12 @@ def scipys(values: tuple[Array, ...], statistic: Callable[..., Any], generator: 
     return {"percentile": (percentile.low, percentile.high), "BCa": (bca.low, bca.high)}
 
 
-def of_mean(setting: Setting, number: int) -> tuple[dict[str, Ends], float]:
+def of_mean(experiment: Experiment, number: int) -> tuple[dict[str, Ends], float]:
     """Return the intervals of the mean of one sample, and the true mean."""
-    draw, truth = {"errors": ERRORS, "differences": DIFFERENCES}[setting.kind][setting.name]
-    generator = np.random.default_rng([number, setting.size])
-    values = draw(generator, setting.size)
-    normal = stats.t.interval(0.95, setting.size - 1, values.mean(), stats.sem(values))
+    draw, truth = {"errors": ERRORS, "differences": DIFFERENCES}[experiment.kind][experiment.name]
+    generator = np.random.default_rng([number, experiment.size])
+    values = draw(generator, experiment.size)
+    normal = stats.t.interval(0.95, experiment.size - 1, values.mean(), stats.sem(values))
     equal, symmetric = (
         bootstrap_mean(values, seed=number, resamples=DRAWS, symmetric=symmetric)[1:] for symmetric in (False, True)
     )
@@ -112,20 +110,20 @@ def r2(target: Array, prediction: Array, axis: int = -1) -> Array:
     return np.asarray(1 - np.square(target - prediction).mean(axis=axis) / total)
 
 
-def of_r2(setting: Setting, number: int) -> tuple[dict[str, Ends], float]:
+def of_r2(experiment: Experiment, number: int) -> tuple[dict[str, Ends], float]:
     """Return the intervals of R2 of one sample (exponential targets, t-distributed errors), and the true R2."""
-    generator = np.random.default_rng([number, setting.size])
-    target = generator.exponential(1, setting.size)
-    prediction = target + 0.3 * generator.standard_t(5, setting.size)
+    generator = np.random.default_rng([number, experiment.size])
+    target = generator.exponential(1, experiment.size)
+    prediction = target + 0.3 * generator.standard_t(5, experiment.size)
     ours = {"studentized": bootstrap_r2(target, prediction, seed=number, resamples=DRAWS)[1:]}
     return scipys((target, prediction), r2, generator) | ours, 1 - 0.3**2 * 5 / 3
 
 
-def coverage(setting: Setting) -> dict[str, dict[str, float]]:
+def coverage(experiment: Experiment) -> dict[str, dict[str, float]]:
     """Return, by method, the shares of intervals around, above and below the true value, and the median width."""
-    one = partial(of_r2 if setting.kind == "R2" else of_mean, setting)
+    one = partial(of_r2 if experiment.kind == "R2" else of_mean, experiment)
     seen: dict[str, list[tuple[float, ...]]] = {}
-    for number in range(SAMPLES[setting.size]):
+    for number in range(experiment.samples):
         found, truth = one(number)
         for method, (low, high) in found.items():
             seen.setdefault(method, []).append((low <= truth <= high, truth < low, truth > high, high - low))
@@ -158,48 +156,35 @@ def _timed(way: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def processor() -> str:
-    """Return the model of the processor, from /proc/cpuinfo."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-
-
-def show(results: Mapping[str, Any]) -> None:
-    """Print a table for each kind."""
-    for kind, names in results["coverage"].items():
-        methods = next(iter(next(iter(names.values())).values()))
-        rows = [
-            [name, size, *(format(one["covered"], ".3f") for one in found.values())]
-            for name, sizes in names.items()
-            for size, found in sizes.items()
-        ]
-        print("\n" + markdown([kind, "n", *methods], rows, "lr" + "r" * len(methods)), end="")
-
-
-def main() -> None:
-    """Measure, print, and write the results."""
+def measure(run: Run) -> None:
+    """Count how often intervals cover the true value."""
     kinds = {"errors": list(ERRORS), "differences": list(DIFFERENCES), "R2": ["exponential targets"]}
-    settings = [Setting(kind, name, size) for kind, names in kinds.items() for name in names for size in SAMPLES]
-    largest_first = sorted(settings, key=lambda setting: -setting.size * SAMPLES[setting.size])
-    with ProcessPoolExecutor() as pool:
+    sizes = list(zip(run.settings.sizes, run.settings.samples, strict=True))
+    every = [Experiment(kind, name, *one) for kind, names in kinds.items() for name in names for one in sizes]
+    largest_first = sorted(every, key=lambda one: -one.size * one.samples)
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         found = dict(zip(largest_first, pool.map(coverage, largest_first), strict=True))
-    tables: dict[str, Any] = {}
-    for setting in settings:
-        sizes = tables.setdefault(setting.kind, {}).setdefault(setting.name, {})
-        sizes[str(setting.size)] = found[setting]
-    results = {
-        "level": 0.95,
-        "resamples": DRAWS,
-        "samples": {str(size): count for size, count in SAMPLES.items()},
-        "coverage": tables,
-        "cpu_seconds_of_5572_errors": seconds(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{os.cpu_count()} x {processor()}",
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__},
-    }
-    RESULTS.write_text(compact(results), encoding="utf-8")
-    show(results)
+    for one in every:
+        where = f"{one.kind}, {one.name}, n = {one.size:,}"
+        run.facts[where] = found[one]
+        covered = found[one]["studentized"]["covered"]
+        least = 0.5 if run.small else LEAST_COVERAGE
+        run.check(f"studentized intervals cover {least:g} or more", covered >= least, f"{where}: {covered}")
+    for name, spent in seconds().items():
+        run.figure(f"interval of 5,572 errors, {name}", [max(spent, 1e-3)], "CPU s", better="lower")
 
+
+BENCHMARK = Benchmark(
+    name="interval_coverage",
+    about=str(__doc__),
+    measures=("training/intervals.py",),
+    settings={
+        "sizes": bench.Setting(SIZES, (20,), "sizes of the samples"),
+        "samples": bench.Setting(SAMPLES, (20,), "number of samples of each size"),
+    },
+    measure=measure,
+    reads_table=False,
+)
 
 if __name__ == "__main__":
-    main()
+    bench.main(BENCHMARK)

@@ -1,7 +1,5 @@
 """Accuracy and speed of lattice sums: compared with sums over images and with pymatgen's Ewald sums.
 
-    python benchmarks/lattice_sums.py --table jarvis_dft_3d.parquet
-
 Accuracy is measured on the crystals with the most skewed cells, and on random ones.
 
 - Pauli: the reference sums images up to 12 angstrom.
@@ -17,36 +15,34 @@ to the sum alone are reported separately.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import time
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import median
 from typing import Any
 
+import bench
 import numpy as np
+from bench import Benchmark, Run, Setting, timed
 from numpy.typing import NDArray
 from pymatgen.analysis.ewald import EwaldSummation
 from pymatgen.core import Lattice, Structure
+from samples import sample
 from scipy import constants
 from scipy.special import erfc
 
 from crysatom.crystals.table import read_table
 from crysatom.graphs.lattices import skewness
 from crysatom.graphs.potentials import coulomb_sums, london_sums, pair_potentials, pauli_sums
-from crysatom.tracking.environment import environment_tags
-from crysatom.training.machine import hardware
 
-RESULTS = Path(__file__).parent / "results"
 COULOMB_EV = constants.e / (4e-10 * np.pi * constants.epsilon_0)
 """Energy of two unit charges one angstrom apart, in eV."""
 
 PAULI_REACH = 12.0
 WINDOW = (120.0, 24.0)
 """Center and width of the window of the London reference, in angstrom."""
+
+LARGEST_ERROR = {"pauli": 1e-11, "pauli_of_tiny_sums_too": 0.1, "london": 1e-7, "coulomb": 1e-12}
+"""Errors beyond these are errors of the code; those of London's sum are its reference's."""
 
 Array = NDArray[Any]
 
@@ -78,7 +74,7 @@ def deviation(found: Array, pairs: dict[tuple[int, int], float], scale: float) -
     }
 
 
-def check(lattice: Array, frac_coords: Array) -> dict[str, float]:
+def errors_of(lattice: Array, frac_coords: Array) -> dict[str, float]:
     """Return the largest relative errors of one crystal."""
     volume = abs(np.linalg.det(lattice))
     pauli = {
@@ -115,55 +111,48 @@ def coulomb_error(lattice: Array, frac_coords: Array) -> float:
     return float(np.abs(found - theirs).max() / np.abs(theirs).max())
 
 
-def main() -> None:
-    """Measure accuracy and speed, print, and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--table", type=Path, required=True, help="crystal table (.parquet)")
-    parser.add_argument("--skewed", type=int, default=30, help="crystals with the most skewed cells")
-    parser.add_argument("--random", type=int, default=30)
-    parser.add_argument("--max-atoms", type=int, default=10, help="largest checked crystal: sums over images are slow")
-    parser.add_argument("--timed", type=int, default=1024)
-    parser.add_argument("--note", default="", help="other load of the machine")
-    arguments = parser.parse_args()
-    table = read_table(arguments.table)
+def measure(run: Run) -> None:
+    """Measure accuracy and speed."""
+    s = run.settings
+    table = read_table(sample(run.table, s.crystals, run.folder / "crystals.parquet"))
     lattices = np.array(table["lattice"].to_pylist(), dtype=np.float64).reshape(-1, 3, 3)
     atoms = np.array([len(z) for z in table["atomic_numbers"].to_pylist()])
     rng = np.random.default_rng(0)
-    small = np.flatnonzero(atoms <= arguments.max_atoms)
-    skewed = small[np.argsort(-skewness(lattices[small]))[: arguments.skewed]]
-    others = rng.choice(np.setdiff1d(small, skewed), arguments.random, replace=False)
+    small = np.flatnonzero(atoms <= s.max_atoms)
+    skewed = small[np.argsort(-skewness(lattices[small]))[: s.skewed]]
+    others = rng.choice(np.setdiff1d(small, skewed), s.random, replace=False)
 
     def crystal(row: int) -> tuple[Array, Array]:
         return lattices[row], np.array(table["frac_coords"][row].as_py(), dtype=np.float64).reshape(-1, 3)
 
-    errors = []
-    for row in np.concatenate([skewed, others]).tolist():
-        lattice, frac_coords = crystal(row)
-        errors.append(check(lattice, frac_coords))
-        print(table["material_id"][row], len(frac_coords), errors[-1], flush=True)
-    timed = [crystal(row) for row in rng.choice(len(table), arguments.timed, replace=False).tolist()]
-    wall, cpu = time.perf_counter(), time.process_time()
-    for lattice, frac_coords in timed:
-        pair_potentials(lattice, frac_coords)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    names = dict.fromkeys(name for e in errors for name in e)
-    by_sum = {name: [e[name] for e in errors if name in e] for name in names}
-    result = {
-        "largest_relative_error": {name: max(values) for name, values in by_sum.items()},
-        "median_relative_error": {name: median(values) for name, values in by_sum.items()},
-        "crystals_checked": {name: len(values) for name, values in by_sum.items()},
-        "largest_skewness": round(float(skewness(lattices[skewed]).max()), 2),
-        "crystals_per_second": round(len(timed) / wall),
-        "cpu_ms_per_crystal": round(1e3 * cpu / len(timed), 3),
-        "mean_atoms_timed": round(float(np.mean([len(f) for _, f in timed])), 2),
-        "settings": {name: str(getattr(value, "name", value)) for name, value in vars(arguments).items()},
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": platform.processor() or platform.machine(),
-        "environment": environment_tags(hardware()),
-    }
-    print(json.dumps(result, indent=1))
-    (RESULTS / f"lattice_sums_{arguments.table.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
+    errors = [errors_of(*crystal(row)) for row in np.concatenate([skewed, others]).tolist()]
+    run.check("crystals checked = asked for", len(errors) == s.skewed + s.random, f"{len(errors)}")
+    for name, allowed in LARGEST_ERROR.items():
+        values = [e[name] for e in errors if name in e]
+        largest = max(values)
+        run.check(f"{name}: error at most {allowed:g}", largest <= allowed, f"{largest:.1e}", found=f"{largest:.1e}")
+        run.facts[f"{name}, relative error, largest and median"] = [f"{x:.1e}" for x in (largest, median(values))]
+    run.facts["largest skewness"] = float(skewness(lattices[skewed]).max())
+    chosen = [crystal(row) for row in rng.choice(len(table), s.timed, replace=False).tolist()]
+    timings = [timed(len(chosen), lambda: [pair_potentials(*one) for one in chosen])[0] for _ in range(s.rounds)]
+    run.timings("all sums of a crystal", timings)
+    run.facts["mean atoms of these crystals"] = float(np.mean([len(f) for _, f in chosen]))
 
+
+BENCHMARK = Benchmark(
+    name="lattice_sums",
+    about=str(__doc__),
+    measures=("graphs/potentials.py", "graphs/lattices.py"),
+    settings={
+        "crystals": Setting(20_000, 100, "crystals to choose from"),
+        "skewed": Setting(30, 2, "crystals with the most skewed cells"),
+        "random": Setting(30, 2, "other crystals"),
+        "max_atoms": Setting(10, 3, "largest crystal whose errors are measured: sums over images are slow"),
+        "timed": Setting(1024, 20, "crystals whose sums are timed"),
+        "rounds": Setting(3, 1),
+    },
+    measure=measure,
+)
 
 if __name__ == "__main__":
-    main()
+    bench.main(BENCHMARK)

@@ -1,53 +1,35 @@
-"""Predictions per second from CIFs, some of them broken: ``python benchmarks/predict_throughput.py TABLE``.
+"""Predictions per second from CIFs, some of them broken, in one process and on Ray.
 
-Writes crystals of a table as CIFs, breaks some of them in different ways, trains a small model on other crystals of the
-table, and runs the predict job on the CIFs like a user: in one process, then on Ray. Writes the results to
-predict_throughput.md, between the markers there.
+Writes crystals as CIFs, breaks some of them in different ways, trains a small model on other crystals, and predicts the
+CIFs as ``jobs/predict.py`` does. Exactly the broken CIFs must be rejected, each for its reason. Ray is started before.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib.metadata
-import os
+import contextlib
 import re
-import resource
-import subprocess
-import sys
-import textwrap
-import time
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+import bench
 import numpy as np
 import pandas as pd
-import psutil
-import pyarrow as pa
-from pymatgen.core import Structure
+from bench import Benchmark, Run, Setting, timed
+from driving import on_ray, quiet
+from samples import sample, write_cifs
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "platform"))
-
-from crysatom.crystals.table import read_table, write_table  # noqa: E402 - after the path is set
-from crysatom.names import ATOMIC_NUMBERS, FRAC_COORDS, LATTICE, MATERIAL_ID  # noqa: E402
-from crysatom.text_tables import markdown  # noqa: E402
-
-PAGE = Path(__file__).with_suffix(".md")
-BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
-TRAINING_CRYSTALS = 2000
-PROPERTY = "formation_energy_peratom"
-PACKAGES = ("ray", "torch", "torch-geometric", "pymatgen")
-COLUMNS = ("run", "read", "predicted", "rejected", "seconds", "crystals/s", "whole process (s)", "its CPU (s)")
+from crysatom.config import DownstreamConfig, PredictConfig
+from crysatom.crystals.table import read_table, write_table
+from crysatom.names import MATERIAL_ID, PREDICTION
+from crysatom.pipelines import downstream, predicting
 
 WAYS: tuple[tuple[str, str, Callable[[str], str]], ...] = (
     ("cut off in the middle", "unreadable", lambda text: text[: text.index("_atom_site_occupancy") - 8]),
     ("a web page", "unreadable", lambda _: "<html><body>404 Not Found</body></html>"),
     ("an empty file", "unreadable", lambda _: ""),
     ("occupancy 0.5", "disordered", lambda text: re.sub(r"  1(\.0)?\n$", "  0.5\n", text)),
-    ("the first site twice", "overlapping_atoms", lambda text: text + _sites(text)[0] + "\n"),
+    ("the first site twice", "overlapping_atoms", lambda text: _without_formula(text) + _sites(text)[0] + "\n"),
     ("NaN as a coordinate", "nan_coordinates", lambda text: _with_coordinate(text, "nan")),
     ("a cell length of zero", "zero_volume", lambda text: re.sub(r"(_cell_length_a +)\S+", r"\g<1>0.0", text)),
     ("a cell in picometers", "absurd_volume", lambda text: _scaled(text, 100)),
@@ -61,12 +43,15 @@ def _sites(text: str) -> list[str]:
     return [line for line in text.splitlines() if re.match(r"  [A-Z][a-z]?\S*  [A-Z]", line)]
 
 
+def _without_formula(text: str) -> str:
+    """Remove the formulas, which would contradict other sites."""
+    return re.sub(r"_chemical_formula_\w+ .*\n", "", text)
+
+
 def _with_first_site(text: str, symbol: str) -> str:
     first = _sites(text)[0]
     _, label, *others = first.split()
-    # the formulas do not contain the new element
-    text = re.sub(r"_chemical_formula_\w+ .*\n", "", text)
-    return text.replace(first, "  ".join(["", symbol, label, *others]))
+    return _without_formula(text).replace(first, "  ".join(["", symbol, label, *others]))
 
 
 def _with_coordinate(text: str, value: str) -> str:
@@ -76,99 +61,93 @@ def _with_coordinate(text: str, value: str) -> str:
 
 
 def _scaled(text: str, factor: float) -> str:
+    text = re.sub(r"_cell_volume .*\n", "", text)  # it would contradict the cell
     return re.sub(r"(_cell_length_\w +)(\S+)", lambda found: f"{found[1]}{float(found[2]) * factor}", text)
 
 
-def write_cifs(table: pa.Table, folder: Path, num_broken: int) -> dict[str, str]:
-    """Write the crystals of a table as CIFs; return the expected reason for each broken one."""
-    warnings.simplefilter("ignore")  # noble gases have no electronegativity
-    folder.mkdir()
-    rows = table.to_pylist()
-    chosen = np.linspace(5, len(rows) - 6, num_broken).astype(int).tolist()
-    broken = {row: WAYS[k % len(WAYS)] for k, row in enumerate(chosen)}
+def break_some(files: list[Path], count: int) -> dict[str, str]:
+    """Break some CIFs; return the expected reason of each."""
     reasons = {}
-    for number, row in enumerate(rows):
-        structure = Structure(
-            np.reshape(row[LATTICE], (3, 3)), row[ATOMIC_NUMBERS], np.reshape(row[FRAC_COORDS], (-1, 3))
-        )
-        text = structure.to(fmt="cif")
-        if number in broken:
-            _, reasons[row[MATERIAL_ID]], break_it = broken[number]
-            whole, text = text, break_it(text)
-            assert text != whole, "the damage has no effect"
-        (folder / f"{row[MATERIAL_ID]}.cif").write_text(text)
+    for number, row in enumerate(np.linspace(5, len(files) - 6, count).astype(int).tolist()):
+        _, reason, break_it = WAYS[number % len(WAYS)]
+        whole = files[row].read_text()
+        text = break_it(whole)
+        assert text != whole, "the damage has no effect"
+        files[row].write_text(text)
+        reasons[files[row].stem] = reason
     return reasons
 
 
-def run(job: str, *flags: str, cwd: Path, accepted: tuple[int, ...] = (0,)) -> tuple[str, float, float]:
-    """Run a job like a user; return its output, and the seconds and CPU seconds of the whole process."""
-    environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "RAY_ADDRESS"}}
-    command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *flags]
-    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode not in accepted:
-        sys.exit(f"{job} ended with {done.returncode}\n{done.stdout}{done.stderr}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return done.stdout, time.perf_counter() - started, cpu
+def measure(run: Run) -> None:
+    """Predict with each number of workers, in turn."""
+    s, folder = run.settings, run.folder
+    crystals = read_table(sample(run.table, s.crystals + s.training_crystals, folder / "crystals.parquet"))
+    order = np.random.default_rng(0).permutation(len(crystals))
+    for name, rows in (("few", order[: s.crystals]), ("training", order[s.crystals :])):
+        write_table(crystals.take(rows), folder / f"{name}.parquet")
+    files = write_cifs(folder / "few.parquet", folder / "cifs")
+    reasons = break_some(files, s.broken)
+    model = trained(run)
+    with on_ray() if any(s.workers) else contextlib.nullcontext():
+        for _ in range(s.rounds):
+            for workers in s.workers:
+                predict(run, model, workers, reasons)
+    for workers in s.workers:
+        name = f"{workers} Ray workers" if workers else "one process"
+        run.figure(name, run.facts.pop(f"rates {workers}"), "crystals/s")
+    run.facts["rejected, each for the expected reason"] = dict(Counter(reasons.values()).most_common())
 
 
-def train(table: pa.Table, folder: Path) -> None:
-    """Train a small model on the crystals of a table."""
-    write_table(table, folder / "train.parquet")
-    flags = ["--data", "train.parquet", "--property", PROPERTY, "--split", "random", "--name", "model"]
-    run("downstream", *flags, "--epochs", "5", "--num-workers", "0", cwd=folder)
-
-
-def measure(cifs: Path, workers: int, reasons: dict[str, str]) -> list[object]:
-    """Predict, check the reason for every broken crystal, and return a row of the table."""
-    out = f"p{workers}.csv"
-    flags = ["--model", "runs/model-seed0", str(cifs), "--out", out, "--num-workers", str(workers)]
-    output, seconds, cpu = run("predict", *flags, cwd=cifs.parent, accepted=(3,))
-    print(output)
-    predictions = pd.read_csv(cifs.parent / out)
-    quarantine = pd.read_csv(cifs.parent / f"p{workers}.quarantine.csv").set_index(MATERIAL_ID)
-    assert quarantine["reason"].to_dict() == reasons, (
-        "every broken crystal is rejected for its reason, and no other one"
+def trained(run: Run) -> Path:
+    """Train a small model; return its run's folder."""
+    config = DownstreamConfig.of(
+        data=str(run.folder / "training.parquet"),
+        split="random",
+        epochs=run.settings.epochs,
+        num_workers=0,
+        out=str(run.folder / "runs"),
+        name="model",
+        tracking_uri=f"sqlite:///{run.folder}/mlflow.db",
+        register="",
     )
-    assert predictions["prediction"].notna().all()
-    found = re.search(r"in ([\d.]+) s, ([\d,]+) crystals/s", output)
-    assert found
-    read = len(predictions) + len(quarantine)
-    way = f"{workers} Ray workers, including their start" if workers else "one process"
-    spent = "" if workers else f"{cpu:.1f}"  # unknown for Ray's processes
-    return [way, f"{read:,}", f"{len(predictions):,}", len(quarantine), found[1], found[2], f"{seconds:.0f}", spent]
+    [finished] = quiet(lambda: downstream.run(config))
+    return finished.folder
 
 
-def main() -> None:
-    """Measure, and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("table", help="crystal table (.parquet) with formation energies")
-    parser.add_argument("--crystals", type=int, default=1000)
-    parser.add_argument("--broken", type=int, default=20)
-    parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
-    table = read_table(arguments.table)
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        shuffled = table.take(pa.array(np.random.default_rng(0).permutation(len(table))))
-        reasons = write_cifs(shuffled.slice(0, arguments.crystals), folder / "cifs", arguments.broken)
-        train(shuffled.slice(arguments.crystals, TRAINING_CRYSTALS), folder)
-        load = psutil.getloadavg()[0]
-        rows = [measure(folder / "cifs", workers, reasons) for workers in (0, arguments.workers)]
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in PACKAGES)
-    counted = ", ".join(f"{count} {reason}" for reason, count in Counter(reasons.values()).most_common())
-    figures = [
-        f"{time.strftime('%Y-%m-%d')}; {psutil.cpu_count()} CPUs, load average {load:.1f} before; {versions}.",
-        "",
-        markdown(COLUMNS, rows, "lrrrrrrr"),
-        f"Rejected, each for the expected reason: {counted}.",
-    ]
-    figures[-1] = textwrap.fill(figures[-1], 120, break_on_hyphens=False)
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text("\n".join([before + BEGIN, *figures, END + rest.split(END)[1]]))
-    print("\n".join(figures))
+def predict(run: Run, model: Path, workers: int, reasons: dict[str, str]) -> None:
+    """Predict all CIFs; check what came out."""
+    out = run.folder / f"predictions-{workers}.csv"
+    config = PredictConfig.of(
+        inputs=(str(run.folder / "cifs"),), model=(str(model),), out=str(out), num_workers=workers
+    )
+    asked = run.settings.crystals
+    timing, report = timed(asked, lambda: predicting.run(config))
+    counts = report.predicted, report.rejected, report.read
+    expected = asked - len(reasons), len(reasons), asked
+    run.check("predicted + rejected = read = asked for", counts == expected, f"{counts}, expected {expected}")
+    assert report.quarantine is not None
+    found = pd.read_csv(report.quarantine).set_index(MATERIAL_ID)["reason"].to_dict()
+    run.check("exactly the broken CIFs were rejected, each for its reason", found == reasons, f"{found}; {reasons}")
+    predictions = pd.read_csv(out)[PREDICTION]
+    whole = bool(np.isfinite(predictions).all()) and len(predictions) == report.predicted
+    run.check("every prediction is a number", whole, f"{len(predictions)} predictions")
+    run.facts.setdefault(f"rates {workers}", []).append(timing.rate)
 
+
+BENCHMARK = Benchmark(
+    name="predict_throughput",
+    about=str(__doc__),
+    measures=("pipelines/predicting.py", "models", "crystals", "graphs", "predictors/cgcnn.py", "nn"),
+    settings={
+        "crystals": Setting(1000, 40),
+        "broken": Setting(20, 10, "CIFs that are broken, in ten ways"),
+        "training_crystals": Setting(2000, 60),
+        "epochs": Setting(5, 2),
+        "workers": Setting((0, 2), (0,), "numbers of workers; 0: this process"),
+        "rounds": Setting(2, 1),
+    },
+    measure=measure,
+)
 
 if __name__ == "__main__":
-    main()
+    bench.main(BENCHMARK)

@@ -1,182 +1,189 @@
-"""Processor time of every predictor with default settings on one sample: graphs, training step, inference.
+"""Processor time of every predictor with default settings on one sample: graphs, training step, prediction.
 
-    OPENBLAS_NUM_THREADS=1 python benchmarks/predictors.py --table jarvis_dft_3d.parquet
-
-Times are per crystal, on one thread. Work done once for all epochs is reported separately: making graphs and, if a
-predictor reads only distances, the search for equal atoms and edges. ALIGNN and PotNet search equal atoms, bonds,
-angles and pairs in every batch; this is part of the step. For comparison the table shows times of the public code,
-measured on 2026-11-22, in part on a busy machine.
+A training is one as ``jobs/downstream.py`` runs it with ``--num-workers 0``; its losses must be those of the job, its
+predictions those that the training reports. Times are per crystal, on one thread. Work done once for all epochs is
+reported separately: making graphs and, if a predictor reads only distances, the search for equal atoms and edges.
+ALIGNN and PotNet search equal atoms, bonds, angles and pairs in every batch; this is part of the step. The facts repeat
+times of the public code, measured on 2026-11-22, in part on a busy machine.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-import platform
-import tempfile
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import Any
 
+import bench
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
+from bench import Benchmark, Run, Setting, Timing, timed
+from driving import JOB_TOLERANCE, check_training, drive, epochs_for, quiet
+from samples import sample
 from torch.profiler import ProfilerActivity, profile
 
-from crysatom.config import FeaturizeConfig, Limits
+from crysatom.config import DownstreamConfig, FeaturizeConfig, Limits
 from crysatom.config.downstream import default
-from crysatom.crystals.table import GRAPH_COLUMNS, read_table, write_table
+from crysatom.crystals.table import GRAPH_COLUMNS
 from crysatom.graphs.batch import GraphTensors, select
 from crysatom.graphs.featurize import featurize_plain
 from crysatom.graphs.shard_task import make_graphs
 from crysatom.graphs.shards import load
+from crysatom.inputs.labels import Labeled, labeled
+from crysatom.names import LOSS, TEST, TRAIN
 from crysatom.nn.condensed import condensed
 from crysatom.nn.line_graph import BondsAndAngles
-from crysatom.predictors.base import Predictor
-from crysatom.predictors.registry import PREDICTORS, build_predictor
-from crysatom.tracking.environment import environment_tags
-from crysatom.training.machine import hardware
-from crysatom.training.regression import spec_of
-from crysatom.vectors.published import cgcnn_bits
+from crysatom.pipelines import downstream
+from crysatom.predictors.registry import PREDICTORS
+from crysatom.training.regression import (
+    Regression,
+    build_regression,
+    labeled_data,
+    predictions,
+    train_predictor,
+)
 
-RESULTS = Path(__file__).parent / "results"
 PUBLIC = {"cgcnn": (56, 5.2), "matformer": (18.7, 224), "potnet": (240, 102), "alignn": (21.7, 348)}
 """CPU ms per crystal of the public code: graph, training step. CGCNN's are for crystals of 25 atoms."""
 
+LEARNING_RATE = 3e-4
+"""Peak rate: so low that the loss of every predictor falls within some steps."""
 
-def cpu_ms(work: Callable[[], Any], crystals: int) -> float:
-    """Return the processor time of a function per crystal, in ms."""
-    start = time.process_time()
-    work()
-    return 1e3 * (time.process_time() - start) / crystals
-
-
-def step(model: Predictor, optimizer: torch.optim.Optimizer, graphs: GraphTensors, batches: list[Tensor]) -> None:
-    """Train on each batch."""
-    for rows in batches:
-        optimizer.zero_grad()
-        model(select(graphs, rows)).square().mean().backward()
-        optimizer.step()
+SHOWN = 6
+"""Operations of a step in the facts, the slowest first."""
 
 
-def predict(model: Predictor, graphs: GraphTensors, batches: list[Tensor]) -> None:
-    """Predict each batch."""
-    model.eval()
-    with torch.no_grad():
-        for rows in batches:
-            model(select(graphs, rows))
-    model.train()
-
-
-def measure(predictor: str, table: Path, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Measure a predictor; times are medians over the rounds."""
+def config_of(run: Run, predictor: str, table: Path) -> DownstreamConfig:
+    """Return the configuration of a job."""
     config = default(predictor)
+    shards = run.folder / f"shards-{predictor}"
+    featurize_plain(FeaturizeConfig.of(data=str(table), out=str(shards), **dataclasses.asdict(config.graph)))
+    return config.replace(
+        data=str(shards),
+        split="random",
+        batch_size=run.settings.batch_size,
+        epochs=epochs_for(run.settings.rounds),
+        selection="last",
+        lr=LEARNING_RATE,
+        num_workers=0,
+        out=str(run.folder / "jobs"),
+        tracking_uri=f"sqlite:///{run.folder}/mlflow.db",
+        register="",
+    )
+
+
+def measure(run: Run) -> None:
+    """Measure every predictor."""
+    torch.set_num_threads(1)
+    table = sample(run.table, run.settings.crystals, run.folder / "crystals.parquet")
     crystals = pq.read_table(table, columns=list(GRAPH_COLUMNS)).combine_chunks().to_batches()[0]
-    count = crystals.num_rows
-    rounds = range(arguments.rounds)
-    graph_ms = median(cpu_ms(lambda: make_graphs(crystals, config.graph, Limits()), count) for _ in rounds)
-    out = folder / predictor
-    featurize_plain(FeaturizeConfig.of(data=str(table), out=str(out), **dataclasses.asdict(config.graph)))
-    every = GraphTensors.of(load(out))
-    graphs: list[GraphTensors] = []
-    condensing_ms = cpu_ms(lambda: graphs.append(condensed(every)), count)
-    torch.manual_seed(0)
-    model = build_predictor(spec_of(config), cgcnn_bits())
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    batches = list(torch.randperm(count).split(arguments.batch_size))
-    step(model, optimizer, graphs[0], batches)
-    train_ms = [cpu_ms(lambda: step(model, optimizer, graphs[0], batches), count) for _ in rounds]
-    predict_ms = [cpu_ms(lambda: predict(model, graphs[0], batches), count) for _ in rounds]
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        step(model, optimizer, graphs[0], batches[:1])
-    return {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "per_crystal": {
-            "atoms": round(len(every.atomic_numbers) / count, 1),
-            "edges": round(len(every.distance) / count, 1),
-            **evaluated(every, graphs[0], count),
-        },
-        "graph_cpu_ms": round(graph_ms, 3),
-        "condensing_cpu_ms": round(condensing_ms, 3),
-        "train_cpu_ms": round(median(train_ms), 2),
-        "train_cpu_ms_each_round": [round(ms, 2) for ms in train_ms],
-        "predict_cpu_ms": round(median(predict_ms), 2),
-        "share_of_time": shares(profiler),
+    for predictor in run.settings.predictors:
+        config = config_of(run, predictor, table)
+        measure_graphs(run, config, crystals)
+        measure_training(run, config, labeled(config, Path(config.source.data), table, ""))
+
+
+def measure_graphs(run: Run, config: DownstreamConfig, crystals: pa.RecordBatch) -> None:
+    """Measure the making of graphs, and the search for equal atoms and edges."""
+    name, count = config.architecture.predictor, crystals.num_rows
+    rounds = range(run.settings.rounds)
+    made = [timed(count, lambda: make_graphs(crystals, config.graph, Limits()))[0] for _ in rounds]
+    run.figure(f"{name}, graph", [timing.cpu_ms for timing in made], "CPU ms/crystal", better="lower")
+    every = GraphTensors.of(load(config.source.data))
+    run.check("every crystal has a graph", every.num_crystals == count, f"{name}: {every.num_crystals} of {count}")
+    found = [timed(count, partial(condensed, every)) for _ in rounds]
+    run.figure(f"{name}, search", [timing.cpu_ms for timing, _ in found], "CPU ms/crystal", better="lower")
+    per_crystal = {
+        "atoms": len(every.atomic_numbers) / count,
+        "edges": len(every.distance) / count,
+        **evaluated(every, found[0][1], count),
     }
+    run.facts[f"{name}, per crystal"] = per_crystal
+
+
+def measure_training(run: Run, config: DownstreamConfig, data: Labeled) -> None:
+    """Measure the training step and the prediction."""
+    name, crystals = config.architecture.predictor, len(data.task.parts[TRAIN])
+    work = partial(train_predictor, config, data.task)
+    outcome, epochs = drive(work, config.workers, run.folder / f"run-{name}")
+    check_training(run, outcome.history, epochs, crystals, config.optimization, f"{TRAIN}/{LOSS}")
+    losses = [metrics[f"{TRAIN}/{LOSS}"] for metrics in outcome.history]
+    if name in run.settings.jobs:
+        run.equal("our losses are those of the job", losses, job_losses(config), JOB_TOLERANCE)
+    steps = [epoch.timing.cpu_ms for epoch in epochs[1:]]
+    run.figure(f"{name}, training step", steps, "CPU ms/crystal", better="lower")
+    model = build_regression(config, data.task)
+    model.load_state_dict(outcome.state)
+    timings, found = predict_all(run, config, data, model)
+    what = "predictions are those that the training reports"
+    run.equal(what, found.tolist(), outcome.predictions[TEST].tolist(), 1e-4)
+    run.figure(f"{name}, prediction", [timing.cpu_ms for timing in timings], "CPU ms/crystal", better="lower")
+    run.facts[f"{name}, parameters"] = outcome.num_parameters
+    run.facts[f"{name}, share of a step"] = shares(config, data, model)
+    if name in PUBLIC:
+        run.facts[f"{name}, CPU ms of the public code"] = dict(zip(("graph", "step"), PUBLIC[name], strict=True))
+
+
+def job_losses(config: DownstreamConfig) -> list[float]:
+    """Return the loss of each epoch of the job."""
+    [finished] = quiet(lambda: downstream.run(config))
+    return [float(loss) for loss in pd.read_csv(finished.folder / downstream.HISTORY)[f"{TRAIN}/{LOSS}"]]
+
+
+def predict_all(
+    run: Run, config: DownstreamConfig, data: Labeled, model: Regression
+) -> tuple[list[Timing], np.ndarray]:
+    """Predict all crystals in each round; return the times, and the predictions for the test crystals."""
+    everyone = np.arange(run.settings.crystals)
+    task = dataclasses.replace(data.task, parts={TRAIN: data.task.parts[TRAIN], TEST: everyone})
+    loader = labeled_data(config, task, torch.device("cpu"))[TEST]
+    results = [timed(len(everyone), lambda: predictions(model, loader)) for _ in range(run.settings.rounds)]
+    indices, values = results[0][1]
+    run.check("every crystal was predicted", np.array_equal(indices, everyone), f"{len(indices)} predictions")
+    return [timing for timing, _ in results], values[data.task.parts[TEST]]
 
 
 def evaluated(every: GraphTensors, once: GraphTensors, count: int) -> dict[str, float]:
     """Return the mean numbers of evaluated atoms and edges per crystal."""
     if every.potential is not None:  # merged in every batch, within the predictor
-        return {"pairs": round(int((~every.potential.isnan()).sum()) / count, 1)}
+        return {"pairs": int((~every.potential.isnan()).sum()) / count}
     if every.vector is None:
-        return {
-            "atoms_once": round(len(once.atomic_numbers) / count, 1),
-            "edges_once": round(len(once.distance) / count, 1),
-        }
+        return {"atoms once": len(once.atomic_numbers) / count, "edges once": len(once.distance) / count}
     graphs = BondsAndAngles.of(select(every, torch.arange(count)))
     return {
-        "atoms_once": round(len(graphs.atoms.first) / count, 1),
-        "edges_once": round(len(graphs.bonds.first) / count, 1),
-        "angles": round(int(graphs.line.edges.sum()) / count, 1),
-        "angles_once": round(len(graphs.cosine) / count, 1),
+        "atoms once": len(graphs.atoms.first) / count,
+        "edges once": len(graphs.bonds.first) / count,
+        "angles": int(graphs.line.edges.sum()) / count,
+        "angles once": len(graphs.cosine) / count,
     }
 
 
-def shares(profiler: profile) -> dict[str, float]:
+def shares(config: DownstreamConfig, data: Labeled, model: Regression) -> dict[str, str]:
     """Return the time shares of the slowest operations of a step."""
+    model.train()
+    batch = next(iter(labeled_data(config, data.task, torch.device("cpu"))[TRAIN].epoch(0)))
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        model(batch, 0)[LOSS].backward()
     events = sorted(profiler.key_averages(), key=lambda e: -e.self_cpu_time_total)
     total = sum(e.self_cpu_time_total for e in events)
-    return {e.key: round(e.self_cpu_time_total / total, 3) for e in events[:8]}
+    return {e.key.removeprefix("aten::"): f"{100 * e.self_cpu_time_total / total:.0f} %" for e in events[:SHOWN]}
 
 
-def row(predictor: str, found: dict[str, Any]) -> str:
-    """Return a row of the table."""
-    graph, train = PUBLIC.get(predictor, (None, None))
-    public = (
-        f"{graph} / {train} | {graph / found['graph_cpu_ms']:.0f} / {train / found['train_cpu_ms']:.1f}"
-        if graph
-        else "|"
-    )
-    ours = f"{found['graph_cpu_ms']:.2f} / {found['train_cpu_ms']:.1f} / {found['predict_cpu_ms']:.1f}"
-    return f"| {predictor} | {found['parameters']:,} | {ours} | {public} |"
-
-
-def main() -> None:
-    """Measure, print, and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--table", type=Path, required=True, help="crystal table (.parquet)")
-    parser.add_argument("--crystals", type=int, default=128)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--predictors", nargs="+", default=sorted(PREDICTORS.keys() - {"crysxpp"}))
-    parser.add_argument("--note", default="", help="other load of the machine")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    crystals = read_table(arguments.table)
-    rows = np.random.default_rng(0).choice(len(crystals), arguments.crystals, replace=False)
-    measured = {}
-    with tempfile.TemporaryDirectory() as folder:
-        sample = Path(folder) / "crystals.parquet"
-        write_table(crystals.take(np.sort(rows)), sample)
-        for predictor in arguments.predictors:
-            measured[predictor] = measure(predictor, sample, arguments, Path(folder))
-            print(row(predictor, measured[predictor]), flush=True)
-    result = {
-        "predictors": measured,
-        "settings": {name: str(getattr(value, "name", value)) for name, value in vars(arguments).items()},
-        "threads": 1,
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": platform.processor() or platform.machine(),
-        "environment": environment_tags(hardware()),
-    }
-    print(json.dumps(result, indent=1))
-    (RESULTS / f"predictors_{arguments.table.stem}.json").write_text(json.dumps(result, indent=1) + "\n")
-
+BENCHMARK = Benchmark(
+    name="predictors",
+    about=str(__doc__),
+    measures=("training", "predictors", "nn", "graphs", "runs/lifecycle.py"),
+    settings={
+        "crystals": Setting(80, 20, "a tenth each is for validation and test"),
+        "batch_size": Setting(64, 8),
+        "rounds": Setting(3, 1),
+        "predictors": Setting(tuple(sorted(PREDICTORS.keys() - {"crysxpp"})), ("alignn", "cogn")),
+        "jobs": Setting(("cgcnn", "cogn", "potnet"), ("cogn",), "predictors whose losses are compared with a job's"),
+    },
+    measure=measure,
+)
 
 if __name__ == "__main__":
-    main()
+    bench.main(BENCHMARK)

@@ -5,6 +5,8 @@
 
 ``--write-cifs FOLDER`` writes the crystals and stops. CGCNN's own predict.py, run on that folder with the
 formation-energy checkpoint, writes test_results.csv; ``--original test_results.csv`` compares our predictions with it.
+
+A record of one day: ``make bench`` does not run this.
 """
 
 from __future__ import annotations

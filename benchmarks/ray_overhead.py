@@ -1,81 +1,110 @@
-"""Overhead of Ray: the same pretraining in a plain process, on one and on two Ray Train workers, in turn.
+"""Overhead and gain of Ray: the same pretraining in a plain process, on one and on two Ray Train workers, in turn.
 
-    python benchmarks/ray_overhead.py --data SHARDS
-
-Each run is ``jobs/pretrain.py``; the speed is the median over all epochs but the first.
+Each run is that of ``jobs/pretrain.py``; its first epoch is not counted. All must give the same losses. Ray gives its
+workers a low priority: on a busy machine they are slower than a plain process.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
-import tempfile
-import time
-from pathlib import Path
+import os
 from statistics import median
-from typing import Any
 
+import bench
 import pandas as pd
+from bench import Benchmark, Run, Setting, timed
+from driving import on_ray, quiet
+from samples import sample
 
-from crysatom.tracking.environment import environment_tags
-from crysatom.training.machine import hardware
+from crysatom.config import FeaturizeConfig, PretrainConfig
+from crysatom.graphs.featurize import featurize_plain
+from crysatom.names import LOSS, TRAIN
+from crysatom.pipelines import pretraining
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = Path(__file__).parent / "results"
-WORKERS = {"plain process": 0, "1 Ray worker": 1, "2 Ray workers": 2}
+NAMES = {0: "plain process", 1: "1 Ray worker", 2: "2 Ray workers"}
 
-
-def run(data: str, workers: int, arguments: argparse.Namespace, folder: Path) -> tuple[float, float, float]:
-    """Return crystals per second and data-wait share of all epochs but the first, and the seconds of the job."""
-    command = [sys.executable, str(ROOT / "jobs" / "pretrain.py"), "--data", data, "--out", str(folder)]
-    command += ["--num-workers", str(workers), "--epochs", str(arguments.epochs)]
-    command += ["--name", f"run-{workers}-{time.time_ns()}"]
-    command += ["--embedding-dim", str(arguments.dim), "--register", "", "--holdout-fraction", "0"]
-    command += ["--tracking-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - our own job
-    seconds = time.perf_counter() - start
-    newest = max(folder.glob(f"run-{workers}-*/history.csv"), key=lambda path: path.stat().st_mtime)
-    history = pd.read_csv(newest)[1:]
-    return history["crystals_per_second"].median(), history["data_wait_share"].median(), seconds
+TOLERANCE = 1e-3
+"""Relative difference of the losses: the sums are split between the workers, and Adam amplifies float32's rounding."""
 
 
-def main() -> None:
-    """Measure, print, and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="folder of graph shards, or a crystal table")
-    parser.add_argument("--dim", type=int, default=200)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
-    rates: dict[str, list[tuple[float, float, float]]] = {name: [] for name in WORKERS}
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in range(arguments.rounds):
-            for name, workers in WORKERS.items():
-                rates[name].append(run(arguments.data, workers, arguments, Path(folder)))
-                print(f"{name:<14} {rates[name][-1][0]:8.1f} crystals/s", flush=True)
-    plain = rates["plain process"]
-    result: dict[str, Any] = {
-        name: {
-            "crystals_per_second": [round(r, 1) for r, _, _ in measured],
-            "median": round(median(r for r, _, _ in measured), 1),
-            "ratio_to_plain": round(median(m[0] / p[0] for m, p in zip(measured, plain, strict=True)), 3),
-            "data_wait_share": round(median(w for _, w, _ in measured), 4),
-            "job_seconds": round(median(s for _, _, s in measured), 1),
-        }
-        for name, measured in rates.items()
-    }
-    result |= {
-        "settings": vars(arguments),
-        "date": time.strftime("%Y-%m-%d"),
-        "environment": environment_tags(hardware()),
-    }
-    print(json.dumps(result, indent=1))
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "ray_overhead.json").write_text(json.dumps(result, indent=1) + "\n")
+def measure(run: Run) -> None:
+    """Train with each number of workers, in turn."""
+    s = run.settings
+    table = sample(run.table, s.crystals, run.folder / "crystals.parquet")
+    made = featurize_plain(FeaturizeConfig.of(data=str(table), out=str(run.folder / "shards")))
+    run.check("every crystal has a graph", made.accepted == s.crystals, f"{made.accepted} of {s.crystals}")
+    histories: dict[int, list[pd.DataFrame]] = {workers: [] for workers in s.workers}
+    seconds: dict[int, list[float]] = {workers: [] for workers in s.workers}
+    with on_ray():
+        for number in range(s.rounds):
+            for workers in s.workers:
+                config = config_of(run, workers, number)
+                timing, finished = timed(1, lambda: quiet(lambda: pretraining.run(config)))  # noqa: B023
+                histories[workers].append(finished.history)
+                seconds[workers].append(timing.wall)
+                rate = finished.history["crystals_per_second"][1:].median()
+                print(f"{NAMES[workers]}: {rate:.1f} crystals/s", flush=True)
+    for workers, runs in histories.items():
+        check_runs(run, runs, histories[s.workers[0]])
+        rates = [float(rate) for history in runs for rate in history["crystals_per_second"][1:]]
+        run.figure(NAMES[workers], rates, "crystals/s")
+        run.figure(f"{NAMES[workers]}, whole job", seconds[workers], "s", better="lower")
+        run.facts[f"{NAMES[workers]}, share of time waiting for data"] = median(
+            float(share) for history in runs for share in history["data_wait_share"][1:]
+        )
+    for workers in s.workers[1:]:
+        pairs = zip(histories[workers], histories[s.workers[0]], strict=True)
+        ratios = [
+            float(one["crystals_per_second"][1:].median() / other["crystals_per_second"][1:].median())
+            for one, other in pairs
+        ]
+        most = min(workers, os.cpu_count() or workers)
+        reason = f"{workers} workers on {os.cpu_count()} processors, and half as much again for noise."
+        run.figure(f"ratio, {NAMES[workers]} to plain", ratios, "x", ceiling=(1.5 * most, reason))
 
+
+def config_of(run: Run, workers: int, number: int) -> PretrainConfig:
+    """Return the configuration of a job."""
+    s = run.settings
+    return PretrainConfig.of(
+        data=str(run.folder / "shards"),
+        out=str(run.folder / "runs"),
+        name=f"workers-{workers}-{number}",
+        tracking_uri=f"sqlite:///{run.folder}/mlflow.db",
+        register="",
+        embedding_dim=s.dim,
+        batch_size=s.batch_size,
+        epochs=s.epochs,
+        holdout_fraction=0.0,
+        num_workers=workers,
+    )
+
+
+def check_runs(run: Run, runs: list[pd.DataFrame], plain: list[pd.DataFrame]) -> None:
+    """Check that all crystals were counted, and that losses fall and are those of the plain process."""
+    expected = [float(loss) for loss in plain[0][f"{TRAIN}/{LOSS}"]]
+    for history in runs:
+        losses = [float(loss) for loss in history[f"{TRAIN}/{LOSS}"]]
+        run.check("the loss fell", min(losses[1:]) < losses[0], f"{losses}")
+        run.equal("losses do not depend on the workers", losses, expected, TOLERANCE)
+        counted = (history["crystals_per_second"] * history["seconds"]).round().tolist()
+        asked = run.settings.crystals
+        run.check("each epoch counted each crystal once", set(counted) == {asked}, f"{counted}, {asked} asked for")
+
+
+BENCHMARK = Benchmark(
+    name="ray_overhead",
+    about=str(__doc__),
+    measures=("training", "cluster/train.py", "cluster/session.py", "distributed.py", "ssl", "nn"),
+    settings={
+        "crystals": Setting(768, 32),
+        "dim": Setting(200, 8, "embedding dimension"),
+        "batch_size": Setting(128, 16),
+        "epochs": Setting(4, 3),
+        "rounds": Setting(1, 1),
+        "workers": Setting((0, 1, 2), (0, 2), "numbers of workers, the plain process first"),
+    },
+    measure=measure,
+)
 
 if __name__ == "__main__":
-    main()
+    bench.main(BENCHMARK)

@@ -5,6 +5,7 @@ Replaces the text below the marker and keeps the text above, which is written by
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 import textwrap
@@ -42,4 +43,8 @@ def _wrapped(line: str) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [Path(folder) for folder in sys.argv[2:]])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("page", type=Path, help="page with the marker")
+    parser.add_argument("folders", type=Path, nargs="+", help="folders of finished studies")
+    given = parser.parse_args()
+    main(given.page, given.folders)

@@ -4,6 +4,8 @@
 
 Runs jobs/vectors.py like a user, samples the resident memory of its processes, and correlates the cosine similarities
 of all pairs of elements that two tables share.
+
+A record of one day: ``make bench`` does not run this.
 """
 
 from __future__ import annotations

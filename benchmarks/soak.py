@@ -6,6 +6,8 @@
 The job is ``jobs/pretrain.py --loader streamed --num-workers 2`` on a Ray of its own. At the end of the time it gets
 SIGTERM, like from a batch system. Slopes and levels are written to ``results/soak.json``, the figure to ``soak.png``;
 the samples are not kept.
+
+A record of one day: ``make bench`` does not run this.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@
 
 The crystals are perturbed copies (``perturbed_crystals.py``). Each step is a job on a Ray of its own; all its processes
 are sampled every second. Results are written to ``results/ten_times.json``.
+
+A record of one day: ``make bench`` does not run this.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class Telling(PlainContext):
         self.said.append(sentence)
 
 
-def run(shards: str, folder: str, balance: str) -> dict[str, Any]:
+def run(shards: str, folder: str, balance: str, max_edges: int = 0) -> dict[str, Any]:
     """Train in float64; return losses, largest shares, messages, and weights."""
     config = tiny(batch_size=20, epochs=2, balance=balance, holdout_fraction=0.0)
     loader: Any = data_of(config, Path(shards)).train
@@ -78,6 +78,7 @@ def run(shards: str, folder: str, balance: str) -> dict[str, Any]:
             config.optimization,
             context,
             balance=config.workers.balance,
+            max_edges=max_edges,
         ).run()
     return {
         "losses": np.array([epoch[f"{TRAIN}/{LOSS}"] for epoch in history]),
@@ -87,9 +88,10 @@ def run(shards: str, folder: str, balance: str) -> dict[str, Any]:
     }
 
 
-def test_shares_by_speed_change_the_time_and_not_the_losses(shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("max_edges", [0, 200], ids=["whole", "micro-batches"])
+def test_shares_by_speed_change_the_time_and_not_the_losses(max_edges: int, shards: Path, tmp_path: Path) -> None:
     equal = run_workers(run, 2, str(shards), str(tmp_path), "equal")[0]
-    by_speed = run_workers(run, 2, str(shards), str(tmp_path), "speed")[0]
+    by_speed = run_workers(run, 2, str(shards), str(tmp_path / str(max_edges)), "speed", max_edges)[0]
     assert equal["said"] == []
     assert equal["shares"] == [0.5, 0.5]
     assert len(by_speed["said"]) == 1

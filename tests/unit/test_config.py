@@ -62,6 +62,7 @@ REFUSED = {
     "edge_mask_fraction": [1.0],
     "holdout_fraction": [1.0],
     "ema_decay": [1.0],
+    "precision": ["fp8"],
     "ssl_loss": ["simsiam"],
     "max_atoms": [0, 65_536],
     "min_distance": [-0.1, 6.0],

@@ -109,6 +109,12 @@ def test_the_data_may_lie_elsewhere() -> None:
     assert recorded(here)["data"] == "a"
 
 
+def test_the_default_precision_is_not_in_the_digest() -> None:
+    """It was the only one when the oldest runs were made."""
+    assert digest(PretrainConfig.of(precision="float32")) == digest(config.default())
+    assert digest(PretrainConfig.of(precision="bf16")) != digest(config.default())
+
+
 def digests() -> dict[str, str]:
     other = {"epochs": 3, "node_features": "x.csv", "cutoff": 6.0, "loader": "streamed", "memory_gb": 3.0}
     elsewhere = {"data": "x", "out": "y", "num_workers": 4}

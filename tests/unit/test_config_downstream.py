@@ -59,6 +59,7 @@ REFUSED: dict[str, list[Any]] = {
     "weight_decay": [-1.0],
     "patience": [-1],
     "ema_decay": [1.0],
+    "precision": ["fp8"],
     "train_fraction": [0.0, 1.5],
     "seeds": [(), (1, 1), (-1,)],
     "split": ["published", "held_out_elements:", "held_out_elements:8"],

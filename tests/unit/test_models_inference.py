@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from crysatom.models.inference import Ensemble, open_model
 from crysatom.names import EMBEDDED_SOURCE, SYMBOLS
 from crysatom.predictors.published_cgcnn import GRAPH, read_published
 from crysatom.predictors.registry import PREDICTORS
+from crysatom.training.machine import flushes_denormals
 from crysatom.vectors.published import cgcnn_bits
 from tests.graph_crystals import batch_of, prototypes
 from tests.saved_models import ALL, write_model
@@ -67,6 +70,30 @@ def test_a_prediction_depends_on_no_other_crystal(tmp_path: Path, monkeypatch: p
     np.testing.assert_allclose(predictions(models.predict_records(records())), together, rtol=1e-5)
     again = predictions(models.predict_records(records()))
     np.testing.assert_array_equal(predictions(models.predict_records(records())), again)
+
+
+def test_a_thread_flushes_denormals_while_it_predicts(tmp_path: Path) -> None:
+    """The threads of Ray's actors exist before the models."""
+    flushed = []
+    with ThreadPoolExecutor() as pool:
+        assert not pool.submit(flushes_denormals).result()
+        models = ensemble(write_model(tmp_path / "model"))
+        predictor = models.models[0].module.predictor
+        predictor.register_forward_hook(lambda *_: flushed.append(flushes_denormals()))
+        pool.submit(models.predict_records, records(4)).result()
+        assert flushed == [True]
+        assert not pool.submit(flushes_denormals).result()
+
+
+def test_a_model_predicts_in_the_precision_of_its_training(tmp_path: Path) -> None:
+    exact = ensemble(write_model(tmp_path / "exact"))
+    rounded = ensemble(write_model(tmp_path / "rounded", training={"config": {"precision": "bf16"}}))
+    odd = ensemble(write_model(tmp_path / "odd", training={"config": "x"}))
+    expected, found = (predictions(models.predict_records(records())) for models in (exact, rounded))
+    assert 0 < np.abs(found - expected).max() < 0.05 * expected.std()
+    np.testing.assert_array_equal(predictions(odd.predict_records(records())), expected)
+    back = Ensemble((dataclasses.replace(rounded.models[0], precision="float32"),), LIMITS)
+    np.testing.assert_array_equal(predictions(back.predict_records(records())), expected)
 
 
 @pytest.mark.parametrize("predictor", sorted(PREDICTORS.keys() - {"cgcnn", "crysxpp"}))

@@ -16,8 +16,9 @@ from crysatom.graphs.batch import GraphTensors, select
 from crysatom.nn.bases import expand_different, gaussian_centers
 from crysatom.nn.condensed import condensed
 from crysatom.nn.edges import Edges
-from crysatom.nn.equivalence import Classes, EquivalentAtoms
+from crysatom.nn.equivalence import Classes, EquivalentAtoms, num_different, run_sums
 from crysatom.nn.gated_conv import GatedConv
+from crysatom.nn.hashing import mix
 from crysatom.nn.line_graph import BondsAndAngles, LineGraph
 from crysatom.predictors.base import PredictorSpec
 from crysatom.predictors.registry import PREDICTORS, build_predictor
@@ -231,3 +232,28 @@ def test_no_crystal_at_all() -> None:
     batch = take(random_batch(2), 0, 0)
     edges, atoms = Edges.of(batch, expand_different(batch.distance, gaussian_centers(8.0)))
     assert edges.num_atoms == len(edges.row) == len(atoms.which) == 0
+
+
+@pytest.mark.parametrize("rounds", [2, 4, 9])
+def test_several_rounds_between_two_reads_find_the_same_classes(batch: Batch, rounds: int) -> None:
+    row = features(batch)[1]
+    color = mix(batch.atomic_numbers.long(), 0)
+
+    def arriving(c: Tensor) -> Tensor:
+        return run_sums(mix(c[batch.edge_index[0]], row), batch.edge_ptr)
+
+    found, expected = (EquivalentAtoms._refined(color, arriving, n) for n in (rounds, 1))
+    for name in ("which", "first", "size"):
+        assert torch.equal(getattr(found, name), getattr(expected, name))
+
+
+def test_different_colors_are_counted() -> None:
+    for size in (0, 1, 2, 500):
+        color = mix(torch.randint(0, 100, (size,)), 0)
+        assert int(num_different(color)) == len(set(color.tolist()))
+
+
+@pytest.mark.parametrize("counter", [-1, 0, 1, 41, 2**31, 2**40 + 7, 2**63 - 2])
+def test_a_number_and_a_tensor_are_the_same_counter(counter: int) -> None:
+    state = torch.tensor([0, 1, -5, 2**62, -(2**63)])
+    assert torch.equal(mix(state, counter), mix(state, torch.tensor(counter)))

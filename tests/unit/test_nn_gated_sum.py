@@ -7,6 +7,7 @@ hundred terms.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -52,11 +53,18 @@ def make_inputs(num_atoms: int) -> list[Tensor]:
     return [torch.randn(s, dtype=torch.float64, generator=generator).requires_grad_() for s in shapes]
 
 
+def view_ends(edges: Edges) -> list[tuple[int, int]]:
+    """Return the first edge of each view and the first one after it."""
+    atoms = edges.num_atoms // edges.num_views
+    ends = edges.edge_ptr[torch.arange(edges.num_views + 1) * atoms].tolist()
+    return list(itertools.pairwise(ends))
+
+
 def formula(inputs: list[Tensor], edges: Edges, statistics: tuple[Tensor, Tensor] | None) -> Tensor:
     center_term, neighbor_term, weight, scale, shift = inputs
     u = center_term[edges.center] + neighbor_term[edges.neighbor] + edges.basis[edges.row] @ weight.T
     out = torch.zeros(edges.num_atoms, WIDTH, dtype=torch.float64)
-    for first, last in zip(edges.view_ptr, edges.view_ptr[1:], strict=False):
+    for first, last in view_ends(edges):
         mean, variance = statistics or (None, None)
         if first == last:
             continue
@@ -89,7 +97,7 @@ def test_statistics_are_those_of_each_view() -> None:
     inputs = make_inputs(edges.num_atoms)
     _, mean, variance = gated_sum(*inputs, edges)
     u = inputs[0][edges.center] + inputs[1][edges.neighbor] + edges.basis[edges.row] @ inputs[2].T
-    for view, (first, last) in enumerate(zip(edges.view_ptr, edges.view_ptr[1:], strict=False)):
+    for view, (first, last) in enumerate(view_ends(edges)):
         torch.testing.assert_close(mean[view], u[first:last].mean(0).detach(), **TOLERANCE)
         torch.testing.assert_close(variance[view], u[first:last].var(0, unbiased=False).detach(), **TOLERANCE)
 

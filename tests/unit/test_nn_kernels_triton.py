@@ -34,6 +34,22 @@ for name, (case, triton_cuda.PIECE) in torch.load(sys.argv[1], weights_only=Fals
 torch.save(results, sys.argv[2])
 """
 
+IN_MICRO_BATCHES = """
+import sys, torch
+from crysatom import distributed
+from crysatom.config import GraphSpec
+from crysatom.nn.kernels import triton_cuda
+from crysatom.training.micro_batches import MicroBatches, split
+from tests.graph_crystals import batch_of, small
+case, triton_cuda.PIECE = torch.load(sys.argv[1], weights_only=False)["copies and count"]
+def work(part):
+    case.evaluate(triton_cuda)
+    distributed.gather_objects(None)
+    return case.evaluate(triton_cuda)
+results = MicroBatches(1, 0).each(work, split(batch_of(small(2, 2), GraphSpec()), 1))
+torch.save(results, sys.argv[2])
+"""
+
 Cases = dict[str, tuple[Case, int]]
 """Each with the most edges per program."""
 
@@ -97,6 +113,17 @@ def interpret_and_compare(cases: Cases, folder: Path) -> None:
 
 def test_interpreted_kernels_equal_the_plain_ones(tmp_path: Path) -> None:
     interpret_and_compare(few_cases(), tmp_path)
+
+
+def test_kernels_fetch_tensors_that_a_micro_batch_left_in_host_memory(tmp_path: Path) -> None:
+    """The sorted edges, which only kernels read, are made once and moved at the micro-batch's first collective."""
+    case, piece = few_cases()["copies and count"]
+    torch.save({"copies and count": (case, piece)}, tmp_path / "cases.pt")
+    arguments = str(tmp_path / "cases.pt"), str(tmp_path / "results.pt")
+    done = run_script(IN_MICRO_BATCHES, *arguments, TRITON_INTERPRET="1")
+    assert done.returncode == 0, done.stderr
+    for results in torch.load(tmp_path / "results.pt"):
+        compare("moved", case, results)
 
 
 @pytest.mark.slow

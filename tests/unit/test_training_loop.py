@@ -95,6 +95,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "average, held_out": {"ema_decay": 0.8, "selection": "held_out", "ssl_loss": "vicreg"},
     "algorithm_1": {"extraction": "algorithm_1", "masked_atoms": "zero", "masked_edges": "rerouted"},
     "algorithm_1, train": {"extraction": "algorithm_1", "selection": "train", "tail": "short"},
+    "micro-batches, algorithm_1": {"max_edges": 100, "extraction": "algorithm_1", "ssl_loss": "vicreg"},
     "clipped, decaying": {"gradient_clip": 0.1, "weight_decay": 0.01, "ssl_loss": "nt_xent"},
 }
 
@@ -264,7 +265,10 @@ def loop_with(config: PretrainConfig, data: PretrainData, folder: Path, **option
     return Loop(model, data.train, data.held_out, config.optimization, PlainContext(folder), **options)
 
 
-def test_a_loss_that_is_not_a_number_stops_before_the_weights_change(shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("max_edges", [0, 50], ids=["whole", "micro-batches"])
+def test_a_loss_that_is_not_a_number_stops_before_the_weights_change(
+    max_edges: int, shards: Path, tmp_path: Path
+) -> None:
     config = tiny()
     data = data_of(config, shards)
     loader: Any = data.train
@@ -279,7 +283,7 @@ def test_a_loss_that_is_not_a_number_stops_before_the_weights_change(shards: Pat
     def remember(*_: Any) -> None:
         seen.append({k: p.detach().clone() for k, p in loop.model.named_parameters()})
 
-    loop = loop_with(config, data, tmp_path, after_step=remember)
+    loop = loop_with(config, data, tmp_path, after_step=remember, max_edges=max_edges)
     remember()
     with pytest.raises(NonFiniteLossError) as caught:
         loop.run()
@@ -292,10 +296,13 @@ def test_a_loss_that_is_not_a_number_stops_before_the_weights_change(shards: Pat
     assert not list(tmp_path.glob("epoch-*")), "nothing of the broken epoch is kept"
 
 
-def test_without_a_broken_distance_all_crystals_of_the_batch_are_named(shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("max_edges", [0, 50], ids=["whole", "micro-batches"])
+def test_without_a_broken_distance_all_crystals_of_the_batch_are_named(
+    max_edges: int, shards: Path, tmp_path: Path
+) -> None:
     config = tiny()
     data = data_of(config, shards)
-    loop = loop_with(config, data, tmp_path)
+    loop = loop_with(config, data, tmp_path, max_edges=max_edges)
     with torch.no_grad():
         loop.model.features.bias.fill_(float("inf"))
     with pytest.raises(NonFiniteLossError) as caught:

@@ -30,6 +30,7 @@ from crysatom.cluster.session import started_here
 from crysatom.config import TrainingWorkers
 from crysatom.training import checkpoints
 from crysatom.training.context import Action, Context, Metrics, PlainContext
+from crysatom.training.machine import flushed_denormals
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +177,8 @@ def _worker(arguments: dict[str, Any]) -> Any:
         how = "streamed" if arguments["streamed"] else "in memory"
         arguments["news"].put(f"training on {distributed.world_size()} x {context.device.type}, graphs {how}")
     try:
-        return ray.get(arguments["work"])(context)
+        with flushed_denormals():
+            return ray.get(arguments["work"])(context)
     except Exception as error:
         error.add_note(f"in worker {distributed.rank()}:\n{traceback.format_exc()}")  # tracebacks are not pickled
         raise

@@ -18,7 +18,7 @@ from crysatom.config import chemistry, downstream, grid, predicting, pretraining
 from crysatom.config.base import Group, Role
 from crysatom.config.files import read_text
 from crysatom.config.secrets import warn_of_passwords, without_password
-from crysatom.names import CGCNN_BITS, ELEMENT_BINS
+from crysatom.names import CGCNN_BITS, ELEMENT_BINS, FLOAT32
 
 ConfigT = TypeVar("ConfigT", bound=Group)
 
@@ -51,6 +51,8 @@ def digest(config: Group) -> str:
     content = config.flat(Role.RESULT)
     if content.get("node_features", ELEMENT_BINS) not in {ELEMENT_BINS, CGCNN_BITS}:
         content["node_features"] = "file"
+    if content.get("precision") == FLOAT32:  # as before there was a choice, so that older runs are still found
+        del content["precision"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

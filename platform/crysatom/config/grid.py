@@ -9,7 +9,7 @@ from typing import Literal
 from crysatom.config.base import Group, places, reads
 from crysatom.config.checks import require, require_each
 from crysatom.config.groups import Output, Source, Tracking
-from crysatom.names import Recipe
+from crysatom.names import Precision, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,9 @@ class GridConfig(Group):
 
     pretrain_epochs: int = 0
     """Epochs of each pretraining; 0: the recipe's."""
+
+    precision: Precision = "float32"
+    """Precision of every prediction and pretraining: 'float32' or 'bf16'."""
 
     output: Output = Output()
     """Finished runs in the folder are reused, whichever job made them."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from crysatom.config.base import Group, Role
 from crysatom.config.checks import require, require_each, require_name
-from crysatom.names import EMBEDDED_SOURCE, Balancing, LatticeEdges, Potentials, ReverseEdges, Schedule
+from crysatom.names import EMBEDDED_SOURCE, Balancing, LatticeEdges, Potentials, Precision, ReverseEdges, Schedule
 
 MOST_ATOMS = 65_535
 """Largest allowed cell: atoms of a graph are numbered with 16 bits."""
@@ -199,6 +199,11 @@ class TrainingWorkers(Workers):
     """Shares of a batch: 'equal': equal numbers of crystals; 'speed': proportional to each worker's measured speed,
     within its memory; 'auto': 'speed' if the workers' machines differ. The gradient is the same."""
 
+    max_edges: int = 0
+    """Most edges that a worker computes at a time: its share of a larger batch is divided into micro-batches of whole
+    crystals, with the loss and gradient of the whole batch, so that it fits into GPU memory. A crystal with more edges
+    is computed alone. 0: no limit."""
+
     checkpoint_minutes: float = 10.0
     """Minutes between checkpoints within an epoch; 0: only at the end of each epoch."""
 
@@ -207,7 +212,7 @@ class TrainingWorkers(Workers):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names = ("max_workers", "max_failures", "checkpoint_minutes")
+        names = ("max_workers", "max_failures", "max_edges", "checkpoint_minutes")
         require_each(self, names, lambda value: value >= 0, "not be negative")
         require_each(self, ("hang_timeout",), lambda value: value > 0, "be positive")
         require(
@@ -256,10 +261,15 @@ class Optimization(Group):
     """Decay of the moving average of the weights, which is evaluated and kept; 0: no average. Its window of
     1/(1 - decay) steps must be short against the training."""
 
+    precision: Precision = "float32"
+    """Precision of the matrix products of layers: 'float32' or 'bf16'; all else is float32. 'bf16' is for GPUs and for
+    CPUs with AMX-BF16 or AVX512-BF16; on others it saves no time."""
+
     def __post_init__(self) -> None:
         require_each(self, ("epochs", "batch_size"), lambda value: value >= 1, "be at least 1")
         require_each(self, ("lr", "adam_eps"), lambda value: value > 0, "be positive")
         require_each(self, ("gradient_clip", "weight_decay"), lambda value: value >= 0, "not be negative")
+        require_each(self, ("precision",), get_args(Precision).__contains__, f"be one of {get_args(Precision)}")
         require_each(self, ("ema_decay",), lambda value: 0 <= value < 1, "lie in [0, 1)")
 
 

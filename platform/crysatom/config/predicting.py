@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from crysatom.config.base import Group
 from crysatom.config.checks import require
@@ -26,6 +27,9 @@ class PredictConfig(Group):
 
     out: str = "predictions.csv"
     """Output CSV file, replaced if it exists; rejected crystals go to NAME.quarantine.csv beside it."""
+
+    precision: Literal["training", "float32", "bf16"] = "training"
+    """Precision of the matrix products of layers: 'training': that of each model's training; 'float32' or 'bf16'."""
 
     limits: Limits = Limits()
     workers: Workers = Workers(num_workers=0)

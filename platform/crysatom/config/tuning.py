@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from crysatom.config.base import Group, reads
 from crysatom.config.checks import require, require_each
 from crysatom.config.groups import Limits, ResumableOutput, Source, Tracking, Workers
+from crysatom.names import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,9 @@ class TuneConfig(Group):
 
     seed: int = 0
     """Seed of the draws from the space."""
+
+    precision: Precision = "float32"
+    """Precision of every trial: 'float32' or 'bf16', unless the space sets it. Evaluations of vectors are float32."""
 
     probe: Probes = Probes()
     workers: TrialWorkers = TrialWorkers()

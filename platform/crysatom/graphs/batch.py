@@ -37,6 +37,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from crysatom.graphs.columns import flat_values, list_lengths
+from crysatom.graphs.counting import count
 from crysatom.graphs.graph import GraphArrays
 from crysatom.names import ATOMIC_NUMBERS, DEGREE, DISTANCE, MATERIAL_KEY, NEIGHBOR, POTENTIAL, VECTOR
 
@@ -103,6 +104,12 @@ class GraphTensors:
         """``(B + 1,)`` int64, first pair of atoms of each crystal."""
         return _offsets(self.atom_ptr.diff().square())
 
+    @cached_property
+    def sizes(self) -> Tensor:
+        """``(B, 3)`` int64 on the CPU: atoms, edges, and ordered pairs of atoms of each crystal."""
+        atoms = self.atom_ptr.diff()
+        return torch.stack([atoms, self.edge_ptr[self.atom_ptr].diff(), atoms.square()], dim=1).cpu()
+
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
@@ -143,16 +150,17 @@ def select(graphs: GraphTensors, crystals: Tensor) -> Batch:
         crystals: ``(B,)`` int64 indices.
 
     """
-    crystals = crystals.to(graphs.atom_ptr.device)
+    num_atoms, num_edges, num_pairs = graphs.sizes[crystals.cpu()].sum(0).tolist()
+    crystals = crystals.to(graphs.atom_ptr.device, non_blocking=True)
     first_atom, end_atom = graphs.atom_ptr[crystals], graphs.atom_ptr[crystals + 1]
-    num_atoms = end_atom - first_atom
-    atoms = _ranges(first_atom, num_atoms)
+    atom_counts = end_atom - first_atom
+    atoms = _ranges(first_atom, atom_counts, num_atoms)
     first_edge = graphs.edge_ptr[first_atom]
-    edges = _ranges(first_edge, graphs.edge_ptr[end_atom] - first_edge)
-    pairs = None if graphs.potential is None else _ranges(graphs.pair_ptr[crystals], num_atoms.square())
+    edges = _ranges(first_edge, graphs.edge_ptr[end_atom] - first_edge, num_edges)
+    pairs = None if graphs.potential is None else _ranges(graphs.pair_ptr[crystals], atom_counts.square(), num_pairs)
     return _assemble(
         material_key=graphs.material_keys[crystals],
-        num_atoms=num_atoms,
+        num_atoms=atom_counts,
         atomic_numbers=graphs.atomic_numbers[atoms].long(),
         degree=graphs.edge_ptr[atoms + 1] - graphs.edge_ptr[atoms],
         neighbor=graphs.neighbor[edges].long(),
@@ -164,16 +172,53 @@ def select(graphs: GraphTensors, crystals: Tensor) -> Batch:
     )
 
 
+def part_of(batch: Batch, start: int, stop: int) -> Batch:
+    """Return the crystals from ``start`` to ``stop`` of a batch; most of its tensors are views of the batch's.
+
+    Args:
+        batch: Crystals; it may have ``target`` and ``crystal`` (B,), as the loaders add.
+        start: First crystal.
+        stop: The crystal after the last.
+
+    """
+    first_atom, end_atom = batch.ptr[start], batch.ptr[stop]
+    bounds = torch.stack([first_atom, end_atom, batch.edge_ptr[first_atom], batch.edge_ptr[end_atom]]).tolist()
+    crystals, atoms, edges = slice(start, stop), slice(*bounds[:2]), slice(*bounds[2:])
+    part = Batch(_base_cls=Data)
+    store = part._store  # noqa: SLF001 - as below
+    store.update({name: batch[name][atoms] for name in _OF_ATOMS if name in batch})
+    store.update({name: batch[name][edges] for name in _OF_EDGES if name in batch})
+    store.update({name: batch[name][crystals] for name in _OF_CRYSTALS if name in batch})
+    store.update(
+        {
+            "edge_index": batch.edge_index[:, edges] - first_atom,
+            "num_nodes": atoms.stop - atoms.start,
+            "batch": batch.batch[atoms] - start,
+            "ptr": batch.ptr[start : stop + 1] - first_atom,
+            "edge_ptr": batch.edge_ptr[atoms.start : atoms.stop + 1] - edges.start,
+        }
+    )
+    if "potential" in batch:
+        pairs = slice(*batch.pair_ptr[[start, stop]].tolist())
+        store["pair_index"] = batch.pair_index[:, pairs] - first_atom
+        store["potential"], store["pair_ptr"] = batch.potential[pairs], batch.pair_ptr[start : stop + 1] - pairs.start
+    _remember_parts(part, part.ptr, part.edge_ptr[part.ptr])
+    return part
+
+
+_OF_ATOMS = ("atomic_numbers", "degree", "atom_slot", "multiplicity")
+_OF_EDGES = ("distance", "slot", "copies", "vector")
+_OF_CRYSTALS = ("material_key", "target", "crystal")
+
+
 def _offsets(counts: Tensor) -> Tensor:
     """Return the ``(n + 1,)`` running sum of ``(n,)`` counts, from zero."""
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
 
 
-def _ranges(starts: Tensor, counts: Tensor) -> Tensor:
-    """Return ``start, start + 1, ...`` (count of them) for each start, concatenated."""
-    ends = counts.cumsum(0)
-    total = int(ends[-1]) if len(ends) else 0
-    shift = torch.repeat_interleave(starts - ends + counts, counts, output_size=total)
+def _ranges(starts: Tensor, counts: Tensor, total: int) -> Tensor:
+    """Return ``start, start + 1, ...`` (count of them, in total ``total``) for each start, concatenated."""
+    shift = torch.repeat_interleave(starts - counts.cumsum(0) + counts, counts, output_size=total)
     return shift + torch.arange(total, device=starts.device)
 
 
@@ -221,9 +266,9 @@ def _assemble(  # noqa: PLR0913 - keyword-only
     if potential is not None:
         per_atom = num_atoms[crystal]
         atom = torch.repeat_interleave(torch.arange(total_atoms, device=device), per_atom, output_size=len(potential))
-        pairs = torch.stack([_ranges(first_atom, per_atom), atom])
-        kept = ~potential.isnan()
-        per_crystal = torch.bincount(crystal[atom[kept]], minlength=len(num_atoms))
+        pairs = torch.stack([_ranges(first_atom, per_atom, len(potential)), atom])
+        kept = (~potential.isnan()).nonzero()[:, 0]
+        per_crystal = count(crystal[atom[kept]], len(num_atoms))
         store.update({"pair_index": pairs[:, kept], "potential": potential[kept], "pair_ptr": _offsets(per_crystal)})
     _remember_parts(batch, ptr, edge_ptr[ptr])
     return batch

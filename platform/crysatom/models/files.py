@@ -21,7 +21,7 @@ from torch import Tensor
 from crysatom.config import GraphSpec
 from crysatom.config.files import read_text
 from crysatom.models.ranges import Ranges
-from crysatom.names import SYMBOLS
+from crysatom.names import BF16, FLOAT32, SYMBOLS, Precision
 from crysatom.predictors.base import PredictorSpec
 from crysatom.predictors.registry import build_predictor
 from crysatom.training.encoder_files import MISFITS, require_room
@@ -153,6 +153,12 @@ def _range(ends: Any) -> tuple[float, float]:
     if not 0 < least <= largest < math.inf:
         raise ValueError(f"a range from {least} to {largest}")
     return least, largest
+
+
+def precision_of(info: ModelInfo) -> Precision:
+    """Return the precision of a model's training."""
+    config = info.training.get("config")
+    return BF16 if isinstance(config, Mapping) and config.get("precision") == BF16 else FLOAT32
 
 
 def vectors_of(info: ModelInfo, state: Mapping[str, Tensor]) -> AtomVectors:

@@ -27,7 +27,7 @@ from crysatom.graphs.batch import collate
 from crysatom.graphs.checks import Verdicts
 from crysatom.graphs.columns import list_lengths
 from crysatom.graphs.shard_task import make_graphs
-from crysatom.models.files import MODEL_JSON, load_model
+from crysatom.models.files import MODEL_JSON, load_model, precision_of
 from crysatom.models.ranges import RANGED, Ranges, flag_texts, lonely, outside
 from crysatom.names import (
     ALL_FLAGS,
@@ -35,6 +35,7 @@ from crysatom.names import (
     DETAIL,
     DISTANCE,
     FLAGS,
+    FLOAT32,
     MATERIAL_ID,
     MAX_ATOMIC_NUMBER,
     NOTE,
@@ -47,8 +48,11 @@ from crysatom.names import (
     UNTRAINED_ELEMENT,
     UNTRAINED_ELEMENTS,
     VECTOR,
+    Precision,
 )
+from crysatom.nn.products import products_in
 from crysatom.predictors.published_cgcnn import GRAPH, PublishedCGCNN, read_published
+from crysatom.training.machine import flushed_denormals
 from crysatom.training.regression import Regression
 from crysatom.vectors.published import cgcnn_bits
 
@@ -109,6 +113,7 @@ class SavedModel:
         trained: Atomic numbers of the elements that the training crystals contain; None if not recorded.
         ranges: Ranges of the training crystals; empty if not recorded.
         module: The network in evaluation mode.
+        precision: Precision of the matrix products of layers.
 
     """
 
@@ -121,6 +126,7 @@ class SavedModel:
     module: Regression | PublishedModel
     names_property: bool = True
     ranges: Ranges = field(default_factory=dict)
+    precision: Precision = FLOAT32
 
     def records_training(self) -> bool:
         """Return whether the elements and all ranges of the training crystals are recorded."""
@@ -151,6 +157,7 @@ def open_model(path: str | Path, name: str = "") -> SavedModel:
         trained=_numbers(info.trained_elements),
         ranges=info.trained_ranges,
         module=module,
+        precision=precision_of(info),
     )
 
 
@@ -332,7 +339,8 @@ def _symbols(atomic_numbers: Iterable[int]) -> str:
 def _values(model: SavedModel, graphs: pa.RecordBatch) -> Array:
     """Return the predictions of B graphs, ``(B,)`` float64."""
     device = next(model.module.parameters()).device
-    pieces = [model.module.predict(collate(piece).to(device)).cpu().numpy() for piece in _pieces(graphs)]
+    with flushed_denormals(), products_in(model.precision):
+        pieces = [model.module.predict(collate(piece).to(device)).cpu().numpy() for piece in _pieces(graphs)]
     return np.concatenate([np.zeros(0), *pieces])
 
 

@@ -19,6 +19,7 @@ from crysatom import distributed
 from crysatom.nn.edges import blocks
 from crysatom.nn.equivalence import Multigraph
 from crysatom.nn.normalization import ViewBatchNorm, merge_statistics
+from crysatom.nn.products import Linear
 
 
 class EdgeGatedConv(nn.Module):
@@ -39,11 +40,11 @@ class EdgeGatedConv(nn.Module):
     def __init__(self, width: int, *, last: bool = False) -> None:
         super().__init__()
         self.last = last
-        self.source_gate = nn.Linear(width, width)
-        self.target_gate = nn.Linear(width, width)
-        self.edge_gate = nn.Linear(width, width)
-        self.source_update = nn.Linear(width, width)
-        self.target_update = nn.Linear(width, width)
+        self.source_gate = Linear(width, width)
+        self.target_gate = Linear(width, width)
+        self.edge_gate = Linear(width, width)
+        self.source_update = Linear(width, width)
+        self.target_update = Linear(width, width)
         self.norm_nodes = ViewBatchNorm(width)
         self.norm_edges = ViewBatchNorm(width)
         self.norm_edges.requires_grad_(requires_grad=not last)

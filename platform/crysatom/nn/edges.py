@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import Batch
 
+from crysatom.graphs import counting
 from crysatom.nn.equivalence import EquivalentAtoms
 
 CACHE_ELEMENTS = 2**18
@@ -133,13 +134,6 @@ class Edges:
         return edges, EquivalentAtoms(each, each, batch.multiplicity)
 
     @cached_property
-    def view_ptr(self) -> list[int]:
-        """First edge of each view, then the number of edges."""
-        atoms = self.num_atoms // self.num_views
-        ends: list[int] = self.edge_ptr[:: max(atoms, 1)].tolist()
-        return ends if atoms else [0] * (self.num_views + 1)
-
-    @cached_property
     def edges_per_view(self) -> Tensor:
         """Number of edges of each view, ``(V,)`` float64 on the device."""
         return self.row_counts.sum(1, dtype=torch.float64)
@@ -147,7 +141,7 @@ class Edges:
     @cached_property
     def _by_neighbor(self) -> tuple[Tensor, Tensor]:
         """Edges sorted by the atom they leave ``(E,)``, and the first edge of each atom ``(M + 1,)``."""
-        degree = torch.bincount(self.neighbor, minlength=self.num_atoms)
+        degree = counting.count(self.neighbor, self.num_atoms)
         return torch.argsort(self.neighbor), F.pad(degree.cumsum(0), (1, 0))
 
     def at_center(self, table: Tensor, rows: Tensor) -> Tensor:
@@ -178,8 +172,9 @@ class Edges:
     @cached_property
     def row_counts(self) -> Tensor:
         """Number of edges of each view that each row of ``basis`` describes, ``(V, R)``."""
-        views = zip(self.view_ptr, self.view_ptr[1:], strict=False)
-        return torch.stack([self._counts(self.row[a:b], len(self.basis), slice(a, b)) for a, b in views])
+        views, rows = self.num_views, len(self.basis)
+        view = self.center // max(self.num_atoms // views, 1) if views > 1 else 0
+        return self._counts(view * rows + self.row, views * rows).view(views, rows)
 
     @cached_property
     def gram(self) -> Tensor:
@@ -196,9 +191,8 @@ class Edges:
         """Number of edges that leave each atom, ``(M,)``."""
         return self._counts(self.neighbor, self.num_atoms)
 
-    def _counts(self, index: Tensor, size: int, part: slice = slice(None)) -> Tensor:
-        weights = None if self.count is None else self.count[part]
-        return torch.bincount(index, weights, minlength=size).to(self.basis.dtype)
+    def _counts(self, index: Tensor, size: int) -> Tensor:
+        return counting.count(index, size, self.count).to(self.basis.dtype)
 
     def classes(self, kind: Tensor, num_kinds: int) -> tuple[Edges, EdgeClasses]:
         """Return the distinct edges between kinds of atoms, each with its count, and the class of each edge.
@@ -221,7 +215,7 @@ class Edges:
         edges = Edges(
             num_views=self.num_views,
             num_atoms=size,
-            edge_ptr=F.pad(torch.bincount(center, minlength=size).cumsum(0), (1, 0)),
+            edge_ptr=F.pad(counting.count(center, size).cumsum(0), (1, 0)),
             center=center,
             neighbor=center // num_kinds * num_kinds + pair % num_kinds,
             row=row,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from crysatom.nn.edges import Edges
 from crysatom.nn.gated_sum import gated_sum
 from crysatom.nn.normalization import ViewBatchNorm
+from crysatom.nn.products import linear
 
 
 class GatedConv(nn.Module):
@@ -52,7 +53,7 @@ class GatedConv(nn.Module):
         of_center, of_neighbor, of_edge = self.fc_full.weight.split(
             [self.width, self.width, self.fc_full.in_features - 2 * self.width], dim=1
         )
-        center_term, neighbor_term = F.linear(h, of_center, self.fc_full.bias), F.linear(h, of_neighbor)
+        center_term, neighbor_term = linear(h, of_center, self.fc_full.bias), linear(h, of_neighbor)
         travelled = edges
         if kind is not None:
             travelled, classes = edges.classes(kind, len(h))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15
@@ -15,9 +14,15 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
+def _wrapped(number: int) -> int:
+    """Return an integer as int64 holds it; Python's do not overflow."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
 def mix(state: Tensor, counter: Tensor | int) -> Tensor:
     """Return pseudo-random int64 for each state and counter (SplitMix64; Steele, Lea & Flood, OOPSLA 2014)."""
-    z = state + (torch.as_tensor(counter, device=state.device) + 1) * _GOLDEN
+    step = (counter + 1) * _GOLDEN
+    z = state + (_wrapped(step) if isinstance(step, int) else step)
     z = (z ^ _shift_right(z, 30)) * _MIX_1
     z = (z ^ _shift_right(z, 27)) * _MIX_2
     return z ^ _shift_right(z, 31)

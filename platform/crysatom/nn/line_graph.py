@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import Batch
 
-from crysatom.nn.equivalence import Classes, Multigraph, run_sums
+from crysatom.nn.equivalence import Classes, Multigraph, num_different, run_sums
 from crysatom.nn.hashing import mix
 
 ANGLE_RESOLUTION = 2.0**-18
@@ -113,5 +113,5 @@ def _classes(batch: Batch, angles: LineGraph) -> tuple[Classes, Classes]:
         arriving = run_sums(mix(bond[angles.source], angles.steps), angles.ptr)
         bond = mix(mix(mix(bond, atom[neighbor]), atom[center]), arriving)
         atom = mix(atom, run_sums(mix(bond, 0), batch.edge_ptr))
-        refined = [len(torch.unique(color)) for color in (atom, bond)]
+        refined = torch.stack([num_different(atom), num_different(bond)]).tolist()
     return Classes.by(stable[0]), Classes.by(stable[1])

@@ -109,6 +109,8 @@ class ViewBatchNorm(nn.Module):
 
     @torch.no_grad()
     def track(self, mean: Tensor, variance: Tensor) -> None:
-        """Update the running statistics by those of a batch, ``(V, C)``."""
+        """Update the running statistics by those of a batch, ``(V, C)``; once for all micro-batches."""
+        if not distributed.is_first_part():
+            return
         self.running_mean.lerp_(mean[0].to(self.running_mean.dtype), self.momentum)
         self.running_var.lerp_(variance[0].to(self.running_var.dtype), self.momentum)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections import Counter
@@ -40,6 +41,7 @@ from crysatom.names import (
     UNKNOWN_TRAINING,
     UNTRAINED_ELEMENTS,
 )
+from crysatom.nn.products import slow_precision
 from crysatom.runs.lifecycle import require_gpu, start_ray
 from crysatom.runs.paths import find, resolve
 from crysatom.tracking.models import fetch_model, is_in_mlflow
@@ -96,6 +98,11 @@ def run(config: PredictConfig) -> PredictReport:
         require_gpu()
     source = _inputs(config.inputs)
     models = tuple(_model(name, config.tracking.tracking_uri) for name in config.model)
+    if config.precision != "training":
+        models = tuple(dataclasses.replace(model, precision=config.precision) for model in models)
+    for warning in {slow_precision(model.precision, "cuda" if config.workers.use_gpu else "cpu") for model in models}:
+        if warning:
+            logger.warning(warning.removeprefix("warning: "))
     ensemble = Ensemble(models, config.limits)
     for model in models:
         if not model.records_training():

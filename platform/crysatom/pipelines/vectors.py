@@ -24,7 +24,7 @@ from crysatom.runs.lifecycle import Run, opened, start_ray, where_to_look
 from crysatom.runs.paths import Paths
 from crysatom.tracking.environment import environment_tags
 from crysatom.tracking.fields import DATA, DATA_DIGEST, DIMENSIONS, ELEMENTS, VECTORS
-from crysatom.training.machine import hardware
+from crysatom.training.machine import flushed_denormals, hardware
 from crysatom.vectors.atom2vec import decompose
 from crysatom.vectors.card import CARD_MD, CardFacts, card
 from crysatom.vectors.controls import one_hot, random_vectors
@@ -94,7 +94,8 @@ def _learn(config: VectorsConfig, shards: Path, run: Run) -> dict[str, float]:
     torch.set_num_threads(1)  # with small matrices, threads on a busy machine wait for each other: 15 times slower
     start = time.perf_counter()
     counts = _count(config, shards)
-    vectors, facts = learned(config, counts)
+    with flushed_denormals():
+        vectors, facts = learned(config, counts)
     facts |= {"seconds": time.perf_counter() - start, NUM_ELEMENTS: len(vectors.symbols)}
     _write(config, run, counts, vectors, facts)
     return facts

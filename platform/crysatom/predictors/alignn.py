@@ -15,6 +15,7 @@ from crysatom.nn.edge_gated import EdgeGatedConv
 from crysatom.nn.line_graph import BondsAndAngles
 from crysatom.nn.normalization import ViewBatchNorm
 from crysatom.nn.pooling import pool
+from crysatom.nn.products import Linear
 from crysatom.predictors.base import Predictor, PredictorSpec
 from crysatom.vectors.table import AtomVectors
 
@@ -89,7 +90,7 @@ class Dense(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(inputs, outputs)
+        self.linear = Linear(inputs, outputs)
         self.norm = ViewBatchNorm(outputs)
 
     def forward(self, x: Tensor, count: Tensor) -> Tensor:

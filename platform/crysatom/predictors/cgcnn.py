@@ -10,6 +10,7 @@ from crysatom.nn.bases import expand_different, gaussian_centers
 from crysatom.nn.edges import Edges
 from crysatom.nn.gated_conv import GatedConv
 from crysatom.nn.pooling import pool
+from crysatom.nn.products import Linear
 from crysatom.predictors.base import Predictor, PredictorSpec
 from crysatom.vectors.table import AtomVectors
 
@@ -30,11 +31,11 @@ class CGCNN(Predictor):
     def __init__(self, spec: PredictorSpec, vectors: AtomVectors) -> None:
         super().__init__(spec, vectors)
         self.register_buffer("centers", gaussian_centers(spec.cutoff, spec.basis_step).float(), persistent=False)
-        self.embedding = nn.Linear(vectors.dim, spec.width)
+        self.embedding = Linear(vectors.dim, spec.width)
         self.convs = nn.ModuleList(GatedConv(spec.width, len(self.centers)) for _ in range(spec.num_layers))
-        self.conv_to_fc = nn.Linear(spec.width, spec.hidden_dim)
+        self.conv_to_fc = Linear(spec.width, spec.hidden_dim)
         if spec.num_hidden > 1:
-            self.fcs = nn.ModuleList(nn.Linear(spec.hidden_dim, spec.hidden_dim) for _ in range(spec.num_hidden - 1))
+            self.fcs = nn.ModuleList(Linear(spec.hidden_dim, spec.hidden_dim) for _ in range(spec.num_hidden - 1))
         self.fc_out = nn.Linear(spec.hidden_dim, spec.outputs)
 
     def inputs(self, atomic_numbers: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from torch_geometric.data import Batch
 from crysatom.nn.bases import radial_basis
 from crysatom.nn.edges import Edges
 from crysatom.nn.pooling import pool
+from crysatom.nn.products import Linear, linear
 from crysatom.predictors.base import Predictor, PredictorSpec
 from crysatom.vectors.table import AtomVectors
 
@@ -40,8 +41,8 @@ class CoGN(Predictor):
         super().__init__(spec, vectors)
         width, bins, cutoff = spec.width, int(self.options["distance_bins"]), self.options["basis_cutoff"]
         self.register_buffer("centers", torch.arange(1, bins + 1) * (cutoff / bins), persistent=False)
-        self.embedding = nn.Linear(vectors.dim, width)
-        self.edge_embedding = nn.Linear(bins, width)
+        self.embedding = Linear(vectors.dim, width)
+        self.edge_embedding = Linear(bins, width)
         depth = int(self.options["message_layers"])
         self.layers = nn.ModuleList(MessageLayer(width, depth) for _ in range(spec.num_layers))
         self.out = nn.Linear(width, spec.outputs)
@@ -83,15 +84,15 @@ class MessageLayer(nn.Module):
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
-        self.first = nn.Linear(3 * width, width)
-        self.others = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
-        self.update = nn.Linear(width, width)
+        self.first = Linear(3 * width, width)
+        self.others = nn.ModuleList(Linear(width, width) for _ in range(depth - 1))
+        self.update = Linear(width, width)
 
     def forward(self, h: Tensor, edges: Edges) -> Tensor:
         """Return updated atom vectors ``(M, C)`` from ``(M, C)``; edges have ``basis`` ``(R, C)``."""
         of_edge, of_center, of_neighbor = self.first.weight.split(h.shape[1], dim=1)
-        message = (edges.basis @ of_edge.T + self.first.bias)[edges.row]
-        message = F.silu(message + (h @ of_center.T)[edges.center] + (h @ of_neighbor.T)[edges.neighbor])
+        message = (linear(edges.basis, of_edge) + self.first.bias)[edges.row]
+        message = F.silu(message + linear(h, of_center)[edges.center] + linear(h, of_neighbor)[edges.neighbor])
         for layer in self.others:
             message = F.silu(layer(message))
         return h + F.silu(self.update(edges.sum_messages(message)))

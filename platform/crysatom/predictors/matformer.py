@@ -15,6 +15,7 @@ from crysatom.nn.bases import radial_basis
 from crysatom.nn.edges import Edges
 from crysatom.nn.normalization import ViewBatchNorm
 from crysatom.nn.pooling import pool
+from crysatom.nn.products import Linear, linear
 from crysatom.predictors.base import Predictor, PredictorSpec
 from crysatom.vectors.table import AtomVectors
 
@@ -35,12 +36,12 @@ class Matformer(Predictor):
         super().__init__(spec, vectors)
         width, bins = spec.width, int(self.options["distance_bins"])
         self.register_buffer("centers", torch.linspace(0, self.options["basis_cutoff"], bins), persistent=False)
-        self.embedding = nn.Linear(vectors.dim, width)
-        self.edge_embedding = nn.Sequential(nn.Linear(bins, width), nn.Softplus(), nn.Linear(width, width))
+        self.embedding = Linear(vectors.dim, width)
+        self.edge_embedding = nn.Sequential(Linear(bins, width), nn.Softplus(), Linear(width, width))
         heads = int(self.options["heads"])
         self.layers = nn.ModuleList(AttentionLayer(width, heads) for _ in range(spec.num_layers))
-        self.hidden = nn.Linear(width, spec.hidden_dim)
-        self.further = nn.ModuleList(nn.Linear(spec.hidden_dim, spec.hidden_dim) for _ in range(spec.num_hidden - 1))
+        self.hidden = Linear(width, spec.hidden_dim)
+        self.further = nn.ModuleList(Linear(spec.hidden_dim, spec.hidden_dim) for _ in range(spec.num_hidden - 1))
         self.out = nn.Linear(spec.hidden_dim, spec.outputs)
 
     def atoms(self, batch: Batch) -> Tensor:
@@ -80,17 +81,17 @@ class AttentionLayer(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.width, self.heads = width, heads
-        self.query = nn.Linear(width, heads * width)
-        self.key = nn.Linear(width, heads * width)
-        self.value = nn.Linear(width, heads * width)
-        self.edge = nn.Linear(width, heads * width, bias=False)
-        self.message = nn.Linear(3 * width, 3 * width)
+        self.query = Linear(width, heads * width)
+        self.key = Linear(width, heads * width)
+        self.value = Linear(width, heads * width)
+        self.edge = Linear(width, heads * width, bias=False)
+        self.message = Linear(3 * width, 3 * width)
         self.gate_norm = nn.LayerNorm(3 * width)
-        self.project = nn.Linear(3 * width, width)
+        self.project = Linear(3 * width, width)
         self.project_norm = nn.LayerNorm(width)
-        self.concat = nn.Linear(heads * width, width)
+        self.concat = Linear(heads * width, width)
         self.norm = ViewBatchNorm(width)
-        self.skip = nn.Linear(width, width)
+        self.skip = Linear(width, width)
 
     def forward(self, h: Tensor, edges: Edges) -> Tensor:
         """Return updated atom vectors ``(M, C)`` from ``(M, C)``; edges have ``basis`` ``(R, C)``."""
@@ -108,8 +109,8 @@ class AttentionLayer(nn.Module):
             dim=-1,
         )
         gate = torch.sigmoid(self.gate_norm(alpha / math.sqrt(3 * self.width)))
-        message = (value @ at_center.T + self.message.bias)[center]
-        message = message + (value @ at_neighbor.T)[neighbor] + (edge @ at_distance.T)[row]
+        message = (linear(value, at_center) + self.message.bias)[center]
+        message = message + linear(value, at_neighbor)[neighbor] + linear(edge, at_distance)[row]
         message = self.project_norm(self.project(message * gate))
         total = self.concat(edges.sum_messages(message.flatten(1)))
         new: Tensor = F.silu(self.norm(total, 1, edges.multiplicity)) + self.skip(h)

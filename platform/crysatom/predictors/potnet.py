@@ -19,6 +19,7 @@ from crysatom.nn.equivalence import Classes, EquivalentAtoms, Multigraph
 from crysatom.nn.hashing import mix
 from crysatom.nn.normalization import ViewBatchNorm
 from crysatom.nn.pooling import pool
+from crysatom.nn.products import Linear, linear
 from crysatom.predictors.base import Predictor, PredictorSpec
 from crysatom.vectors.table import AtomVectors
 
@@ -45,13 +46,13 @@ class PotNet(Predictor):
         for name in ("distance", "potential"):
             centers = torch.linspace(-largest, largest, int(self.options[f"{name}_bins"]))
             self.register_buffer(f"{name}s", centers, persistent=False)
-        self.embedding = nn.Linear(vectors.dim, width)
-        self.distance_embedding = nn.Linear(len(self.distances), width)
-        self.potential_embedding = nn.Linear(len(self.potentials), width)
+        self.embedding = Linear(vectors.dim, width)
+        self.distance_embedding = Linear(len(self.distances), width)
+        self.potential_embedding = Linear(len(self.potentials), width)
         self.potential_norm = ViewBatchNorm(width)
         self.layers = nn.ModuleList(PotentialLayer(width) for _ in range(spec.num_layers))
-        self.hidden = nn.Linear(width, spec.hidden_dim)
-        self.further = nn.ModuleList(nn.Linear(spec.hidden_dim, spec.hidden_dim) for _ in range(spec.num_hidden - 1))
+        self.hidden = Linear(width, spec.hidden_dim)
+        self.further = nn.ModuleList(Linear(spec.hidden_dim, spec.hidden_dim) for _ in range(spec.num_hidden - 1))
         self.out = nn.Linear(spec.hidden_dim, spec.outputs)
 
     def atoms(self, batch: Batch) -> Tensor:
@@ -119,8 +120,8 @@ class PotentialLayer(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.gate = nn.ModuleList([nn.Linear(3 * width, width), nn.Linear(width, width)])
-        self.value = nn.ModuleList([nn.Linear(3 * width, width), nn.Linear(width, width)])
+        self.gate = nn.ModuleList([Linear(3 * width, width), Linear(width, width)])
+        self.value = nn.ModuleList([Linear(3 * width, width), Linear(width, width)])
         self.gate_norm = ViewBatchNorm(width)
         self.norm = ViewBatchNorm(width)
 
@@ -138,8 +139,8 @@ def _two_layers(layers: nn.ModuleList, h: Tensor, edges: Tensor, row: Tensor, gr
     first, second = layers
     assert isinstance(first, nn.Linear)
     of_center, of_neighbor, of_edge = first.weight.split(h.shape[1], dim=1)
-    hidden = (edges @ of_edge.T + first.bias).index_select(0, row)
-    hidden = hidden + (h @ of_center.T).index_select(0, graph.target)
-    hidden = hidden + (h @ of_neighbor.T).index_select(0, graph.source)
+    hidden = (linear(edges, of_edge) + first.bias).index_select(0, row)
+    hidden = hidden + linear(h, of_center).index_select(0, graph.target)
+    hidden = hidden + linear(h, of_neighbor).index_select(0, graph.source)
     result: Tensor = second(F.silu(hidden))
     return result

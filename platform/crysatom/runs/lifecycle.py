@@ -26,7 +26,7 @@ from crysatom.tracking.runs import Tracker
 from crysatom.training import checkpoints
 from crysatom.training.context import Context, Metrics, PlainContext
 from crysatom.training.full_disk import explain_disk_full
-from crysatom.training.machine import hardware
+from crysatom.training.machine import flushed_denormals, hardware
 
 logger = logging.getLogger(__name__)
 
@@ -242,9 +242,9 @@ def launch(
 
     torch.set_num_threads(workers.threads_per_worker)
     device = "cuda" if workers.use_gpu else "cpu"
-    return work(
-        PlainContext(folder / CHECKPOINTS, on_report, device, every=60 * workers.checkpoint_minutes or math.inf)
-    )
+    context = PlainContext(folder / CHECKPOINTS, on_report, device, every=60 * workers.checkpoint_minutes or math.inf)
+    with flushed_denormals():
+        return work(context)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def masked_element_loss(logits: Tensor, atomic_numbers: Tensor) -> Tensor:
 
     """
     total = F.cross_entropy(logits, atomic_numbers - 1, reduction="sum")
-    sums = all_reduce_sum(torch.stack([total, total.new_tensor(float(len(logits)))]))
+    sums = all_reduce_sum(torch.stack([total, total.new_full((), len(logits))]))
     return sums[0] / sums[1]
 
 
@@ -111,7 +111,8 @@ class NodeLevelObjective(nn.Module):
         unmasked, masked = self.encode(batch, hidden)
         terms = {}
         if self.masking:
-            terms[MASKING] = masked_element_loss(self.element(masked[hidden]), batch.atomic_numbers[hidden].long())
+            places = hidden.nonzero()[:, 0]
+            terms[MASKING] = masked_element_loss(self.element(masked[places]), batch.atomic_numbers[places].long())
         if self.context:
             terms[CONTEXT] = context_loss(unmasked[center], self.context_map(self.surroundings(batch, center)))
         return {LOSS: torch.stack(list(terms.values())).sum(), **terms, "atoms": unmasked.detach()}

@@ -75,7 +75,10 @@ class Objective(nn.Module):
         logits = self.connectivity(atoms, batch.ptr)
         terms = {
             CONNECTIVITY: connectivity_loss(
-                logits, edge_counts(batch), batch.ptr, per_crystal=self.config.loss.connectivity_mean == "crystals"
+                logits,
+                edge_counts(batch, len(logits)),
+                batch.ptr,
+                per_crystal=self.config.loss.connectivity_mean == "crystals",
             ),
             FEATURES: feature_loss(self.features(atoms), self.encoder.features[batch.atomic_numbers.long()]),
         }

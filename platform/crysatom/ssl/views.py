@@ -9,21 +9,23 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import Batch
 
+from crysatom.graphs.counting import count
 from crysatom.nn.edges import Edges
 from crysatom.nn.hashing import mix
 
 
-def lowest_per_segment(values: Tensor, segment: Tensor, ptr: Tensor, count: Tensor) -> Tensor:
-    """Mark the ``count[s]`` lowest values of each segment s.
+def lowest_per_segment(values: Tensor, segment: Tensor, ptr: Tensor, number: Tensor) -> Tensor:
+    """Mark the ``number[s]`` lowest values of each segment s.
 
     Args:
         values: ``(n,)``.
         segment: ``(n,)`` segment of each value, sorted.
         ptr: ``(S + 1,)`` first value of each segment.
-        count: ``(S,)``.
+        number: ``(S,)``.
 
     Returns:
         ``(n,)`` bool.
@@ -31,9 +33,9 @@ def lowest_per_segment(values: Tensor, segment: Tensor, ptr: Tensor, count: Tens
     """
     order = torch.argsort(values)
     order = order[torch.argsort(segment[order], stable=True)]
-    place = torch.arange(len(values), device=values.device) - ptr[:-1].repeat_interleave(ptr.diff())
+    place = torch.arange(len(values), device=values.device) - ptr[segment]
     marked = torch.empty_like(values, dtype=torch.bool)
-    marked[order] = place < count[segment]
+    marked[order] = place < number[segment]
     return marked
 
 
@@ -48,8 +50,8 @@ def mask_atoms(batch: Batch, stream: Tensor, fraction: float) -> Tensor:
     """
     if fraction == 0:
         return torch.zeros_like(batch.batch, dtype=torch.bool)
-    count = (batch.ptr.diff() * fraction + 1e-9).floor().clamp(min=1)
-    return lowest_per_segment(mix(stream[batch.batch], batch.atom_slot), batch.batch, batch.ptr, count)
+    number = (batch.ptr.diff() * fraction + 1e-9).floor().clamp(min=1)
+    return lowest_per_segment(mix(stream[batch.batch], batch.atom_slot), batch.batch, batch.ptr, number)
 
 
 def mask_edges(batch: Batch, stream: Tensor, fraction: float, cutoff: float = math.inf) -> Tensor:
@@ -70,7 +72,7 @@ def mask_edges(batch: Batch, stream: Tensor, fraction: float, cutoff: float = ma
     if math.isfinite(cutoff):
         padding = batch.distance > cutoff
         values = values.masked_fill(padding, torch.iinfo(torch.int64).max)
-        degree = degree - torch.bincount(center[padding], minlength=len(degree))
+        degree = degree.index_add(0, center, padding.long(), alpha=-1)
     return lowest_per_segment(values, center, batch.edge_ptr, (degree * fraction + 1e-9).floor())
 
 
@@ -97,34 +99,29 @@ def stack_views(
     """
     source, center = batch.edge_index
     basis, rows = features
-    num_atoms = batch.num_nodes
-    numbers = batch.atomic_numbers.long()
-    first_atom = batch.ptr[batch.batch]
-    neighbors, centers, all_rows, degrees = [], [], [], []
-    for view, edges in enumerate(masked_edges):
-        offset = view * num_atoms
-        if reroute:
-            neighbors.append(torch.where(edges, first_atom[center], source) + offset)
-            all_rows.append(rows.masked_fill(edges, len(basis)))
-            centers.append(center + offset)
-            degrees.append(batch.degree.long())
-        else:
-            kept = (~edges).nonzero()[:, 0]
-            neighbors.append(source[kept] + offset)
-            all_rows.append(rows[kept])
-            centers.append(center[kept] + offset)
-            degrees.append(torch.bincount(center[kept], minlength=num_atoms))
-    degree = torch.cat(degrees)
-    edge_ptr = torch.cat([degree.new_zeros(1), degree.cumsum(0)])
+    num_views, num_atoms = len(masked_edges), batch.num_nodes
+    masked = torch.stack(masked_edges)
     if reroute:
+        first_atom = batch.ptr[batch.batch]
+        offset = num_atoms * torch.arange(num_views, device=center.device)[:, None]
+        neighbor = (torch.where(masked, first_atom[center], source) + offset).flatten()
+        row = torch.where(masked, len(basis), rows).flatten()
+        center = (center + offset).flatten()
+        degree = batch.degree.long().repeat(num_views)
         basis = torch.cat([basis, basis.new_zeros(1, basis.shape[1])])
+    else:
+        view, kept = (~masked).nonzero().unbind(1)
+        offset = num_atoms * view
+        neighbor, row, center = source[kept] + offset, rows[kept], center[kept] + offset
+        degree = count(center, num_views * num_atoms)
     stacked = Edges(
-        num_views=len(masked_edges),
-        num_atoms=len(masked_edges) * num_atoms,
-        edge_ptr=edge_ptr,
-        center=torch.cat(centers),
-        neighbor=torch.cat(neighbors),
-        row=torch.cat(all_rows),
+        num_views=num_views,
+        num_atoms=num_views * num_atoms,
+        edge_ptr=F.pad(degree.cumsum(0), (1, 0)),
+        center=center,
+        neighbor=neighbor,
+        row=row,
         basis=basis,
     )
+    numbers = batch.atomic_numbers.long()
     return torch.cat([numbers.masked_fill(atoms, 0) for atoms in masked_atoms]), stacked

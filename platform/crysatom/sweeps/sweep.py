@@ -177,7 +177,7 @@ def base_config(config: TuneConfig, space: SearchSpace) -> PretrainConfig | Down
 
     """
     shared = config.flat()
-    values = dict(space.fixed) | {name: shared[name] for name in SAME_FOR_ALL}
+    values = {"precision": config.precision} | dict(space.fixed) | {name: shared[name] for name in SAME_FOR_ALL}
     if config.epochs:
         values["epochs"] = config.epochs
     if space.objective == "downstream":

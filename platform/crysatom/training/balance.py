@@ -25,6 +25,7 @@ from crysatom.names import LOSS, Balancing
 from crysatom.training import machine
 from crysatom.training.context import Context
 from crysatom.training.loaders import SharedLoader, cost_of
+from crysatom.training.micro_batches import split
 
 ROUNDS = 2
 """Measurements when a training starts, or resumes on other workers; each uses the shares of the one before."""
@@ -58,7 +59,7 @@ class Ability:
     capacity: float
 
 
-def measure(model: nn.Module, batch: Batch, epoch: int, device: torch.device) -> Ability:
+def measure(model: nn.Module, batch: Batch, epoch: int, device: torch.device, max_edges: int = 0) -> Ability:
     """Time forward and backward passes of this worker alone, on a copy of the model.
 
     Args:
@@ -66,6 +67,7 @@ def measure(model: nn.Module, batch: Batch, epoch: int, device: torch.device) ->
         batch: This worker's share of a global batch.
         epoch: Epoch that seeds the masks.
         device: Device of the model and the batch.
+        max_edges: Edges above which the share is computed in parts, so that any share fits into memory; 0: never.
 
     """
     twin = copy.deepcopy(model).train()
@@ -77,11 +79,13 @@ def measure(model: nn.Module, batch: Batch, epoch: int, device: torch.device) ->
         for timed in (False, *[True] * PASSES):
             _synchronize(device)
             start = time.perf_counter()
-            twin(batch, epoch)[LOSS].backward()
+            for part in split(batch, max_edges):
+                twin(part, epoch)[LOSS].backward()
             _synchronize(device)
             if timed:  # the first pass allocates memory and compiles
                 fastest = min(fastest, time.perf_counter() - start)
-    return Ability(cost, cost / fastest, _capacity(device, before, cost))
+    capacity = np.inf if max_edges else _capacity(device, before, cost)
+    return Ability(cost, cost / fastest, capacity)
 
 
 def proportions(speeds: Sequence[float], most: Sequence[float]) -> NDArray[np.float64]:
@@ -122,11 +126,12 @@ class Balance:
         mode: 'equal': equal shares; 'speed': measured; 'auto': measured if the workers' machines differ.
         loader: Loader whose shares are set.
         context: Where the training runs.
+        max_edges: See :func:`measure`.
 
     """
 
-    def __init__(self, mode: Balancing, loader: SharedLoader, context: Context) -> None:
-        self.context = context
+    def __init__(self, mode: Balancing, loader: SharedLoader, context: Context, max_edges: int = 0) -> None:
+        self.context, self.max_edges = context, max_edges
         self.parts: NDArray[np.float64] | None = None
         self.measured_at = -np.inf
         wanted = distributed.world_size() > 1 and (
@@ -147,7 +152,7 @@ class Balance:
         for _ in range(ROUNDS if before is None else 1):
             batch = self.loader.sample(epoch)
             distributed.gather_objects(None)  # barrier: workers on one machine compete, as in training
-            abilities = distributed.gather_objects(measure(model, batch, epoch, self.context.device))
+            abilities = distributed.gather_objects(measure(model, batch, epoch, self.context.device, self.max_edges))
             if not all(ability.cost for ability in abilities):
                 break  # a worker without crystals in this batch cannot be timed
             whole = sum(ability.cost for ability in abilities)

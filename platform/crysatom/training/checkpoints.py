@@ -13,9 +13,6 @@ from textwrap import shorten
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as parse
-from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from crysatom.config.checks import require_name
@@ -69,6 +66,8 @@ def progress(folder: Path) -> tuple[int, int]:
 
 def save(folder: Path, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
     """Write one ``<group>.safetensors`` per group of tensors, then the state. All is on disk when this returns."""
+    from safetensors.torch import save as serialize  # here and below: the loop must be importable without it
+
     files = {}
     for name, tensors in groups.items():
         content = serialize({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
@@ -167,6 +166,9 @@ def _read(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         ValueError: If a file is not as it was written; the message names it.
 
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load as parse
+
     state = _state(folder)
     if any(isinstance(noted, int) for noted in state[FILES].values()):
         _log_once(f"checkpoint {folder} has no checksums, because an older version wrote it: only sizes are checked")

@@ -13,9 +13,6 @@ from textwrap import shorten
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as serialize
 from torch import Tensor
 
 from crysatom.config import GraphSpec
@@ -130,6 +127,8 @@ def save_encoder(folder: Path, encoder: PretrainedEncoder, training: Mapping[str
         training: Facts about the pretraining, JSON values; for people, not read back.
 
     """
+    from safetensors.torch import save as serialize  # here and below: training must not need the package
+
     folder.mkdir(parents=True, exist_ok=True)
     tensors = serialize({name: tensor.contiguous() for name, tensor in encoder.tensors.items()})
     write_bytes(folder / ENCODER_SAFETENSORS, tensors)
@@ -147,6 +146,9 @@ def load_encoder(folder: str | Path) -> PretrainedEncoder:
         ValueError: If there is no encoder, or it is damaged.
 
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     given = Path(folder)
     folder = given / ENCODER if (given / ENCODER).is_dir() else given
     try:

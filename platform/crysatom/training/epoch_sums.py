@@ -33,12 +33,13 @@ class Totals:
 
     def add(self, terms: dict[str, Tensor], local_crystals: int, action: int = 0) -> int:
         """Add a batch; return the sum of the workers' actions, which is reduced together with the crystal counts."""
-        numbers = [float(local_crystals), float(action)]
-        count = distributed.all_reduce_sum(torch.tensor(numbers, device=terms[LOSS].device))
+        crystals, actions = float(local_crystals), float(action)
+        if distributed.world_size() > 1:  # alone, the numbers need not go to the device and back, which would wait
+            counts = torch.tensor([crystals, actions], device=terms[LOSS].device)
+            crystals, actions = distributed.all_reduce_sum(counts).tolist()
         for name, value in terms.items():
             if value.ndim == 0:
-                self.sums[name] = self.sums.get(name, 0) + value.detach().double() * count[0]
-        crystals, actions = count.tolist()
+                self.sums[name] = self.sums.get(name, 0) + value.detach().double() * crystals
         self.crystals += int(crystals)
         self.steps += 1
         return int(actions)

@@ -21,6 +21,7 @@ from crysatom.training.balance import Balance
 from crysatom.training.context import Action, Context, StoppedError
 from crysatom.training.epoch_sums import Totals
 from crysatom.training.loaders import Loader, SharedLoader
+from crysatom.training.micro_batches import MicroBatches
 from crysatom.training.schedules import learning_rate
 
 HELD_OUT_EPOCH = -1
@@ -62,6 +63,7 @@ class Loop:
         milestones: Epochs before which the 'step' schedule lowers the learning rate.
         selection: Which epoch's weights are kept.
         balance: How workers share a batch.
+        max_edges: Edges of a worker's share above which it is computed in parts; 0: never.
         after_step: Called with each batch, the model's output and whether the batch is the first of its epoch (the
             paper's vector extraction).
         extra: More tensors of the training state, by name; saved in checkpoints and restored in place.
@@ -86,6 +88,7 @@ class Loop:
         milestones: tuple[int, ...] = (),
         selection: Selection = Selection(),
         balance: Balancing = "auto",
+        max_edges: int = 0,
         after_step: Callable[[Batch, dict[str, Tensor], bool], None] | None = None,
         extra: dict[str, Tensor] | None = None,
         measured: str = HELD_OUT,
@@ -99,6 +102,7 @@ class Loop:
         self.model, self.train, self.held_out = model, train, held_out
         self.optimization, self.context, self.after_step = optimization, context, after_step
         self.milestones, self.selection, self.balance = milestones, selection, balance
+        self.micro_batches = MicroBatches(max_edges)
         self.extra, self.measured, self.watch = extra or {}, measured, watch
         self.trainable = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = OPTIMIZERS[optimizer](
@@ -130,8 +134,8 @@ class Loop:
         with self.context.checkpoint() as folder:
             if folder is not None:
                 self._restore(*checkpoints.load(folder))
-        balance = Balance(self.balance, self.train, self.context)
-        wrapped = self.context.wrap(self.model)
+        balance = Balance(self.balance, self.train, self.context, self.micro_batches.max_edges)
+        wrapped = self.model if self.micro_batches.max_edges else self.context.wrap(self.model)
         stop_requested = False
         while not (stop_requested or self._ended()):
             epoch = len(self.history)
@@ -197,12 +201,16 @@ class Loop:
         rate = learning_rate(settings.lr, self.step, settings.epochs * steps, settings.schedule, milestones)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        terms: dict[str, Tensor] = wrapped(batch, epoch)
-        self._check_finite("loss", terms[LOSS], batch, epoch)
         self.optimizer.zero_grad()
-        terms[LOSS].backward()
+
+        def differentiate(part: Batch) -> dict[str, Tensor]:
+            terms: dict[str, Tensor] = wrapped(part, epoch)
+            terms[LOSS].backward()
+            return {k: v.detach() for k, v in terms.items() if v.ndim == 0 or self.after_step is not None}
+
+        terms = self.micro_batches.train(differentiate, batch, self.trainable)
         norm = nn.utils.clip_grad_norm_(self.trainable, settings.gradient_clip or math.inf)
-        self._check_finite("norm of the gradient", norm, batch, epoch)
+        self._check_finite({"loss": terms[LOSS], "norm of the gradient": norm}, batch, epoch)
         self.optimizer.step()
         self.average.update()
         if self.after_step is not None:
@@ -214,17 +222,25 @@ class Loop:
         self.model.eval()
         totals = Totals()
         for batch in loader.epoch(0):
-            totals.add(self.model(batch, HELD_OUT_EPOCH), batch.num_graphs)
+            totals.add(self.micro_batches.terms(self._scalars, batch), batch.num_graphs)
         return totals.means(self.measured)
 
-    def _check_finite(self, what: str, value: Tensor, batch: Batch, epoch: int) -> None:
-        if torch.isfinite(value):
+    def _scalars(self, part: Batch) -> dict[str, Tensor]:
+        return {k: v for k, v in self.model(part, HELD_OUT_EPOCH).items() if v.ndim == 0}
+
+    def _check_finite(self, values: dict[str, Tensor], batch: Batch, epoch: int) -> None:
+        """Raise if a value is not finite. On a GPU this is the step's wait for its results, so all are read at once."""
+        numbers = torch.stack([value.detach().double() for value in values.values()]).tolist()
+        wrong = [
+            f"{what} is {number}" for what, number in zip(values, numbers, strict=True) if not math.isfinite(number)
+        ]
+        if not wrong:
             return
         broken = torch.unique(batch.batch[batch.edge_index[1][~torch.isfinite(batch.distance)]])
         keys = batch.material_key
         parts = distributed.gather_objects((keys[broken].tolist(), keys.tolist()))
         culprits, everyone = ([key for part in kind for key in part] for kind in zip(*parts, strict=True))
-        raise NonFiniteLossError(self._describe(f"{what} is {value.item()}", epoch, culprits or everyone))
+        raise NonFiniteLossError(self._describe(wrong[0], epoch, culprits or everyone))
 
     def _describe(self, problem: str, epoch: int, keys: list[int]) -> str:
         names = self.train.material_ids(keys)

@@ -1,11 +1,11 @@
-"""The machine of a worker: its hardware, and its usage during an epoch."""
+"""The machine of a worker: its hardware, its usage during an epoch, and the arithmetic of its CPU."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import psutil
 import torch
@@ -13,6 +13,28 @@ import torch
 from crysatom.names import SYSTEM
 
 UTILIZATION = "utilization_percentage"
+
+
+@contextlib.contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Replace denormal results by zero in this thread and in threads that it starts.
+
+    On Intel CPUs a product with a denormal number takes 50 times as long. The mode belongs to a thread: new ones
+    inherit it (Python's, and OpenMP's at the first parallel operation), existing ones are not changed. So enter this
+    before any computation. A backward pass on the CPU runs in the calling thread.
+    """
+    before = flushes_denormals()
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
+def flushes_denormals() -> bool:
+    """Return whether this thread replaces denormal results by zero."""
+    smallest_normal = torch.full((), torch.finfo(torch.float32).tiny)
+    return not smallest_normal.div(2).item()
 
 
 def hardware() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from crysatom.config import PretrainConfig
 from crysatom.graphs.batch import GraphTensors
 from crysatom.graphs.shards import is_held_out, load
 from crysatom.names import MAX_ATOMIC_NUMBER
+from crysatom.nn.products import products_in, slow_precision
 from crysatom.ssl.node_level import NodeLevelObjective
 from crysatom.ssl.objective import Objective
 from crysatom.training.context import Context, Metrics
 from crysatom.training.encoder_files import PretrainedEncoder
 from crysatom.training.loaders import Loader, ResidentLoader, SharedLoader
 from crysatom.training.loop import Loop, Selection
+from crysatom.training.micro_batches import MicroBatches, split
 from crysatom.vectors.elements import ElementFeatures, element_features
 from crysatom.vectors.extract import ElementMoments, LastBatchTable
 from crysatom.vectors.table import AtomVectors
@@ -123,13 +126,21 @@ def pretrain(
         NonFiniteLossError: If the loss or the gradient of a batch is not finite.
 
     """
+    precision = config.optimization.precision
+    if warning := slow_precision(precision, context.device.type):
+        context.log(warning)
+    with products_in(precision):
+        return _pretrain(config, data, context, watch)
+
+
+def _pretrain(config: PretrainConfig, data: PretrainData, context: Context, watch: Watch | None) -> PretrainOutcome:
     features = element_features(config.encoder.node_features)
     model = build(config, features).to(context.device)
     recorder = Algorithm1Recorder(config.encoder.embedding_dim, context.device)
     published = config.extraction == "algorithm_1"
 
     def vectors() -> AtomVectors:
-        return recorder.to_vectors() if published else extract(model, data.everything)
+        return recorder.to_vectors() if published else extract(model, data.everything, config.workers.max_edges)
 
     loop = Loop(
         model,
@@ -139,6 +150,7 @@ def pretrain(
         context,
         selection=Selection(by=config.selected_by),
         balance=config.workers.balance,
+        max_edges=config.workers.max_edges,
         after_step=recorder.record if published else None,
         extra=recorder.tensors if published else None,
         watch=None if watch is None else lambda metrics: watch(metrics, vectors),
@@ -146,11 +158,10 @@ def pretrain(
     history = loop.run()
     matrix = None
     if isinstance(model, Objective) and config.loss.ssl_loss == "barlow_twins":
-        matrix = (
-            model.cross_correlation(next(iter(data.everything.epoch(0))), epoch=config.optimization.epochs)
-            .cpu()
-            .numpy()
-        )
+        micro_batches = MicroBatches(config.workers.max_edges)
+        parts = micro_batches.split(next(iter(data.everything.epoch(0))))
+        correlation = partial(model.cross_correlation, epoch=config.optimization.epochs)
+        matrix = micro_batches.each(correlation, parts)[0].cpu().numpy()
     elements = torch.from_numpy(features.features), torch.from_numpy(features.atomic_numbers)
     return PretrainOutcome(
         vectors=vectors(),
@@ -163,12 +174,20 @@ def pretrain(
 
 
 @torch.no_grad()
-def extract(model: Objective | NodeLevelObjective, everything: Loader) -> AtomVectors:
-    """Return each element's vector: the mean over all its sites, in evaluation mode, merged over workers."""
+def extract(model: Objective | NodeLevelObjective, everything: Loader, max_edges: int = 0) -> AtomVectors:
+    """Return each element's vector: the mean over all its sites, in evaluation mode, merged over workers.
+
+    Args:
+        model: Trained model.
+        everything: All crystals.
+        max_edges: Edges above which a share is computed in parts; 0: never.
+
+    """
     model.eval()
     moments = ElementMoments.empty(model.config.encoder.embedding_dim, next(model.parameters()).device)
     for batch in everything.epoch(0):
-        moments = moments.update(model.atom_vectors(batch), batch.atomic_numbers)
+        for part in split(batch, max_edges):
+            moments = moments.update(model.atom_vectors(part), part.atomic_numbers)
     return moments.merge_across_workers().to_vectors({})
 
 

@@ -23,6 +23,7 @@ from crysatom.graphs.shards import load
 from crysatom.names import DISTILLATION, LOSS, MAE, MAX_ATOMIC_NUMBER, TEST, TRAIN, VAL, Criterion
 from crysatom.nn.condensed import condensed
 from crysatom.nn.pooling import pool
+from crysatom.nn.products import products_in, slow_precision
 from crysatom.predictors.base import Predictor, PredictorSpec
 from crysatom.predictors.registry import build_predictor
 from crysatom.predictors.transfer import start_from_encoder
@@ -31,6 +32,7 @@ from crysatom.training.distillation import Distillation
 from crysatom.training.encoder_files import PretrainedEncoder
 from crysatom.training.loaders import Loader, ResidentLoader
 from crysatom.training.loop import Loop, Selection
+from crysatom.training.micro_batches import split
 from crysatom.training.normalizer import Normalizer
 from crysatom.vectors.table import AtomVectors
 
@@ -88,7 +90,7 @@ class Regression(nn.Module):
         target = (batch.target - self.baseline(batch)) / self.std
         atoms = self.predictor.atoms(batch)
         error: Tensor = self.predictor.readout(atoms, batch).double() - target
-        count = error.new_tensor(len(error))
+        count = error.new_full((), len(error))
         total = distributed.all_reduce_sum(torch.stack([self._loss(error).sum(), error.abs().sum(), count]))
         terms = {
             LOSS: total[0] / total[2] + self.predictor.penalty(),
@@ -117,8 +119,13 @@ class Regression(nn.Module):
 
 
 @torch.no_grad()
-def predictions(model: Regression, loader: Loader) -> tuple[Array, Array]:
+def predictions(model: Regression, loader: Loader, max_edges: int = 0) -> tuple[Array, Array]:
     """Predict all crystals of a loader with targets, in evaluation mode; each worker predicts its share.
+
+    Args:
+        model: Predicts.
+        loader: Crystals.
+        max_edges: Edges above which a share is predicted in parts; 0: never.
 
     Returns:
         ``(n,)`` indices of the crystals, ascending, and their ``(n,)`` float64 predictions; the same on all workers.
@@ -128,7 +135,8 @@ def predictions(model: Regression, loader: Loader) -> tuple[Array, Array]:
     crystals, values = [], []
     for batch in loader.epoch(0):
         crystals.append(distributed.all_gather_rows(batch.crystal))
-        values.append(distributed.all_gather_rows(model.predict(batch)))
+        parts = [model.predict(part) for part in split(batch, max_edges)]
+        values.append(distributed.all_gather_rows(torch.cat(parts)))
     indices, predicted = torch.cat(crystals).cpu().numpy(), torch.cat(values).cpu().numpy()
     order = np.argsort(indices)
     return indices[order], predicted[order]
@@ -262,6 +270,16 @@ def train_predictor(
         NonFiniteLossError: If the loss or the gradient of a batch is not finite.
 
     """
+    precision = config.optimization.precision
+    if warning := slow_precision(precision, context.device.type):
+        context.log(warning)
+    with products_in(precision):
+        return _train_predictor(config, task, context, watch)
+
+
+def _train_predictor(
+    config: DownstreamConfig, task: RegressionTask, context: Context, watch: Callable[[Metrics], bool] | None
+) -> RegressionOutcome:
     data = labeled_data(config, task, context.device)
     model = build_regression(config, task).to(context.device)
     optimization = config.optimization
@@ -275,15 +293,16 @@ def train_predictor(
         milestones=optimization.milestones,
         selection=Selection(by=optimization.selected_by, patience=optimization.patience),
         balance=config.workers.balance,
+        max_edges=config.workers.max_edges,
         measured=VAL,
         watch=watch,
     )
     history = loop.run()
     model.distillation = None
-    predicted = {VAL: predictions(model, data[VAL])[1]}
+    predicted = {VAL: predictions(model, data[VAL], config.workers.max_edges)[1]}
     start = time.perf_counter()
     if TEST in data:  # trials of a sweep have none
-        predicted[TEST] = predictions(model, data[TEST])[1]
+        predicted[TEST] = predictions(model, data[TEST], config.workers.max_edges)[1]
     test_seconds = time.perf_counter() - start
     return RegressionOutcome(
         history=history,

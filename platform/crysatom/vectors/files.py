@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from crysatom.config.files import require_regular
 from crysatom.crystals.csv_files import csv_line
@@ -75,7 +73,7 @@ def read_vectors(path: str | Path) -> AtomVectors:
     try:
         require_regular(path)
         return reader(path)
-    except (ValueError, TypeError, OverflowError, RecursionError, SafetensorError, csv.Error) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError, csv.Error) as error:
         message = " ".join(str(error).split())
         raise ValueError(f"{path}: {message[:MOST_SAID]}{'...' if len(message) > MOST_SAID else ''}") from error
 
@@ -92,6 +90,8 @@ def _to_json(table: AtomVectors) -> str:
 
 
 def _to_safetensors(table: AtomVectors) -> bytes:
+    from safetensors.numpy import save  # here and below: reading other files must not need the package
+
     arrays = {name: getattr(table, name) for name in _ARRAYS if getattr(table, name) is not None}
     return save(arrays, metadata={PROVENANCE: json.dumps(table.provenance, sort_keys=True)})
 
@@ -112,9 +112,14 @@ def _from_json(path: Path) -> AtomVectors:
 
 
 def _from_safetensors(path: Path) -> AtomVectors:
-    with safe_open(path, framework="numpy") as file:
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        metadata = file.metadata() or {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
     wrong = [name for name in ("atomic_numbers", "vectors") if name not in arrays]
     wrong += [name for name, array in arrays.items() if _ARRAYS.get(name) != array.dtype]
     if wrong:

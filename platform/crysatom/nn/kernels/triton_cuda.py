@@ -26,6 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from crysatom import distributed
 from crysatom.nn.edges import Edges
 from crysatom.nn.kernels.terms import Grads, Moments, Norm, Terms
 
@@ -360,6 +361,7 @@ def _launch(kernel: Any, programs: int, width: int, table: Tensor, *arguments: A
     block = min(max(triton.next_power_of_2(width), 16), MAX_BLOCK_CHANNELS)
     blocks = {"WIDTH": width, "BLOCK_E": BLOCK_EDGES, "BLOCK_D": block}
     if programs:
+        distributed.fetch(table, *arguments)  # torch's dispatcher does not see what a kernel reads
         with torch.cuda.device_of(table):
             grid = programs, triton.cdiv(width, block)
             kernel[grid](table, *arguments, **blocks, num_warps=1, enable_fp_fusion=True)

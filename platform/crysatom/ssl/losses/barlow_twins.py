@@ -14,7 +14,7 @@ from crysatom.distributed import all_reduce_sum
 
 def standardize(z: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
     """Return z with zero mean and unit variance per column over all workers, and the number of rows."""
-    count = all_reduce_sum(z.new_tensor([len(z)]))[0]
+    count = all_reduce_sum(z.new_full((1,), len(z)))[0]
     centered = z - all_reduce_sum(z.sum(0)) / count
     variance = all_reduce_sum(centered.square().sum(0)) / count
     return centered * torch.rsqrt(variance + eps), count

@@ -13,13 +13,13 @@ INVARIANCE, VARIANCE, COVARIANCE = 1.0, 1.0, 0.04
 
 def invariance(z_a: Tensor, z_b: Tensor) -> Tensor:
     """Return the mean squared difference of the views over all workers (eq. 5)."""
-    sums = all_reduce_sum(torch.stack([(z_a - z_b).square().sum(), z_a.new_tensor(float(z_a.numel()))]))
+    sums = all_reduce_sum(torch.stack([(z_a - z_b).square().sum(), z_a.new_full((), z_a.numel())]))
     return sums[0] / sums[1]
 
 
 def covariance_matrix(z: Tensor) -> Tensor:
     """Return the unbiased covariance over all workers, ``(d, d)`` (eq. 3); zero for a single crystal."""
-    count = all_reduce_sum(z.new_tensor([len(z)]))[0]
+    count = all_reduce_sum(z.new_full((1,), len(z)))[0]
     centered = z - all_reduce_sum(z.sum(0)) / count
     return all_reduce_sum(centered.T @ centered) / (count - 1).clamp(min=1)
 

@@ -171,6 +171,7 @@ class Study:
             "resume": True,
             "num_workers": 0,
             "use_gpu": self.config.use_gpu,
+            "precision": self.config.precision,
             "tracking_uri": self.paths.tracking_uri,
             "register": "",  # a study makes hundreds of models
         }

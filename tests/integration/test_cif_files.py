@@ -1,51 +1,20 @@
-"""Small version of the benchmark of CIFs by other programs, and the notes of an ingest."""
+"""CIFs as users have them: packed, several crystals in one, and the notes of an ingest."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
-import json
 import logging
 import lzma
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from crysatom.config import IngestConfig
 from crysatom.crystals.ingest import IngestReport, ingest_plain
-from crysatom.crystals.table import write_table
-from tests.conftest import REPOSITORY
 from tests.unit.cif_cases import SI, cif, named, units
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("writer", ["pymatgen", "pymatgen_symmetrized", "ase"])
-def test_the_benchmark_finds_no_other_crystal(writer: str, prototypes: pa.Table, tmp_path: Path) -> None:
-    write_table(prototypes.slice(0, 40), tmp_path / "crystals.parquet")
-    figures = run(tmp_path, "--writer", writer)
-    assert figures["same"] == figures["cifs"] == 40
-    if writer == "pymatgen_symmetrized":
-        by_name = run(tmp_path, "--writer", writer, "--name-only")
-        refused = sum(count for kind, count in by_name.items() if kind.startswith("refused"))
-        assert by_name["same"] + refused == 40
-        assert by_name["same"] > refused
-
-
-def run(folder: Path, *flags: str) -> dict[str, int]:
-    command = [sys.executable, "benchmarks/cif_round_trip.py", str(folder / "crystals.parquet")]
-    done = subprocess.run(
-        [*command, "--out", str(folder / "cifs.parquet"), *flags],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def ingested(folder: Path) -> IngestReport:
