@@ -64,7 +64,10 @@ def test_an_error_of_one_ends_all(index: int, before: int) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("turn ")]
 
 
-def test_an_interrupt_of_the_caller_ends_all() -> None:
+def test_an_interrupt_of_the_caller_ends_all(request: pytest.FixtureRequest) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs without it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+
     def work(turn: Turn) -> None:
         if turn.index == 1:
             signal.pthread_kill(main, signal.SIGINT)
