@@ -91,8 +91,9 @@ class MessageLayer(nn.Module):
     def forward(self, h: Tensor, edges: Edges) -> Tensor:
         """Return updated atom vectors ``(M, C)`` from ``(M, C)``; edges have ``basis`` ``(R, C)``."""
         of_edge, of_center, of_neighbor = self.first.weight.split(h.shape[1], dim=1)
-        message = (linear(edges.basis, of_edge) + self.first.bias)[edges.row]
-        message = F.silu(message + linear(h, of_center)[edges.center] + linear(h, of_neighbor)[edges.neighbor])
+        message = (linear(edges.basis, of_edge) + self.first.bias).index_select(0, edges.row)
+        message = message + linear(h, of_center).index_select(0, edges.center)
+        message = F.silu(message + linear(h, of_neighbor).index_select(0, edges.neighbor))
         for layer in self.others:
             message = F.silu(layer(message))
         return h + F.silu(self.update(edges.sum_messages(message)))

@@ -100,17 +100,19 @@ class AttentionLayer(nn.Module):
         edge = self.edge(edges.basis).view(by_head)
         at_center, at_neighbor, at_distance = self.message.weight.split(self.width, dim=1)
         center, neighbor, row = edges.center, edges.neighbor, edges.row
+        at_query = query.index_select(0, center)
         alpha = torch.cat(
             [
-                (query * key)[center],
-                query[center] * key[neighbor],
-                query[center] * edge[row],
+                (query * key).index_select(0, center),
+                at_query * key.index_select(0, neighbor),
+                at_query * edge.index_select(0, row),
             ],
             dim=-1,
         )
         gate = torch.sigmoid(self.gate_norm(alpha / math.sqrt(3 * self.width)))
-        message = (linear(value, at_center) + self.message.bias)[center]
-        message = message + linear(value, at_neighbor)[neighbor] + linear(edge, at_distance)[row]
+        message = (linear(value, at_center) + self.message.bias).index_select(0, center)
+        message = message + linear(value, at_neighbor).index_select(0, neighbor)
+        message = message + linear(edge, at_distance).index_select(0, row)
         message = self.project_norm(self.project(message * gate))
         total = self.concat(edges.sum_messages(message.flatten(1)))
         new: Tensor = F.silu(self.norm(total, 1, edges.multiplicity)) + self.skip(h)
