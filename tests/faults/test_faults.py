@@ -82,6 +82,7 @@ def assert_same(one: FinishedRun, other: FinishedRun) -> None:
     assert different_metrics(one.folder, one.tracking_uri, EPOCHS) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_damaged_checkpoint_and_a_full_disk_change_nothing_but_what_is_said(
     place: Path,
@@ -110,6 +111,7 @@ def test_a_damaged_checkpoint_and_a_full_disk_change_nothing_but_what_is_said(
     assert_same(finished, undisturbed)
 
 
+@pytest.mark.slow
 def test_results_that_do_not_fit_are_said_and_written_later(place: Path, undisturbed: FinishedRun) -> None:
     with (
         files_no_larger_than(60_000),  # checkpoints and encoder are larger

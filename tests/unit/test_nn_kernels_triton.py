@@ -224,10 +224,8 @@ KERNELS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "optional"),
-    [("fp32", False), pytest.param("bf16", True, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "optional"), [("fp32", False), ("bf16", True)])
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_compile_for_a_gpu(
     name: str, dtype: str, optional: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
