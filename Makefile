@@ -19,30 +19,44 @@ help:  ## List the targets
 demo: $(INSTALLED)  ## Pretrain on the real crystals inside pymatgen, with two workers; no GPU, no network
 	$(BIN)/python jobs/pretrain.py --num-workers 2 --epochs 30 --batch-size 48 --name demo --resume
 
-# Whole test files run in parallel, in alphabetical order: the long ones come first. Beside them, one process runs the
-# tests that use Ray from their own process, one by one; its output is shown at the end. pytest exits with 5 if ARGS
-# select no test of one half. Bytecode is kept, since each process would compile all tests again.
-define run-tests
+# Test files run in parallel, in alphabetical order, so that tests that wait for jobs do not come last. Tests that use
+# Ray from their own process run one by one: beside the others, and then their output comes last, or after the others if
+# these start Rays of their own, since two that start at the same time may choose the same port. ARGS may select no test
+# of one half: pytest then exits with 5. Bytecode is kept, since each process would compile all tests again.
+define files-in-parallel
+$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "($(1)) and not ray" $(ARGS)
+endef
+define one-by-one
+$(BIN)/python -m pytest -m "($(1)) and ray" $(ARGS)
+endef
+define test-beside
 @unset PYTHONDONTWRITEBYTECODE; code=0; said=$$(mktemp); \
-$(BIN)/python -m pytest -m "($(1)) and ray" $(ARGS) >"$$said" 2>&1 & ray=$$!; \
+$(call one-by-one,$(1)) >"$$said" 2>&1 & ray=$$!; \
 trap 'kill $$ray 2>/dev/null || true; rm -f "$$said"' EXIT; \
-$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "($(1)) and not ray" $(ARGS) || code=$$?; \
+$(call files-in-parallel,$(1)) || code=$$?; \
 if (( code == 5 )); then code=0; fi; \
 wait $$ray || (( $$? == 5 )) || code=1; \
 cat "$$said"; exit $$code
 endef
+define test-in-turn
+@unset PYTHONDONTWRITEBYTECODE; code=0; \
+$(call files-in-parallel,$(1)) || code=$$?; \
+if (( code == 5 )); then code=0; fi; \
+$(call one-by-one,$(1)) || (( $$? == 5 )) || code=1; \
+exit $$code
+endef
 
 .PHONY: test
 test: $(INSTALLED)  ## Run the tests except slow ones; ARGS="-k name" selects
-	$(call run-tests,not slow)
+	$(call test-beside,not slow)
 
 .PHONY: test-slow
 test-slow: $(INSTALLED)  ## Run the slow tests only
-	$(call run-tests,slow)
+	$(call test-in-turn,slow)
 
 .PHONY: test-all
 test-all: $(INSTALLED)  ## Run all tests
-	$(call run-tests,slow or not slow)
+	$(call test-in-turn,slow or not slow)
 
 .PHONY: lint
 lint: $(INSTALLED)  ## Check format, style, types and import directions

@@ -180,7 +180,7 @@ def test_the_whole_run_on_a_bare_machine(bundle: Path, tmp_path: Path) -> None:
         assert sections[f"{name}, batch 8"]["predicted_crystals_per_second"] > 0
     epoch = sections["pretraining, float32, batch 8"]
     assert epoch["epoch_crystals"] == 60
-    assert epoch["epoch_seconds_extrapolated"] == pytest.approx(60 / epoch["crystals_per_second"], rel=0.01)
+    assert epoch["epoch_seconds_extrapolated"] == pytest.approx(60 / epoch["crystals_per_second"], abs=0.01)
     waits = sections["waits"]
     # Before the first reduction 170 and 46. Each further one needs a reason.
     assert waits["pretraining, estimated"]["per_step"] <= 12

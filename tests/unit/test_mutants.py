@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -54,9 +55,7 @@ def test_what_is_not_killed_is_told_and_is_a_failure(tmp_path: Path) -> None:
     before = (REPOSITORY / "platform" / "crysatom" / "graphs" / "neighbors.py").read_bytes()
     done = run_tool("--list", str(tmp_path / "others.toml"))
     assert done.returncode == 1
-    fates = {
-        line.split("  ")[0]: line.split("  ")[-3].strip() for line in done.stdout.splitlines() if " s" in line[-3:]
-    }
+    fates = dict(re.findall(r"^(margin: .+?)  +([A-Z ]+?)  +[\d.]+ s$", done.stdout, re.MULTILINE))
     assert fates == {"margin: the same": "SURVIVED", "margin: absent": "NOT FOUND", "margin: no Python": "BROKEN"}
     assert "0 of 3 killed" in done.stdout
     assert (REPOSITORY / "platform" / "crysatom" / "graphs" / "neighbors.py").read_bytes() == before
