@@ -17,8 +17,9 @@ from torch import Tensor
 from crysatom.nn.edges import Edges
 from crysatom.nn.gated_conv import GatedConv
 from crysatom.nn.gated_sum import gated_sum
+from tests.kernel_cases import make_edges
 
-WIDTH, FEATURES, ATOMS = 3, 4, 6
+WIDTH, FEATURES = 3, 4
 TOLERANCE = {"rtol": 1e-11, "atol": 1e-11}
 DEGREES = {
     "one view": [[3, 1, 4, 2, 5, 2]],
@@ -27,23 +28,6 @@ DEGREES = {
     "a view without edges": [[3, 1, 4, 2, 5, 2], [0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 1]],
     "all edges at one atom": [[0, 0, 17, 0, 0, 0]],
 }
-
-
-def make_edges(degrees: list[list[int]]) -> Edges:
-    """Edges between the atoms of the same view; several share a row of features."""
-    generator = torch.Generator().manual_seed(5)
-    degree = torch.tensor(degrees).flatten()
-    num_edges, num_atoms = int(degree.sum()), len(degree)
-    center = torch.arange(num_atoms).repeat_interleave(degree)
-    return Edges(
-        num_views=len(degrees),
-        num_atoms=num_atoms,
-        edge_ptr=F.pad(degree.cumsum(0), (1, 0)),
-        center=center,
-        neighbor=center // ATOMS * ATOMS + torch.randint(ATOMS, (num_edges,), generator=generator),
-        row=torch.randint(9, (num_edges,), generator=generator),
-        basis=torch.rand(9, FEATURES, dtype=torch.float64, generator=generator),
-    )
 
 
 def make_inputs(num_atoms: int) -> list[Tensor]:
