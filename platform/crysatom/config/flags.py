@@ -53,6 +53,8 @@ def digest(config: Group) -> str:
         content["node_features"] = "file"
     if content.get("precision") == FLOAT32:  # as before there was a choice, so that older runs are still found
         del content["precision"]
+    if content.get("vector_spectrum") == 0:  # likewise
+        del content["vector_spectrum"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -21,7 +21,7 @@ from crysatom.names import MAE, MAE_OVER_MAD, PREDICTION, PROBE, PROPERTY, TARGE
 from crysatom.training.context import Metrics, SilentContext
 from crysatom.training.metrics import mae, mae_over_mad
 from crysatom.training.regression import RegressionTask, train_predictor
-from crysatom.vectors.scale import scaled
+from crysatom.vectors.spectrum import as_read
 from crysatom.vectors.table import AtomVectors
 
 STOP = "stop"
@@ -74,7 +74,8 @@ class Probe:
         tables = []
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else ()):
             for name, task in self.tasks.items():
-                table = scaled(vectors, self.config.vectors.vector_scale, self.elements[name])
+                choice = self.config.vectors
+                table = as_read(vectors, choice.vector_scale, choice.vector_spectrum, self.elements[name])
                 crystals = task.parts[VAL]
                 target = task.labels[crystals]
                 predicted = [
