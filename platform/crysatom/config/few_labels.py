@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from crysatom.config.base import Group, places, reads
 from crysatom.config.checks import require, require_each
+from crysatom.config.downstream import Vectors
 from crysatom.config.groups import Output, Source, Tracking
 from crysatom.names import SYMBOLS
 
@@ -118,8 +119,7 @@ class FewLabelsConfig(Group):
     tracking: Tracking = Tracking(experiment="crysatom-studies")
 
     def __post_init__(self) -> None:
-        not_negative = ("labels", "seeds")
-        for name in not_negative:
+        for name in ("labels", "seeds"):
             values = getattr(self, name)
             require(bool(values) and min(values) >= 0, f"{name} must be whole numbers from 0 on, got {values}")
         require_each(
@@ -149,9 +149,13 @@ class FewLabelsConfig(Group):
 
 def _table(text: str) -> Table:
     match = _TABLE.fullmatch(text)
-    require(match is not None, f"a table is given as VECTORS, NAME=VECTORS or NAME=VECTORS@POWER, got {text!r}")
-    assert match is not None, "checked"
+    if match is None:
+        raise ValueError(f"a table is given as VECTORS, NAME=VECTORS or NAME=VECTORS@POWER, got {text!r}")
     name, vectors, power = match.groups()
+    try:
+        Vectors(vector_spectrum=float(power or 0))
+    except ValueError as error:
+        raise ValueError(f"table {text}: {error}") from error
     return Table(name or text, vectors, float(power or 0))
 
 

@@ -20,6 +20,7 @@ from crysatom.config import DownstreamConfig, FewLabelsConfig, GraphSpec, digest
 from crysatom.config import downstream as predictions
 from crysatom.config.few_labels import COMPOSITION, Table
 from crysatom.crystals import splits
+from crysatom.crystals.derived_columns import COMPUTED_COLUMNS
 from crysatom.crystals.table import read_table
 from crysatom.crystals.targets import Targets, targets_for
 from crysatom.graphs.shards import load_atoms, read_manifest
@@ -160,7 +161,7 @@ class Plan:
         return prepare(source, limits, graph, self.paths.out, num_workers=self.config.num_workers, resume=True)
 
     def _properties(self) -> tuple[str, ...]:
-        known = tuple(name for name in PROPERTIES if name in self.table.schema.names)
+        known = tuple(name for name in PROPERTIES if name in self.table.schema.names and name not in COMPUTED_COLUMNS)
         return self.config.properties or known or (VOLUME_PER_ATOM,)
 
     @cached_property

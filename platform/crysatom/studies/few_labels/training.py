@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import functools
 import json
 import time
@@ -161,7 +162,9 @@ def _ridge(work: Work) -> Trained:
 
 def _vectors(work: Work) -> AtomVectors:
     choice = work.config.vectors
-    return as_read(work.vectors, choice.vector_scale, choice.vector_spectrum, work.sample.trained, work.known)
+    numbers = work.vectors.atomic_numbers.copy()  # Ray's arrays are read-only, which torch warns of
+    given = dataclasses.replace(work.vectors, atomic_numbers=numbers)
+    return as_read(given, choice.vector_scale, choice.vector_spectrum, work.sample.trained, work.known)
 
 
 @functools.lru_cache(maxsize=2)
