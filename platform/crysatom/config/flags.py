@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from crysatom.config import chemistry, downstream, grid, predicting, pretraining
+from crysatom.config import chemistry, downstream, few_labels, grid, predicting, pretraining
 from crysatom.config.base import Group, Role
 from crysatom.config.files import read_text
 from crysatom.config.secrets import warn_of_passwords, without_password
@@ -34,6 +34,7 @@ LATER: Mapping[str, Any] = {
     "mask_unit": "atoms",
     "element_weight": 0.0,
     "bond_weight": 0.0,
+    "vector_spectrum": 0.0,
 }
 """Settings that were added later, with the value that means what was done before: left out of the digest, so that older
 runs are still found."""
@@ -126,7 +127,9 @@ def _preset(config_type: type, recipe: str, predictor: str) -> Any:
     return make(predictor) if config_type is downstream.DownstreamConfig else make()
 
 
-def parse_study(argv: Sequence[str] | None = None) -> chemistry.ChemistryConfig | grid.GridConfig:
+def parse_study(
+    argv: Sequence[str] | None = None,
+) -> chemistry.ChemistryConfig | few_labels.FewLabelsConfig | grid.GridConfig:
     """Build the configuration of the study that ``--study NAME`` or ``--table N`` names, each kind with its own flags.
 
     Raises:
@@ -143,6 +146,8 @@ def parse_study(argv: Sequence[str] | None = None) -> chemistry.ChemistryConfig 
     arguments = [*arguments, "--study", study] if study else arguments
     if study == "chemistry":
         return parse(chemistry.ChemistryConfig, arguments)
+    if study == "few_labels":
+        return parse(few_labels.FewLabelsConfig, arguments)
     return parse(grid.GridConfig, arguments)
 
 
