@@ -109,11 +109,12 @@ CONNECTIVITY = "connectivity"
 FEATURES = "features"
 SSL = "ssl"
 LOSS_TERMS = (LOSS, CONNECTIVITY, FEATURES, SSL)
-"""Terms of CrysAtom's objective."""
+"""Terms of CrysAtom's objective, as published."""
 
 MASKING = "masking"
 CONTEXT = "context"
-ALL_LOSS_TERMS = (*LOSS_TERMS, MASKING, CONTEXT)
+BONDS = "bonds"
+ALL_LOSS_TERMS = (*LOSS_TERMS, MASKING, CONTEXT, BONDS)
 """Terms of all objectives."""
 
 DISTILLATION = "distillation"

@@ -107,6 +107,16 @@ def test_what_is_finished_is_not_repeated(place: Path, report: GridReport) -> No
     assert mine == {c.column: c.mean for c in report.cells if c.row.property == "density"}
 
 
+def test_all_tables_get_the_same_spectrum(place: Path, report: GridReport) -> None:
+    steep = run(config(place, properties=("density",), vector_spectrum=-1.0))
+    assert (steep.finished, steep.again) == (2, 0)
+    for cell, before in zip(steep.cells, report.cells[:2], strict=True):
+        [of] = cell.runs
+        assert of.config.vectors.vector_spectrum == -1
+        assert load_model(of.folder / "model")[1].vectors["spectrum"]["power"] == -1
+        assert (cell.mean == pytest.approx(before.mean, rel=1e-4)) == (cell.column == "onehot")
+
+
 def test_other_studies_take_the_same_runs(place: Path, report: GridReport) -> None:
     """A learning curve at all labels, and the cost of runs."""
     mae = report.cells[0].mean

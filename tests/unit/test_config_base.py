@@ -115,6 +115,12 @@ def test_the_default_precision_is_not_in_the_digest() -> None:
     assert digest(PretrainConfig.of(precision="bf16")) != digest(config.default())
 
 
+def test_the_spectrum_of_vectors_as_given_is_not_in_the_digest() -> None:
+    """Runs were made before there was a choice."""
+    assert digest(DownstreamConfig.of(vector_spectrum=0.0)) == digest(DownstreamConfig.of())
+    assert len({digest(DownstreamConfig.of(vector_spectrum=power)) for power in (-1.0, -2.0, 0.0)}) == 3
+
+
 def digests() -> dict[str, str]:
     other = {"epochs": 3, "node_features": "x.csv", "cutoff": 6.0, "loader": "streamed", "memory_gb": 3.0}
     elsewhere = {"data": "x", "out": "y", "num_workers": 4}

@@ -65,6 +65,7 @@ REFUSED: dict[str, list[Any]] = {
     "split": ["published", "held_out_elements:", "held_out_elements:8"],
     "num_workers": [-1],
     "max_atoms": [0],
+    "vector_spectrum": [-11.0, 3.0, float("nan")],
 }
 
 

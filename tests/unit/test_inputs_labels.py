@@ -21,6 +21,7 @@ from crysatom.pipelines.downstream import default_experiment, default_name
 from crysatom.runs.paths import find_vectors
 from crysatom.vectors.files import write_vectors
 from crysatom.vectors.given import given_vectors
+from crysatom.vectors.spectrum import with_spectrum
 from tests.small_regressions import tiny, volumes
 from tests.small_runs import make_shards, prepared
 
@@ -86,6 +87,19 @@ def test_vectors_are_scaled_over_the_elements_of_the_training_crystals(folder: P
     assert (rows**2).mean() == pytest.approx(1, rel=1e-5)
     plain = volumes(folder, tiny(vectors="random:0:30", vector_scale="none")).task.vectors
     assert np.array_equal(plain.vectors, given_vectors("random:0:30").vectors)
+
+
+def test_the_spectrum_is_of_the_elements_that_have_vectors(folder: Path, tmp_path: Path) -> None:
+    """Predicted vectors and the crystals of the training do not change it."""
+    data = volumes(folder, tiny(vectors="onehot92", vector_spectrum=-1.0))
+    own = with_spectrum(given_vectors("onehot92"), -1)
+    rows, expected = (table.lookup(sorted(elements_of(data, "train"))) for table in (data.task.vectors, own))
+    centered = expected - expected.mean(axis=0)
+    np.testing.assert_allclose(rows, centered / np.sqrt((centered**2).mean()), atol=1e-5)
+    lacking = table_without(tmp_path, {"O"})
+    filled = volumes(folder, tiny(vectors=lacking, missing_vectors="ridge", vector_spectrum=-1.0)).task.vectors
+    assert filled.provenance["filled"] == ["O"]
+    assert filled.provenance["spectrum"] == {"power": -1.0, "elements": len(filled.atomic_numbers) - 1}
 
 
 SPLITS = {"auto": "random:seed=0", "random": "random:seed=0", "composition": "composition:seed=0"}

@@ -7,6 +7,7 @@ command line. ``__post_init__`` validates, so an existing configuration can run.
 from crysatom.config.base import Group, Role
 from crysatom.config.chemistry import ChemistryConfig
 from crysatom.config.downstream import DownstreamConfig, config_of
+from crysatom.config.few_labels import FewLabelsConfig
 from crysatom.config.flags import default_settings, digest, parse, parse_study, recorded
 from crysatom.config.grid import GridConfig
 from crysatom.config.groups import GraphSpec, Limits, Optimization, Source, TrainingWorkers, Workers
@@ -24,6 +25,7 @@ __all__ = [
     "Choice",
     "DownstreamConfig",
     "FeaturizeConfig",
+    "FewLabelsConfig",
     "GraphSpec",
     "GridConfig",
     "Group",

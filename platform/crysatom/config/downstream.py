@@ -74,12 +74,19 @@ class Vectors(Group):
     """Scaling of the vectors over the elements of the training crystals: 'rms': one factor; 'standardize': each column;
     'none'."""
 
+    vector_spectrum: float = 0.0
+    """Power P of the spectrum of the vectors: their k-th principal component is multiplied by s_k^-P with its singular
+    value s_k. 0: as given; 1: whitened; -1, -2: steeper. docs/vectors.md says when this helps."""
+
     train_vectors: bool = False
     """Train the vectors too; off: they are frozen, as published."""
 
     missing_vectors: Literal["error", "leave_out", "ridge"] = "error"
     """Elements without a vector: 'error': refuse them; 'leave_out': leave out and list the crystals that contain them;
     'ridge': predict their vectors from element properties."""
+
+    def __post_init__(self) -> None:
+        require_each(self, ("vector_spectrum",), lambda value: -10 <= value <= 2, "lie in [-10, 2]")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from crysatom.config import chemistry, downstream, grid, predicting, pretraining
+from crysatom.config import chemistry, downstream, few_labels, grid, predicting, pretraining
 from crysatom.config.base import Group, Role
 from crysatom.config.files import read_text
 from crysatom.config.secrets import warn_of_passwords, without_password
@@ -28,6 +28,16 @@ RECIPES: Mapping[type, Mapping[str, Callable[..., Any]]] = {
 }
 """Recipes of the jobs that have any."""
 
+
+LATER: Mapping[str, Any] = {
+    "precision": FLOAT32,
+    "mask_unit": "atoms",
+    "element_weight": 0.0,
+    "bond_weight": 0.0,
+    "vector_spectrum": 0.0,
+}
+"""Settings that were added later, with the value that means what was done before: left out of the digest, so that older
+runs are still found."""
 
 TRACKING_URI = "tracking_uri"
 """Field that may hold a database password."""
@@ -51,8 +61,9 @@ def digest(config: Group) -> str:
     content = config.flat(Role.RESULT)
     if content.get("node_features", ELEMENT_BINS) not in {ELEMENT_BINS, CGCNN_BITS}:
         content["node_features"] = "file"
-    if content.get("precision") == FLOAT32:  # as before there was a choice, so that older runs are still found
-        del content["precision"]
+    for name, value in LATER.items():
+        if content.get(name) == value:
+            del content[name]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -116,7 +127,9 @@ def _preset(config_type: type, recipe: str, predictor: str) -> Any:
     return make(predictor) if config_type is downstream.DownstreamConfig else make()
 
 
-def parse_study(argv: Sequence[str] | None = None) -> chemistry.ChemistryConfig | grid.GridConfig:
+def parse_study(
+    argv: Sequence[str] | None = None,
+) -> chemistry.ChemistryConfig | few_labels.FewLabelsConfig | grid.GridConfig:
     """Build the configuration of the study that ``--study NAME`` or ``--table N`` names, each kind with its own flags.
 
     Raises:
@@ -133,6 +146,8 @@ def parse_study(argv: Sequence[str] | None = None) -> chemistry.ChemistryConfig 
     arguments = [*arguments, "--study", study] if study else arguments
     if study == "chemistry":
         return parse(chemistry.ChemistryConfig, arguments)
+    if study == "few_labels":
+        return parse(few_labels.FewLabelsConfig, arguments)
     return parse(grid.GridConfig, arguments)
 
 

@@ -51,6 +51,9 @@ class GridConfig(Group):
     """Elements of the data without a vector: 'error': raise an error; 'ridge': predict their vectors from element
     properties; 'auto': 'ridge' for published tables, which lack some elements, 'error' for all others."""
 
+    vector_spectrum: float = 0.0
+    """Power of the spectrum of all vectors, as of jobs/downstream.py; a column may have another one."""
+
     recipe: Recipe = "default"
     """Settings of predictions and pretrainings: 'default': what the evidence recommends; 'paper': CrysAtom's."""
 

@@ -28,7 +28,7 @@ JOBS: dict[str, type[PretrainConfig | DownstreamConfig]] = {
 SHARED = (
     FeaturizeConfig.names()
     | {"epochs", "patience", "recipe", "seeds", "selection", "split", "split_seed", "train_fraction"}
-    | {"composition_reference", "missing_vectors", "property", "vector_scale"}
+    | {"composition_reference", "missing_vectors", "property", "vector_scale", "vector_spectrum"}
 )
 """Settings that cannot be searched: trials share graphs, split, vectors and scaled targets, and are compared after
 equally many epochs, by the weights of that epoch."""

@@ -36,7 +36,7 @@ from crysatom.training.normalizer import Normalizer, composition_reference
 from crysatom.training.regression import RegressionTask
 from crysatom.vectors.coverage import fill_missing, require_elements
 from crysatom.vectors.given import given_vectors
-from crysatom.vectors.scale import scaled
+from crysatom.vectors.spectrum import as_read, power_of
 from crysatom.vectors.table import AtomVectors
 
 logger = logging.getLogger(__name__)
@@ -142,7 +142,8 @@ def labeled(
     split = _split(config.split, table, targets, ids).where(targets.labeled)
     vectors = given_table(config.vectors.vectors, tracking_uri)
     if start is not None:
-        vectors = _vectors_of_model(start, vectors, config.start.init_model, config.vectors.vectors)
+        vectors = _vectors_of_model(start, vectors, config.start.init_model, config.vectors)
+    known = vectors.atomic_numbers
     split, vectors, left_out = _covered(config.vectors, split, vectors, atoms, fill=start is None)
     if config.split.train_fraction < 1:
         split = splits.train_fraction(split, config.split.train_fraction, seed=config.split.split_seed)
@@ -150,7 +151,8 @@ def labeled(
     trained_elements = np.unique(atoms.of(split.train).atomic_numbers)
     trained_ranges = ranges_of(table.take(pa.array(first_rows(table, ids[split.train]))))
     if start is None:
-        vectors = scaled(vectors, config.vectors.vector_scale, trained_elements)
+        choice = config.vectors
+        vectors = as_read(vectors, choice.vector_scale, choice.vector_spectrum, trained_elements, known)
         task = _task(shards, targets, split, vectors, atoms, subtract_elements=config.composition_reference)
     else:
         _require_unit(start, targets, config.start.init_model)
@@ -182,12 +184,18 @@ def labeled(
     )
 
 
-def _vectors_of_model(start: TrainedModel, given: AtomVectors, model: str, vectors: str) -> AtomVectors:
+def _vectors_of_model(start: TrainedModel, given: AtomVectors, model: str, choice: VectorChoice) -> AtomVectors:
     theirs, mine = start.info.vectors.get("sha256"), given.provenance["sha256"]
     if theirs != mine:
         raise ValueError(
-            f"{model} was trained on other vectors than {vectors}: sha256 {theirs} there, {mine} here; give the "
+            f"{model} was trained on other vectors than {choice.vectors}: sha256 {theirs} there, {mine} here; give the "
             "--vectors that it was trained on"
+        )
+    power, wanted = power_of(start.info.vectors), choice.vector_spectrum
+    if wanted not in {0, power}:
+        raise ValueError(
+            f"{model} reads vectors with a spectrum of power {power:g}, not {wanted:g}; leave out --vector-spectrum: "
+            "the model's vectors are used as they are"
         )
     return start.vectors
 

@@ -62,6 +62,7 @@ from crysatom.training.intervals import Interval
 from crysatom.training.metrics import mae_by_element, summary
 from crysatom.training.regression import RegressionOutcome, spec_of, train_predictor
 from crysatom.vectors.controls import one_hot
+from crysatom.vectors.spectrum import power_of
 from crysatom.writing import write_text
 
 logger = logging.getLogger(__name__)
@@ -255,6 +256,7 @@ def _tags(config: DownstreamConfig, data: Labeled) -> dict[str, str]:
         fields.PREDICTOR: config.architecture.predictor,
         fields.VECTORS: config.vectors.vectors,
         fields.VECTORS_DIGEST: data.vectors_digest,
+        fields.VECTOR_SPECTRUM: f"{power_of(data.task.vectors.provenance):g}",
         fields.FILLED: " ".join(data.task.vectors.provenance.get("filled", ())),
         fields.LEFT_OUT: str(len(data.left_out)),
         fields.PROPERTY: data.targets.name,

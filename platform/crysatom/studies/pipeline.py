@@ -1,8 +1,8 @@
-"""The studies of ``jobs/study.py``: grids of runs, and the chemistry of atom vectors."""
+"""The studies of ``jobs/study.py``: grids of runs, the chemistry of atom vectors, and their worth at few labels."""
 
 from __future__ import annotations
 
-from crysatom.config import ChemistryConfig, GridConfig
+from crysatom.config import ChemistryConfig, FewLabelsConfig, GridConfig
 from crysatom.studies.grid.loading import load_grid
 
 NONE_FINISHED = 2
@@ -10,10 +10,10 @@ NOT_ALL_FINISHED = 3
 """Exit codes, the same as those of other jobs."""
 
 
-def run(config: ChemistryConfig | GridConfig) -> tuple[str, int]:
+def run(config: ChemistryConfig | FewLabelsConfig | GridConfig) -> tuple[str, int]:
     """Run a study; return the summary to print, and the exit code.
 
-    0: all finished; 3: some runs failed or are left to do; 2: none finished.
+    0: all finished; 3: some runs (or cells) failed or are left to do; 2: none finished.
 
     Raises:
         ValueError: If data or flags cannot be used.
@@ -23,6 +23,10 @@ def run(config: ChemistryConfig | GridConfig) -> tuple[str, int]:
         from crysatom.studies.chemistry import pipeline as chemistry
 
         return chemistry.run(config), 0
+    if isinstance(config, FewLabelsConfig):
+        from crysatom.studies.few_labels import pipeline as few_labels
+
+        return few_labels.run(config)
     grid = load_grid(config)  # a wrong name or flag is reported before imports that take seconds
     from crysatom.studies.grid import pipeline
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from crysatom import distributed
 from crysatom.config import DownstreamConfig
 from crysatom.crystals.csv_files import write_csv
 from crysatom.names import MAE, MAE_OVER_MAD, PREDICTION, PROBE, PROPERTY, TARGET, VAL
-from crysatom.training.context import Context, Metrics, Save
+from crysatom.training.context import Metrics, SilentContext
 from crysatom.training.metrics import mae, mae_over_mad
 from crysatom.training.regression import RegressionTask, train_predictor
-from crysatom.vectors.scale import scaled
+from crysatom.vectors.spectrum import as_read
 from crysatom.vectors.table import AtomVectors
 
 STOP = "stop"
@@ -75,14 +74,15 @@ class Probe:
         tables = []
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else ()):
             for name, task in self.tasks.items():
-                table = scaled(vectors, self.config.vectors.vector_scale, self.elements[name])
+                choice = self.config.vectors
+                table = as_read(vectors, choice.vector_scale, choice.vector_spectrum, self.elements[name])
                 crystals = task.parts[VAL]
                 target = task.labels[crystals]
                 predicted = [
                     train_predictor(
                         self.config.replace(seeds=(seed,)),
                         dataclasses.replace(task, vectors=table),
-                        _Silent(device),
+                        SilentContext(device),
                     ).predictions[VAL]
                     for seed in self.config.seeds
                 ]
@@ -117,26 +117,3 @@ def _table(name: str, crystals: NDArray[Any], target: NDArray[Any], predicted: N
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
-
-
-class _Silent(Context):
-    """A context without checkpoints and reports: an interrupted probe is repeated, not resumed."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def report(self, metrics: Metrics, save: Save) -> None:
-        """Do nothing."""
-
-    def keep(self, step: int, save: Save) -> None:
-        """Do nothing."""
-
-    def heartbeat(self) -> None:
-        """Do nothing."""
-
-    def stop_watchdog(self) -> None:
-        """Do nothing."""
-
-    def checkpoint(self) -> AbstractContextManager[Path | None]:
-        """Yield None."""
-        return nullcontext()

@@ -29,6 +29,9 @@ DISTILL_DIGEST = "distill_digest"
 """Tags: digests of the encoder or the trained model that a predictor started from, and of the encoder it was distilled
 from; empty: none."""
 
+VECTOR_SPECTRUM = "vector_spectrum"
+"""Tag: power of the spectrum of the vectors, as the setting of this name says or chose it."""
+
 FILLED = "vectors_filled"
 LEFT_OUT = "crystals_left_out"
 """Elements whose vectors were predicted from element properties; number of crystals with elements that have none."""

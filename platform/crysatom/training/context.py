@@ -7,7 +7,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -179,3 +179,26 @@ class PlainContext(Context):
     def checkpoint(self) -> Iterator[Path | None]:
         """Yield the newest complete checkpoint, whichever kind of context wrote it."""
         yield checkpoints.newest(self.folder)
+
+
+class SilentContext(Context):
+    """A context without checkpoints and reports: a short training that is interrupted is repeated, not resumed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def report(self, metrics: Metrics, save: Save) -> None:
+        """Do nothing."""
+
+    def keep(self, step: int, save: Save) -> None:
+        """Do nothing."""
+
+    def heartbeat(self) -> None:
+        """Do nothing."""
+
+    def stop_watchdog(self) -> None:
+        """Do nothing."""
+
+    def checkpoint(self) -> AbstractContextManager[Path | None]:
+        """Yield None."""
+        return nullcontext()

@@ -231,16 +231,37 @@ def build_regression(config: DownstreamConfig, task: RegressionTask) -> Regressi
     return model
 
 
-def labeled_data(config: DownstreamConfig, task: RegressionTask, device: torch.device) -> dict[str, ResidentLoader]:
-    """Load the graphs into memory; return a loader for each part of the split."""
-    arrays = load(task.shards)
-    tensors = condensed(GraphTensors.of(arrays)).to(device)
+@dataclass(frozen=True, kw_only=True)
+class ResidentGraphs:
+    """The graphs of a folder in memory, condensed; many trainings can share them.
+
+    Attributes:
+        tensors: Graphs of M crystals, on the device of the training.
+        material_ids: ``(M,)`` ids.
+
+    """
+
+    tensors: GraphTensors
+    material_ids: Array
+
+    @classmethod
+    def read(cls, shards: Path, device: torch.device) -> ResidentGraphs:
+        """Read all graphs of a folder of shards."""
+        arrays = load(shards)
+        return cls(tensors=condensed(GraphTensors.of(arrays)).to(device), material_ids=arrays.material_ids)
+
+
+def labeled_data(
+    config: DownstreamConfig, task: RegressionTask, device: torch.device, graphs: ResidentGraphs | None = None
+) -> dict[str, ResidentLoader]:
+    """Load the graphs into memory, unless they are given; return a loader for each part of the split."""
+    graphs = graphs or ResidentGraphs.read(task.shards, device)
     targets = torch.tensor(task.labels, device=device)
     return {
         part: ResidentLoader(
-            tensors,
+            graphs.tensors,
             crystals,
-            material_ids=arrays.material_ids,
+            material_ids=graphs.material_ids,
             batch_size=config.optimization.batch_size
             if part == TRAIN
             else max(config.optimization.batch_size, EVALUATION_BATCH),
@@ -257,6 +278,7 @@ def train_predictor(
     task: RegressionTask,
     context: Context,
     watch: Callable[[Metrics], bool] | None = None,
+    graphs: ResidentGraphs | None = None,
 ) -> RegressionOutcome:
     """Train on this worker's share of the training crystals; predict the test crystals only at the end.
 
@@ -265,6 +287,7 @@ def train_predictor(
         task: What to learn; without test crystals in its parts, none are predicted.
         context: Where it runs.
         watch: Called after each epoch with its metrics; returning True stops the training.
+        graphs: The graphs of the task's shards on the context's device; None: they are read.
 
     Raises:
         NonFiniteLossError: If the loss or the gradient of a batch is not finite.
@@ -274,13 +297,17 @@ def train_predictor(
     if warning := slow_precision(precision, context.device.type):
         context.log(warning)
     with products_in(precision):
-        return _train_predictor(config, task, context, watch)
+        return _train_predictor(config, task, context, watch, graphs)
 
 
 def _train_predictor(
-    config: DownstreamConfig, task: RegressionTask, context: Context, watch: Callable[[Metrics], bool] | None
+    config: DownstreamConfig,
+    task: RegressionTask,
+    context: Context,
+    watch: Callable[[Metrics], bool] | None,
+    graphs: ResidentGraphs | None,
 ) -> RegressionOutcome:
-    data = labeled_data(config, task, context.device)
+    data = labeled_data(config, task, context.device, graphs)
     model = build_regression(config, task).to(context.device)
     optimization = config.optimization
     loop = Loop(

@@ -236,6 +236,7 @@ class Study:
         settings: dict[str, Any] = {
             "data": data,
             "property": row.property,
+            "vector_spectrum": self.config.vector_spectrum,
             "missing_vectors": self._source(column.vectors).missing if missing == "auto" else missing,
             **{use: str(folder) for use, folder in folders.items()},
             **column.settings,

@@ -1,0 +1,1 @@
+"""Tables of atom vectors compared on many small draws of training crystals."""
