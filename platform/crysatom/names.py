@@ -66,6 +66,8 @@ LatticeEdges = Literal["none", "primitive", "cell"]
 Potentials = Literal["none", "exact", "published"]
 VectorScale = Literal["none", "rms", "standardize"]
 VECTOR_SCALES: tuple[VectorScale, ...] = get_args(VectorScale)
+AUTO: Literal["auto"] = "auto"
+VectorSpectrum = float | Literal["auto"]
 Distance = Literal["cosine", "euclidean"]
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
 
@@ -109,11 +111,12 @@ CONNECTIVITY = "connectivity"
 FEATURES = "features"
 SSL = "ssl"
 LOSS_TERMS = (LOSS, CONNECTIVITY, FEATURES, SSL)
-"""Terms of CrysAtom's objective."""
+"""Terms of CrysAtom's objective, as published."""
 
 MASKING = "masking"
 CONTEXT = "context"
-ALL_LOSS_TERMS = (*LOSS_TERMS, MASKING, CONTEXT)
+BONDS = "bonds"
+ALL_LOSS_TERMS = (*LOSS_TERMS, MASKING, CONTEXT, BONDS)
 """Terms of all objectives."""
 
 DISTILLATION = "distillation"

@@ -62,7 +62,10 @@ CONFIGS = {
     "reconstruction only": {"ssl_loss": "none"},
     "pairs": {"ssl_loss": "none", "connectivity_mean": "pairs"},
     "published": published(),
+    "elements and bonds": {"element_weight": 0.5, "bond_weight": 0.25, "mask_unit": "element"},
+    "elements alone": {"ssl_loss": "none", "element_weight": 1.0},
     "masking": {"objective": "masking"},
+    "masking of elements": {"objective": "masking", "mask_unit": "element"},
     "context": {"objective": "context"},
     "masking and context": {"objective": "masking_context", "masked_atoms": "zero"},
 }

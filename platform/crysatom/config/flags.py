@@ -29,6 +29,16 @@ RECIPES: Mapping[type, Mapping[str, Callable[..., Any]]] = {
 """Recipes of the jobs that have any."""
 
 
+LATER: Mapping[str, Any] = {
+    "precision": FLOAT32,
+    "mask_unit": "atoms",
+    "element_weight": 0.0,
+    "bond_weight": 0.0,
+    "vector_spectrum": 0.0,
+}
+"""Settings that were added later, with the value that means what was done before: left out of the digest, so that older
+runs are still found."""
+
 TRACKING_URI = "tracking_uri"
 """Field that may hold a database password."""
 
@@ -51,10 +61,9 @@ def digest(config: Group) -> str:
     content = config.flat(Role.RESULT)
     if content.get("node_features", ELEMENT_BINS) not in {ELEMENT_BINS, CGCNN_BITS}:
         content["node_features"] = "file"
-    if content.get("precision") == FLOAT32:  # as before there was a choice, so that older runs are still found
-        del content["precision"]
-    if content.get("vector_spectrum") == 0:  # likewise
-        del content["vector_spectrum"]
+    for name, value in LATER.items():
+        if content.get(name) == value:
+            del content[name]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -20,6 +20,10 @@ from crysatom.config.groups import (
 )
 from crysatom.names import HELD_OUT, LOSS, TRAIN, PretrainObjective, Recipe, SSLLoss
 
+Extraction = Literal["eval_mean", "algorithm_1", "decoder_rows"]
+DECODER_ROWS: Extraction = "decoder_rows"
+ALGORITHM_1: Extraction = "algorithm_1"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder(Group):
@@ -50,6 +54,10 @@ class Views(Group):
     atom_mask_fraction: float = 0.10
     """Fraction of atoms masked in each view; at least one atom per crystal."""
 
+    mask_unit: Literal["atoms", "element"] = "atoms"
+    """Atoms masked in a view: a fraction of the 'atoms' (published), or all atoms of one 'element' of the crystal, so
+    that no equivalent atom shows what is masked; atom_mask_fraction then has no effect."""
+
     edge_mask_fraction: float = 0.10
     """Fraction of each atom's edges masked in each view."""
 
@@ -63,6 +71,11 @@ class Views(Group):
     def __post_init__(self) -> None:
         fractions = ("atom_mask_fraction", "edge_mask_fraction")
         require_each(self, fractions, lambda value: 0 <= value < 1, "lie in [0, 1)")
+
+    @property
+    def mask_atoms(self) -> bool:
+        """Whether views have masked atoms."""
+        return self.mask_unit == "element" or self.atom_mask_fraction > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +99,12 @@ class Loss(Group):
     ssl_weight: float = 0.50
     """Weight of the self-supervised loss."""
 
+    element_weight: float = 0.0
+    """Weight of the loss of predicting the elements of masked atoms from the views; 0: no such decoder (published)."""
+
+    bond_weight: float = 0.0
+    """Weight of the loss of predicting bond lengths from the element decoder's vectors; 0: none (published)."""
+
     normalize_projection: bool = False
     """Normalize projections to unit length before the self-supervised loss (published)."""
 
@@ -103,7 +122,14 @@ class Loss(Group):
 
     def __post_init__(self) -> None:
         require_each(self, ("nt_xent_temperature",), lambda value: value > 0, "be positive")
-        weights = ("connectivity_weight", "feature_weight", "ssl_weight", "barlow_lambda")
+        weights = (
+            "connectivity_weight",
+            "feature_weight",
+            "ssl_weight",
+            "element_weight",
+            "bond_weight",
+            "barlow_lambda",
+        )
         require_each(self, weights, lambda value: value >= 0, "not be negative")
         for name, choices in (("ssl_loss", get_args(SSLLoss)), ("objective", get_args(PretrainObjective))):
             value = getattr(self, name)
@@ -168,8 +194,9 @@ class PretrainConfig(Group):
     selection: Literal["held_out", "train", "last"] = "last"
     """Epoch of the vectors: the one with the least held-out loss, the least training loss (published), or the last."""
 
-    extraction: Literal["eval_mean", "algorithm_1"] = "eval_mean"
-    """Extraction of the vectors: 'eval_mean': mean over all sites in evaluation mode; 'algorithm_1': unit-length batch
+    extraction: Extraction = "eval_mean"
+    """Extraction of the vectors: 'eval_mean': mean over all sites in evaluation mode; 'decoder_rows': the element
+    decoder's vectors (needs element_weight, bond_weight or objective masking); 'algorithm_1': unit-length batch
     means in training mode, where each batch overwrites the elements it contains (published)."""
 
     loading: Loading = Loading()
@@ -182,8 +209,16 @@ class PretrainConfig(Group):
         require_each(self, ("holdout_fraction",), lambda value: 0 <= value < 1, "lie in [0, 1)")
         objective = self.loss.objective
         require(
-            not (objective.startswith("masking") and self.views.atom_mask_fraction == 0),
+            not (objective.startswith("masking") and not self.views.mask_atoms),
             f"objective {objective!r} predicts masked atoms: set atom_mask_fraction above 0",
+        )
+        require(
+            not (self.loss.element_weight and not self.views.mask_atoms),
+            "element_weight is the weight of predicting masked atoms: set atom_mask_fraction above 0",
+        )
+        require(
+            not (self.extraction == DECODER_ROWS and not self.has_decoder_rows),
+            "extraction='decoder_rows' needs the decoder: set element_weight above 0, or choose objective 'masking'",
         )
         require(
             not (self.selection == "held_out" and self.holdout_fraction == 0),
@@ -194,6 +229,13 @@ class PretrainConfig(Group):
     def graph(self) -> GraphSpec:
         """Content of the graphs."""
         return GraphSpec.from_rule(self.neighbors)
+
+    @property
+    def has_decoder_rows(self) -> bool:
+        """Whether the objective trains an element decoder."""
+        if self.loss.objective == "crysatom":
+            return self.loss.element_weight > 0 or self.loss.bond_weight > 0
+        return self.loss.objective.startswith("masking")
 
     @property
     def selected_by(self) -> str:

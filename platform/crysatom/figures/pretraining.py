@@ -22,7 +22,7 @@ from crysatom.figures.style import (
     new_figure,
     set_scale,
 )
-from crysatom.names import ALL_LOSS_TERMS, CONNECTIVITY, CONTEXT, FEATURES, HELD_OUT, LOSS, MASKING, SSL, TRAIN
+from crysatom.names import ALL_LOSS_TERMS, BONDS, CONNECTIVITY, CONTEXT, FEATURES, HELD_OUT, LOSS, MASKING, SSL, TRAIN
 from crysatom.vectors.elements import element_table
 from crysatom.vectors.geometry import principal_components
 from crysatom.vectors.table import AtomVectors
@@ -34,6 +34,7 @@ TITLES = {
     SSL: "Self-supervised",
     MASKING: "Masked elements",
     CONTEXT: "Context",
+    BONDS: "Bond lengths",
 }
 
 

@@ -1,4 +1,4 @@
-"""The pipeline for vectors by SkipAtom and Atom2Vec, and controls: data, counts, vectors, card, tracking."""
+"""The pipeline for vectors from counts, and controls: data, counts, vectors, card, tracking."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from crysatom.figures.pretraining import has_map, vector_map
 from crysatom.graphs.shards import read_manifest, shard_files
 from crysatom.inputs.graphs import prepare
 from crysatom.names import LOSS, NUM_ELEMENTS, SYMBOLS
+from crysatom.pipelines.structure import learned_from_structures
 from crysatom.runs.lifecycle import Run, opened, start_ray, where_to_look
 from crysatom.runs.paths import Paths
 from crysatom.tracking.environment import environment_tags
@@ -31,6 +32,7 @@ from crysatom.vectors.controls import one_hot, random_vectors
 from crysatom.vectors.counts import Counts, count_file
 from crysatom.vectors.files import read_vectors, write_vectors
 from crysatom.vectors.skipatom import factorize, induced
+from crysatom.vectors.structure.tally import Tally
 from crysatom.vectors.table import AtomVectors
 from crysatom.writing import write_text
 
@@ -93,9 +95,13 @@ def _learn(config: VectorsConfig, shards: Path, run: Run) -> dict[str, float]:
     """Write the vectors; return numbers about how they were made."""
     torch.set_num_threads(1)  # with small matrices, threads on a busy machine wait for each other: 15 times slower
     start = time.perf_counter()
-    counts = _count(config, shards)
+    counts: Counts | Tally
     with flushed_denormals():
-        vectors, facts = learned(config, counts)
+        if config.method == "structure":
+            counts, vectors, facts = learned_from_structures(config, shards)
+        else:
+            counts = _count(config, shards)
+            vectors, facts = learned(config, counts)
     facts |= {"seconds": time.perf_counter() - start, NUM_ELEMENTS: len(vectors.symbols)}
     _write(config, run, counts, vectors, facts)
     return facts
@@ -150,8 +156,11 @@ def describe(finished: FinishedVectors) -> str:
     """Return the summary for the end of the job."""
     lines = ["Nothing to do: this run is finished."] if finished.again else []
     facts, vectors = finished.facts, finished.vectors
+    counted = {"pairs": "bonded pairs", "contexts": "contexts", "compounds": "compounds"}
     lines.append(
-        f"{facts['crystals']:,.0f} crystals, {facts['pairs']:,.0f} bonded pairs, {facts['compounds']:,.0f} compounds"
+        ", ".join(
+            [f"{facts['crystals']:,.0f} crystals", *(f"{facts[k]:,.0f} {v}" for k, v in counted.items() if k in facts)]
+        )
     )
     if LOSS in facts:
         lines.append(f"loss {facts[LOSS]:.4f} nats; no vectors can go below {facts['entropy']:.4f}")
@@ -183,7 +192,9 @@ def _count(config: VectorsConfig, shards: Path) -> Counts:
     return count_on_cluster(files, config.bond_tolerance, config.graph.cutoff)
 
 
-def _write(config: VectorsConfig, run: Run, counts: Counts, vectors: AtomVectors, facts: dict[str, float]) -> None:
+def _write(
+    config: VectorsConfig, run: Run, counts: Counts | Tally, vectors: AtomVectors, facts: dict[str, float]
+) -> None:
     note, folder, tracker = run.folder.read(), run.path, run.tracker
     provenance = {
         "data": config.source.data,

@@ -22,7 +22,7 @@ from crysatom.distributed import all_gather_rows, all_reduce_sum, row_range
 from crysatom.names import CONTEXT, LOSS, MASKING, MAX_ATOMIC_NUMBER
 from crysatom.nn.hashing import mix
 from crysatom.ssl.encoder import Encoder
-from crysatom.ssl.views import lowest_per_segment, mask_atoms, stack_views
+from crysatom.ssl.views import lowest_per_segment, mask_atoms, mask_element, stack_views
 
 CONTEXT_LAYERS = 3
 """Convolutions of the context encoder, which is discarded after training (published: the same number)."""
@@ -120,7 +120,13 @@ class NodeLevelObjective(nn.Module):
     def masks(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """Return the masked atoms and the centers of contexts, ``(N,)`` bool each."""
         stream = mix(mix(batch.material_key, self.config.seed), epoch)
-        return mask_atoms(batch, mix(stream, 0), self.config.views.atom_mask_fraction), one_atom(batch, mix(stream, 1))
+        views = self.config.views
+        hidden = (
+            mask_element(batch, mix(stream, 0))
+            if views.mask_unit == "element"
+            else mask_atoms(batch, mix(stream, 0), views.atom_mask_fraction)
+        )
+        return hidden, one_atom(batch, mix(stream, 1))
 
     def encode(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return the atoms' vectors in the unmasked and in the masked crystals, ``(N, D)`` each.
@@ -153,6 +159,11 @@ class NodeLevelObjective(nn.Module):
         neighbors = torch.bincount(crystal, minlength=count).clamp(min=1)  # an isolated atom has none
         mean: Tensor = total / neighbors[:, None]
         return mean
+
+    @property
+    def element_rows(self) -> Tensor:
+        """Return the element decoder's vectors, ``(118, D)``; row Z - 1."""
+        return self.element.weight
 
     @torch.no_grad()
     def atom_vectors(self, batch: Batch) -> Tensor:

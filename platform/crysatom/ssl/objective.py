@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from crysatom.config import PretrainConfig
-from crysatom.names import CONNECTIVITY, FEATURES, LOSS, SSL
+from crysatom.names import BONDS, CONNECTIVITY, FEATURES, LOSS, MASKING, SSL
 from crysatom.nn.hashing import mix
 from crysatom.nn.pooling import pool
 from crysatom.ssl.decoders import (
@@ -21,12 +21,11 @@ from crysatom.ssl.decoders import (
     edge_counts,
     feature_loss,
 )
+from crysatom.ssl.element_decoder import BondDecoder, ElementDecoder
 from crysatom.ssl.encoder import Encoder
 from crysatom.ssl.losses import LOSSES
 from crysatom.ssl.losses.barlow_twins import cross_correlation, divisor_of
-from crysatom.ssl.views import mask_atoms, mask_edges, stack_views
-
-VIEWS = 2
+from crysatom.ssl.views import mask_atoms, mask_edges, mask_element, stack_views
 
 
 class Objective(nn.Module):
@@ -45,18 +44,23 @@ class Objective(nn.Module):
     def __init__(self, config: PretrainConfig, features: Tensor, atomic_numbers: Tensor) -> None:
         super().__init__()
         self.config = config
+        self.num_views = 2 if config.loss.ssl_loss != "none" else 1 if config.loss.element_weight else 0
         self.encoder = Encoder(
             features,
             atomic_numbers,
             width=config.encoder.embedding_dim,
             num_layers=config.encoder.num_layers,
             cutoff=config.graph.cutoff,
-            learned_mask=config.views.masked_atoms == "learned" and config.loss.ssl_loss != "none",
+            learned_mask=config.views.masked_atoms == "learned" and self.num_views > 0,
         )
         self.connectivity = ConnectivityDecoder(config.encoder.embedding_dim)
         self.features = FeatureDecoder(config.encoder.embedding_dim, features.shape[1])
         if config.loss.ssl_loss != "none":
             self.projection = ProjectionHead(config.encoder.embedding_dim, config.encoder.projection_dim)
+        if config.loss.element_weight or config.loss.bond_weight:
+            self.element = ElementDecoder(config.encoder.embedding_dim)
+        if config.loss.bond_weight:
+            self.bonds = BondDecoder(config.encoder.embedding_dim)
 
     def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         """Evaluate the objective on this worker's share of a global batch.
@@ -70,7 +74,8 @@ class Objective(nn.Module):
             ``atoms`` holds the unmasked crystals' atom vectors ``(N, D)``, detached.
 
         """
-        views = self.encode(batch, epoch)
+        masked, edges = self.masks(batch, epoch)
+        views = self.encode(batch, masked, edges)
         atoms = F.normalize(views[0])
         logits = self.connectivity(atoms, batch.ptr)
         terms = {
@@ -90,28 +95,37 @@ class Objective(nn.Module):
             z_a, z_b = (self.project(view, batch) for view in views[1:])
             terms[SSL] = self.compare(z_a, z_b, batch)
             loss = loss + self.config.loss.ssl_weight * terms[SSL]
+        if self.config.loss.element_weight:
+            terms[MASKING] = self.element.loss(views[1:], torch.stack(masked), batch)
+            loss = loss + self.config.loss.element_weight * terms[MASKING]
+        if self.config.loss.bond_weight:
+            terms[BONDS] = self.bonds.loss(self.element.rows, batch, self.config.graph.cutoff)
+            loss = loss + self.config.loss.bond_weight * terms[BONDS]
         return {LOSS: loss, **terms, "atoms": views[0].detach()}
 
-    def encode(self, batch: Batch, epoch: int) -> Tensor:
-        """Return atom vectors of the unmasked crystals and, with an SSL loss, of two views, ``(V, N, D)``."""
+    def encode(self, batch: Batch, atoms: list[Tensor], edges: list[Tensor]) -> Tensor:
+        """Return atom vectors of the unmasked crystals and of V views with these masks, ``(1 + V, N, D)``."""
         config = self.config
         features = self.encoder.basis(batch.distance)
         unmasked = self.encoder.unmasked(batch, features)
-        if config.loss.ssl_loss == "none":
+        if not atoms:
             return unmasked[None]
-        atoms, edges = self.masks(batch, epoch)
         numbers, stacked = stack_views(batch, features, atoms, edges, reroute=config.views.masked_edges == "rerouted")
         h: Tensor = self.encoder(numbers, stacked, track=False)
-        return torch.cat([unmasked[None], h.view(VIEWS, batch.num_nodes, config.encoder.embedding_dim)])
+        return torch.cat([unmasked[None], h.view(len(atoms), batch.num_nodes, config.encoder.embedding_dim)])
 
     def masks(self, batch: Batch, epoch: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the masked atoms ``(N,)`` and edges ``(E,)`` of each of two views, bool."""
+        """Return the masked atoms ``(N,)`` and edges ``(E,)`` of each view, bool."""
         config = self.config
         padding_from = config.graph.cutoff if config.graph.pad_short_lists else math.inf
         atoms, edges = [], []
-        for view in range(VIEWS):
+        for view in range(self.num_views):
             stream = mix(mix(mix(batch.material_key, config.seed), epoch), view)
-            atoms.append(mask_atoms(batch, stream, config.views.atom_mask_fraction))
+            atoms.append(
+                mask_element(batch, stream)
+                if config.views.mask_unit == "element"
+                else mask_atoms(batch, stream, config.views.atom_mask_fraction)
+            )
             edges.append(mask_edges(batch, mix(stream, 1), config.views.edge_mask_fraction, padding_from))
         return atoms, edges
 
@@ -127,8 +141,14 @@ class Objective(nn.Module):
     @torch.no_grad()
     def cross_correlation(self, batch: Batch, epoch: int) -> Tensor:
         """Return the cross-correlation matrix ``(d, d)`` of the projections of two views, for a figure."""
-        z_a, z_b = (self.project(view, batch) for view in self.encode(batch, epoch)[1:])
+        views = self.encode(batch, *self.masks(batch, epoch))[1:]
+        z_a, z_b = (self.project(view, batch) for view in views)
         return cross_correlation(z_a, z_b, divisor_of(self.config))
+
+    @property
+    def element_rows(self) -> Tensor:
+        """Return the element decoder's vectors, ``(118, D)``; row Z - 1."""
+        return self.element.rows
 
     @torch.no_grad()
     def atom_vectors(self, batch: Batch) -> Tensor:

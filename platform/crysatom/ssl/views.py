@@ -54,6 +54,21 @@ def mask_atoms(batch: Batch, stream: Tensor, fraction: float) -> Tensor:
     return lowest_per_segment(mix(stream[batch.batch], batch.atom_slot), batch.batch, batch.ptr, number)
 
 
+def mask_element(batch: Batch, stream: Tensor) -> Tensor:
+    """Choose all atoms of one element of each crystal, all its elements being equally likely; ``(N,)`` bool.
+
+    The choice is the same for a supercell.
+
+    Args:
+        batch: Crystals.
+        stream: ``(B,)`` pseudo-random state of each crystal.
+
+    """
+    values = mix(stream[batch.batch], batch.atomic_numbers.long())
+    lowest = torch.full_like(stream, torch.iinfo(torch.int64).max).scatter_reduce(0, batch.batch, values, "amin")
+    return values == lowest[batch.batch]
+
+
 def mask_edges(batch: Batch, stream: Tensor, fraction: float, cutoff: float = math.inf) -> Tensor:
     """Choose n - ceil((1 - fraction) n) of each atom's n edges; ``(E,)`` bool.
 

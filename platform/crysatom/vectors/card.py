@@ -87,8 +87,9 @@ def _elements(vectors: AtomVectors, facts: CardFacts) -> str:
     alone = [symbol for symbol in SYMBOLS if symbol in held - set(vectors.symbols)]
     table = markdown(["element", "crystals", "sites"], rows, "lrr")
     absent = f"Never seen, and therefore absent (not zero): {', '.join(never)}.\n" if never else ""
-    unbonded = f"Seen, but bonded to nothing, and therefore absent: {', '.join(alone)}.\n" if alone else ""
-    return f"## Elements\n\n{table}\n{absent}{unbonded}"
+    why = "in no surroundings of another element" if _method(facts) == "structure" else "bonded to nothing"
+    unlike = f"Seen, but {why}, and therefore absent: {', '.join(alone)}.\n" if alone else ""
+    return f"## Elements\n\n{table}\n{absent}{unlike}"
 
 
 def _training(facts: CardFacts) -> str:
@@ -117,7 +118,8 @@ NODE_LEVEL = """"Strategies for Pre-training Graph Neural Networks", ICLR 2020, 
 SKIPATOM = """"Distributed representations of atoms and materials for machine learning",
 npj Comput. Mater. 8, 44 (2022)"""
 ATOM2VEC = """"Learning atoms for materials discovery", PNAS 115, E6411 (2018)"""
-METHODS = {"crysatom": CRYSATOM, "skipatom": SKIPATOM, "atom2vec": ATOM2VEC}
+STRUCTURE = "counts of substitutions and bond geometry, this software's own (docs/vectors.md)"
+METHODS = {"crysatom": CRYSATOM, "skipatom": SKIPATOM, "atom2vec": ATOM2VEC, "structure": STRUCTURE}
 """The other methods, by masked elements and contexts, are from :data:`NODE_LEVEL`."""
 
 CONTROLS = ("onehot", "random")

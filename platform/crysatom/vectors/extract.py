@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ class ElementMoments:
         """
         variance = self.m2 / (self.count - 1)[:, None]
         errors = torch.where(self.count[:, None] > 1, (variance / self.count[:, None]).sqrt(), torch.nan)
-        return _table(self.count, self.mean, errors, provenance)
+        return table_of(self.count, self.mean, errors, provenance)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,7 +122,7 @@ class LastBatchTable:
 
     def to_vectors(self, provenance: Mapping[str, Any]) -> AtomVectors:
         """Return the vectors of all elements with atoms; this method has no standard errors."""
-        return _table(self.count, self.vectors, None, provenance)
+        return table_of(self.count, self.vectors, provenance=provenance)
 
 
 def _sums(rows: Tensor, atomic_numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,7 +133,18 @@ def _sums(rows: Tensor, atomic_numbers: Tensor) -> tuple[Tensor, Tensor]:
     return count, zeros.index_add(0, index, rows)
 
 
-def _table(count: Tensor, vectors: Tensor, errors: Tensor | None, provenance: Mapping[str, Any]) -> AtomVectors:
+def table_of(
+    count: Tensor, vectors: Tensor, errors: Tensor | None = None, provenance: Mapping[str, Any] = MappingProxyType({})
+) -> AtomVectors:
+    """Return the rows of the elements with atoms.
+
+    Args:
+        count: ``(118,)`` number of atoms.
+        vectors: ``(118, D)``.
+        errors: ``(118, D)`` standard errors; None: unknown.
+        provenance: Source of the vectors.
+
+    """
     seen = count.cpu().numpy() > 0
     return AtomVectors(
         atomic_numbers=np.flatnonzero(seen).astype(np.int64) + 1,
