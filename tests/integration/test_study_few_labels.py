@@ -20,6 +20,7 @@ from crysatom.studies.few_labels import pipeline
 from crysatom.studies.few_labels.cells import CELLS_CSV, Cell, read_cells
 from crysatom.studies.few_labels.pools import by_hash
 from crysatom.tracking.store import client
+from crysatom.vectors.spectrum_choice import POWERS
 from tests.run_job import run_here
 from tests.small_runs import one_thread  # noqa: F401
 
@@ -132,8 +133,12 @@ def test_no_test_crystal_is_read_for_choices_between_variants(place: Path, proto
     assert all(cell.mae > 1e5 for cell in read_cells(place / "wrong" / "runs" / "test" / CELLS_CSV))
 
 
-def test_held_out_elements_in_the_study(place: Path) -> None:
-    study("--held-out", "none", "group:17", "--draws", "1", "--vectors", "onehot92", "random=random:{draw}")
+def test_held_out_elements_and_chosen_spectra(place: Path) -> None:
+    tables = ("onehot92", "random=random:{draw}", "onehot92@auto")
+    study("--held-out", "none", "group:17", "--draws", "1", "--vectors", *tables)
+    powers = [cell.power for cell in cells(place).values() if cell.table == "onehot92@auto"]
+    assert len(powers) == 2
+    assert set(powers) <= set(POWERS)
     held = {cell.held_out: cell for cell in cells(place).values()}
     assert held["group:17"].elements == "F Cl Br I At Ts"
     assert held["group:17"].num_crystals < held["none"].num_crystals

@@ -103,14 +103,24 @@ def test_files_that_are_none_of_cells_are_refused(tmp_path: Path) -> None:
 
 
 def test_results_travel_as_text() -> None:
-    trained = Trained(errors=np.array([0.1, 2], np.float32), val_mae=0.3, epochs=4, selected_epoch=2, seconds=1.5)
+    trained = Trained(
+        errors=np.array([0.1, 2], np.float32), val_mae=0.3, epochs=4, selected_epoch=2, seconds=1.5, power=-1
+    )
     back = Trained.from_text(trained.to_text())
     np.testing.assert_array_equal(back.errors, trained.errors)
     assert dataclasses.replace(back, errors=trained.errors) == trained
 
 
 def test_tables_have_names_and_powers() -> None:
-    flags = ["--vectors", "onehot92", "onehot92@-1", "ours=runs/a@b/vectors@-0.5", "random=random:{draw}", "./x@1.csv"]
+    flags = [
+        "--vectors",
+        "onehot92",
+        "onehot92@-1",
+        "ours=runs/a@b/vectors@-0.5",
+        "random=random:{draw}",
+        "./x@1.csv",
+        "magpie@auto",
+    ]
     config = parse_study(["--study", "few_labels", *flags])
     assert isinstance(config, FewLabelsConfig)
     assert config.tables == (
@@ -119,6 +129,7 @@ def test_tables_have_names_and_powers() -> None:
         Table("ours", "runs/a@b/vectors", -0.5),
         Table("random", "random:{draw}", 0),
         Table("./x@1.csv", "./x@1.csv", 0),
+        Table("magpie@auto", "magpie", "auto"),
     )
 
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from crysatom.config.base import Group, places, reads
-from crysatom.config.checks import require, require_each
-from crysatom.config.downstream import Vectors
+from crysatom.config.checks import require, require_each, require_spectrum
 from crysatom.config.groups import Output, Source, Tracking
-from crysatom.names import SYMBOLS
+from crysatom.names import AUTO, SYMBOLS, VectorSpectrum
 
 TABLES = (
     "onehot92",
@@ -25,7 +24,7 @@ TABLES = (
 COMPOSITION = "composition"
 """Predictor that sees the mean vector of the atoms only: kernel ridge regression."""
 
-_TABLE = re.compile(r"(?:([A-Za-z0-9_.@+-]+)=)?(.+?)(?:@(-?\d+(?:\.\d+)?))?")
+_TABLE = re.compile(r"(?:([A-Za-z0-9_.@+-]+)=)?(.+?)(?:@(-?\d+(?:\.\d+)?|auto))?")
 _RANDOM = re.compile(r"random:([1-9]\d?)")
 _GROUP = re.compile(r"group:([1-9]|1[0-8])")
 
@@ -35,7 +34,7 @@ class Table(NamedTuple):
 
     name: str
     vectors: str
-    power: float
+    power: VectorSpectrum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +58,8 @@ class FewLabelsConfig(Group):
 
     vectors: tuple[str, ...] = reads(TABLES)
     """Tables, each as VECTORS or NAME=VECTORS; VECTORS as in the downstream job. '{draw}' becomes the number of the
-    draw: random:{draw} is another table in each draw. VECTORS@P gives the table a spectrum power: onehot92@-1."""
+    draw: random:{draw} is another table in each draw. VECTORS@P gives the table a spectrum power, as --vector-spectrum
+    of that job: onehot92@-1, onehot92@auto."""
 
     baseline: str = "onehot92"
     """Table that all others are compared with."""
@@ -152,11 +152,12 @@ def _table(text: str) -> Table:
     if match is None:
         raise ValueError(f"a table is given as VECTORS, NAME=VECTORS or NAME=VECTORS@POWER, got {text!r}")
     name, vectors, power = match.groups()
+    spectrum: VectorSpectrum = AUTO if power == AUTO else float(power or 0)
     try:
-        Vectors(vector_spectrum=float(power or 0))
+        require_spectrum(spectrum)
     except ValueError as error:
         raise ValueError(f"table {text}: {error}") from error
-    return Table(name or text, vectors, float(power or 0))
+    return Table(name or text, vectors, spectrum)
 
 
 def _is_held_out(text: str) -> bool:

@@ -46,7 +46,7 @@ class Cell:
         table: Name of the table.
         vectors: Source of the table.
         sha256: 12 hex digits of its components.
-        power: Power of its spectrum.
+        power: Power of its spectrum, given or chosen.
         draw: Number of the draw.
         seed: Training seed.
         salt: Salt of the split, or 'official:SALT'.

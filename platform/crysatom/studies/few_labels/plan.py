@@ -80,6 +80,7 @@ class Planned:
             epochs=trained.epochs,
             selected_epoch=trained.selected_epoch,
             seconds=round(trained.seconds, 2),
+            power=trained.power,
         )
 
 
@@ -228,7 +229,6 @@ class Plan:
                         "table": table.name,
                         "vectors": table.vectors,
                         "sha256": given.sha256[:12],
-                        "power": table.power,
                         "draw": draw.number,
                         "seed": seed,
                         "salt": f"official:{config.salt}" if config.split == "official" else config.salt,
