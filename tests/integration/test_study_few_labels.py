@@ -135,11 +135,12 @@ def test_no_test_crystal_is_read_for_choices_between_variants(place: Path, proto
 
 def test_held_out_elements_and_chosen_spectra(place: Path) -> None:
     tables = ("onehot92", "random=random:{draw}", "onehot92@auto")
-    study("--held-out", "none", "group:17", "--draws", "1", "--vectors", *tables)
+    study("--held-out", "none", "group:17", "--draws", "1", "--split", "composition", "--vectors", *tables)
     powers = [cell.power for cell in cells(place).values() if cell.table == "onehot92@auto"]
     assert len(powers) == 2
     assert set(powers) <= set(POWERS)
     held = {cell.held_out: cell for cell in cells(place).values()}
+    assert {cell.salt for cell in held.values()} == {f"composition:{SALT}"}
     assert held["group:17"].elements == "F Cl Br I At Ts"
     assert held["group:17"].num_crystals < held["none"].num_crystals
     assert "cgcnn, 40 labels, held out: group:17" in (place / "runs" / "few" / "table.md").read_text()

@@ -57,6 +57,19 @@ def test_the_pool_of_a_crystal_depends_on_nothing_else() -> None:
         assert IDS[getattr(known, name)].tolist() == of_fewer.tolist()
 
 
+def test_groups_stay_together_in_their_pools() -> None:
+    groups = [f"formula {i // 3}" for i in range(COUNT)]
+    found = by_hash(IDS, LABELED, "a", test=True, groups=groups)
+    screened = by_hash(IDS, LABELED, "a", test=False, groups=groups).evaluated
+    four = [found.evaluated, screened, found.select, found.train]
+    assert sorted(np.concatenate(four).tolist()) == list(range(COUNT))
+    for one, other in combinations(four, 2):
+        assert not set(one // 3) & set(other // 3)
+    assert len(found.evaluated) / COUNT == pytest.approx(TEST_SHARE, abs=0.04)
+    [draw] = draws_of(found, Wanted(300), [0])
+    assert len(set(draw.train // 3)) > 250  # crystals of a formula are not drawn together
+
+
 def test_draws_are_disjoint_and_keep_their_crystals_when_more_are_made() -> None:
     draws = draws_of(pools(), Wanted(100), range(5))
     for one, other in combinations(draws, 2):

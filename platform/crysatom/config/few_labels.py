@@ -87,8 +87,9 @@ class FewLabelsConfig(Group):
     salt: str = "few"
     """Text that decides, by a hash with each id, whether a crystal is for training, validation or test."""
 
-    split: Literal["hash", "official"] = "hash"
-    """'hash': test crystals are 20 % of the labeled ones; 'official': those of the published split."""
+    split: Literal["hash", "composition", "official"] = "hash"
+    """'hash': test crystals are 20 % of the labeled ones; 'composition': 20 % of the formulas, so that none is also
+    trained on; 'official': those of the published split."""
 
     evaluate: Literal["test", "validation"] = "test"
     """Crystals whose errors are compared. 'validation': crystals kept for choices between variants (10 %); test
@@ -97,8 +98,8 @@ class FewLabelsConfig(Group):
     max_test: int = 3000
     """Most crystals to evaluate; the same for all cells of a property. 0: no limit."""
 
-    epochs: int = 50
-    """Epochs of each training; 0: the recipe's."""
+    epochs: int = 100
+    """Epochs of each training; 0: the recipe's, 100 for CGCNN and 500 for PotNet."""
 
     missing_vectors: Literal["auto", "error", "ridge"] = "auto"
     """Elements of the data without a vector: 'error': raise an error; 'ridge': predict their vectors from element

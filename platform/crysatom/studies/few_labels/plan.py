@@ -22,7 +22,7 @@ from crysatom.config.few_labels import COMPOSITION, Table
 from crysatom.crystals import splits
 from crysatom.crystals.derived_columns import COMPUTED_COLUMNS
 from crysatom.crystals.table import read_table
-from crysatom.crystals.targets import Targets, targets_for
+from crysatom.crystals.targets import Targets, first_rows, targets_for
 from crysatom.graphs.shards import load_atoms, read_manifest
 from crysatom.inputs.graphs import crystal_table, prepare
 from crysatom.inputs.labels import given_table
@@ -186,7 +186,16 @@ class Plan:
             return of_official(
                 splits.official(self.table, name, self.ids), targets.labeled, self.config.salt, test=test
             )
-        return by_hash(self.ids, targets.labeled, self.config.salt, test=test)
+        groups = self._formulas if self.config.split == "composition" else None
+        return by_hash(self.ids, targets.labeled, self.config.salt, test=test, groups=groups)
+
+    @cached_property
+    def _formulas(self) -> list[str]:
+        """Reduced composition of each crystal, as a text."""
+        crystals = self.table.take(pa.array(first_rows(self.table, self.ids)))
+        different, which = splits.reduced_compositions(crystals)
+        texts = [composition.tobytes().hex() for composition in different]
+        return [texts[i] for i in which]
 
     def _draws(self, name: str, pools: Pools, labels: int, held_out: str) -> list[Draw]:
         config = self.config
@@ -231,7 +240,7 @@ class Plan:
                         "sha256": given.sha256[:12],
                         "draw": draw.number,
                         "seed": seed,
-                        "salt": f"official:{config.salt}" if config.split == "official" else config.salt,
+                        "salt": config.salt if config.split == "hash" else f"{config.split}:{config.salt}",
                         "evaluated": config.evaluate,
                         "crystals": crystals[:12],
                         "num_train": len(draw.train),
