@@ -60,7 +60,7 @@ def by_hash(
     """
     chosen = np.flatnonzero(labeled)
     uniform = hash_uniform(map(str, material_ids[chosen]), f"few_labels/{salt}")
-    place = uniform if groups is None else hash_uniform((groups[i] for i in chosen), f"few_labels/group/{salt}")
+    place = uniform if groups is None else hash_uniform((groups[int(i)] for i in chosen), f"few_labels/group/{salt}")
     order = np.argsort(uniform, kind="stable")
     pool = np.searchsorted(np.cumsum([TEST_SHARE, SCREEN_SHARE, SELECT_SHARE]), place[order], side="right")
     tested, screened, select, train = (chosen[order][pool == number] for number in range(4))
