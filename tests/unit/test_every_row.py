@@ -65,6 +65,16 @@ def test_the_published_table_counts_the_atoms_that_were_trained_on(shards: Path,
     assert outcome.vectors.site_counts.sum() == len(trained)
 
 
+def test_a_decoder_gives_rows_to_the_elements_of_all_crystals(shards: Path, sites: np.ndarray, tmp_path: Path) -> None:
+    config = tiny(extraction="decoder_rows", element_weight=1.0, mask_unit="element", epochs=1, holdout_fraction=0.3)
+    vectors = pretrain(config, data_of(config, shards), PlainContext(tmp_path)).vectors
+    assert vectors.site_counts is not None
+    assert dict(zip(vectors.atomic_numbers, vectors.site_counts, strict=True)) == {
+        z: sites[z] for z in np.flatnonzero(sites)
+    }
+    assert np.linalg.norm(vectors.vectors, axis=1).min() > 0.1
+
+
 def test_every_crystal_is_counted(shards: Path, sites: np.ndarray) -> None:
     crystals = small(8, COUNT)
     holding = np.bincount(np.concatenate([np.unique(c.atomic_numbers) for c in crystals]), minlength=len(sites))
