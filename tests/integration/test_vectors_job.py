@@ -62,6 +62,17 @@ def test_vectors_of_each_method_are_learned_tracked_and_found_again(
         assert used.returncode == 0, used.stderr + used.stdout
 
 
+def test_a_shipped_table_is_used_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    known = [crystal for crystal in prototypes() if not {84, 98} & set(crystal.atomic_numbers.tolist())]  # Po, Cf
+    write_table(tmp_path / "mine.parquet", known)
+    flags = ("--data", "mine.parquet", "--property", "volume_per_atom", "--vectors", "structure-mp")
+    used = run_here("downstream", *flags, "--vector-spectrum", "-1", "--epochs", "1", "--num-workers", "0")
+    assert used.returncode == 0, used.stderr + used.stdout
+    (file,) = tmp_path.glob("runs/*/run.json")
+    assert json.loads(file.read_text())["config"]["vectors"] == "structure-mp"
+
+
 def test_one_element_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     pure = next(crystal for crystal in prototypes() if len(set(crystal.atomic_numbers.tolist())) == 1)
