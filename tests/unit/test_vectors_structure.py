@@ -16,11 +16,12 @@ from crysatom.graphs.shard_task import make_graphs
 from crysatom.graphs.shards import shard_files
 from crysatom.names import SYMBOLS
 from crysatom.pipelines.structure import learned_from_structures
-from crysatom.vectors.structure.contexts import KINDS
+from crysatom.vectors.structure.contexts import COLORS, KINDS, Classes, full_contexts, site_colors
 from crysatom.vectors.structure.expanded import expansion
 from crysatom.vectors.structure.geometry import bond_fit, coordination_histogram, volume_fit
 from crysatom.vectors.structure.keyed import Keyed, fixed, hashed, real
 from crysatom.vectors.structure.learn import elements_of, joined, learn, principal_axes, rotated_onto
+from crysatom.vectors.structure.sites import sites
 from crysatom.vectors.structure.substitution import positive_information, shared_contexts
 from crysatom.vectors.structure.tally import ELEMENTS, GROUPS, Tally, tally, tally_file
 from crysatom.vectors.table import centered_cosine
@@ -95,6 +96,40 @@ def test_contexts_of_two_salts_are_those_by_hand() -> None:
     weights[[na, cl, k]] = np.log1p([1, 2, 1])  # each has half of the sites of rocksalt; Cl in two crystals
     for name in ("distance_prototype", "coordination_prototype"):
         np.testing.assert_allclose(found[name], np.outer(weights, weights) / weights.sum(), atol=1e-15)
+
+
+def test_a_context_says_where_the_element_was() -> None:
+    """Oxygen at color 1 beside another element at color 2, at color 3, and again at color 2."""
+    classes = Classes(
+        crystal=np.repeat([0, 1, 2], 2),
+        color=np.array([1, 2, 1, 3, 1, 2], np.uint64),
+        element=np.array([8, 11, 8, 19, 8, 37]),
+        count=np.ones(6, np.int64),
+    )
+    sodium, potassium, rubidium = full_contexts(classes, np.arange(6), classes.crystal, 3)[1::2]
+    assert sodium == rubidium != potassium
+
+
+def test_a_color_holds_the_shells_of_the_neighbors() -> None:
+    """Sodium in rocksalt and titanium in rutile have six bonds, to sites with six and with three."""
+    u = 0.305
+    rutile = Crystal(
+        material_id="TiO2",
+        lattice=np.diag([4.594, 4.594, 2.959]),
+        frac_coords=np.array(
+            [[0, 0, 0], [0.5, 0.5, 0.5], [u, u, 0], [-u, -u, 0], [0.5 + u, 0.5 - u, 0.5], [0.5 - u, 0.5 + u, 0.5]]
+        ),
+        atomic_numbers=np.array([22, 22, 8, 8, 8, 8]),
+    )
+    crystals = [rocksalt("Na", "Cl", 5.64), rutile]
+    volumes = np.array([abs(np.linalg.det(c.lattice)) for c in crystals])
+    graphs = make_graphs(to_table(crystals).combine_chunks().to_batches()[0], GraphSpec(), Limits())[1]
+    found = sites(graphs, volumes, TOLERANCE, GraphSpec.cutoff)
+    assert found.coordination.tolist() == [6] * 8 + [6, 6, 3, 3, 3, 3]
+    for kind in COLORS:
+        color = site_colors(found, kind)
+        assert len(set(color[:8].tolist())) == 1
+        assert color[8] == color[9] != color[0]
 
 
 def test_elements_that_replace_each_other_are_alike() -> None:
