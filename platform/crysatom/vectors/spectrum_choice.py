@@ -17,8 +17,9 @@ from crysatom.vectors.table import AtomVectors
 POWERS = (1.0, 0.5, 0.0, -0.5, -1.0, -2.0, -3.0)
 """Powers to choose from, from white to steep."""
 
-MOST = 2000
-"""Number of training and of validation crystals that the choice uses at most; others are left out at random."""
+MOST = 1000
+"""Number of training and of validation crystals that the choice uses at most, for some seconds of one core; others are
+left out at random."""
 
 WIDTHS = (0.25, 1.0, 4.0)
 """Widths of the kernel that are tried: its squared length in units of the median squared distance."""
