@@ -26,7 +26,7 @@ from crysatom.crystals.targets import Targets, first_rows, targets_for
 from crysatom.graphs.shards import load_atoms, read_manifest
 from crysatom.inputs.graphs import crystal_table, prepare
 from crysatom.inputs.labels import given_table
-from crysatom.names import PROPERTIES, SYMBOLS, TEST, TRAIN, VAL, VOLUME_PER_ATOM
+from crysatom.names import AUTO, PROPERTIES, SYMBOLS, TEST, TRAIN, VAL, VOLUME_PER_ATOM
 from crysatom.predictors.registry import build_predictor
 from crysatom.runs.paths import Paths
 from crysatom.studies.few_labels.cells import Cell
@@ -34,6 +34,7 @@ from crysatom.studies.few_labels.composition import MOST_LABELS
 from crysatom.studies.few_labels.pools import Draw, Pools, Wanted, by_hash, draws_of, elements_held_out, of_official
 from crysatom.studies.few_labels.training import Sample, Trained, Work, element_counts
 from crysatom.training.regression import spec_of
+from crysatom.vectors import spectrum_choice
 from crysatom.vectors.controls import one_hot
 from crysatom.vectors.coverage import fill_missing
 from crysatom.vectors.published import published_names
@@ -329,6 +330,9 @@ class Plan:
         how: Any = digest(settings)
         if predictor == COMPOSITION:
             how = [COMPOSITION, choice.vector_scale, choice.vector_spectrum]
+        if choice.vector_spectrum == AUTO:
+            rule = spectrum_choice
+            how = [how, rule.POWERS, rule.MOST, rule.WIDTH, rule.PENALTY, rule.TOLERANCE]
         content = [how, settings.graph.to_dict(), settings.limits.flat(), self.source, crystals, given.sha256]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
