@@ -123,9 +123,10 @@ def test_other_crystals_are_refused() -> None:
         results_of([*cells("bits", 0), *other], "bits")
 
 
-def test_one_draw_has_no_interval_but_that_of_its_crystals() -> None:
+@pytest.mark.parametrize(("labels", "basis", "verdict"), [(100, "none", TIE), (0, "crystals", BETTER)])
+def test_one_draw_has_no_interval_and_only_all_labels_that_of_crystals(labels: int, basis: str, verdict: str) -> None:
     generator = np.random.default_rng(0)
-    bits, mine = (cells(table, 0)[:1] for table in ("bits", "mine"))
+    bits, mine = (cells(table, 0, labels=labels)[:1] for table in ("bits", "mine"))
     ids = {"c0": np.arange(40).astype(str)}
     errors = {"bits-0-0": generator.random(40) + 0.5, "mine-0-0": generator.random(40)}
     alone = by_table(results_of([*bits, *mine], "bits"))["mine"].comparison
@@ -134,7 +135,7 @@ def test_one_draw_has_no_interval_but_that_of_its_crystals() -> None:
     assert np.isnan([alone.p_value, alone.p_holm, alone.difference.low]).all()
     known = by_table(results_of([*bits, *mine], "bits", errors=errors.get, ids=ids))["mine"].comparison
     assert known is not None
-    assert (known.basis, known.verdict_corrected) == ("crystals", BETTER)
+    assert (known.basis, known.verdict_corrected) == (basis, verdict)
     assert known.crystals == bootstrap_mean(errors["mine-0-0"] - errors["bits-0-0"], symmetric=True)
 
 
