@@ -39,6 +39,7 @@ RECORDS = {
     "rival_vectors": "needs the published tables of vectors, and minutes on a large set",
     "soak": "takes 45 minutes",
     "ten_times": "takes an hour and 2 GB",
+    "vector_spectrum": "needs graphs of JARVIS-DFT, and half an hour",
 }
 """Scripts whose results are records of one day: each says so, and nothing runs them again."""
 

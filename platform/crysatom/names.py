@@ -66,6 +66,8 @@ LatticeEdges = Literal["none", "primitive", "cell"]
 Potentials = Literal["none", "exact", "published"]
 VectorScale = Literal["none", "rms", "standardize"]
 VECTOR_SCALES: tuple[VectorScale, ...] = get_args(VectorScale)
+AUTO: Literal["auto"] = "auto"
+VectorSpectrum = float | Literal["auto"]
 Distance = Literal["cosine", "euclidean"]
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
 

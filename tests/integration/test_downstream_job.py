@@ -34,6 +34,8 @@ from crysatom.tracking.models import fetch_model
 from crysatom.tracking.runs import Tracker
 from crysatom.tracking.store import client
 from crysatom.training import metrics
+from crysatom.vectors.given import given_vectors
+from crysatom.vectors.spectrum import with_spectrum
 from tests.conftest import REPOSITORY
 from tests.graph_crystals import batch_of
 from tests.run_job import run_here
@@ -222,6 +224,36 @@ def test_a_finished_run_is_not_done_again(place: Path, plain: FinishedRun) -> No
         run(config(place, "plain", lr=0.5))
     with pytest.raises(ValueError, match="holds a run on other data"):
         run(config(place, "plain", vectors="random:0"))
+
+
+def test_a_chosen_spectrum_is_said_and_kept(place: Path, tmp_path: Path) -> None:
+    done = run_here("downstream", *flags_of(place, "auto"), "--vectors", "onehot92", "--vector-spectrum", "auto")
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    folder = place / "auto-seed0"
+    spectrum = json.loads((folder / "results.json").read_text())["spectrum"]
+    assert f"spectrum of the vectors: power {spectrum['power']:g}, chosen on validation crystals" in output
+    assert set(spectrum["errors"]) == {"1", "0.5", "0", "-0.5", "-1", "-2", "-3"}
+
+    [again] = run(config(place, "auto", vectors="onehot92", vector_spectrum="auto"))
+    assert again.again, "it chose the same"
+    found = client(f"sqlite:///{place}/mlflow.db").get_run(again.run_id).data
+    assert (found.params["vector_spectrum"], found.tags["vector_spectrum"]) == ("auto", f"{spectrum['power']:g}")
+
+    model, info = load_model(folder / "model")
+    assert info.vectors["spectrum"] == spectrum
+    steep = with_spectrum(given_vectors("onehot92"), spectrum["power"]).vectors
+    kept = model.predictor.table.vectors.numpy()
+    factor = np.linalg.norm(steep - steep.mean(axis=0)) / np.linalg.norm(kept - kept.mean(axis=0))
+    np.testing.assert_allclose((kept - kept.mean(axis=0)) * factor, steep - steep.mean(axis=0), atol=1e-5)
+
+    table = crystal_table(config(place, "auto").source, prepared(config(place, "auto"), place))
+    predicted = tmp_path / "predicted.csv"
+    flags = ["--model", str(folder), "--out", str(predicted), "--num-workers", "0"]
+    assert run_here("predict", str(table), *flags).returncode == 0
+    theirs = pd.read_csv(folder / "predictions.csv", index_col="material_id")["prediction"]
+    mine = pd.read_csv(predicted, index_col="material_id")["prediction"]
+    np.testing.assert_allclose(mine[theirs.index], theirs, rtol=1e-5)
 
 
 def test_a_killed_job_is_resumed_to_the_same_predictions(place: Path, plain: FinishedRun) -> None:

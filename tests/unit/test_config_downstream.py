@@ -65,7 +65,7 @@ REFUSED: dict[str, list[Any]] = {
     "split": ["published", "held_out_elements:", "held_out_elements:8"],
     "num_workers": [-1],
     "max_atoms": [0],
-    "vector_spectrum": [-11.0, 3.0, float("nan")],
+    "vector_spectrum": [-11.0, 3.0, float("nan"), "steep"],
 }
 
 
@@ -125,6 +125,14 @@ def test_the_published_settings() -> None:
 def test_the_predictor_is_described_by_the_configuration() -> None:
     spec = spec_of(DownstreamConfig.of(width=5, cutoff=6.0, basis_step=0.5, train_vectors=True))
     assert (spec.width, spec.cutoff, spec.basis_step, spec.train_vectors) == (5, 6.0, 0.5, True)
+
+
+def test_a_spectrum_is_a_number_or_auto() -> None:
+    assert parse(DownstreamConfig, ["--vector-spectrum", "-2"]).vectors.vector_spectrum == -2
+    assert parse(DownstreamConfig, ["--vector-spectrum", "auto"]).vectors.vector_spectrum == "auto"
+    auto = DownstreamConfig.of(vector_spectrum="auto")
+    assert flags_of(auto) == ["--vector-spectrum=auto"]
+    assert digest(auto) != digest(DownstreamConfig.of())
 
 
 def test_elements_to_hold_out() -> None:

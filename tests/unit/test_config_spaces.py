@@ -63,6 +63,11 @@ def test_a_grid_has_every_combination_and_a_drawn_space_is_the_same_for_the_same
             {"objective": "downstream", "settings": {"vector_scale": Choice(("rms", "none"))}},
             "vector_scale cannot be searched",
         ),
+        (
+            {"objective": "downstream", "settings": {"vector_spectrum": Choice((-1.0, "auto"))}},
+            "vector_spectrum cannot be searched with 'auto'",
+        ),
+        ({"fixed": {"lr": 0.1}}, "lr cannot be searched and fixed"),
         ({"objective": "downstream", "settings": {"patience": Choice((0, 5))}}, "patience cannot be searched"),
         ({"settings": {"epochs": Choice((5,))}}, "epochs cannot be searched"),
         ({"settings": {"num_workers": Choice((5,))}}, "num_workers cannot be searched"),

@@ -102,6 +102,38 @@ def test_the_spectrum_is_of_the_elements_that_have_vectors(folder: Path, tmp_pat
     assert filled.provenance["spectrum"] == {"power": -1.0, "elements": len(filled.atomic_numbers) - 1}
 
 
+def test_a_spectrum_is_chosen_without_test_crystals(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    auto = tiny(vectors="onehot92", vector_spectrum="auto")
+    with caplog.at_level(logging.INFO, "crysatom"):
+        data = volumes(folder, auto)
+    spectrum = data.task.vectors.provenance["spectrum"]
+    assert f"spectrum of the vectors: power {spectrum['power']:g}, by relative validation errors" in caplog.text
+    fixed = volumes(folder, tiny(vectors="onehot92", vector_spectrum=spectrum["power"]))
+    assert fixed.vectors_digest == data.vectors_digest
+    assert min(spectrum["errors"].values()) >= spectrum["errors"][f"{spectrum['power']:g}"] / 1.005
+    table = pq.read_table(folder / "crystals.parquet")
+    ids = table[MATERIAL_ID].to_pylist()
+    tested = set(data.split.ids("test"))
+    target = [1e6 if name in tested else float(k % 7) for k, name in enumerate(ids)]
+    plain = [float(k % 7) for k in range(len(ids))]
+    errors = []
+    for labels in (plain, target):
+        pq.write_table(table.append_column("energy", pa.array(labels)), folder / "labels.parquet")
+        more = labeled(auto.replace(property="energy"), folder / "graphs", folder / "labels.parquet", "")
+        errors.append(more.task.vectors.provenance["spectrum"]["errors"])
+    assert errors[0] == errors[1] != spectrum["errors"]
+
+
+def test_a_spectrum_is_chosen_for_what_the_predictor_learns(folder: Path) -> None:
+    """With a composition reference that is the rest, which is small here."""
+    auto = tiny(vectors="onehot92", vector_spectrum="auto")
+    whole, rest = (
+        volumes(folder, auto.replace(composition_reference=known)).task.vectors.provenance["spectrum"]["errors"]
+        for known in (False, True)
+    )
+    assert whole != rest
+
+
 SPLITS = {"auto": "random:seed=0", "random": "random:seed=0", "composition": "composition:seed=0"}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from crysatom.names import AUTO, VectorSpectrum
+
 MAX_NAME_BYTES = 200
 """Longest name of a file or folder. Most file systems allow 255 bytes, and suffixes are added."""
 
@@ -30,6 +32,17 @@ def require_each(config: Any, names: Sequence[str], accepted: Callable[[Any], bo
     for name in names:
         value = getattr(config, name)
         require(accepted(value), f"{name} must {must}, got {value}")
+
+
+def require_spectrum(value: VectorSpectrum) -> None:
+    """Check the power of the spectrum of vectors.
+
+    Raises:
+        ValueError: If it is neither 'auto' nor a number within bounds that float32 can hold.
+
+    """
+    known = value == AUTO if isinstance(value, str) else -10 <= value <= 2
+    require(known, f"vector_spectrum must lie in [-10, 2] or be 'auto', got {value}")
 
 
 def require_name(what: str, name: str) -> None:

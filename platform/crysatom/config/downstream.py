@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from crysatom.config.base import Group, reads
-from crysatom.config.checks import require, require_each
+from crysatom.config.checks import require, require_each, require_spectrum
 from crysatom.config.groups import (
     GraphSpec,
     Limits,
@@ -21,7 +21,17 @@ from crysatom.config.groups import (
     require_full_batches,
 )
 from crysatom.config.predictors import PUBLISHED, SETTINGS
-from crysatom.names import MAE, VAL, VOLUME_PER_ATOM, Criterion, Optimizer, Recipe, Schedule, VectorScale
+from crysatom.names import (
+    MAE,
+    VAL,
+    VOLUME_PER_ATOM,
+    Criterion,
+    Optimizer,
+    Recipe,
+    Schedule,
+    VectorScale,
+    VectorSpectrum,
+)
 
 HELD_OUT_ELEMENTS = "held_out_elements:"
 """Prefix of a split whose test crystals contain some elements: ``held_out_elements:Fe,Co``."""
@@ -74,9 +84,10 @@ class Vectors(Group):
     """Scaling of the vectors over the elements of the training crystals: 'rms': one factor; 'standardize': each column;
     'none'."""
 
-    vector_spectrum: float = 0.0
+    vector_spectrum: VectorSpectrum = 0.0
     """Power P of the spectrum of the vectors: their k-th principal component is multiplied by s_k^-P with its singular
-    value s_k. 0: as given; 1: whitened; -1, -2: steeper. docs/vectors.md says when this helps."""
+    value s_k. 0: as given; 1: whitened; -1, -2: steeper; 'auto': chosen on validation crystals. docs/vectors.md says
+    when this helps."""
 
     train_vectors: bool = False
     """Train the vectors too; off: they are frozen, as published."""
@@ -86,7 +97,7 @@ class Vectors(Group):
     'ridge': predict their vectors from element properties."""
 
     def __post_init__(self) -> None:
-        require_each(self, ("vector_spectrum",), lambda value: -10 <= value <= 2, "lie in [-10, 2]")
+        require_spectrum(self.vector_spectrum)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from crysatom.config.base import Group, places, reads
-from crysatom.config.checks import require, require_each
+from crysatom.config.checks import require, require_each, require_spectrum
 from crysatom.config.groups import Output, Source, Tracking
-from crysatom.names import Precision, Recipe
+from crysatom.names import Precision, Recipe, VectorSpectrum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +51,8 @@ class GridConfig(Group):
     """Elements of the data without a vector: 'error': raise an error; 'ridge': predict their vectors from element
     properties; 'auto': 'ridge' for published tables, which lack some elements, 'error' for all others."""
 
-    vector_spectrum: float = 0.0
-    """Power of the spectrum of all vectors, as of jobs/downstream.py; a column may have another one."""
+    vector_spectrum: VectorSpectrum = 0.0
+    """Power of the spectrum of all vectors, as of jobs/downstream.py, or 'auto'; a column may have another one."""
 
     recipe: Recipe = "default"
     """Settings of predictions and pretrainings: 'default': what the evidence recommends; 'paper': CrysAtom's."""
@@ -88,6 +88,7 @@ class GridConfig(Group):
     """Experiment of the study's own run; predictions and pretrainings keep the experiments of their jobs."""
 
     def __post_init__(self) -> None:
+        require_spectrum(self.vector_spectrum)
         not_negative = ("budget", "num_workers", "epochs", "further_epochs", "pretrain_epochs")
         require_each(self, not_negative, lambda value: value >= 0, "not be negative")
         for name in ("properties", "seeds", "columns", "train_fraction", "held_out"):

@@ -16,6 +16,7 @@ from crysatom.config.downstream import DownstreamConfig
 from crysatom.config.ingesting import FeaturizeConfig
 from crysatom.config.pretraining import PretrainConfig
 from crysatom.config.user_code import load_defined
+from crysatom.names import AUTO
 
 FUNCTION = "space"
 """Function that a search space file defines: it takes no arguments and returns a :class:`SearchSpace`."""
@@ -28,7 +29,7 @@ JOBS: dict[str, type[PretrainConfig | DownstreamConfig]] = {
 SHARED = (
     FeaturizeConfig.names()
     | {"epochs", "patience", "recipe", "seeds", "selection", "split", "split_seed", "train_fraction"}
-    | {"composition_reference", "missing_vectors", "property", "vector_scale", "vector_spectrum"}
+    | {"composition_reference", "missing_vectors", "property", "vector_scale"}
 )
 """Settings that cannot be searched: trials share graphs, split, vectors and scaled targets, and are compared after
 equally many epochs, by the weights of that epoch."""
@@ -104,6 +105,11 @@ class SearchSpace:
             require(name in allowed, f"{name} cannot be searched; settings of {self.objective}: {_listed(allowed)}")
         for name in self.fixed:
             require(name in known, f"{name} cannot be fixed by a search space")
+        both = ", ".join(sorted(self.settings.keys() & self.fixed.keys()))
+        require(not both, f"{both} cannot be searched and fixed")
+        powers = self.settings.get("vector_spectrum", Choice(()))
+        chosen = isinstance(powers, Choice) and AUTO in powers.values
+        require(not chosen, "vector_spectrum cannot be searched with 'auto': fix that for all trials, or give numbers")
         grid = all(isinstance(values, Choice) for values in self.settings.values())
         require(bool(self.settings), "a search space needs settings to search")
         require(self.num_trials >= 0, f"num_trials must not be negative, got {self.num_trials}")

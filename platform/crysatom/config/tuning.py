@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from crysatom.config.base import Group, reads
-from crysatom.config.checks import require, require_each
+from crysatom.config.checks import require, require_each, require_spectrum
 from crysatom.config.groups import Limits, ResumableOutput, Source, Tracking, Workers
-from crysatom.names import Precision
+from crysatom.names import Precision, VectorSpectrum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,10 @@ class TuneConfig(Group):
     vectors: str = reads("onehot92")
     """Vectors of the predictors, in a search for a predictor; as in the downstream job."""
 
+    vector_spectrum: VectorSpectrum = 0.0
+    """Power of the spectrum of all vectors that predictors read, as in the downstream job; a search for a predictor may
+    set or search it, and only there it may be 'auto'."""
+
     output: ResumableOutput = ResumableOutput()
     limits: Limits = Limits()
 
@@ -91,5 +95,6 @@ class TuneConfig(Group):
     tracking: Tracking = Tracking(experiment="crysatom-tune")
 
     def __post_init__(self) -> None:
+        require_spectrum(self.vector_spectrum)
         require_each(self, ("num_trials", "epochs", "seed"), lambda value: value >= 0, "not be negative")
         require(len(set(self.properties)) == len(self.properties), f"properties repeat: {' '.join(self.properties)}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +30,7 @@ from crysatom.graphs.shards import load_atoms, read_manifest
 from crysatom.models.files import reference_of
 from crysatom.models.finetuning import TrainedModel
 from crysatom.models.ranges import Ranges, joined, ranges_of
-from crysatom.names import MATERIAL_ID, MAX_ATOMIC_NUMBER, SPLIT_PREFIX, SYMBOLS, TEST, TRAIN, VAL
+from crysatom.names import AUTO, MATERIAL_ID, MAX_ATOMIC_NUMBER, SPLIT_PREFIX, SYMBOLS, TEST, TRAIN, VAL
 from crysatom.runs.paths import find, find_vectors
 from crysatom.tracking.fields import SPLIT_DIGEST
 from crysatom.tracking.vectors import load_vectors
@@ -36,7 +38,8 @@ from crysatom.training.normalizer import Normalizer, composition_reference
 from crysatom.training.regression import RegressionTask
 from crysatom.vectors.coverage import fill_missing, require_elements
 from crysatom.vectors.given import given_vectors
-from crysatom.vectors.spectrum import as_read, power_of
+from crysatom.vectors.spectrum import SPECTRUM, as_read, power_of
+from crysatom.vectors.spectrum_choice import Compositions, best_power, errors_by_power, sample
 from crysatom.vectors.table import AtomVectors
 
 logger = logging.getLogger(__name__)
@@ -100,6 +103,14 @@ class _Atoms:
         held[np.repeat(np.arange(len(held)), np.diff(self.atom_ptr)), self.atomic_numbers.astype(np.int64) - 1] = True
         return held
 
+    @property
+    def shares(self) -> Array:
+        """``(M, 119)`` float64, share of each element among the atoms of a crystal, by atomic number."""
+        counts = np.diff(self.atom_ptr)
+        found = np.zeros((len(counts), MAX_ATOMIC_NUMBER + 1))
+        np.add.at(found, (np.repeat(np.arange(len(counts)), counts), self.atomic_numbers.astype(np.int64)), 1)
+        return np.asarray(found / counts[:, None])
+
     def without_vector(self, table: AtomVectors) -> Array:
         """Return ``(M,)`` bool: which crystals contain an element that the table lacks."""
         missing = ~np.isin(self.atomic_numbers, table.atomic_numbers)
@@ -151,9 +162,11 @@ def labeled(
     trained_elements = np.unique(atoms.of(split.train).atomic_numbers)
     trained_ranges = ranges_of(table.take(pa.array(first_rows(table, ids[split.train]))))
     if start is None:
-        choice = config.vectors
-        vectors = as_read(vectors, choice.vector_scale, choice.vector_spectrum, trained_elements, known)
-        task = _task(shards, targets, split, vectors, atoms, subtract_elements=config.composition_reference)
+        reference = _reference(targets, split, atoms) if config.composition_reference else None
+        read = partial(as_read, vectors, config.vectors.vector_scale, trained=trained_elements, known=known)
+        power = config.vectors.vector_spectrum
+        vectors = _with_best_spectrum(read, targets, split, atoms, reference) if power == AUTO else read(power)
+        task = _task(shards, targets, split, vectors, atoms, reference)
     else:
         _require_unit(start, targets, config.start.init_model)
         _require_unseen(start, table, split, config.start.init_model)
@@ -192,9 +205,9 @@ def _vectors_of_model(start: TrainedModel, given: AtomVectors, model: str, choic
             "--vectors that it was trained on"
         )
     power, wanted = power_of(start.info.vectors), choice.vector_spectrum
-    if wanted not in {0, power}:
+    if wanted not in {0, AUTO, power}:
         raise ValueError(
-            f"{model} reads vectors with a spectrum of power {power:g}, not {wanted:g}; leave out --vector-spectrum: "
+            f"{model} reads vectors with a spectrum of power {power:g}, not {wanted}; leave out --vector-spectrum: "
             "the model's vectors are used as they are"
         )
     return start.vectors
@@ -314,14 +327,41 @@ def _missing_elements(crystal: _Atoms, vectors: AtomVectors) -> str:
     return " ".join(SYMBOLS[z - 1] for z in missing)
 
 
+def _reference(targets: Targets, split: Split, atoms: _Atoms) -> Array:
+    train = atoms.of(split.train)
+    return composition_reference(train.atomic_numbers, train.atom_ptr, targets.labels[split.train])
+
+
+def _with_best_spectrum(
+    read: Callable[[float], AtomVectors], targets: Targets, split: Split, atoms: _Atoms, reference: Array | None
+) -> AtomVectors:
+    """Return the vectors with the spectrum of the least validation error; test crystals are not used."""
+
+    def compositions(part: Array) -> Compositions:
+        crystals = sample(part)
+        shares = atoms.of(crystals).shares
+        target = targets.labels[crystals]
+        return Compositions(shares=shares, target=target if reference is None else target - shares @ reference)
+
+    errors = errors_by_power(read, compositions(split.train), compositions(split.val))
+    power = best_power(errors)
+    tried = ", ".join(f"{error:.3f} ({at:g})" for at, error in errors.items())
+    logger.info("spectrum of the vectors: power %g, by relative validation errors %s", power, tried)
+    table = read(power)
+    spectrum = {
+        **table.provenance.get(SPECTRUM, {}),
+        "power": power,
+        "errors": {f"{p:g}": e for p, e in errors.items()},
+    }
+    return dataclasses.replace(table, provenance={**table.provenance, SPECTRUM: spectrum})
+
+
 def _task(
-    shards: Path, targets: Targets, split: Split, vectors: AtomVectors, atoms: _Atoms, *, subtract_elements: bool
+    shards: Path, targets: Targets, split: Split, vectors: AtomVectors, atoms: _Atoms, reference: Array | None
 ) -> RegressionTask:
     learned = targets.labels[split.train]
-    reference = None
-    if subtract_elements:
+    if reference is not None:
         train = atoms.of(split.train)
-        reference = composition_reference(train.atomic_numbers, train.atom_ptr, learned)
         share = np.add.reduceat(reference[train.atomic_numbers], train.atom_ptr[:-1]) / np.diff(train.atom_ptr)
         learned = learned - share
     return RegressionTask(

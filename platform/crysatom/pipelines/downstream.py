@@ -10,7 +10,7 @@ import re
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ from crysatom.training.intervals import Interval
 from crysatom.training.metrics import mae_by_element, summary
 from crysatom.training.regression import RegressionOutcome, spec_of, train_predictor
 from crysatom.vectors.controls import one_hot
-from crysatom.vectors.spectrum import power_of
+from crysatom.vectors.spectrum import SPECTRUM, power_of
 from crysatom.writing import write_text
 
 logger = logging.getLogger(__name__)
@@ -86,6 +86,7 @@ class FinishedRun:
         epochs: Number of trained epochs.
         tracking_uri: MLflow store.
         run_id: MLflow run; empty if MLflow was unavailable.
+        spectrum: Changed spectrum of the vectors: ``power``, and for ``auto`` the validation ``errors`` by power.
         registered: ``models:/NAME/VERSION``; empty if MLflow was unavailable, or the model is not registered.
         again: True if the run was already finished and nothing was done now.
 
@@ -100,6 +101,7 @@ class FinishedRun:
     epochs: int
     tracking_uri: str
     run_id: str
+    spectrum: Mapping[str, Any] = field(default_factory=dict)
     registered: str = ""
     again: bool = False
 
@@ -207,6 +209,9 @@ def _describe_one(finished: FinishedRun) -> list[str]:
                 f"  {who} {error.estimate:.4g} {unit}, 95 % interval {error.ends()}, "
                 f"MAE/MAD {share:.3f}, {metrics[f'{part}/num_crystals']:,.0f} crystals"
             )
+    if finished.spectrum:
+        chosen = ", chosen on validation crystals" * ("errors" in finished.spectrum)
+        lines.append(f"  spectrum of the vectors: power {finished.spectrum['power']:g}{chosen}")
     lines.append(f"  predictions: {finished.folder / PREDICTIONS[TEST]}")
     registered = f", registered as {finished.registered}" if finished.registered else ""
     lines.append(f"  model: {finished.folder / MODEL}{registered}")
@@ -292,6 +297,7 @@ def _write_results(config: DownstreamConfig, data: Labeled, run: Run, outcome: R
         "selected_epoch": outcome.selected_epoch,
         "epochs": len(outcome.history),
         "metrics": metrics,
+        SPECTRUM: dict(data.task.vectors.provenance.get(SPECTRUM, {})),
     }
     versions = {
         name.removeprefix(fields.PACKAGE_VERSION): version

@@ -74,8 +74,9 @@ class Probe:
         tables = []
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else ()):
             for name, task in self.tasks.items():
-                choice = self.config.vectors
-                table = as_read(vectors, choice.vector_scale, choice.vector_spectrum, self.elements[name])
+                choice, power = self.config.vectors, self.config.vectors.vector_spectrum
+                assert not isinstance(power, str), "a sweep refuses 'auto'"
+                table = as_read(vectors, choice.vector_scale, power, self.elements[name])
                 crystals = task.parts[VAL]
                 target = task.labels[crystals]
                 predicted = [

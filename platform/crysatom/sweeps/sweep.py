@@ -36,7 +36,7 @@ from crysatom.crystals.splits import PARTS
 from crysatom.graphs.shards import read_manifest
 from crysatom.inputs.graphs import crystal_table, prepare
 from crysatom.inputs.labels import Labeled, labeled
-from crysatom.names import DENSITY, PREDICTION, PROBE, PROPERTY, TARGET, TEST, VAL, VOLUME_PER_ATOM
+from crysatom.names import AUTO, DENSITY, PREDICTION, PROBE, PROPERTY, TARGET, TEST, VAL, VOLUME_PER_ATOM
 from crysatom.pipelines.pretraining import fits_in_memory, input_digest
 from crysatom.runs.folder import RunFolder
 from crysatom.runs.lifecycle import Run, opened, start_ray, where_to_look
@@ -177,7 +177,13 @@ def base_config(config: TuneConfig, space: SearchSpace) -> PretrainConfig | Down
 
     """
     shared = config.flat()
-    values = {"precision": config.precision} | dict(space.fixed) | {name: shared[name] for name in SAME_FOR_ALL}
+    general: dict[str, Any] = {"precision": config.precision}
+    if space.objective == "downstream":
+        searched = "vector_spectrum" in space.settings  # trials then start from the vectors as given
+        general |= {} if searched else {"vector_spectrum": config.vector_spectrum}
+    elif config.vector_spectrum == AUTO:
+        raise ValueError("a search for a pretraining has vectors for each trial: --vector-spectrum must be a number")
+    values = general | dict(space.fixed) | {name: shared[name] for name in SAME_FOR_ALL}
     if config.epochs:
         values["epochs"] = config.epochs
     if space.objective == "downstream":
@@ -329,7 +335,9 @@ def probe_config(config: TuneConfig, base: PretrainConfig, name: str) -> Downstr
         source=config.source,
         limits=base.limits,
         property=name,
-        vectors=Vectors(vectors="onehot"),  # covers every element; replaced by the trial's vectors
+        vectors=Vectors(
+            vectors="onehot", vector_spectrum=config.vector_spectrum
+        ),  # covers every element; replaced by the trial's vectors
         graph=base.graph,
         architecture=Architecture(width=config.probe.probe_width, hidden_dim=2 * config.probe.probe_width),
         optimization=DownstreamOptimization(
@@ -350,7 +358,8 @@ def _objective(
     epochs = probe_epochs(base.optimization.epochs, config.probe.probes, space.halving)
     tasks: dict[str, RegressionTask] = {name: part.task for name, part in data.items()}
     if isinstance(base, DownstreamConfig):
-        return Prediction(name=base.property, task=tasks[base.property], epochs=epochs)
+        part = data[base.property]
+        return Prediction(name=base.property, task=part.task, epochs=epochs, elements=part.trained_elements)
     probe = Probe(
         config=probe_config(config, base, next(iter(tasks))),
         tasks=tasks,

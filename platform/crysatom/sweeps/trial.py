@@ -12,11 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from crysatom.config import DownstreamConfig, PretrainConfig, TrainingWorkers, recorded
+from crysatom.config.downstream import Vectors
 from crysatom.crystals.csv_files import write_csv
-from crysatom.names import MAE, PROBE, VAL
+from crysatom.names import AUTO, MAE, PROBE, VAL, VectorScale
 from crysatom.runs.lifecycle import launch
 from crysatom.sweeps.probe import Probe, predictions_table, stop_requested, write_predictions
 from crysatom.training import checkpoints
@@ -26,6 +29,7 @@ from crysatom.training.metrics import mad
 from crysatom.training.pretrain import PretrainOutcome, pretrain, resident_data
 from crysatom.training.regression import RegressionOutcome, RegressionTask, train_predictor
 from crysatom.vectors.files import write_vectors
+from crysatom.vectors.spectrum import as_read, power_of
 
 logger = logging.getLogger(__name__)
 
@@ -88,19 +92,33 @@ class Prediction:
         name: Name of the property.
         task: Task without test crystals.
         epochs: Numbers of epochs after which it is evaluated.
+        elements: Atomic numbers of the elements over which vectors are scaled.
 
     """
 
     name: str
     task: RegressionTask
     epochs: frozenset[int]
+    elements: NDArray[np.int64]
 
     def run(self, config: DownstreamConfig, folder: Path, record: Callable[..., None]) -> list[Metrics]:
         """Train; save the predictions of the validation crystals in the folder."""
         evaluator = _Evaluator(folder, mad(self.task.labels[self.task.parts[VAL]]), config, self.epochs)
-        outcome = _train(partial(_predict, config, self.task, evaluator), config.workers, folder, record)
+        outcome = _train(
+            partial(_predict, config, self.task_of(config.vectors), evaluator), config.workers, folder, record
+        )
         write_predictions(folder, [predictions_table(self.name, self.task, outcome.predictions[VAL])])
         return outcome.history
+
+    def task_of(self, choice: Vectors) -> RegressionTask:
+        """Return the task with the spectrum of a trial; all trials share the scaled vectors."""
+        table, power = self.task.vectors, choice.vector_spectrum
+        if power in (AUTO, power_of(table.provenance)):
+            return self.task
+        filled = table.provenance.get("filled", ())
+        known = [z for z, symbol in zip(table.atomic_numbers, table.symbols, strict=True) if symbol not in filled]
+        how: VectorScale = "none" if choice.vector_scale == "none" else "rms"
+        return dataclasses.replace(self.task, vectors=as_read(table, how, power, self.elements, known))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ from crysatom.names import VectorScale
 from crysatom.vectors.scale import NEGLIGIBLE, scaled
 from crysatom.vectors.table import AtomVectors
 
+SPECTRUM = "spectrum"
+"""Key of a table's provenance: the power, and the number of elements that define the spectrum."""
+
 
 def with_spectrum(table: AtomVectors, power: float, elements: ArrayLike | None = None) -> AtomVectors:
     """Return x V diag((s / s_1)^-power) V^T for centered vectors x = U diag(s) V^T.
@@ -58,7 +61,7 @@ def with_spectrum(table: AtomVectors, power: float, elements: ArrayLike | None =
         table,
         vectors=vectors,
         standard_errors=errors,
-        provenance={**table.provenance, "spectrum": {"power": float(power), "elements": len(numbers)}},
+        provenance={**table.provenance, SPECTRUM: {"power": float(power), "elements": len(numbers)}},
     )
 
 
@@ -89,7 +92,7 @@ def as_read(
 
 def power_of(provenance: Mapping[str, Any]) -> float:
     """Return the power of the spectrum that the provenance of a table records; 0: as it was made."""
-    return float(provenance.get("spectrum", {}).get("power", 0))
+    return float(provenance.get(SPECTRUM, {}).get("power", 0))
 
 
 def _change(centered: NDArray[np.float64], power: float, least: float) -> NDArray[np.float64]:

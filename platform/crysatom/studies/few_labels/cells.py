@@ -46,10 +46,10 @@ class Cell:
         table: Name of the table.
         vectors: Source of the table.
         sha256: 12 hex digits of its components.
-        power: Power of its spectrum.
+        power: Power of its spectrum, given or chosen.
         draw: Number of the draw.
         seed: Training seed.
-        salt: Salt of the split, or 'official:SALT'.
+        salt: Salt of the split; 'composition:SALT' or 'official:SALT' for those rules.
         evaluated: 'test' or 'validation'.
         crystals: 12 hex digits of the ids for training, validation and evaluation: cells with equal ones are paired.
         num_train: Training crystals.

@@ -110,7 +110,7 @@ def facts(result: Result) -> dict[str, object]:
         **result.task._asdict(),
         "table": result.table,
         "vectors": first.vectors,
-        "power": first.power,
+        "power": " ".join(sorted({f"{cell.power:g}" for cell in result.cells.values()}, key=float)),
         "unit": result.unit,
         "evaluated": first.evaluated,
         "mae": result.mean,
