@@ -161,14 +161,16 @@ def read_cells(path: Path) -> list[Cell]:
     """
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
-    reader = csv.reader(io.StringIO(whole, newline=""))
-    header = next(reader, [])
+    try:
+        header, *rows = csv.reader(io.StringIO(whole, newline=""))
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"{path}: no table of cells: {error}") from error
     if tuple(header) != COLUMNS:
         raise ValueError(
             f"{path}: the first line must be {','.join(COLUMNS)}; it is a file of another study or version"
         )
     cells = []
-    for number, row in enumerate(reader, 2):
+    for number, row in enumerate(rows, 2):
         try:
             values = {name: _PARSERS[name](as_it_was(text)) for name, text in zip(COLUMNS, row, strict=True)}
         except ValueError as error:
