@@ -48,6 +48,13 @@ def test_provenance_and_card_are_complete(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_similar_elements_are_near_each_other(name: str) -> None:
+    table = given_vectors(name)
+    for symbol, like in (("K", "Rb"), ("Br", "Cl"), ("Er", "Ho"), ("Zr", "Hf")):
+        assert like in dict(table.nearest(symbol, 3)), symbol
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_elementembeddings_and_codes_like_cgcnn_read_it(name: str, tmp_path: Path) -> None:
     table = given_vectors(name)
     csv, atom_init, _ = write_vectors(table, tmp_path)

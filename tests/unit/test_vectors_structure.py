@@ -337,6 +337,23 @@ def test_real_sums_are_integers_and_hashes_depend_on_the_order_of_columns() -> N
     assert len(np.unique(hashed(np.arange(100)[:, None], np.arange(100)))) == 10_000
 
 
+def test_atoms_out_of_reach_of_all_others_have_volumes() -> None:
+    far = [
+        Crystal(
+            material_id="".join(pair),
+            lattice=length * np.eye(3),
+            frac_coords=np.array([[0, 0, 0], [0.5, 0.5, 0.5]]),
+            atomic_numbers=np.array([number(symbol) for symbol in pair]),
+        )
+        for pair, length in ((("Ne", "Ar"), 30.0), (("Kr", "Xe"), 40.0))
+    ]
+    counts = counted(far)
+    assert not len(counts.bonds.labels)
+    found = learn(counts, BOTH)
+    assert [SYMBOLS[z - 1] for z in found.atomic_numbers] == ["Ne", "Ar", "Kr", "Xe"]
+    assert np.isfinite(found.vectors).all()
+
+
 def test_what_cannot_be_learned_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="blocks must be one or both of substitution, geometry, got none"):
         VectorsConfig.of(method="structure", blocks=())
