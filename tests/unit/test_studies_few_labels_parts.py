@@ -77,9 +77,11 @@ def test_an_incomplete_line_is_ignored_and_replaced(tmp_path: Path) -> None:
 
 def test_cells_of_another_machine_may_come_without_their_errors(tmp_path: Path) -> None:
     CellStore(tmp_path).add(FIRST, np.zeros(CELL.num_crystals))
-    (tmp_path / ERRORS / f"{FIRST.identity}.npy").unlink()
+    (tmp_path / ERRORS / f"{FIRST.identity}.f32").unlink()
     elsewhere = CellStore(tmp_path / "new", [tmp_path / CELLS_CSV])
     assert elsewhere.cells[FIRST.identity] == FIRST
+    assert elsewhere.errors(FIRST.identity) is None
+    (tmp_path / ERRORS / f"{FIRST.identity}.f32").write_bytes(b"1234567")
     assert elsewhere.errors(FIRST.identity) is None
 
 
@@ -87,6 +89,9 @@ def test_files_that_are_none_of_cells_are_refused(tmp_path: Path) -> None:
     path = tmp_path / CELLS_CSV
     with pytest.raises(ValueError, match="no file and no folder with a cells"):
         find_cells(tmp_path)
+    path.write_text("")
+    with pytest.raises(ValueError, match=r"cells.csv: no table of cells"):
+        read_cells(path)
     path.write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="it is a file of another study or version"):
         read_cells(path)
