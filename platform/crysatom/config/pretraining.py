@@ -242,8 +242,13 @@ class PretrainConfig(Group):
 
 
 def default() -> PretrainConfig:
-    """Return the published method without the flaws of its code (docs/how_it_works.md lists the differences)."""
-    return PretrainConfig()
+    """Return the published method without the flaws of its code, and with decoders that the vectors come from.
+
+    docs/how_it_works.md lists the differences and why.
+    """
+    return PretrainConfig(
+        views=Views(mask_unit="element"), loss=Loss(element_weight=1.0, bond_weight=0.5), extraction=DECODER
+    )
 
 
 def paper() -> PretrainConfig:

@@ -151,5 +151,5 @@ def table_of(
         vectors=vectors.cpu().numpy()[seen].astype(np.float32),
         site_counts=count.cpu().numpy()[seen].astype(np.int64),
         standard_errors=None if errors is None else errors.cpu().numpy()[seen].astype(np.float32),
-        provenance=provenance,
+        provenance=dict(provenance),
     )
