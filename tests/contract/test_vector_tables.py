@@ -15,6 +15,7 @@ from crysatom.vectors.coverage import fill_missing, require_elements
 from crysatom.vectors.files import read_vectors, write_vectors
 from crysatom.vectors.given import given_vectors
 from crysatom.vectors.scale import scaled
+from crysatom.vectors.shipped import shipped_names
 from crysatom.vectors.table import AtomVectors
 
 DATA = os.environ.get("CRYSATOM_TEST_DATA")
@@ -31,6 +32,7 @@ def _file(name: str) -> str:
 
 
 NAMES = [
+    *shipped_names(),
     "onehot",
     "onehot92",
     "random:3",

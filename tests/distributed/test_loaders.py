@@ -92,6 +92,12 @@ def test_an_exchange_cuts_a_batch_by_cost_and_leaves_it_as_it_is(shards: Path, w
 RUNS: dict[str, dict[str, Any]] = {
     "default": {},
     "averaged vicreg": {"ssl_loss": "vicreg", "ema_decay": 0.9, "gradient_clip": 1.0},
+    "element and bond decoders": {
+        "element_weight": 1.0,
+        "bond_weight": 0.5,
+        "mask_unit": "element",
+        "extraction": "decoder",
+    },
     "nt_xent, best epoch": {"ssl_loss": "nt_xent", "selection": "held_out"},
     "as published": {
         "masked_atoms": "zero",

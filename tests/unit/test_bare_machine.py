@@ -10,8 +10,11 @@ from tests.small_runs import make_shards, one_thread  # noqa: F401
 
 FOLDERS = ("config", "nn", "predictors", "ssl", "training", "vectors")
 READING = ("crysatom.graphs.batch", "crysatom.graphs.shards", "crysatom.distributed")
-ELSEWHERE = {"crysatom.vectors.atom2vec", "crysatom.nn.kernels.numba_cpu", "crysatom.nn.kernels.triton_cuda"}
-"""Vectors of another method, which needs scipy, and kernels that are used where their compiler is installed."""
+ELSEWHERE = {
+    *("crysatom.vectors.atom2vec", "crysatom.vectors.structure.expanded", "crysatom.vectors.structure.geometry"),
+    *("crysatom.vectors.structure.learn", "crysatom.nn.kernels.numba_cpu", "crysatom.nn.kernels.triton_cuda"),
+}
+"""Vectors from counts, which need scipy, and kernels that are used where their compiler is installed."""
 
 
 def test_hidden_packages_cannot_be_imported() -> None:

@@ -66,7 +66,7 @@ def test_the_published_table_counts_the_atoms_that_were_trained_on(shards: Path,
 
 
 def test_a_decoder_gives_rows_to_the_elements_of_all_crystals(shards: Path, sites: np.ndarray, tmp_path: Path) -> None:
-    config = tiny(extraction="decoder_rows", element_weight=1.0, mask_unit="element", epochs=1, holdout_fraction=0.3)
+    config = tiny(extraction="decoder", element_weight=1.0, mask_unit="element", epochs=1, holdout_fraction=0.3)
     vectors = pretrain(config, data_of(config, shards), PlainContext(tmp_path)).vectors
     assert vectors.site_counts is not None
     assert dict(zip(vectors.atomic_numbers, vectors.site_counts, strict=True)) == {

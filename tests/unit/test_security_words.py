@@ -11,6 +11,7 @@ import pytest
 from crysatom.config import (
     ChemistryConfig,
     DownstreamConfig,
+    FewLabelsConfig,
     GridConfig,
     Group,
     PretrainConfig,
@@ -132,6 +133,7 @@ CONFIGS: dict[str, Callable[[str], Any]] = {
     "vectors": lambda name: VectorsConfig.of(name=name),
     "tune": lambda name: TuneConfig.of(name=name, space="pretrain"),
     "study": lambda name: ChemistryConfig.of(name=name, vectors=("onehot",)),
+    "few_labels": lambda name: FewLabelsConfig.of(name=name),
     "grid": lambda name: GridConfig.of(name=name),
 }
 

@@ -42,6 +42,17 @@ def test_every_file_restores_the_vectors_bit_for_bit(table: AtomVectors, tmp_pat
         assert again.vectors.tobytes() == table.vectors.tobytes(), path
 
 
+@pytest.mark.parametrize("layout", ["columns", "strides", "reversed"])
+def test_files_do_not_depend_on_how_an_array_lies_in_memory(table: AtomVectors, layout: str, tmp_path: Path) -> None:
+    """safetensors writes an array by columns as if it were by rows, without an error."""
+    rows = table.vectors
+    stretched = np.repeat(rows, 2, axis=1)
+    same = {"columns": np.asfortranarray(rows), "strides": stretched[:, ::2], "reversed": rows[:, ::-1].copy()[:, ::-1]}
+    assert not same[layout].flags.c_contiguous
+    for path in write_vectors(dataclasses.replace(table, vectors=same[layout]), tmp_path):
+        np.testing.assert_array_equal(read_vectors(path).vectors, rows)
+
+
 def test_safetensors_restore_everything(table: AtomVectors, tmp_path: Path) -> None:
     write_vectors(table, tmp_path)
     again = read_vectors(tmp_path / "vectors.safetensors")

@@ -76,9 +76,9 @@ class Vectors(Group):
     """Atom vectors that the predictor reads."""
 
     vectors: str = reads("onehot92")
-    """Atom vectors: onehot92 (CGCNN's features), onehot, elements (the input of pretraining), random:SEED,
-    permuted:OTHER, a name of ElementEmbeddings (skipatom, mat2vec, ...), a vectors file or folder, runs:/ID of a
-    pretraining, or models:/NAME/VERSION."""
+    """Atom vectors: structure-mp (shipped; learned from 152,240 crystals of the Materials Project), onehot92 (CGCNN's
+    features), onehot, elements (the input of pretraining), random:SEED, permuted:OTHER, a name of ElementEmbeddings
+    (skipatom, mat2vec, ...), a vectors file or folder, runs:/ID of a pretraining, or models:/NAME/VERSION."""
 
     vector_scale: VectorScale = "rms"
     """Scaling of the vectors over the elements of the training crystals: 'rms': one factor; 'standardize': each column;

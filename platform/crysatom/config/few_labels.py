@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from crysatom.config.base import Group, places, reads
-from crysatom.config.checks import require, require_each
+from crysatom.config.checks import require, require_each, require_spectrum
 from crysatom.config.groups import Output, Source, Tracking
-from crysatom.names import SYMBOLS
+from crysatom.names import AUTO, SYMBOLS, VectorSpectrum
 
 TABLES = (
     "onehot92",
@@ -24,7 +24,7 @@ TABLES = (
 COMPOSITION = "composition"
 """Predictor that sees the mean vector of the atoms only: kernel ridge regression."""
 
-_TABLE = re.compile(r"(?:([A-Za-z0-9_.@+-]+)=)?(.+?)(?:@(-?\d+(?:\.\d+)?))?")
+_TABLE = re.compile(r"(?:([A-Za-z0-9_.@+-]+)=)?(.+?)(?:@(-?\d+(?:\.\d+)?|auto))?")
 _RANDOM = re.compile(r"random:([1-9]\d?)")
 _GROUP = re.compile(r"group:([1-9]|1[0-8])")
 
@@ -34,7 +34,7 @@ class Table(NamedTuple):
 
     name: str
     vectors: str
-    power: float
+    power: VectorSpectrum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,8 @@ class FewLabelsConfig(Group):
 
     vectors: tuple[str, ...] = reads(TABLES)
     """Tables, each as VECTORS or NAME=VECTORS; VECTORS as in the downstream job. '{draw}' becomes the number of the
-    draw: random:{draw} is another table in each draw. VECTORS@P gives the table a spectrum power: onehot92@-1."""
+    draw: random:{draw} is another table in each draw. VECTORS@P gives the table a spectrum power, as --vector-spectrum
+    of that job: onehot92@-1, onehot92@auto."""
 
     baseline: str = "onehot92"
     """Table that all others are compared with."""
@@ -86,8 +87,9 @@ class FewLabelsConfig(Group):
     salt: str = "few"
     """Text that decides, by a hash with each id, whether a crystal is for training, validation or test."""
 
-    split: Literal["hash", "official"] = "hash"
-    """'hash': test crystals are 20 % of the labeled ones; 'official': those of the published split."""
+    split: Literal["hash", "composition", "official"] = "hash"
+    """'hash': test crystals are 20 % of the labeled ones; 'composition': 20 % of the formulas, so that none is also
+    trained on; 'official': those of the published split."""
 
     evaluate: Literal["test", "validation"] = "test"
     """Crystals whose errors are compared. 'validation': crystals kept for choices between variants (10 %); test
@@ -96,8 +98,8 @@ class FewLabelsConfig(Group):
     max_test: int = 3000
     """Most crystals to evaluate; the same for all cells of a property. 0: no limit."""
 
-    epochs: int = 50
-    """Epochs of each training; 0: the recipe's."""
+    epochs: int = 100
+    """Epochs of each training; 0: the recipe's, 100 for CGCNN and 500 for PotNet."""
 
     missing_vectors: Literal["auto", "error", "ridge"] = "auto"
     """Elements of the data without a vector: 'error': raise an error; 'ridge': predict their vectors from element
@@ -118,8 +120,7 @@ class FewLabelsConfig(Group):
     tracking: Tracking = Tracking(experiment="crysatom-studies")
 
     def __post_init__(self) -> None:
-        not_negative = ("labels", "seeds")
-        for name in not_negative:
+        for name in ("labels", "seeds"):
             values = getattr(self, name)
             require(bool(values) and min(values) >= 0, f"{name} must be whole numbers from 0 on, got {values}")
         require_each(
@@ -149,10 +150,15 @@ class FewLabelsConfig(Group):
 
 def _table(text: str) -> Table:
     match = _TABLE.fullmatch(text)
-    require(match is not None, f"a table is given as VECTORS, NAME=VECTORS or NAME=VECTORS@POWER, got {text!r}")
-    assert match is not None, "checked"
+    if match is None:
+        raise ValueError(f"a table is given as VECTORS, NAME=VECTORS or NAME=VECTORS@POWER, got {text!r}")
     name, vectors, power = match.groups()
-    return Table(name or text, vectors, float(power or 0))
+    spectrum: VectorSpectrum = AUTO if power == AUTO else float(power or 0)
+    try:
+        require_spectrum(spectrum)
+    except ValueError as error:
+        raise ValueError(f"table {text}: {error}") from error
+    return Table(name or text, vectors, spectrum)
 
 
 def _is_held_out(text: str) -> bool:

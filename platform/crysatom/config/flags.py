@@ -35,6 +35,8 @@ LATER: Mapping[str, Any] = {
     "element_weight": 0.0,
     "bond_weight": 0.0,
     "vector_spectrum": 0.0,
+    "blocks": ("substitution", "geometry"),
+    "max_expansion": 2.5,
 }
 """Settings that were added later, with the value that means what was done before: left out of the digest, so that older
 runs are still found."""

@@ -20,8 +20,8 @@ from crysatom.config.groups import (
 )
 from crysatom.names import HELD_OUT, LOSS, TRAIN, PretrainObjective, Recipe, SSLLoss
 
-Extraction = Literal["eval_mean", "algorithm_1", "decoder_rows"]
-DECODER_ROWS: Extraction = "decoder_rows"
+Extraction = Literal["eval_mean", "algorithm_1", "decoder"]
+DECODER: Extraction = "decoder"
 ALGORITHM_1: Extraction = "algorithm_1"
 
 
@@ -195,9 +195,9 @@ class PretrainConfig(Group):
     """Epoch of the vectors: the one with the least held-out loss, the least training loss (published), or the last."""
 
     extraction: Extraction = "eval_mean"
-    """Extraction of the vectors: 'eval_mean': mean over all sites in evaluation mode; 'decoder_rows': the element
-    decoder's vectors (needs element_weight, bond_weight or objective masking); 'algorithm_1': unit-length batch
-    means in training mode, where each batch overwrites the elements it contains (published)."""
+    """Extraction of the vectors: 'eval_mean': mean over all sites in evaluation mode; 'decoder': what the decoders know
+    of each element and its bonds (needs element_weight); 'algorithm_1': unit-length batch means in training mode, where
+    each batch overwrites the elements it contains (published)."""
 
     loading: Loading = Loading()
     workers: TrainingWorkers = TrainingWorkers()
@@ -217,8 +217,8 @@ class PretrainConfig(Group):
             "element_weight is the weight of predicting masked atoms: set atom_mask_fraction above 0",
         )
         require(
-            not (self.extraction == DECODER_ROWS and not self.has_decoder_rows),
-            "extraction='decoder_rows' needs the decoder: set element_weight above 0, or choose objective 'masking'",
+            not (self.extraction == DECODER and not self.has_element_table),
+            "extraction='decoder' needs the element decoder: set element_weight above 0 with objective 'crysatom'",
         )
         require(
             not (self.selection == "held_out" and self.holdout_fraction == 0),
@@ -231,11 +231,9 @@ class PretrainConfig(Group):
         return GraphSpec.from_rule(self.neighbors)
 
     @property
-    def has_decoder_rows(self) -> bool:
-        """Whether the objective trains an element decoder."""
-        if self.loss.objective == "crysatom":
-            return self.loss.element_weight > 0 or self.loss.bond_weight > 0
-        return self.loss.objective.startswith("masking")
+    def has_element_table(self) -> bool:
+        """Whether the objective trains an element decoder on masked atoms."""
+        return self.loss.objective == "crysatom" and self.loss.element_weight > 0
 
     @property
     def selected_by(self) -> str:

@@ -34,23 +34,23 @@ def cell_volumes(shards: Path, table: Path) -> list[Array]:
     """
     manifest = read_manifest(shards)
     file = open_table(table)
+    rejected = _quarantined(shards)
+    rows = [shard["rows"] for shard in manifest["shards"]]
+    if file.metadata.num_rows != sum(rows) + len(rejected) or (rejected >= file.metadata.num_rows).any():
+        raise ValueError(
+            f"{shards} does not hold the rows of {table} without those of {QUARANTINE}; name the table that it was "
+            "made from, or run jobs/featurize.py again"
+        )
     used = np.ones(file.metadata.num_rows, bool)
-    used[_quarantined(shards)] = False
+    used[rejected] = False
     volumes, start = [np.zeros(0)], 0
     with readable(table):
         for batch in file.iter_batches(_ROWS, columns=[LATTICE]):
-            rows = batch.filter(pa.array(used[start : start + batch.num_rows]))
-            lattices = np.asarray(flat_values(rows[LATTICE]), np.float64).reshape(-1, 3, 3)
+            accepted = batch.filter(pa.array(used[start : start + batch.num_rows]))
+            lattices = np.asarray(flat_values(accepted[LATTICE]), np.float64).reshape(-1, 3, 3)
             volumes.append(np.abs(np.linalg.det(lattices)))
             start += batch.num_rows
-    found = np.concatenate(volumes)
-    ends = np.cumsum([shard["rows"] for shard in manifest["shards"]])
-    if len(found) != (ends[-1] if len(ends) else 0):
-        raise ValueError(
-            f"{shards} does not hold the rows of {table} without those of {QUARANTINE}; copy the folder again, or run "
-            "jobs/featurize.py to a new one"
-        )
-    return np.split(found, ends[:-1]) if len(ends) else []
+    return np.split(np.concatenate(volumes), np.cumsum(rows)[:-1]) if rows else []
 
 
 def _quarantined(shards: Path) -> Array:

@@ -126,6 +126,19 @@ class BondDecoder(nn.Module):
         log_length: Tensor = size + size.T + (pair + pair.T) / 2
         return log_length
 
+    def columns(self, rows: Tensor, rank: int) -> Tensor:
+        """Return what the decoder knows of each element's bonds, ``(n, 1 + rank)``, from vectors ``(n, D)``.
+
+        The first column is the element's own length, with variance 1. The others are the leading eigenvectors of the
+        pair term times the roots of their absolute eigenvalues relative to the largest; the first has mean square 1.
+        """
+        size, pair = self.size(rows), self.left(rows) @ self.right(rows).T
+        values, vectors = torch.linalg.eigh((pair + pair.T) / 2)
+        first = values.abs().argsort(descending=True)[:rank]
+        share = (values[first] / values[first[:1]]).abs().sqrt()
+        standard = (size - size.mean()) / size.std(correction=0)
+        return torch.cat([standard, vectors[:, first] * share * math.sqrt(len(rows))], dim=1)
+
     def loss(self, rows: Tensor, batch: Batch, cutoff: float) -> Tensor:
         """Return the squared error of ln d over bonds, in units of :data:`BOND_SPREAD`, halved, mean per crystal.
 

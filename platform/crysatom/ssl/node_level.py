@@ -160,11 +160,6 @@ class NodeLevelObjective(nn.Module):
         mean: Tensor = total / neighbors[:, None]
         return mean
 
-    @property
-    def element_rows(self) -> Tensor:
-        """Return the element decoder's vectors, ``(118, D)``; row Z - 1."""
-        return self.element.weight
-
     @torch.no_grad()
     def atom_vectors(self, batch: Batch) -> Tensor:
         """Return the encoder's vectors ``(N, D)`` of the unmasked crystals' atoms."""

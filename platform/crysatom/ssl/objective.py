@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from crysatom.config import PretrainConfig
+from crysatom.graphs.counting import count
 from crysatom.names import BONDS, CONNECTIVITY, FEATURES, LOSS, MASKING, SSL
 from crysatom.nn.hashing import mix
 from crysatom.nn.pooling import pool
@@ -105,14 +106,16 @@ class Objective(nn.Module):
 
     def encode(self, batch: Batch, atoms: list[Tensor], edges: list[Tensor]) -> Tensor:
         """Return atom vectors of the unmasked crystals and of V views with these masks, ``(1 + V, N, D)``."""
-        config = self.config
         features = self.encoder.basis(batch.distance)
         unmasked = self.encoder.unmasked(batch, features)
-        if not atoms:
-            return unmasked[None]
-        numbers, stacked = stack_views(batch, features, atoms, edges, reroute=config.views.masked_edges == "rerouted")
+        return torch.cat([unmasked[None], self.view(batch, features, atoms, edges)]) if atoms else unmasked[None]
+
+    def view(self, batch: Batch, features: tuple[Tensor, Tensor], atoms: list[Tensor], edges: list[Tensor]) -> Tensor:
+        """Return atom vectors of V views with these masks, ``(V, N, D)``, given the encoder's ``basis``."""
+        reroute = self.config.views.masked_edges == "rerouted"
+        numbers, stacked = stack_views(batch, features, atoms, edges, reroute=reroute)
         h: Tensor = self.encoder(numbers, stacked, track=False)
-        return torch.cat([unmasked[None], h.view(len(atoms), batch.num_nodes, config.encoder.embedding_dim)])
+        return h.view(len(atoms), batch.num_nodes, self.config.encoder.embedding_dim)
 
     def masks(self, batch: Batch, epoch: int) -> tuple[list[Tensor], list[Tensor]]:
         """Return the masked atoms ``(N,)`` and edges ``(E,)`` of each view, bool."""
@@ -145,10 +148,22 @@ class Objective(nn.Module):
         z_a, z_b = (self.project(view, batch) for view in views)
         return cross_correlation(z_a, z_b, divisor_of(self.config))
 
-    @property
-    def element_rows(self) -> Tensor:
-        """Return the element decoder's vectors, ``(118, D)``; row Z - 1."""
-        return self.element.rows
+    @torch.no_grad()
+    def masked_atoms(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return the vectors that the element decoder compares with its rows, and the weights of their atoms.
+
+        Statistics are those of the batch, as in training: the running ones are of unmasked crystals.
+
+        Returns:
+            ``(n, D)`` masked atoms of all views, and ``(n,)`` weights that add up to 1 for each crystal and view.
+
+        """
+        masked, edges = self.masks(batch, epoch)
+        view, atom = torch.stack(masked).nonzero().unbind(1)
+        h = self.view(batch, self.encoder.basis(batch.distance), masked, edges)
+        crystal = view * batch.num_graphs + batch.batch[atom]
+        weight = 1 / count(crystal, len(masked) * batch.num_graphs)[crystal].double()
+        return self.element.atom(h[view, atom]), weight
 
     @torch.no_grad()
     def atom_vectors(self, batch: Batch) -> Tensor:

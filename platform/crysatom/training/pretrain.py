@@ -14,8 +14,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from crysatom.config import PretrainConfig
-from crysatom.config.pretraining import ALGORITHM_1, DECODER_ROWS
-from crysatom.distributed import all_reduce_sum
+from crysatom.config.pretraining import ALGORITHM_1, DECODER
 from crysatom.graphs.batch import GraphTensors
 from crysatom.graphs.shards import is_held_out, load
 from crysatom.names import MAX_ATOMIC_NUMBER
@@ -23,12 +22,13 @@ from crysatom.nn.products import products_in, slow_precision
 from crysatom.ssl.node_level import NodeLevelObjective
 from crysatom.ssl.objective import Objective
 from crysatom.training.context import Context, Metrics
+from crysatom.training.element_table import decoded_vectors
 from crysatom.training.encoder_files import PretrainedEncoder
 from crysatom.training.loaders import Loader, ResidentLoader, SharedLoader
 from crysatom.training.loop import Loop, Selection
 from crysatom.training.micro_batches import MicroBatches, split
 from crysatom.vectors.elements import ElementFeatures, element_features
-from crysatom.vectors.extract import ElementMoments, LastBatchTable, table_of
+from crysatom.vectors.extract import ElementMoments, LastBatchTable
 from crysatom.vectors.table import AtomVectors
 
 Watch = Callable[[Metrics, Callable[[], AtomVectors]], bool]
@@ -144,8 +144,9 @@ def _pretrain(config: PretrainConfig, data: PretrainData, context: Context, watc
     def vectors() -> AtomVectors:
         if published:
             return recorder.to_vectors()
-        if config.extraction == DECODER_ROWS:
-            return rows_of_data(model.element_rows, data.everything)
+        if config.extraction == DECODER:
+            assert isinstance(model, Objective), "checked by the configuration"
+            return decoded_vectors(model, data.everything, config.optimization.epochs, config.workers.max_edges)
         return extract(model, data.everything, config.workers.max_edges)
 
     loop = Loop(
@@ -195,15 +196,6 @@ def extract(model: Objective | NodeLevelObjective, everything: Loader, max_edges
         for part in split(batch, max_edges):
             moments = moments.update(model.atom_vectors(part), part.atomic_numbers)
     return moments.merge_across_workers().to_vectors({})
-
-
-@torch.no_grad()
-def rows_of_data(rows: Tensor, everything: Loader) -> AtomVectors:
-    """Return rows of a table ``(118, D)`` of the elements that the data hold; those of others were never trained."""
-    sites = torch.zeros(MAX_ATOMIC_NUMBER, dtype=torch.float64, device=rows.device)
-    for batch in everything.epoch(0):
-        sites += torch.bincount(batch.atomic_numbers.long() - 1, minlength=MAX_ATOMIC_NUMBER)
-    return table_of(all_reduce_sum(sites), rows)
 
 
 class Algorithm1Recorder:

@@ -93,6 +93,7 @@ def _to_safetensors(table: AtomVectors) -> bytes:
     from safetensors.numpy import save  # here and below: reading other files must not need the package
 
     arrays = {name: getattr(table, name) for name in _ARRAYS if getattr(table, name) is not None}
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # others are silently saved wrong
     return save(arrays, metadata={PROVENANCE: json.dumps(table.provenance, sort_keys=True)})
 
 

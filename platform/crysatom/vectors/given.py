@@ -15,6 +15,7 @@ from crysatom.vectors.controls import one_hot, permuted, random_vectors
 from crysatom.vectors.elements import element_features
 from crysatom.vectors.files import read_vectors
 from crysatom.vectors.published import cgcnn_bits, published_names, published_vectors
+from crysatom.vectors.shipped import shipped_names, shipped_vectors
 from crysatom.vectors.table import AtomVectors
 
 Fetch = Callable[[str], AtomVectors]
@@ -26,8 +27,9 @@ DEFAULT_DIM = 200
 """Dimension of random vectors, as in CrysAtom, SkipAtom and mat2vec."""
 
 CHOICES = (
-    f"{ONE_HOT}, {ONE_HOT_92}, {ELEMENT_BINS}, random:SEED[:DIM], permuted:[SEED:]NAME, a name of ElementEmbeddings "
-    f"(mat2vec), a vectors file, a folder written with a slash (./vectors), {RUNS_URI}ID, or {MODELS_URI}NAME/VERSION"
+    f"{', '.join(shipped_names())}, {ONE_HOT}, {ONE_HOT_92}, {ELEMENT_BINS}, random:SEED[:DIM], permuted:[SEED:]NAME, "
+    "a name of ElementEmbeddings (mat2vec), a vectors file, a folder written with a slash (./vectors), "
+    f"{RUNS_URI}ID, or {MODELS_URI}NAME/VERSION"
 )
 
 
@@ -45,6 +47,7 @@ def given_vectors(name: str, fetch: Fetch | None = None) -> AtomVectors:
     """Return the table of a name.
 
     ======================== ==========================================================================
+    ``structure-mp``, ...    a table that this package ships, by its name in ``vectors/box``
     ``onehot``               one bit per element, all 118
     ``onehot92``             CGCNN's 92 bits, read from jarvis-tools
     ``elements``             binned properties of the element, the input of pretraining
@@ -88,7 +91,7 @@ def _table(name: str, fetch: Fetch | None) -> AtomVectors:
         return _fetched(name, fetch)
     if "/" in name or os.sep in name or Path(name).suffix:
         return _of(read_vectors(name))
-    return _published(name)
+    return _of(shipped_vectors(name)) if name in shipped_names() else _published(name)
 
 
 def _random(name: str) -> AtomVectors:

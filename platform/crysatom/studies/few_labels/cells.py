@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crysatom.crystals.csv_files import as_it_was, csv_line
-from crysatom.writing import replaced
+from crysatom.writing import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ Array = NDArray[Any]
 
 CELLS_CSV = "cells.csv"
 ERRORS = "errors"
-"""Folder of the errors of single crystals: ``IDENTITY.npy``."""
+"""Folder of the errors of single crystals: ``IDENTITY.f32``, their float32 in order, little-endian."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +46,10 @@ class Cell:
         table: Name of the table.
         vectors: Source of the table.
         sha256: 12 hex digits of its components.
-        power: Power of its spectrum.
+        power: Power of its spectrum, given or chosen.
         draw: Number of the draw.
         seed: Training seed.
-        salt: Salt of the split, or 'official:SALT'.
+        salt: Salt of the split; 'composition:SALT' or 'official:SALT' for those rules.
         evaluated: 'test' or 'validation'.
         crystals: 12 hex digits of the ids for training, validation and evaluation: cells with equal ones are paired.
         num_train: Training crystals.
@@ -115,8 +115,7 @@ class CellStore:
         """Record a finished cell with the ``(num_crystals,)`` absolute errors of the evaluated crystals."""
         path = self._error_file(self.folder, cell.identity)
         path.parent.mkdir(exist_ok=True)
-        with replaced(path) as partial, partial.open("wb") as file:
-            np.save(file, errors.astype(np.float32), allow_pickle=False)
+        write_bytes(path, errors.astype("<f4").tobytes())
         _append(self.folder / CELLS_CSV, dataclasses.astuple(cell))
         self.cells[cell.identity], self.places[cell.identity] = cell, self.folder
 
@@ -124,21 +123,18 @@ class CellStore:
         """Return the errors of a finished cell, ``(num_crystals,)`` float32; None if their file is not there."""
         if not self._has_errors(identity):
             return None
-        path = self._error_file(self.places[identity], identity)
-        try:
-            errors = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            logger.warning("%s cannot be read: %s", path, error)
+        content = self._error_file(self.places[identity], identity).read_bytes()
+        if len(content) != 4 * self.cells[identity].num_crystals:
+            logger.warning("the errors of cell %s in %s are incomplete", identity, self.places[identity])
             return None
-        fits = errors.shape == (self.cells[identity].num_crystals,) and errors.dtype == np.float32
-        return np.asarray(errors) if fits else None
+        return np.frombuffer(content, "<f4")
 
     def _has_errors(self, identity: str) -> bool:
         return identity in self.places and self._error_file(self.places[identity], identity).is_file()
 
     @staticmethod
     def _error_file(folder: Path, identity: str) -> Path:
-        return folder / ERRORS / f"{identity}.npy"
+        return folder / ERRORS / f"{identity}.f32"
 
 
 def find_cells(place: Path) -> list[Path]:
@@ -165,14 +161,16 @@ def read_cells(path: Path) -> list[Cell]:
     """
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
-    reader = csv.reader(io.StringIO(whole, newline=""))
-    header = next(reader, [])
+    try:
+        header, *rows = csv.reader(io.StringIO(whole, newline=""))
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"{path}: no table of cells: {error}") from error
     if tuple(header) != COLUMNS:
         raise ValueError(
             f"{path}: the first line must be {','.join(COLUMNS)}; it is a file of another study or version"
         )
     cells = []
-    for number, row in enumerate(reader, 2):
+    for number, row in enumerate(rows, 2):
         try:
             values = {name: _PARSERS[name](as_it_was(text)) for name, text in zip(COLUMNS, row, strict=True)}
         except ValueError as error:

@@ -25,8 +25,8 @@ HOW = (
     "difference from it in percent of its error, mean over draws, paired by draw, ± half of the 95 % t interval over "
     "draws (seeds averaged). Below it, in brackets: 95 % bootstrap interval of the same difference over evaluated "
     "crystals, for the trainings at hand. `*`: the t interval does not hold 0. `**`: nor after Holm's correction; the "
-    f"probability of any false `**` in the whole study is at most {ALPHA:.0%}. With one draw there is no t interval, "
-    "and the marks are of the crystals. `(n)`: only n draws are finished."
+    f"probability of any false `**` in the whole study is at most {ALPHA:.0%}. All labels are one draw, without a t "
+    "interval: there the marks are of the crystals. `(n)`: only n draws are finished."
 )
 TABLE = "table"
 
@@ -110,7 +110,7 @@ def facts(result: Result) -> dict[str, object]:
         **result.task._asdict(),
         "table": result.table,
         "vectors": first.vectors,
-        "power": first.power,
+        "power": " ".join(sorted({f"{cell.power:g}" for cell in result.cells.values()}, key=float)),
         "unit": result.unit,
         "evaluated": first.evaluated,
         "mae": result.mean,

@@ -185,7 +185,8 @@ def _describe(study: Study, run: Run, results: Sequence[Result], left: int) -> s
     lines = [f"failed: {title}: {why}" for title, why in study.failed.items()]
     if results:
         page = (run.path / f"{TABLE}.md").read_text(encoding="utf-8")
-        lines += re.findall(r"^(?:## .*|\|.*)$", page, re.MULTILINE)
+        shown = page.replace("<br>", " ").replace("\\*", "*")  # for a terminal
+        lines += re.findall(r"^(?:## .*|\|.*)$", shown, re.MULTILINE)
         lines += [count_sentence(results)]
     if left:
         lines.append(f"left to do: {left} of {len(study.planned)} cells; the same command goes on with them")

@@ -20,12 +20,13 @@ from crysatom.config import DownstreamConfig, FewLabelsConfig, GraphSpec, digest
 from crysatom.config import downstream as predictions
 from crysatom.config.few_labels import COMPOSITION, Table
 from crysatom.crystals import splits
+from crysatom.crystals.derived_columns import COMPUTED_COLUMNS
 from crysatom.crystals.table import read_table
-from crysatom.crystals.targets import Targets, targets_for
+from crysatom.crystals.targets import Targets, first_rows, targets_for
 from crysatom.graphs.shards import load_atoms, read_manifest
 from crysatom.inputs.graphs import crystal_table, prepare
 from crysatom.inputs.labels import given_table
-from crysatom.names import PROPERTIES, SYMBOLS, TEST, TRAIN, VAL, VOLUME_PER_ATOM
+from crysatom.names import AUTO, PROPERTIES, SYMBOLS, TEST, TRAIN, VAL, VOLUME_PER_ATOM
 from crysatom.predictors.registry import build_predictor
 from crysatom.runs.paths import Paths
 from crysatom.studies.few_labels.cells import Cell
@@ -33,6 +34,7 @@ from crysatom.studies.few_labels.composition import MOST_LABELS
 from crysatom.studies.few_labels.pools import Draw, Pools, Wanted, by_hash, draws_of, elements_held_out, of_official
 from crysatom.studies.few_labels.training import Sample, Trained, Work, element_counts
 from crysatom.training.regression import spec_of
+from crysatom.vectors import spectrum_choice
 from crysatom.vectors.controls import one_hot
 from crysatom.vectors.coverage import fill_missing
 from crysatom.vectors.published import published_names
@@ -79,6 +81,7 @@ class Planned:
             epochs=trained.epochs,
             selected_epoch=trained.selected_epoch,
             seconds=round(trained.seconds, 2),
+            power=trained.power,
         )
 
 
@@ -160,7 +163,7 @@ class Plan:
         return prepare(source, limits, graph, self.paths.out, num_workers=self.config.num_workers, resume=True)
 
     def _properties(self) -> tuple[str, ...]:
-        known = tuple(name for name in PROPERTIES if name in self.table.schema.names)
+        known = tuple(name for name in PROPERTIES if name in self.table.schema.names and name not in COMPUTED_COLUMNS)
         return self.config.properties or known or (VOLUME_PER_ATOM,)
 
     @cached_property
@@ -184,7 +187,16 @@ class Plan:
             return of_official(
                 splits.official(self.table, name, self.ids), targets.labeled, self.config.salt, test=test
             )
-        return by_hash(self.ids, targets.labeled, self.config.salt, test=test)
+        groups = self._formulas if self.config.split == "composition" else None
+        return by_hash(self.ids, targets.labeled, self.config.salt, test=test, groups=groups)
+
+    @cached_property
+    def _formulas(self) -> list[str]:
+        """Reduced composition of each crystal, as a text."""
+        crystals = self.table.take(pa.array(first_rows(self.table, self.ids)))
+        different, which = splits.reduced_compositions(crystals)
+        texts = [composition.tobytes().hex() for composition in different]
+        return [texts[i] for i in which]
 
     def _draws(self, name: str, pools: Pools, labels: int, held_out: str) -> list[Draw]:
         config = self.config
@@ -227,10 +239,9 @@ class Plan:
                         "table": table.name,
                         "vectors": table.vectors,
                         "sha256": given.sha256[:12],
-                        "power": table.power,
                         "draw": draw.number,
                         "seed": seed,
-                        "salt": f"official:{config.salt}" if config.split == "official" else config.salt,
+                        "salt": config.salt if config.split == "hash" else f"{config.split}:{config.salt}",
                         "evaluated": config.evaluate,
                         "crystals": crystals[:12],
                         "num_train": len(draw.train),
@@ -319,6 +330,9 @@ class Plan:
         how: Any = digest(settings)
         if predictor == COMPOSITION:
             how = [COMPOSITION, choice.vector_scale, choice.vector_spectrum]
+        if choice.vector_spectrum == AUTO:
+            rule = spectrum_choice
+            how = [how, rule.POWERS, rule.MOST, rule.WIDTH, rule.PENALTY, rule.TOLERANCE]
         content = [how, settings.graph.to_dict(), settings.limits.flat(), self.source, crystals, given.sha256]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -1,7 +1,7 @@
 """Pools of labeled crystals by a hash of their ids, and disjoint draws of training crystals from them.
 
-A pool depends on the salt and the id of a crystal alone: not on other crystals, their order or the property. A crystal
-that is a test crystal for one property is one for all.
+The pool of a crystal depends on the salt and its id (or its formula) alone: not on other crystals, their order or the
+property. A crystal that is a test crystal for one property is one for all.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class Pools:
     evaluated: Array
 
 
-def by_hash(material_ids: Array, labeled: Array, salt: str, *, test: bool) -> Pools:
+def by_hash(
+    material_ids: Array, labeled: Array, salt: str, *, test: bool, groups: Sequence[str] | None = None
+) -> Pools:
     """Return the pools of labeled crystals.
 
     Args:
@@ -53,13 +55,15 @@ def by_hash(material_ids: Array, labeled: Array, salt: str, *, test: bool) -> Po
         labeled: ``(M,)`` bool, crystals with a label of the property.
         salt: Any text; another one gives another split.
         test: Evaluate the test pool; otherwise the pool for choices between variants.
+        groups: ``(M,)`` names of the groups of crystals that stay together in a pool; None: each crystal by itself.
 
     """
     chosen = np.flatnonzero(labeled)
     uniform = hash_uniform(map(str, material_ids[chosen]), f"few_labels/{salt}")
+    place = uniform if groups is None else hash_uniform((groups[int(i)] for i in chosen), f"few_labels/group/{salt}")
     order = np.argsort(uniform, kind="stable")
-    edges = np.cumsum([TEST_SHARE, SCREEN_SHARE, SELECT_SHARE])
-    tested, screened, select, train = np.split(chosen[order], np.searchsorted(uniform[order], edges))
+    pool = np.searchsorted(np.cumsum([TEST_SHARE, SCREEN_SHARE, SELECT_SHARE]), place[order], side="right")
+    tested, screened, select, train = (chosen[order][pool == number] for number in range(4))
     return Pools(train=train, select=select, evaluated=tested if test else screened)
 
 

@@ -44,8 +44,8 @@ class Comparison:
         draws: Number of these draws.
         baseline: Mean error of the baseline on them.
         difference: Mean over draws of the error minus that of the baseline, with its 95 % t interval.
-        p_value: Two-sided p-value of no difference: paired t test over draws, seeds averaged. With one draw, that of
-            the crystals, if their errors are known.
+        p_value: Two-sided p-value of no difference: paired t test over draws, seeds averaged. With all labels, and so
+            with one draw, that of the evaluated crystals, if their errors are known. NaN if there is neither.
         basis: What interval, p-value and verdict are from.
         verdict: Whether the interval excludes 0, and on which side.
         crystals: The difference with its 95 % bootstrap interval over evaluated crystals, errors averaged over draws
@@ -179,7 +179,8 @@ def _compare(
     crystals = None if of_crystals is None else bootstrap_mean(of_crystals, symmetric=True)
     basis: Basis = "draws" if len(paired) > 1 else "none"
     shown = difference
-    if basis == "none" and crystals is not None and of_crystals is not None:
+    all_labels = mine[common[0]].labels == 0  # of fewer labels another draw would tell more
+    if basis == "none" and all_labels and crystals is not None and of_crystals is not None:
         basis, shown, p = "crystals", crystals, grid.p_value(of_crystals)
     return Comparison(
         draws=len(paired),

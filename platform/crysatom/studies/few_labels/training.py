@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import functools
 import json
 import time
@@ -17,13 +18,15 @@ from numpy.typing import NDArray
 from crysatom.config import DownstreamConfig
 from crysatom.config.few_labels import COMPOSITION
 from crysatom.graphs.shards import load_atoms
-from crysatom.names import MAX_ATOMIC_NUMBER, TEST, TRAIN, VAL
+from crysatom.names import AUTO, MAX_ATOMIC_NUMBER, TEST, TRAIN, VAL
 from crysatom.studies.few_labels.composition import kernel_ridge, mean_vectors
 from crysatom.training.context import SilentContext
 from crysatom.training.machine import flushed_denormals
 from crysatom.training.normalizer import Normalizer
 from crysatom.training.regression import RegressionTask, ResidentGraphs, train_predictor
-from crysatom.vectors.spectrum import as_read
+from crysatom.vectors.spectrum import as_read, power_of
+from crysatom.vectors.spectrum_choice import Compositions, best_power, errors_by_power
+from crysatom.vectors.spectrum_choice import sample as sample_of
 from crysatom.vectors.table import AtomVectors
 
 Array = NDArray[Any]
@@ -83,6 +86,7 @@ class Trained:
         epochs: Trained epochs.
         selected_epoch: Epoch of the model, from 0.
         seconds: Seconds of training and predictions, without the reading of graphs.
+        power: Power of the spectrum of the vectors, chosen on the validation crystals for 'auto'.
 
     """
 
@@ -91,10 +95,12 @@ class Trained:
     epochs: int
     selected_epoch: int
     seconds: float
+    power: float
 
     def to_text(self) -> str:
         """Return the result as JSON, in which it travels between processes."""
-        facts = {name: getattr(self, name) for name in ("val_mae", "epochs", "selected_epoch", "seconds")}
+        names = ("val_mae", "epochs", "selected_epoch", "seconds", "power")
+        facts = {name: getattr(self, name) for name in names}
         return json.dumps({**facts, "errors": base64.b64encode(self.errors.astype("<f4").tobytes()).decode()})
 
     @classmethod
@@ -119,6 +125,7 @@ def _network(work: Work) -> Trained:
     sample = work.sample
     graphs = _graphs(sample.shards)
     start = time.perf_counter()
+    table = _vectors(work)
     labels = np.full(graphs.tensors.num_crystals, np.nan)
     for part, crystals in sample.parts.items():
         labels[crystals] = sample.labels[part]
@@ -126,7 +133,7 @@ def _network(work: Work) -> Trained:
         shards=sample.shards,
         labels=labels,
         parts=sample.parts,
-        vectors=_vectors(work),
+        vectors=table,
         normalizer=Normalizer.of(sample.labels[TRAIN]),
         reference=None,
     )
@@ -138,6 +145,7 @@ def _network(work: Work) -> Trained:
         epochs=len(outcome.history),
         selected_epoch=outcome.selected_epoch,
         seconds=time.perf_counter() - start,
+        power=power_of(table.provenance),
     )
 
 
@@ -156,12 +164,29 @@ def _ridge(work: Work) -> Trained:
         epochs=0,
         selected_epoch=0,
         seconds=time.perf_counter() - start,
+        power=power_of(table.provenance),
     )
 
 
 def _vectors(work: Work) -> AtomVectors:
-    choice = work.config.vectors
-    return as_read(work.vectors, choice.vector_scale, choice.vector_spectrum, work.sample.trained, work.known)
+    numbers = work.vectors.atomic_numbers.copy()  # Ray's arrays are read-only, which torch warns of
+    given = dataclasses.replace(work.vectors, atomic_numbers=numbers)
+    choice, sample = work.config.vectors, work.sample
+
+    def read(power: float) -> AtomVectors:
+        return as_read(given, choice.vector_scale, power, sample.trained, work.known)
+
+    if choice.vector_spectrum != AUTO:
+        return read(choice.vector_spectrum)
+    train, val = (_compositions(sample, part) for part in (TRAIN, VAL))
+    return read(best_power(errors_by_power(read, train, val)))
+
+
+def _compositions(sample: Sample, part: str) -> Compositions:
+    kept = sample_of(np.arange(len(sample.parts[part])))
+    counts = element_counts(sample.shards)[sample.parts[part][kept]].astype(np.float64)
+    shares = np.pad(counts / counts.sum(axis=1, keepdims=True), ((0, 0), (1, 0)))  # by atomic number
+    return Compositions(shares=shares, target=sample.labels[part][kept])
 
 
 @functools.lru_cache(maxsize=2)

@@ -95,7 +95,8 @@ def bond_fit(bonds: Keyed) -> Fit:
     )  # a bond between equal elements has an entry of 2
     effects = ridge(design, mean - mu, weight, BOND_RIDGE)
     residual = mean - mu - sum(effects[term] for term in terms)
-    unexplained = np.maximum(square - mean**2, 0) + residual**2
+    within = np.maximum(square - mean**2, 0)
+    unexplained = within + residual**2
     total, shifted = np.zeros((2, ELEMENTS, ELEMENTS))
     np.add.at(total, (i, j), weight)
     np.add.at(shifted, (i, j), weight * residual)
@@ -103,7 +104,7 @@ def bond_fit(bonds: Keyed) -> Fit:
         coefficient=effects[:ELEMENTS],
         spread=shrunk_mean(i, weight, unexplained),
         pairs=(shifted + shifted.T) / (total + total.T + PAIR_WEIGHT),
-        explained=explained(mean - mu, residual, weight),
+        explained=explained(within + (mean - mu) ** 2, unexplained, weight),
     )
 
 
@@ -127,14 +128,15 @@ def volume_fit(compounds: Keyed) -> Fit:
     different, column = np.unique(pairs, return_inverse=True)
     terms = sparse.csr_matrix((product, (row, column)), shape=(len(first), len(different)))
     pair_effect = ridge(terms, residual, crystals, VOLUME_PAIR_RIDGE)
-    unexplained = (residual - terms @ pair_effect) ** 2 + np.maximum(two / crystals - mean**2, 0)
+    within = np.maximum(two / crystals - mean**2, 0)
+    unexplained = within + (residual - terms @ pair_effect) ** 2
     matrix = np.zeros((ELEMENTS, ELEMENTS))
     matrix[np.divmod(different, ELEMENTS)] = pair_effect
     return Fit(
         coefficient=effect,
         spread=shrunk_mean(element, share * crystals[compound], unexplained[compound]),
         pairs=matrix + matrix.T,
-        explained=explained(mean - mu, residual, crystals),
+        explained=explained(within + (mean - mu) ** 2, within + residual**2, crystals),
     )
 
 
@@ -154,7 +156,7 @@ def _pairs_of(compound: Array, element: Array, share: Array) -> tuple[Array, Arr
 
 
 def coordination_histogram(coordination: Keyed) -> Array:
-    """Return ``(Z, 13)`` shares of coordination numbers 0 to 12, drawn to the mean of all elements as by 10 crystals."""
+    """Return ``(Z, 13)`` shares of coordination numbers 0 to 12, drawn to the mean as by 10 crystals."""
     label, sums = over_groups(coordination)
     histogram = np.zeros((ELEMENTS, _SHELLS))
     histogram[np.divmod(label, _SHELLS)] = sums[:, 0]
@@ -179,10 +181,10 @@ def ridge(design: Any, target: Array, weight: Array, penalty: float) -> Array:
     return np.asarray(found)
 
 
-def explained(target: Array, residual: Array, weight: Array) -> float:
-    """Return one minus the ratio of weighted sums of squares; 1 if the target is zero."""
-    total = float((weight * target**2).sum())
-    return 1 - float((weight * residual**2).sum()) / total if total > 0 else 1.0
+def explained(before: Array, after: Array, weight: Array) -> float:
+    """Return one minus the ratio of weighted sums of squared deviations; 1 if there are none to explain."""
+    total = float((weight * before).sum())
+    return 1 - float((weight * after).sum()) / total if total > 0 else 1.0
 
 
 def shrunk_mean(index: Array, weight: Array, values: Array) -> Array:

@@ -47,7 +47,7 @@ def learn(counts: Tally, blocks: Sequence[str]) -> Learned:
     """
     numbers = elements_of(counts)
     if "geometry" not in blocks:
-        numbers = numbers[sum(shared_contexts(counts))[numbers].any(axis=1)]
+        numbers = numbers[np.sum(shared_contexts(counts), axis=0)[numbers].any(axis=1)]
     vectors = principal_axes(joined(counts, numbers, blocks)) if len(numbers) else np.zeros((0, 0))
     if not vectors.shape[1]:
         raise ValueError(
@@ -102,7 +102,7 @@ def jackknife(counts: Tally, numbers: Array, blocks: Sequence[str], vectors: Arr
         if held.any():
             found[group, held] = rotated_onto(joined(part, numbers[held], blocks), vectors[held])
     deviations = found - found.mean(axis=0)
-    return np.sqrt((GROUPS - 1) / GROUPS * np.square(deviations).sum(axis=0))
+    return np.asarray(np.sqrt((GROUPS - 1) / GROUPS * np.square(deviations).sum(axis=0)))
 
 
 def rotated_onto(rows: Array, target: Array) -> Array:

@@ -92,11 +92,12 @@ def shared(context: Array, element: Array, count: Array) -> Array:
     context, element, count = context[several], element[several], count[several]
     context = np.cumsum(np.bincount(starts(context), minlength=len(context))) - 1 if len(context) else context
     sums = np.zeros((ELEMENTS, ELEMENTS))
-    for start in range(0, int(context.max(initial=-1)) + 1, _ROWS):
+    number = int(context.max(initial=-1)) + 1
+    for start in range(0, number, _ROWS):
         these = slice(*np.searchsorted(context, (start, start + _ROWS)))
-        rows = np.zeros((_ROWS, ELEMENTS))
+        rows = np.zeros((min(_ROWS, number - start), ELEMENTS))
         rows[context[these] - start, element[these]] = count[these]
-        sums += rows.T @ (rows / np.maximum(rows.sum(axis=1, keepdims=True), np.finfo(float).tiny))
+        sums += rows.T @ (rows / rows.sum(axis=1, keepdims=True))
     return sums
 
 
