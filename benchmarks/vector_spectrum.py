@@ -137,6 +137,11 @@ def elements_of(compositions: Compositions) -> Array:
     return np.flatnonzero(compositions.shares.any(axis=0))
 
 
+def reader(table: AtomVectors, how: VectorScale, elements: Array) -> Callable[[float], AtomVectors]:
+    """Return the function from a power to the vectors that a predictor reads."""
+    return lambda power: as_read(table, how, power, elements)
+
+
 def effective_rank(table: AtomVectors) -> float:
     """Return the exponential of the entropy of the shares of variance (Roy, Vetterli, EUSIPCO 2007)."""
     rows = table.vectors.astype(np.float64)
@@ -243,11 +248,10 @@ def main() -> None:
         draw = crystals.draw(name, number, given.labels, given.validation)
         parts = [crystals.compositions(part, draw[0]) for part in (draw[1], draw[2][: given.choose_by])]
         elements = elements_of(parts[0])
-        readers: dict[str, Callable[[float], AtomVectors]] = {
-            label: partial(as_read, table, how, trained=elements) for label, (table, how) in tables.items()
-        }
+        readers = {label: reader(table, how, elements) for label, (table, how) in tables.items()}
         for label, read in readers.items():
-            chosen.append({"table": label, "property": name, "draw": number, **errors_by_power(read, *parts)})
+            cell: dict[Any, Any] = {"table": label, "property": name, "draw": number}
+            chosen.append(cell | dict(errors_by_power(read, *parts)))
             for power in given.powers:
                 config = DownstreamConfig.of(**general)
                 work = partial(crystals.trained, config, read(power), draw)
@@ -276,7 +280,10 @@ def report(tables: Mapping[str, tuple[AtomVectors, VectorScale]], chosen: list[A
         shares = 100 * errors.div(errors[0.0], axis=0).groupby(level=[0, 1]).mean() - 100
         print(f"\n{title}: validation MAE against power 0, %\n\n{shares.round(1).to_string()}")
     mean = 100 * trained.div(trained[0.0], axis=0).groupby(level=[0, 1]).mean() - 100
-    powers = {cell: best_power(errors.to_dict()) for cell, errors in kernel.iterrows()}
+    powers = {
+        (one["table"], one["property"], one["draw"]): best_power({power: one[power] for power in POWERS})
+        for one in chosen
+    }
     print(f"\nchosen: {powers}")
     gains = [mean.loc[cell[:2], power] for cell, power in powers.items()]
     print(f"CGCNN with these: {np.mean(gains):.2f} %; with one power: {mean.mean().round(2).to_dict()}")
