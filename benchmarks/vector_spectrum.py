@@ -1,13 +1,13 @@
 """Spectra of tables of atom vectors: which power CGCNN prefers at few labels, and what predicts it.
 
     python benchmarks/vector_spectrum.py --shards graphs/jarvis --table jarvis_dft_3d.parquet \
-        --vectors onehot92 magpie=standardize:magpie structure=vectors.csv --out spectra
+        --vectors onehot92 magpie=standardize:magpie structure=vectors.csv --out runs.jsonl
 
 Trains on draws of the official training crystals, evaluates on official validation crystals, and reads no test crystal.
-``spectra/runs.jsonl`` has one line for each training; a line that is there is not trained again. ``--mechanism`` trains
-the last table with the first layer changed, to tell apart what a steep spectrum does.
+The file has one line for each training; what it has is not trained again. ``--mechanism`` trains the last table with
+the first layer changed, to tell apart what a steep spectrum does.
 
-A record of one day: ``make bench`` does not run this.
+A record of one day, ``results/vector_spectrum.jsonl``: ``make bench`` does not run this.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from crysatom.training.normalizer import Normalizer
 from crysatom.training.regression import Regression, RegressionTask, build_regression, predictions
 from crysatom.vectors.given import given_vectors
 from crysatom.vectors.spectrum import as_read, with_spectrum
-from crysatom.vectors.spectrum_choice import POWERS, Compositions, errors_by_power
+from crysatom.vectors.spectrum_choice import POWERS, Compositions, best_power, errors_by_power
 from crysatom.vectors.table import AtomVectors
 
 WATCHED = 64
@@ -137,6 +137,11 @@ def elements_of(compositions: Compositions) -> Array:
     return np.flatnonzero(compositions.shares.any(axis=0))
 
 
+def reader(table: AtomVectors, how: VectorScale, elements: Array) -> Callable[[float], AtomVectors]:
+    """Return the function from a power to the vectors that a predictor reads."""
+    return lambda power: as_read(table, how, power, elements)
+
+
 def effective_rank(table: AtomVectors) -> float:
     """Return the exponential of the entropy of the shares of variance (Roy, Vetterli, EUSIPCO 2007)."""
     rows = table.vectors.astype(np.float64)
@@ -214,6 +219,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--labels", type=int, default=500)
     parser.add_argument("--validation", type=int, default=1500, help="validation crystals")
+    parser.add_argument("--choose-by", type=int, default=1500, help="validation crystals that 'auto' uses")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--mechanism", action="store_true", help="the last table with the first layer changed")
     parser.add_argument("--out", type=Path, required=True)
@@ -236,17 +242,16 @@ def main() -> None:
     torch.set_num_threads(1)
     tables = tables_of(given.vectors)
     crystals = Crystals(given.shards, given.table, {name: table for name, (table, _) in tables.items()})
-    records, chosen = Records(given.out / "runs.jsonl"), []
+    records, chosen = Records(given.out), []
     general: dict[str, Any] = {"epochs": given.epochs, "seeds": (0,), "selection": "last", "num_workers": 0}
     for number, name in itertools.product(given.draws, given.properties):
         draw = crystals.draw(name, number, given.labels, given.validation)
-        parts = [crystals.compositions(part, draw[0]) for part in draw[1:]]
+        parts = [crystals.compositions(part, draw[0]) for part in (draw[1], draw[2][: given.choose_by])]
         elements = elements_of(parts[0])
-        readers: dict[str, Callable[[float], AtomVectors]] = {
-            label: partial(as_read, table, how, trained=elements) for label, (table, how) in tables.items()
-        }
+        readers = {label: reader(table, how, elements) for label, (table, how) in tables.items()}
         for label, read in readers.items():
-            chosen.append({"table": label, "property": name, "draw": number, **errors_by_power(read, *parts)})
+            cell: dict[Any, Any] = {"table": label, "property": name, "draw": number}
+            chosen.append(cell | dict(errors_by_power(read, *parts)))
             for power in given.powers:
                 config = DownstreamConfig.of(**general)
                 work = partial(crystals.trained, config, read(power), draw)
@@ -262,18 +267,26 @@ def main() -> None:
 def report(tables: Mapping[str, tuple[AtomVectors, VectorScale]], chosen: list[Any], records: Records) -> None:
     """Print effective ranks, and errors of the kernel regression and of the trainings."""
     ranks = {
-        name: [effective_rank(with_spectrum(as_read(t, how, 0, t.atomic_numbers), power)) for power in POWERS]
+        name: [effective_rank(with_spectrum(as_read(t, how, 0, t.atomic_numbers), power)) for power in (1.0, *POWERS)]
         for name, (t, how) in tables.items()
     }
-    print(f"\neffective rank\n\n{pd.DataFrame(ranks, index=list(POWERS)).T.round(1).to_string()}")
+    print(f"\neffective rank\n\n{pd.DataFrame(ranks, index=[1.0, *POWERS]).T.round(1).to_string()}")
+    kernel = pd.DataFrame(chosen).set_index(["table", "property", "draw"])
     runs = pd.DataFrame(records.lines)
     trained = runs[runs["variant"] == ""].pivot_table(
         index=["table", "property", "draw"], columns="power", values="val_mae"
     )
-    kernel = pd.DataFrame(chosen).set_index(["table", "property", "draw"])
     for title, errors in (("kernel regression", kernel), ("CGCNN", trained)):
         shares = 100 * errors.div(errors[0.0], axis=0).groupby(level=[0, 1]).mean() - 100
         print(f"\n{title}: validation MAE against power 0, %\n\n{shares.round(1).to_string()}")
+    mean = 100 * trained.div(trained[0.0], axis=0).groupby(level=[0, 1]).mean() - 100
+    powers = {
+        (one["table"], one["property"], one["draw"]): best_power({power: one[power] for power in POWERS})
+        for one in chosen
+    }
+    print(f"\nchosen: {powers}")
+    gains = [mean.loc[cell[:2], power] for cell, power in powers.items()]
+    print(f"CGCNN with these: {np.mean(gains):.2f} %; with one power: {mean.mean().round(2).to_dict()}")
     changed = runs[runs["variant"] != ""].set_index(["table", "property", "draw"])
     against = 100 * changed["val_mae"] / trained[0.0].reindex(changed.index) - 100
     print(changed[["variant"]].assign(percent=against.round(1)).to_string())

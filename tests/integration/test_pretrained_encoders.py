@@ -224,7 +224,7 @@ def test_a_trained_model_is_trained_further(place: Path, plain: downstream.Finis
         ({"vectors": "random:0"}, "was trained on other vectors than random:0"),
         ({"property": "density"}, r"predicts volume_per_atom in angstrom\^3/atom, and density is in g/cm\^3"),
         ({"init_model": "nowhere"}, "nowhere holds no model"),
-        ({"vector_spectrum": -1.0}, "reads vectors with a spectrum of power 0, not -1; leave out --vector-spectrum"),
+        ({"vector_spectrum": -1.0}, "reads vectors with a spectrum of power 0, not -1.0; leave out --vector-spectrum"),
     ],
     ids=["shape", "graphs", "vectors", "unit", "absent", "spectrum"],
 )

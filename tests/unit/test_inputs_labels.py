@@ -107,7 +107,7 @@ def test_a_spectrum_is_chosen_without_test_crystals(folder: Path, caplog: pytest
     with caplog.at_level(logging.INFO, "crysatom"):
         data = volumes(folder, auto)
     spectrum = data.task.vectors.provenance["spectrum"]
-    assert f"spectrum of the vectors: power {spectrum['power']:g}, by relative validation errors" in caplog.text
+    assert f"spectrum of the vectors: power {spectrum['power']:g}, by relative errors" in caplog.text
     fixed = volumes(folder, tiny(vectors="onehot92", vector_spectrum=spectrum["power"]))
     assert fixed.vectors_digest == data.vectors_digest
     assert min(spectrum["errors"].values()) >= spectrum["errors"][f"{spectrum['power']:g}"] / 1.005

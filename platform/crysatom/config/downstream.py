@@ -86,8 +86,8 @@ class Vectors(Group):
 
     vector_spectrum: VectorSpectrum = 0.0
     """Power P of the spectrum of the vectors: their k-th principal component is multiplied by s_k^-P with its singular
-    value s_k. 0: as given; 1: whitened; -1, -2: steeper; 'auto': chosen on validation crystals. docs/vectors.md says
-    when this helps."""
+    value s_k. 0: as given; 1: whitened; -1, -2: steeper; 'auto': chosen on training and validation crystals.
+    docs/vectors.md says when this helps."""
 
     train_vectors: bool = False
     """Train the vectors too; off: they are frozen, as published."""

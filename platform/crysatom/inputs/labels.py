@@ -346,7 +346,7 @@ def _with_best_spectrum(
     errors = errors_by_power(read, compositions(split.train), compositions(split.val))
     power = best_power(errors)
     tried = ", ".join(f"{error:.3f} ({at:g})" for at, error in errors.items())
-    logger.info("spectrum of the vectors: power %g, by relative validation errors %s", power, tried)
+    logger.info("spectrum of the vectors: power %g, by relative errors %s", power, tried)
     table = read(power)
     spectrum = {
         **table.provenance.get(SPECTRUM, {}),

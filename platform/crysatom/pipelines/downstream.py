@@ -86,7 +86,7 @@ class FinishedRun:
         epochs: Number of trained epochs.
         tracking_uri: MLflow store.
         run_id: MLflow run; empty if MLflow was unavailable.
-        spectrum: Changed spectrum of the vectors: ``power``, and for ``auto`` the validation ``errors`` by power.
+        spectrum: Changed spectrum of the vectors: ``power``, and for ``auto`` the ``errors`` by power.
         registered: ``models:/NAME/VERSION``; empty if MLflow was unavailable, or the model is not registered.
         again: True if the run was already finished and nothing was done now.
 
@@ -210,7 +210,7 @@ def _describe_one(finished: FinishedRun) -> list[str]:
                 f"MAE/MAD {share:.3f}, {metrics[f'{part}/num_crystals']:,.0f} crystals"
             )
     if finished.spectrum:
-        chosen = ", chosen on validation crystals" * ("errors" in finished.spectrum)
+        chosen = ", chosen on training and validation crystals" * ("errors" in finished.spectrum)
         lines.append(f"  spectrum of the vectors: power {finished.spectrum['power']:g}{chosen}")
     lines.append(f"  predictions: {finished.folder / PREDICTIONS[TEST]}")
     registered = f", registered as {finished.registered}" if finished.registered else ""
