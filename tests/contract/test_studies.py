@@ -46,4 +46,4 @@ def test_an_encoder_to_start_from_has_the_width_and_depth_of_the_predictor(study
 def test_documentation_lists_the_studies() -> None:
     text = (REPOSITORY / "docs" / "studies.md").read_text()
     listed = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
-    assert sorted(listed) == sorted([*known_studies(), "chemistry"])
+    assert sorted(listed) == sorted([*known_studies(), "chemistry", "few_labels"])

@@ -218,7 +218,8 @@ class PretrainConfig(Group):
         )
         require(
             not (self.extraction == DECODER and not self.has_element_table),
-            "extraction='decoder' needs the element decoder: set element_weight above 0 with objective 'crysatom'",
+            "extraction='decoder' needs the decoders of objective 'crysatom' and element_weight above 0; else choose "
+            "extraction 'eval_mean'",
         )
         require(
             not (self.selection == "held_out" and self.holdout_fraction == 0),

@@ -71,6 +71,9 @@ CRYSXPP_PRETRAINING = {
     "ssl_loss": "none",
     "connectivity_weight": 0.9,
     "feature_weight": 0.1,
+    "element_weight": 0.0,
+    "bond_weight": 0.0,
+    "extraction": "eval_mean",
 }
 """CrysXPP starts from an auto-encoder: see docs/property_prediction.md."""
 

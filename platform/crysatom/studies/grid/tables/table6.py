@@ -6,7 +6,13 @@ from crysatom.studies.grid.common import CRYSXPP_PRETRAINING, JARVIS, figures
 from crysatom.studies.grid.design import Column, Grid
 
 _ENCODER_64 = {"embedding_dim": 64}
-_GNN_PRETRAINING = {"embedding_dim": 64, "objective": "masking_context", "atom_mask_fraction": 0.15}
+_GNN_PRETRAINING = {
+    "embedding_dim": 64,
+    "objective": "masking_context",
+    "atom_mask_fraction": 0.15,
+    "mask_unit": "atoms",
+    "extraction": "eval_mean",
+}
 _ENCODER_SETTINGS = {"num_layers": 5, "vector_scale": "none"}
 """The predictor's convolutions are the encoder's, and so is what it reads of an element."""
 
