@@ -14,20 +14,27 @@ from typing import Any
 
 import bench
 import comparing
+import numpy as np
 import pages
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import series
 import torch
 from bench import CheckError, Run
 from driving import check_training, drive, epochs_for
+from pool_without import without
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
+from crysatom.crystals.derived_columns import element_counts
+from crysatom.crystals.table import to_table
 from crysatom.names import LOSS, TRAIN
 from crysatom.training import pretrain as pretraining
 from crysatom.training.loaders import ResidentLoader
 from crysatom.training.loop import Loop
 from crysatom.training.pretrain import pretrain
+from tests.graph_crystals import small
 from tests.small_runs import data_of, make_shards, one_thread, tiny  # noqa: F401
 
 CRYSTALS = 20
@@ -255,3 +262,22 @@ def test_the_small_form_has_its_own_settings() -> None:
 
 def test_the_processor_is_named() -> None:
     assert re.fullmatch(r".+ \(family \S+, model \S+; .+\)|unknown", bench.processor())
+
+
+def test_a_pool_without_the_compositions_of_a_table() -> None:
+    crystals = small(8, 40)
+    pool, other = to_table(crystals), to_table(crystals[::3])
+    found = without(pool, other)
+    mine, theirs = ({tuple(row) for row in _reduced(table)} for table in (found, other))
+    assert not mine & theirs
+    lost = [c.material_id for c in crystals if c.material_id not in found["material_id"].to_pylist()]
+    assert {tuple(row) for row in _reduced(pool.filter(pc.is_in(pool["material_id"], pa.array(lost))))} <= theirs
+    few = without(pool, other, most_atoms=4, draw=3)
+    assert len(few) == 3
+    assert max(map(len, few["atomic_numbers"].to_pylist())) <= 4
+
+
+def _reduced(table: pa.Table) -> list[list[int]]:
+    counts = element_counts(table)
+    reduced: list[list[int]] = (counts // np.gcd.reduce(counts, axis=1, keepdims=True)).tolist()
+    return reduced
