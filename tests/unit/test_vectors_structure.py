@@ -16,11 +16,12 @@ from crysatom.graphs.shard_task import make_graphs
 from crysatom.graphs.shards import shard_files
 from crysatom.names import SYMBOLS
 from crysatom.pipelines.structure import learned_from_structures
+from crysatom.vectors.structure.axes import principal_axes
 from crysatom.vectors.structure.contexts import COLORS, KINDS, Classes, full_contexts, site_colors
 from crysatom.vectors.structure.expanded import expansion
 from crysatom.vectors.structure.geometry import bond_fit, coordination_histogram, volume_fit
 from crysatom.vectors.structure.keyed import Keyed, fixed, hashed, real
-from crysatom.vectors.structure.learn import elements_of, joined, learn, principal_axes, rotated_onto
+from crysatom.vectors.structure.learn import elements_of, joined, learn, rotated_onto
 from crysatom.vectors.structure.sites import sites
 from crysatom.vectors.structure.substitution import positive_information, shared_contexts
 from crysatom.vectors.structure.tally import ELEMENTS, GROUPS, Tally, tally, tally_file

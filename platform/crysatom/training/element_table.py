@@ -24,7 +24,7 @@ from crysatom.ssl.objective import Objective
 from crysatom.training.loaders import Loader
 from crysatom.training.micro_batches import MicroBatches
 from crysatom.vectors.extract import table_of
-from crysatom.vectors.structure.learn import balanced, principal_axes
+from crysatom.vectors.structure.axes import balanced, principal_axes
 from crysatom.vectors.table import AtomVectors
 
 PAIR_COLUMNS = 8

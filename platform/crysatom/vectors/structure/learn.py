@@ -11,14 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from crysatom.vectors.structure.axes import balanced, principal_axes
 from crysatom.vectors.structure.geometry import geometry_columns
 from crysatom.vectors.structure.substitution import shared_contexts, substitution_columns
 from crysatom.vectors.structure.tally import GROUPS, Tally
 
 BLOCKS: dict[str, Callable[[Any, Any], Any]] = {"substitution": substitution_columns, "geometry": geometry_columns}
-
-SMALLEST = 1e-6
-"""Dimensions of a smaller singular value, relative to the largest, are dropped."""
 
 Array = NDArray[Any]
 
@@ -65,25 +63,6 @@ def elements_of(counts: Tally) -> Array:
 def joined(counts: Tally, numbers: Array, blocks: Sequence[str]) -> Array:
     """Return the blocks side by side, ``(M, K)``, each centered and with a mean squared row of 1."""
     return np.concatenate([balanced(BLOCKS[name](counts, numbers)) for name in BLOCKS if name in blocks], axis=1)
-
-
-def balanced(columns: Array) -> Array:
-    """Return centered columns, scaled so that the mean of the squared lengths of the rows is 1."""
-    centered = columns - columns.mean(axis=0)
-    mean_square = np.square(centered).sum(axis=1).mean()
-    return np.asarray(centered / np.sqrt(mean_square) if mean_square > 0 else centered)
-
-
-def principal_axes(columns: Array) -> Array:
-    """Return U s of the singular value decomposition, the same rows on other axes, largest singular value first.
-
-    The sign of a component makes its value of largest magnitude positive.
-    """
-    left, size, _ = np.linalg.svd(columns, full_matrices=False)
-    kept = size > SMALLEST * size.max(initial=0)
-    vectors = left[:, kept] * size[kept]
-    largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])]
-    return np.asarray(vectors * np.where(largest < 0, -1, 1))
 
 
 def jackknife(counts: Tally, numbers: Array, blocks: Sequence[str], vectors: Array) -> Array:
