@@ -43,7 +43,7 @@ RECORDS = {
 }
 """Scripts whose results are records of one day: each says so, and nothing runs them again."""
 
-TOOLS = ("pages", "perturbed_crystals", "results_page", "series")
+TOOLS = ("pages", "perturbed_crystals", "pool_without", "results_page", "series")
 """Scripts that measure nothing."""
 
 APART = ("gpu",)

@@ -8,7 +8,7 @@ from crysatom.config.base import Group, Role
 from crysatom.config.chemistry import ChemistryConfig
 from crysatom.config.downstream import DownstreamConfig, config_of
 from crysatom.config.few_labels import FewLabelsConfig
-from crysatom.config.flags import default_settings, digest, parse, parse_study, recorded
+from crysatom.config.flags import default_settings, defaults_beside, digest, parse, parse_study, recorded
 from crysatom.config.grid import GridConfig
 from crysatom.config.groups import GraphSpec, Limits, Optimization, Source, TrainingWorkers, Workers
 from crysatom.config.ingesting import FeaturizeConfig, IngestConfig
@@ -47,6 +47,7 @@ __all__ = [
     "config_of",
     "default",
     "default_settings",
+    "defaults_beside",
     "digest",
     "load_space",
     "paper",

@@ -189,17 +189,26 @@ def flags_of(config: Group, always: str = "") -> list[str]:
         always: Setting whose flag is included even if it has its default.
 
     """
-    values = recorded(config)
-    defaults = default_settings(type(config))
-    if type(config) in RECIPES:
-        preset = _preset(type(config), values["recipe"], values.get("predictor", "")).flat()
-        defaults = preset | {name: defaults[name] for name in ("recipe", "predictor") if name in defaults}
+    values, defaults = recorded(config), defaults_beside(config)
     flags = [
         _as_flags(name, value)
         for name, value in values.items()
         if name == always or name not in defaults or value != defaults[name]
     ]
     return [shlex.quote(part) for flag in flags for part in flag]
+
+
+def defaults_beside(config: Group) -> dict[str, Any]:
+    """Return the values that settings have unless they are given, by the recipe and the predictor of a configuration.
+
+    The recipe and the predictor have the defaults of their flags.
+    """
+    defaults = default_settings(type(config))
+    if type(config) not in RECIPES:
+        return defaults
+    chosen = config.flat()
+    settings: dict[str, Any] = _preset(type(config), chosen["recipe"], chosen.get("predictor", "")).flat()
+    return settings | {name: defaults[name] for name in ("recipe", "predictor") if name in defaults}
 
 
 def default_settings(config_type: type[Group]) -> dict[str, Any]:

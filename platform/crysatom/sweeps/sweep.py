@@ -26,7 +26,7 @@ from crysatom.config import (
     SearchSpace,
     TrainingWorkers,
     TuneConfig,
-    default_settings,
+    defaults_beside,
     digest,
 )
 from crysatom.config.downstream import Architecture, DownstreamOptimization, Vectors
@@ -237,7 +237,7 @@ def trial_name(number: int, settings: Mapping[str, Any]) -> str:
 
 def preset(config: PretrainConfig | DownstreamConfig) -> dict[str, Any]:
     """Return the settings that differ from the defaults, as ``--config`` takes them, without paths and workers."""
-    default = default_settings(type(config))
+    default = defaults_beside(config)
     kept = type(config).names(Role.RESULT) | {"vectors", "max_atoms", "min_distance"}
     return {k: v for k, v in config.flat().items() if k in kept and v != default[k]}
 
