@@ -155,12 +155,13 @@ class BondDecoder(nn.Module):
         nearest = torch.full((batch.num_nodes,), math.inf, dtype=batch.distance.dtype, device=center.device)
         nearest = nearest.scatter_reduce(0, center, batch.distance, "amin")
         bonded = (batch.distance <= (1 + BOND_TOLERANCE) * nearest[center]) & (batch.distance <= cutoff)
-        source, center = batch.edge_index[:, bonded]
+        edges = bonded.nonzero()[:, 0]  # the only wait for the device
+        source, center = batch.edge_index.index_select(1, edges)
         bonds = count(center, batch.num_nodes)
         shared = self.coordination(bonds.clamp(max=MOST_BONDS))[:, 0]
         element = batch.atomic_numbers.long() - 1
         log_length = self(rows).flatten().index_select(0, element[source] * MAX_ATOMIC_NUMBER + element[center])
         predicted = log_length + shared.index_select(0, source) + shared.index_select(0, center)
-        error = (predicted - batch.distance[bonded].log()) / BOND_SPREAD
+        error = (predicted - batch.distance.index_select(0, edges).log()) / BOND_SPREAD
         crystal, weight = batch.batch[center], 1 / bonds[center].to(error.dtype)
         return mean_per_crystal(error.square() / 2, weight, crystal, len(batch.ptr) - 1)
