@@ -48,7 +48,17 @@ pytestmark = [
 ]
 
 EPOCHS = 6
-SMALL: dict[str, Any] = {"embedding_dim": 16, "projection_dim": 16, "batch_size": 64, "epochs": EPOCHS, "register": ""}
+MEANS = {"element_weight": 0.0, "bond_weight": 0.0, "mask_unit": "atoms", "extraction": "eval_mean"}
+"""Means of hidden states: their rounding is not amplified as that of the decoders' principal axes is."""
+
+SMALL: dict[str, Any] = {
+    "embedding_dim": 16,
+    "projection_dim": 16,
+    "batch_size": 64,
+    "epochs": EPOCHS,
+    "register": "",
+    **MEANS,
+}
 WAIT_S = 300.0
 """Timeout of operations that take ten seconds on an idle machine."""
 
